@@ -1,0 +1,1 @@
+//! Tailwater's sink that counts and forgets.

@@ -1,0 +1,1 @@
+//! Tailwater's sink for files of JSON lines and CSV.

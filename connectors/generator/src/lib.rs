@@ -1,0 +1,1 @@
+//! Tailwater's source that makes records up.

@@ -1,0 +1,1 @@
+//! What several Tailwater connectors share.

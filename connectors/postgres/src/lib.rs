@@ -1,0 +1,1 @@
+//! Tailwater's PostgreSQL source.

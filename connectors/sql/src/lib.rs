@@ -1,0 +1,1 @@
+//! Tailwater's sink for SQL databases.

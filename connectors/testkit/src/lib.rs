@@ -1,0 +1,1 @@
+//! Conformance suites, real servers as handles and a fault proxy for Tailwater's tests.

@@ -1,0 +1,1 @@
+//! The list of compiled-in connectors, one line each, and the erasure of their types.

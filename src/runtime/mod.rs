@@ -1,0 +1,3 @@
+//! Runs connectors: the worker and its tasks.
+
+pub mod worker;

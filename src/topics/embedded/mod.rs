@@ -1,0 +1,1 @@
+//! The embedded engine: one journal of segment files per source connector.

@@ -1,0 +1,139 @@
+//! The topic log: where records live between sources and sinks.
+//!
+//! Nothing above this module knows which engine runs. An engine keeps the order of a source's batches, makes each
+//! batch durable whole with its state (I1), shows readers only what is durable (I1), and answers a position of
+//! another log, or beyond the end, with `history-gone` (never a skip).
+
+pub mod embedded;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tailwater_api::Result;
+use tailwater_api::record::{Record, TopicPartition};
+use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch};
+use tailwater_api::source::{BatchNumber, SourceBatch};
+use tailwater_api::state::SourceState;
+use tokio::sync::watch;
+
+/// One topic as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicInfo {
+    /// Name of the topic
+    pub name: Arc<str>,
+    /// Identity of its log
+    pub log: LogId,
+    /// Connector that writes it; `None` for dead letters and the like
+    pub writer: Option<Arc<str>>,
+    /// For each partition: first offset that is still there, offset of the next record
+    pub partitions: Vec<(u64, u64)>,
+}
+
+/// A durable record as a reader sees it.
+#[derive(Clone, Debug)]
+pub struct StoredRecord {
+    /// Partition it stands in
+    pub partition: u32,
+    /// Its offset
+    pub offset: u64,
+    /// The record, its timestamp set
+    pub record: Record,
+}
+
+/// Which topics a sink reads.
+#[derive(Clone, Debug)]
+pub enum Subscription {
+    /// Exactly these
+    Topics(Vec<String>),
+    /// All whose whole name matches, those that come later too
+    Pattern(fancy_regex::Regex),
+}
+
+impl Subscription {
+    /// Whether the subscription reads `topic`.
+    #[must_use]
+    pub fn covers(&self, topic: &str) -> bool {
+        match self {
+            Self::Topics(topics) => topics.iter().any(|name| name == topic),
+            // The pattern is anchored where it is compiled; one that gives up (backtracking limit) matches nothing.
+            Self::Pattern(pattern) => pattern.is_match(topic).unwrap_or(false),
+        }
+    }
+}
+
+/// An engine of topic logs.
+pub trait TopicLog: Send + Sync + 'static {
+    /// Opens the log of a source connector for its one writer, made if it is not there. Pending records of earlier runs are gone.
+    fn writer(&self, connector: &str) -> BoxFuture<'_, Result<Box<dyn LogWriter>>>;
+
+    /// Appends records that no source sent, such as dead letters, and returns when they are durable.
+    fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<()>>;
+
+    /// Opens a reader for the sink `group`. Its committed positions are kept under that name.
+    fn reader(&self, group: &str, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>>;
+
+    /// Declares the sinks that exist, running or paused: what they have not read is not deleted.
+    fn retain_for(&self, groups: Vec<(String, Subscription)>);
+
+    /// State of a source without opening it for writing.
+    fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>>;
+
+    /// Committed positions of a sink.
+    fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>>;
+
+    /// All topics, by name.
+    fn topics(&self) -> Vec<TopicInfo>;
+
+    /// Durable records of one partition from `offset` on, at most `limit`; fewer at its end.
+    ///
+    /// An unknown topic is `missing`; an offset before the first that is still there reads from the first.
+    fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>>;
+
+    /// Counts up whenever something new is readable.
+    fn changed(&self) -> watch::Receiver<u64>;
+
+    /// Ends all writing; returns when everything accepted is durable.
+    fn close(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// The one writer of a source's log.
+pub trait LogWriter: Send {
+    /// The state as of the last durable batch.
+    fn state(&self) -> &SourceState;
+
+    /// Takes a batch over, in order; returns when it is accepted, which may wait for room on disk (`hold`) and must not
+    /// be dropped while it waits. Durability follows, see [`LogWriter::durable`].
+    fn append(&mut self, number: BatchNumber, batch: SourceBatch) -> BoxFuture<'_, Result<()>>;
+
+    /// The number up to which batches are durable, or the error that ended it for good.
+    fn durable(&self) -> watch::Receiver<Result<BatchNumber, Arc<tailwater_api::Error>>>;
+
+    /// Returns when all accepted batches are durable.
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+}
+
+/// What a reader has for a sink task.
+#[derive(Debug)]
+pub enum Polled {
+    /// Records in the order of their log; never empty
+    Records(RecordBatch),
+    /// Partitions that this task reads from now on. It must call [`LogReader::seek`] where its target knows better.
+    Assigned(Vec<Assignment>),
+    /// Partitions that this task has to give up
+    Revoked(Vec<TopicPartition>),
+}
+
+/// Reads the subscribed topics for one sink task.
+pub trait LogReader: Send {
+    /// Waits for the next thing, at most about `bytes` of records. Cancel-safe.
+    fn poll(&mut self, bytes: usize) -> BoxFuture<'_, Result<Polled>>;
+
+    /// Goes on at `position`. Another log's position, or one beyond the end or before the beginning, is `history-gone`.
+    fn seek(&mut self, position: LogPosition) -> BoxFuture<'_, Result<()>>;
+
+    /// Keeps positions; they are durable when it returns.
+    fn commit(&mut self, positions: Vec<LogPosition>) -> BoxFuture<'_, Result<()>>;
+
+    /// How many readable records lie behind the place where it reads, all partitions together.
+    fn lag(&self) -> u64;
+}
