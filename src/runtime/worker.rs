@@ -128,3 +128,111 @@ pub struct Restart {
     /// Only what has failed
     pub only_failed: bool,
 }
+
+impl Worker {
+    /// Opens the data directory, starts every connector that should run, and returns when all are started or have failed.
+    ///
+    /// # Errors
+    /// The data directory is locked, unreadable or full.
+    pub async fn start(options: WorkerOptions) -> Result<Self> {
+        let _ = options;
+        unimplemented!()
+    }
+
+    /// The topic log.
+    #[must_use]
+    pub fn topics(&self) -> &Arc<dyn TopicLog> {
+        &self.inner.topics
+    }
+
+    /// All connectors by name.
+    pub async fn list(&self) -> Vec<ConnectorInfo> {
+        unimplemented!()
+    }
+
+    /// One connector.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`]
+    pub async fn get(&self, name: &str) -> Result<ConnectorInfo, Refused> {
+        let _ = name;
+        unimplemented!()
+    }
+
+    /// Makes a connector. `file` is set where a file declares it.
+    ///
+    /// # Errors
+    /// It exists, or its configuration has faults.
+    pub async fn create(&self, name: &str, config: JsonMap, target: TargetState, file: Option<PathBuf>) -> Result<ConnectorInfo, Refused> {
+        let _ = (name, config, target, file);
+        unimplemented!()
+    }
+
+    /// Replaces the configuration, or makes the connector; says whether it was made. The same configuration again changes nothing.
+    ///
+    /// # Errors
+    /// Its configuration has faults, or it belongs to another file than `file`.
+    pub async fn put_config(&self, name: &str, config: JsonMap, file: Option<PathBuf>) -> Result<(ConnectorInfo, bool), Refused> {
+        let _ = (name, config, file);
+        unimplemented!()
+    }
+
+    /// Removes the connector and keeps its offsets.
+    ///
+    /// # Errors
+    /// It is unknown, or belongs to another file than `file`.
+    pub async fn delete(&self, name: &str, file: Option<PathBuf>) -> Result<(), Refused> {
+        let _ = (name, file);
+        unimplemented!()
+    }
+
+    /// Sets what a connector should be doing; remembered over restarts.
+    ///
+    /// # Errors
+    /// It is unknown.
+    pub async fn set_target(&self, name: &str, target: TargetState) -> Result<(), Refused> {
+        let _ = (name, target);
+        unimplemented!()
+    }
+
+    /// Starts a connector anew.
+    ///
+    /// # Errors
+    /// It is unknown.
+    pub async fn restart(&self, name: &str, restart: Restart) -> Result<ConnectorInfo, Refused> {
+        let _ = (name, restart);
+        unimplemented!()
+    }
+
+    /// Starts one task anew.
+    ///
+    /// # Errors
+    /// The connector or the task is unknown.
+    pub async fn restart_task(&self, name: &str, task: u32) -> Result<(), Refused> {
+        let _ = (name, task);
+        unimplemented!()
+    }
+
+    /// Where a connector stands.
+    ///
+    /// # Errors
+    /// It is unknown.
+    pub async fn offsets(&self, name: &str) -> Result<Offsets, Refused> {
+        let _ = name;
+        unimplemented!()
+    }
+
+    /// Records of a topic as bytes, through the converters of its source: what `topic read` prints.
+    ///
+    /// # Errors
+    /// The topic is unknown, or a record does not convert.
+    pub async fn read_topic(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> Result<Vec<(crate::topics::StoredRecord, crate::converters::ConvertedRecord)>> {
+        let _ = (topic, partition, offset, limit);
+        unimplemented!()
+    }
+
+    /// Stops every task, drains to the deadline, and closes the log.
+    pub async fn shutdown(&self) {
+        unimplemented!()
+    }
+}
