@@ -1,1 +1,4 @@
-//! To come.
+//! Configuration: worker file, connector files, secret providers, checking.
+
+pub mod check;
+pub mod providers;
