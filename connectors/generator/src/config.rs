@@ -43,10 +43,25 @@ const SHAPES: &[(&str, Shape)] = &[("envelope", Shape::Envelope), ("flat", Shape
 const FIELDS: &[ConfigField] = &[
     ConfigField::new("generator.topics", FieldType::List, "Topics that the records go to in turn.").default("generator.rows"),
     ConfigField::new("generator.rows", FieldType::Long, "Number of records in all. 0: without end.").default("0").validator(not_negative),
-    ConfigField::new("generator.rate", FieldType::Long, "Records a second. 0: as fast as they are taken.").default("0").validator(not_negative),
-    ConfigField::new("generator.payload.bytes", FieldType::Int, "Bytes of each row's payload.").default("100").validator(at_most_a_mebibyte),
-    ConfigField::new("generator.shape", FieldType::Choice(&["envelope", "flat"]), "Whether a row stands in a change event's envelope or is the value itself.").default("envelope"),
-    ConfigField::new("generator.keys", FieldType::Long, "Number of distinct keys; later records of a key are updates. 0: each record has its own.").default("0").validator(not_negative),
+    ConfigField::new("generator.rate", FieldType::Long, "Records a second. 0: as fast as they are taken.")
+        .default("0")
+        .validator(not_negative),
+    ConfigField::new("generator.payload.bytes", FieldType::Int, "Bytes of each row's payload.")
+        .default("100")
+        .validator(at_most_a_mebibyte),
+    ConfigField::new(
+        "generator.shape",
+        FieldType::Choice(&["envelope", "flat"]),
+        "Whether a row stands in a change event's envelope or is the value itself.",
+    )
+    .default("envelope"),
+    ConfigField::new(
+        "generator.keys",
+        FieldType::Long,
+        "Number of distinct keys; later records of a key are updates. 0: each record has its own.",
+    )
+    .default("0")
+    .validator(not_negative),
     ConfigField::new("generator.transaction.rows", FieldType::Long, "Records in a transaction.").default("100").validator(positive),
 ];
 

@@ -74,7 +74,12 @@ impl Rows {
             Shape::Envelope => {
                 let operation = if self.keys.is_some_and(|keys| number >= keys) { Operation::Update } else { Operation::Create };
                 let transaction = (number / self.transaction_rows) as i64;
-                let source = [Value::text("generator"), Value::String(self.connector.clone()), Value::Int64(number as i64), Value::Int64(transaction)];
+                let source = [
+                    Value::text("generator"),
+                    Value::String(self.connector.clone()),
+                    Value::Int64(number as i64),
+                    Value::Int64(transaction),
+                ];
                 let source = Value::Struct(Box::new(source));
                 Value::Struct(Box::new([Value::Null, row, source, Value::text(operation.code()), Value::Int64(now)]))
             }

@@ -79,7 +79,8 @@ async fn a_rate_is_kept() {
 
 #[test]
 fn all_faults_are_named() {
-    let values: ConfigValues = [("generator.topics", ","), ("generator.rows", "-1"), ("generator.transaction.rows", "0")].into_iter().collect();
+    let values: ConfigValues =
+        [("generator.topics", ","), ("generator.rows", "-1"), ("generator.transaction.rows", "0")].into_iter().collect();
     let report = read_config::<GeneratorConfig>(&values).err().unwrap();
     let keys: Vec<_> = report.faults.iter().map(|fault| fault.key.as_str()).collect();
     assert_eq!(keys, ["generator.rows", "generator.transaction.rows", "generator.topics"]);
