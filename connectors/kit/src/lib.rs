@@ -1,1 +1,5 @@
 //! What several Tailwater connectors share.
+//!
+//! - [`envelope`]: schemas and records of change events
+
+pub mod envelope;
