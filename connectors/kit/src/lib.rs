@@ -1,7 +1,11 @@
 //! What several Tailwater connectors share.
 //!
 //! - [`backoff`]: how long to wait before the next try
-
-#![warn(missing_docs)]
+//! - [`envelope`]: schemas and records of change events
+//! - [`json`]: values and schemas as the JSON of Kafka Connect
+//! - [`stand_in`]: what is written for values that the source does not tell
 
 pub mod backoff;
+pub mod envelope;
+pub mod json;
+pub mod stand_in;
