@@ -109,7 +109,8 @@ fn check_topics(values: &ConfigValues, report: &mut ConfigReport) {
         (Some(_), Some(_)) => report.faults.push(fault("topics", "and topics.regex exclude each other, but both are set")),
         (Some(topics), None) => {
             let topics = split_list(topics);
-            if let Some(letters) = given("errors.deadletterqueue.topic.name").filter(|letters| topics.iter().any(|topic| topic == letters)) {
+            if let Some(letters) = given("errors.deadletterqueue.topic.name").filter(|letters| topics.iter().any(|topic| topic == letters))
+            {
                 report.faults.push(fault("errors.deadletterqueue.topic.name", circular(letters)));
             }
         }
@@ -211,7 +212,8 @@ mod tests {
 
     #[test]
     fn an_unknown_class_and_every_common_fault_come_at_once() {
-        let report = check("", &values(&[("connector.class", "no.such.Class"), ("tasks.max", "zero"), ("errors.tolerance", "maybe")]), &values(&[]));
+        let report =
+            check("", &values(&[("connector.class", "no.such.Class"), ("tasks.max", "zero"), ("errors.tolerance", "maybe")]), &values(&[]));
         let keys: Vec<&str> = report.faults.iter().map(|fault| fault.key.as_str()).collect();
         assert_eq!(keys, ["name", "connector.class", "tasks.max", "errors.tolerance"]);
         let report = check("a", &values(&[]), &values(&[]));
@@ -226,7 +228,9 @@ mod tests {
 
     #[test]
     fn a_sink_reads_topics_or_a_pattern_and_not_its_own_dead_letters() {
-        let check = |entries: &[(&str, &str)]| check_common(ConnectorType::Sink, &values(entries)).faults.iter().map(|fault| fault.key.clone()).collect::<Vec<_>>();
+        let check = |entries: &[(&str, &str)]| {
+            check_common(ConnectorType::Sink, &values(entries)).faults.iter().map(|fault| fault.key.clone()).collect::<Vec<_>>()
+        };
         assert_eq!(check(&[("topics", " ")]), ["topics"]);
         assert_eq!(check(&[("topics", "a"), ("topics.regex", "b")]), ["topics"]);
         assert_eq!(check(&[("topics.regex", "(")]), ["topics.regex"]);
@@ -237,7 +241,12 @@ mod tests {
 
     #[test]
     fn a_placeholder_counts_as_a_value_of_the_right_type() {
-        let config = values(&[("tasks.max", "${env:TASKS}"), ("errors.tolerance", "${env:T}"), ("database.port", "${env:PORT}"), ("topic.prefix", "a")]);
+        let config = values(&[
+            ("tasks.max", "${env:TASKS}"),
+            ("errors.tolerance", "${env:T}"),
+            ("database.port", "${env:PORT}"),
+            ("topic.prefix", "a"),
+        ]);
         let values = stand_in(&config, &[OWN, CONNECTOR_FIELDS]);
         assert_eq!(values.get("database.port"), Some("5432"));
         assert!(ConfigReader::new(&[OWN, CONNECTOR_FIELDS], &values).into_report().faults.is_empty());

@@ -74,7 +74,11 @@ impl Directory {
         let scanned = match read_directory(&self.path) {
             Ok(scanned) => scanned,
             Err(error) => {
-                tracing::error!(error.kind = ErrorKind::Unreachable.code(), "cannot read the directory of connectors {}: {error}", self.path.display());
+                tracing::error!(
+                    error.kind = ErrorKind::Unreachable.code(),
+                    "cannot read the directory of connectors {}: {error}",
+                    self.path.display()
+                );
                 return;
             }
         };
@@ -157,7 +161,9 @@ fn complain(file: &Path, name: &str, refused: Refused) {
             }
             return;
         }
-        Refused::OwnedByFile(other) => (ErrorKind::Conflict, None, format!("{name} is declared by {} already, which stays", other.display())),
+        Refused::OwnedByFile(other) => {
+            (ErrorKind::Conflict, None, format!("{name} is declared by {} already, which stays", other.display()))
+        }
         Refused::Exists(name) => (ErrorKind::Conflict, None, format!("a connector {name} was made over REST; delete it there first")),
         Refused::Unknown(name) => (ErrorKind::Missing, None, format!("there is no connector {name}")),
         Refused::Failed(error) => (error.kind(), error.remedy().map(str::to_owned), error.to_string()),
@@ -218,7 +224,8 @@ fn plan(seen: &BTreeMap<PathBuf, Scanned>, applied: &BTreeMap<PathBuf, Connector
                 let owner = *owners.entry(&connector.name).or_insert(file);
                 if owner != file {
                     if changed {
-                        let fault = format!("declares the connector {}, which {} declares already and keeps", connector.name, owner.display());
+                        let fault =
+                            format!("declares the connector {}, which {} declares already and keeps", connector.name, owner.display());
                         steps.push(Step::Complain { file: file.clone(), faults: vec![fault] });
                     }
                 } else if applied.get(file) != Some(connector) && (changed || freed(&deletes, connector)) {

@@ -363,7 +363,10 @@ mod tests {
 
     #[test]
     fn faults_name_the_line() {
-        assert_eq!(flat("a.yaml", "a: 1\nb: [x, {y: 1}]\na: 2\n").unwrap_err(), "b: line 2: a list may hold texts and numbers only; a: is given twice, on lines 1 and 3");
+        assert_eq!(
+            flat("a.yaml", "a: 1\nb: [x, {y: 1}]\na: 2\n").unwrap_err(),
+            "b: line 2: a list may hold texts and numbers only; a: is given twice, on lines 1 and 3"
+        );
         assert!(flat("a.yaml", "a: 1\nb: [x\n").unwrap_err().starts_with("line "));
         assert!(flat("a.yaml", "a: &x 1\nb: *x\n").unwrap_err().starts_with("line 2: anchors"));
         assert!(flat("a.yaml", "a: 1\n---\nb: 2\n").unwrap_err().contains("second document"));

@@ -15,9 +15,13 @@ const fn field(name: &'static str, kind: FieldType, doc: &'static str) -> Config
 /// Keys of sources and sinks.
 pub(crate) const CONNECTOR_FIELDS: &[ConfigField] = &[
     field("name", TEXT, "Name of the connector, unique in the worker.").importance(Importance::High).validator(name),
-    field("connector.class", FieldType::Class, "Which connector: a short name such as postgres, or a Java class.").importance(Importance::High),
+    field("connector.class", FieldType::Class, "Which connector: a short name such as postgres, or a Java class.")
+        .importance(Importance::High),
     field("connector.plugin.version", TEXT, "Version of the connector.").effect(ONE_VERSION),
-    field("tasks.max", FieldType::Int, "Most tasks that the connector may have.").default("1").importance(Importance::High).validator(at_least_one),
+    field("tasks.max", FieldType::Int, "Most tasks that the connector may have.")
+        .default("1")
+        .importance(Importance::High)
+        .validator(at_least_one),
     field("tasks.max.enforce", FieldType::Boolean, "Whether more tasks than tasks.max are an error.")
         .default("true")
         .importance(Importance::Low)
@@ -46,13 +50,18 @@ pub(crate) const CONNECTOR_FIELDS: &[ConfigField] = &[
     field("errors.retry.delay.max.ms", LONG, "Longest pause between two tries, in milliseconds.")
         .default("60000")
         .effect(Effect::Never("transforms and converters give the same answer every time; whole tasks are tried again by themselves")),
-    field("errors.tolerance", FieldType::Choice(&["none", "all"]), "Whether a record that fails stops the task (none) or is passed over (all).")
-        .default("none"),
+    field(
+        "errors.tolerance",
+        FieldType::Choice(&["none", "all"]),
+        "Whether a record that fails stops the task (none) or is passed over (all).",
+    )
+    .default("none"),
     field("errors.log.enable", FieldType::Boolean, "Whether every record that fails is logged.").default("false"),
     field("errors.log.include.messages", FieldType::Boolean, "Whether the log shows where the record stands.").default("false"),
     field("errors.deadletterqueue.topic.name", TEXT, "Topic that keeps the records that fail; sources may have one too."),
     field("errors.deadletterqueue.topic.replication.factor", SHORT, "Replicas of that topic.").default("3").effect(Effect::NotYet),
-    field("errors.deadletterqueue.context.headers.enable", FieldType::Boolean, "Whether headers say what failed and where.").default("false"),
+    field("errors.deadletterqueue.context.headers.enable", FieldType::Boolean, "Whether headers say what failed and where.")
+        .default("false"),
     field("producer.override.*", TEXT, "Option of the connector's Kafka producer.").effect(Effect::NotYet),
     field("consumer.override.*", TEXT, "Option of the connector's Kafka consumer.").effect(Effect::NotYet),
     field("admin.override.*", TEXT, "Option of the connector's Kafka admin client.").effect(Effect::NotYet),
@@ -60,7 +69,8 @@ pub(crate) const CONNECTOR_FIELDS: &[ConfigField] = &[
 
 /// Further keys of sources.
 pub(crate) const SOURCE_FIELDS: &[ConfigField] = &[
-    field("topic.creation.groups", FieldType::List, "Names of groups of topics that are made with options of their own.").effect(Effect::NotYet),
+    field("topic.creation.groups", FieldType::List, "Names of groups of topics that are made with options of their own.")
+        .effect(Effect::NotYet),
     field("topic.creation.*", TEXT, "Option of a group of topics.").effect(Effect::NotYet),
     field("exactly.once.support", FieldType::Choice(&["requested", "required"]), "Whether exactly-once delivery must be possible.")
         .default("requested")

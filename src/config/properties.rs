@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn separators_comments_and_continuations_are_those_of_java() {
-        let text = "# comment\n! too\n\n a = 1\nb:2\nc 3\nd\n  e\\ f\\=g : h i \nlong=one,\\\n    two,\\\n    three\nnot=joined\\\\\nlast=x";
+        let text =
+            "# comment\n! too\n\n a = 1\nb:2\nc 3\nd\n  e\\ f\\=g : h i \nlong=one,\\\n    two,\\\n    three\nnot=joined\\\\\nlast=x";
         let expected = [
             ("a", "1"),
             ("b", "2"),

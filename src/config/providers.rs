@@ -136,23 +136,29 @@ impl Providers {
             (Provider::Environment { allowed }, None) => {
                 let is_allowed = allowed.as_ref().is_none_or(|pattern| pattern.is_match(key).unwrap_or(false));
                 if !is_allowed {
-                    return Err(format!("asks the secret provider {name} for the variable {key}, which its allowlist.pattern does not cover"));
+                    return Err(format!(
+                        "asks the secret provider {name} for the variable {key}, which its allowlist.pattern does not cover"
+                    ));
                 }
                 std::env::var(key).map_err(|_| format!("asks the secret provider {name} for the variable {key}, which is not set"))
             }
-            (Provider::Environment { .. }, Some(path)) => {
-                Err(format!("asks the secret provider {name} for the path {path}; it takes the name of a variable alone: ${{{name}:{key}}}"))
-            }
+            (Provider::Environment { .. }, Some(path)) => Err(format!(
+                "asks the secret provider {name} for the path {path}; it takes the name of a variable alone: ${{{name}:{key}}}"
+            )),
             (Provider::File { .. }, None) => Err(format!("must name a file and a key of it: ${{{name}:/path/to/file.properties:{key}}}")),
-            (Provider::Directory { .. }, None) => Err(format!("must name a directory and a file of it: ${{{name}:/path/to/directory:{key}}}")),
+            (Provider::Directory { .. }, None) => {
+                Err(format!("must name a directory and a file of it: ${{{name}:/path/to/directory:{key}}}"))
+            }
             (Provider::File { allowed }, Some(path)) => {
                 let file = allowed_path(name, path, allowed)?;
                 let text = read(name, &file)?;
-                let properties =
-                    properties::parse(&text).map_err(|(line, _)| format!("asks the secret provider {name} for {path}, whose line {line} is malformed"))?;
+                let properties = properties::parse(&text)
+                    .map_err(|(line, _)| format!("asks the secret provider {name} for {path}, whose line {line} is malformed"))?;
                 // Java keeps the last of equal keys.
                 let found = properties.into_iter().rev().find(|property| property.key == key);
-                found.map(|property| property.value).ok_or_else(|| format!("asks the secret provider {name} for the key {key}, which {path} does not have"))
+                found
+                    .map(|property| property.value)
+                    .ok_or_else(|| format!("asks the secret provider {name} for the key {key}, which {path} does not have"))
             }
             (Provider::Directory { allowed }, Some(path)) => {
                 let directory = allowed_path(name, path, allowed)?;
@@ -248,7 +254,12 @@ mod tests {
         std::fs::write(&file, "password=hunter2\n").unwrap();
         let providers = Providers::default();
         let message = resolved(&providers, &format!("${{file:{}:pasword}}", file.display())).unwrap_err();
-        assert!(message.starts_with("k: ") && message.contains("provider file") && message.contains("db.properties") && message.contains("pasword"));
+        assert!(
+            message.starts_with("k: ")
+                && message.contains("provider file")
+                && message.contains("db.properties")
+                && message.contains("pasword")
+        );
         assert!(!message.contains("hunter2"));
         assert!(resolved(&providers, "${env:NO_SUCH_VARIABLE}").unwrap_err().contains("NO_SUCH_VARIABLE"));
         assert!(resolved(&providers, "${evn:X}").unwrap_err().contains("is env meant?"));

@@ -72,26 +72,42 @@ const ONLY_WITH_KAFKA: Effect = Effect::Never("it comes with the Kafka engine; t
 
 const FIELDS: &[ConfigField] = &[
     field("data.dir", FieldType::Text, "Directory of the embedded log and the state; one worker at a time.").default("/var/lib/tailwater"),
-    field("rest.listen", FieldType::Text, "Host and port of the REST API; port 0 takes a free one.").default("127.0.0.1:8083").validator(address),
+    field("rest.listen", FieldType::Text, "Host and port of the REST API; port 0 takes a free one.")
+        .default("127.0.0.1:8083")
+        .validator(address),
     field("topics.engine", FieldType::Choice(&["embedded", "kafka"]), "Where records live between sources and sinks.")
         .default("embedded")
         .validator(engine),
-    field("topics.embedded.retention.bytes", FieldType::Text, "Bytes of a journal that are kept after every sink has read them; -1 for all.")
-        .default("-1")
-        .validator(size_or_unlimited),
-    field("topics.embedded.retention.ms", FieldType::Long, "How long records are kept after every sink has read them, in milliseconds; -1 for ever.")
-        .default("604800000"),
+    field(
+        "topics.embedded.retention.bytes",
+        FieldType::Text,
+        "Bytes of a journal that are kept after every sink has read them; -1 for all.",
+    )
+    .default("-1")
+    .validator(size_or_unlimited),
+    field(
+        "topics.embedded.retention.ms",
+        FieldType::Long,
+        "How long records are kept after every sink has read them, in milliseconds; -1 for ever.",
+    )
+    .default("604800000"),
     field("topics.embedded.max.bytes", FieldType::Text, "Bytes that a journal may not exceed; -1 for what the disk holds.")
         .default("-1")
         .validator(size_or_unlimited),
-    field("topics.embedded.max.bytes.policy", FieldType::Choice(&["hold", "drop"]), "What happens there: sources wait, or the oldest records go.")
-        .default("hold"),
+    field(
+        "topics.embedded.max.bytes.policy",
+        FieldType::Choice(&["hold", "drop"]),
+        "What happens there: sources wait, or the oldest records go.",
+    )
+    .default("hold"),
     field("topics.kafka.*", FieldType::Text, "Option of the Kafka engine.").effect(ONLY_WITH_KAFKA),
     field("group.id", FieldType::Text, "Name of the group of workers.").effect(ONLY_WITH_KAFKA),
     field("config.storage.topic", FieldType::Text, "Topic of the connector configurations.").effect(ONLY_WITH_KAFKA),
     field("offset.storage.topic", FieldType::Text, "Topic of the offsets of sources.").effect(ONLY_WITH_KAFKA),
     field("status.storage.topic", FieldType::Text, "Topic of the statuses.").effect(ONLY_WITH_KAFKA),
-    field("memory.budget", FieldType::Text, "Bytes of records that may be in flight, all connectors together.").default("256MiB").validator(size),
+    field("memory.budget", FieldType::Text, "Bytes of records that may be in flight, all connectors together.")
+        .default("256MiB")
+        .validator(size),
     field("connectors.dir", FieldType::Text, "Directory of connector files; applied at start and whenever they change."),
     field("key.converter", FieldType::Class, "Converter of keys for connectors that name none.").default("json"),
     field("key.converter.*", FieldType::Text, "Option of that converter."),

@@ -109,7 +109,10 @@ impl Collector for Registry {
     }
 }
 
-fn encode_families<V: EncodeMetric>(families: &BTreeMap<&'static str, Family<V>>, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+fn encode_families<V: EncodeMetric>(
+    families: &BTreeMap<&'static str, Family<V>>,
+    encoder: &mut DescriptorEncoder<'_>,
+) -> Result<(), fmt::Error> {
     for (name, family) in families {
         let Some((_, first)) = family.series.first() else { continue };
         let mut metric = encoder.encode_descriptor(name, family.help, None, first.metric_type())?;
