@@ -137,7 +137,7 @@ impl Directory {
         }
         loop {
             tokio::select! {
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = stopped(&mut stop) => return,
                 Some(()) = events.recv() => settle(&mut events).await,
                 Ok(()) = reload.changed() => self.seen.clear(),
                 () = tokio::time::sleep(RESCAN) => {}
@@ -145,6 +145,11 @@ impl Directory {
             self.scan().await;
         }
     }
+}
+
+/// Completes when the watching should end; so it should when nobody is left to end it.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Waits until no event has come for a while.

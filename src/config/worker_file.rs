@@ -1,6 +1,5 @@
 //! The worker file: what one daemon needs to know. Every key is optional, nested or dotted.
 
-use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -159,6 +158,12 @@ impl ConnectorConfig for WorkerFile {
 /// Less than this does not hold a batch.
 const MIN_BUDGET: u64 = 1 << 20;
 
+/// Whether `key` is one of the worker file.
+#[must_use]
+pub fn declares(key: &str) -> bool {
+    FIELDS.iter().any(|field| field.covers(key))
+}
+
 /// A worker file that was read and checked.
 pub struct Loaded {
     /// What it says
@@ -215,7 +220,7 @@ pub fn load(path: Option<&Path>, overrides: &[(&str, String)]) -> Result<Loaded,
 }
 
 fn note_unknown_keys(values: &ConfigValues, report: &mut ConfigReport) {
-    for (key, _) in values.iter().filter(|(key, _)| !FIELDS.iter().any(|field| field.covers(key))) {
+    for (key, _) in values.iter().filter(|(key, _)| !declares(key)) {
         let known = FIELDS.iter().map(|field| field.name).filter(|name| !name.ends_with('*'));
         let meant = nearest(key, known).map(|near| format!("; is {near} meant?")).unwrap_or_default();
         report.notes.push(fault(key, format!("is an unknown key and has no effect{meant}")));
@@ -268,14 +273,6 @@ fn address(text: &str) -> Result<(), String> {
         Some((host, port)) if !host.is_empty() && is_port(port) => Ok(()),
         Some(_) | None => Err(format!("must be a host and a port such as 127.0.0.1:8083, not {text:?}")),
     }
-}
-
-/// The addresses that `rest.listen` means.
-///
-/// # Errors
-/// The host is unknown.
-pub fn listen_addresses(text: &str) -> std::io::Result<Vec<std::net::SocketAddr>> {
-    Ok(text.to_socket_addrs()?.collect())
 }
 
 fn engine(text: &str) -> Result<(), String> {

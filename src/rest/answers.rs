@@ -79,7 +79,7 @@ pub(super) fn offsets(offsets: &Offsets) -> Value {
 }
 
 /// `[{"name","connector","log","partitions":[{"partition","first_offset","next_offset"}]}]`
-pub(super) fn topics(topics: &[TopicInfo]) -> Value {
+pub(crate) fn topics(topics: &[TopicInfo]) -> Value {
     let partition =
         |(number, (first, next)): (usize, &(u64, u64))| json!({"partition": number, "first_offset": first, "next_offset": next});
     topics

@@ -29,6 +29,8 @@ use tokio::sync::watch;
 use tower::Layer as _;
 use tower_http::normalize_path::NormalizePathLayer;
 
+pub(crate) use self::answers::topics as topics_answer;
+pub(crate) use self::connectors::segment;
 use self::failure::Failure;
 use crate::runtime::worker::Worker;
 use crate::telemetry::{self, Registry};

@@ -186,7 +186,7 @@ async fn refusals_have_connects_statuses_and_texts() {
 
 #[test]
 fn a_name_is_one_segment_of_the_location() {
-    assert_eq!(connectors::segment("odd/name ü"), "odd%2Fname%20%C3%BC");
+    assert_eq!(segment("odd/name ü"), "odd%2Fname%20%C3%BC");
 }
 
 #[test]
