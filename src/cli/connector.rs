@@ -1,6 +1,6 @@
 //! `connector`: list, status, create, pause, resume, stop, restart, offsets, delete.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use reqwest::Method;
@@ -119,7 +119,7 @@ impl Connector {
     }
 }
 
-async fn create(file: &PathBuf, client: &Client) -> Result<Exit, Failure> {
+async fn create(file: &Path, client: &Client) -> Result<Exit, Failure> {
     let connector = connector_file::read(file).map_err(|report| Failure::invalid(&file.display().to_string(), &report))?;
     let body = json!({"name": connector.name, "config": connector.config}).to_string();
     client.send(Method::POST, "/connectors", Some(body)).await?;

@@ -138,13 +138,25 @@ impl Signals {
         })
     }
 
-    /// Completes when the daemon should end. Cancel-safe.
-    async fn stop(&mut self) {
+    /// What is asked next. Cancel-safe.
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.reload.recv() => Asked::Reload,
         }
     }
+
+    /// Completes when the daemon should end. Cancel-safe.
+    async fn stop(&mut self) {
+        while self.next().await != Asked::Stop {}
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
 }
 
 async fn daemon(loaded: Loaded) -> Result<(), Error> {
@@ -232,21 +244,19 @@ async fn attend(worker: &Worker, file: &WorkerFile, address: SocketAddr, api: &A
     if let Some(directory) = &mut directory {
         tokio::select! {
             () = directory.scan() => {}
-            () = signals.stop() => return Ok(stopping(file)),
+            () = signals.stop() => {
+                stopping(file);
+                return Ok(());
+            }
         }
     }
     let watching: Option<JoinHandle<()>> = directory.map(|directory| tokio::spawn(directory.watch(directory_stopped, reloads)));
     service_manager::ready();
-    loop {
-        tokio::select! {
-            () = signals.stop() => break,
-            _ = signals.reload.recv() => {
-                tracing::info!("applying the connector files anew");
-                service_manager::reloading();
-                reload.send_modify(|count| *count += 1);
-                service_manager::ready();
-            }
-        }
+    while signals.next().await == Asked::Reload {
+        tracing::info!("applying the connector files anew");
+        service_manager::reloading();
+        reload.send_modify(|count| *count += 1);
+        service_manager::ready();
     }
     stopping(file);
     let _ = stop_directory.send(true);
