@@ -4,6 +4,7 @@
 use tailwater_api::config::{ConfigField, Effect, FieldType, Importance};
 
 const ONE_VERSION: Effect = Effect::Never("every plug-in has one version, the worker's own");
+const ALWAYS_LOGGED: Effect = Effect::Never("every record that fails is logged, with the place where it stands");
 const SHORT: FieldType = FieldType::Short;
 const LONG: FieldType = FieldType::Long;
 const TEXT: FieldType = FieldType::Text;
@@ -43,21 +44,22 @@ pub(crate) const CONNECTOR_FIELDS: &[ConfigField] = &[
         .default("restart")
         .importance(Importance::Low)
         .effect(Effect::NotYet),
-    field("errors.retry.timeout", LONG, "How long a failed operation on a record is tried again, in milliseconds; -1 for ever.")
-        .default("0")
-        .validator(at_least_minus_one)
-        .effect(Effect::Never("transforms and converters give the same answer every time; whole tasks are tried again by themselves")),
-    field("errors.retry.delay.max.ms", LONG, "Longest pause between two tries, in milliseconds.")
-        .default("60000")
-        .effect(Effect::Never("transforms and converters give the same answer every time; whole tasks are tried again by themselves")),
+    field("errors.retry.timeout", LONG, "How long a task tries again by itself, in milliseconds from the first failure; 0 or -1 for ever.")
+        .default("-1")
+        .validator(at_least_minus_one),
+    field("errors.retry.delay.max.ms", LONG, "Longest pause before a task's next try, in milliseconds.").default("60000"),
+    field("errors.max.retries", FieldType::Int, "How often a task tries again by itself; -1 for ever.").default("-1"),
+    field("retriable.restart.connector.wait.ms", LONG, "Pause before each next try, in milliseconds, instead of one that grows."),
     field(
         "errors.tolerance",
         FieldType::Choice(&["none", "all"]),
         "Whether a record that fails stops the task (none) or is passed over (all).",
     )
     .default("none"),
-    field("errors.log.enable", FieldType::Boolean, "Whether every record that fails is logged.").default("false"),
-    field("errors.log.include.messages", FieldType::Boolean, "Whether the log shows where the record stands.").default("false"),
+    field("errors.log.enable", FieldType::Boolean, "Whether every record that fails is logged.").default("false").effect(ALWAYS_LOGGED),
+    field("errors.log.include.messages", FieldType::Boolean, "Whether the log shows where the record stands.")
+        .default("false")
+        .effect(ALWAYS_LOGGED),
     field("errors.deadletterqueue.topic.name", TEXT, "Topic that keeps the records that fail; sources may have one too."),
     field("errors.deadletterqueue.topic.replication.factor", SHORT, "Replicas of that topic.").default("3").effect(Effect::NotYet),
     field("errors.deadletterqueue.context.headers.enable", FieldType::Boolean, "Whether headers say what failed and where.")
