@@ -1,12 +1,15 @@
 //! Conformance suites, real servers as handles and a fault proxy for Tailwater's tests.
 //!
+//! - [`guard`]: ends a child process when the test dies
 //! - [`postgres`]: throwaway PostgreSQL servers
 //! - [`servers`]: where servers come from, and what a test does without them
 
 #![warn(missing_docs)]
 
+pub mod guard;
 pub mod postgres;
 pub mod servers;
 
+pub use guard::Guard;
 pub use postgres::{PostgresServer, Version};
 pub use servers::required_or_skip;
