@@ -272,16 +272,6 @@ impl Daemon {
         trace.expect("it was just found")
     }
 
-    /// Waits until the connector and each of its tasks, at least one, run.
-    pub(crate) async fn wait_for_running(&self, name: &str) {
-        wait_until(&format!("{name} to run\n{}", self.log_text()), async || {
-            let status = self.status(name).await;
-            let tasks = status["tasks"].as_array().cloned().unwrap_or_default();
-            !tasks.is_empty() && tasks.iter().all(|task| task["state"] == "RUNNING")
-        })
-        .await;
-    }
-
     /// Names of the topics.
     pub(crate) async fn topics(&self) -> Vec<String> {
         let (status, answer) = self.request("GET", "/topics", None).await;
