@@ -7,7 +7,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::config::providers::Providers;
 use crate::config::worker_file::WorkerFile;
-use crate::runtime::worker::{Worker, WorkerOptions};
+use crate::runtime::worker::{Worker, WorkerOptions, WorkerParts};
 use crate::state::ConnectorStore;
 use crate::telemetry::Registry;
 use crate::topics::TopicLog;
@@ -39,6 +39,6 @@ pub(super) async fn open_read_only(data_dir: &Path) -> Result<Opened> {
 /// # Errors
 /// The remembered connectors cannot be read.
 pub(super) async fn start(options: WorkerOptions, opened: Opened, providers: Providers, metrics: &Registry) -> Result<Worker> {
-    let _ = (opened.topics, opened.store, providers, metrics);
-    Worker::start(options).await
+    let Opened { topics, store } = opened;
+    Worker::start_with(options, WorkerParts { topics, store, providers, metrics: Arc::new(metrics.clone()) }).await
 }

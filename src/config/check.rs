@@ -5,7 +5,7 @@
 //! only where the connector runs, so a value of the right shape stands in for it and faults of its key are dropped.
 
 use serde_json::Value;
-use tailwater_api::config::{ConfigFault, ConfigField, ConfigReader, ConfigReport, ConfigValues, FieldType, split_list};
+use tailwater_api::config::{ConfigFault, ConfigField, ConfigReader, ConfigReport, ConfigValues, FieldType, read_config};
 use tailwater_api::state::JsonMap;
 
 use super::document::fault;
@@ -14,6 +14,7 @@ use super::nearest::nearest;
 use super::providers::has_placeholder;
 use crate::connectors::{self, Plugin};
 use crate::converters::Converters;
+use crate::runtime::settings::ConnectorSettings;
 use crate::runtime::worker::ConnectorType;
 use crate::transforms::TransformChain;
 
@@ -94,38 +95,17 @@ fn merge(report: &mut ConfigReport, more: ConfigReport) {
 }
 
 fn check_common(kind: ConnectorType, values: &ConfigValues) -> ConfigReport {
-    let mut report = ConfigReader::new(common_fields(kind), values).into_report();
-    if kind == ConnectorType::Sink {
-        check_topics(values, &mut report);
+    let mut report = read_config::<ConnectorSettings>(values).map_or_else(|report| report, |(_, report)| report);
+    match kind {
+        ConnectorType::Source => merge(&mut report, ConfigReader::new(&[SOURCE_FIELDS], values).into_report()),
+        ConnectorType::Sink => {
+            let is_given = |key| values.get(key).is_some_and(|value| !value.trim().is_empty());
+            if !is_given("topics") && !is_given("topics.regex") {
+                report.faults.push(fault("topics", "must be configured, or topics.regex"));
+            }
+        }
     }
     report
-}
-
-/// The rules of Connect's `SinkConnectorConfig.validate`.
-fn check_topics(values: &ConfigValues, report: &mut ConfigReport) {
-    let given = |key| values.get(key).map(str::trim).filter(|value| !value.is_empty());
-    match (given("topics"), given("topics.regex")) {
-        (None, None) => report.faults.push(fault("topics", "must be configured, or topics.regex")),
-        (Some(_), Some(_)) => report.faults.push(fault("topics", "and topics.regex exclude each other, but both are set")),
-        (Some(topics), None) => {
-            let topics = split_list(topics);
-            if let Some(letters) = given("errors.deadletterqueue.topic.name").filter(|letters| topics.iter().any(|topic| topic == letters))
-            {
-                report.faults.push(fault("errors.deadletterqueue.topic.name", circular(letters)));
-            }
-        }
-        (None, Some(pattern)) => {
-            let pattern = fancy_regex::Regex::new(&format!("^(?:{pattern})$"));
-            let covers = |letters: &str| pattern.as_ref().is_ok_and(|pattern| pattern.is_match(letters).unwrap_or(false));
-            if let Some(letters) = given("errors.deadletterqueue.topic.name").filter(|letters| covers(letters)) {
-                report.faults.push(fault("errors.deadletterqueue.topic.name", circular(letters)));
-            }
-        }
-    }
-}
-
-fn circular(topic: &str) -> String {
-    format!("is {topic}, which the connector itself reads; dead letters need a topic of their own")
 }
 
 fn missing_class() -> String {
@@ -232,7 +212,7 @@ mod tests {
             check_common(ConnectorType::Sink, &values(entries)).faults.iter().map(|fault| fault.key.clone()).collect::<Vec<_>>()
         };
         assert_eq!(check(&[("topics", " ")]), ["topics"]);
-        assert_eq!(check(&[("topics", "a"), ("topics.regex", "b")]), ["topics"]);
+        assert_eq!(check(&[("topics", "a"), ("topics.regex", "b")]), ["topics.regex"]);
         assert_eq!(check(&[("topics.regex", "(")]), ["topics.regex"]);
         assert_eq!(check(&[("topics", "a,b"), ("errors.deadletterqueue.topic.name", "b")]), ["errors.deadletterqueue.topic.name"]);
         assert_eq!(check(&[("topics.regex", "a.*"), ("errors.deadletterqueue.topic.name", "abc")]), ["errors.deadletterqueue.topic.name"]);

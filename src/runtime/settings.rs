@@ -11,6 +11,7 @@ use fancy_regex::Regex;
 use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, FieldType, Importance};
 use tailwater_kit::backoff::Backoff;
 
+use crate::config::fields::{CONNECTOR_FIELDS, SINK_FIELDS};
 use crate::runtime::recovery::{RecoveryPolicy, Tolerance};
 use crate::topics::Subscription;
 
@@ -29,59 +30,11 @@ pub struct ConnectorSettings {
     pub flush_interval: Duration,
 }
 
-const FIELDS: &[ConfigField] = &[
-    ConfigField::new("tasks.max", FieldType::Int, "Largest number of tasks that the connector's work is divided into.")
-        .default("1")
-        .importance(Importance::High)
-        .validator(at_least_one),
-    ConfigField::new("topics", FieldType::List, "Topics that a sink reads, separated by commas.").importance(Importance::High),
-    ConfigField::new("topics.regex", FieldType::Text, "Regular expression of the whole name of the topics that a sink reads.")
-        .importance(Importance::High)
-        .validator(regular_expression),
-    ConfigField::new(
-        "errors.tolerance",
-        FieldType::Choice(&["none", "all"]),
-        "Whether a record that cannot be processed stops its task (none) or is passed over (all).",
-    )
-    .default("none"),
-    ConfigField::new("errors.deadletterqueue.topic.name", FieldType::Text, "Topic that keeps the records that were passed over."),
-    ConfigField::new(
-        "errors.deadletterqueue.context.headers.enable",
-        FieldType::Boolean,
-        "Whether records in the dead letter topic carry headers that say where they come from and why they failed.",
-    )
-    .default("false"),
-    ConfigField::new(
-        "errors.retry.timeout",
-        FieldType::Long,
-        "How long, in milliseconds from the first failure, a task tries again by itself. 0 or -1: without end.",
-    )
-    .default("-1"),
-    ConfigField::new("errors.retry.delay.max.ms", FieldType::Long, "Longest wait before the next try, in milliseconds.").default("60000"),
-    ConfigField::new(
-        "errors.max.retries",
-        FieldType::Int,
-        "How often a task tries again by itself before it stays failed. -1: without end.",
-    )
-    .default("-1"),
-    ConfigField::new(
-        "retriable.restart.connector.wait.ms",
-        FieldType::Long,
-        "Wait before each next try, in milliseconds, instead of one that grows.",
-    ),
-    ConfigField::new(
-        "offset.flush.interval.ms",
-        FieldType::Long,
-        "How often, in milliseconds, a sink makes durable what its target accepted and keeps its positions.",
-    )
-    .default("1000"),
-];
-
 /// First wait before the next try; it doubles from here.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 
 impl ConnectorConfig for ConnectorSettings {
-    const FIELDS: &'static [&'static [ConfigField]] = &[FIELDS];
+    const FIELDS: &'static [&'static [ConfigField]] = &[CONNECTOR_FIELDS, SINK_FIELDS];
 
     fn read(reader: &mut ConfigReader<'_>) -> Self {
         let dead_letter_topic = reader.optional_text("errors.deadletterqueue.topic.name");

@@ -14,6 +14,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tailwater_api::metrics::{Counter, Gauge, Metrics};
 
+use crate::runtime::worker::MetricsFactory;
+
 /// Content type of [`Registry::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -21,13 +23,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Clone, Default)]
 pub struct Registry(Arc<Mutex<BTreeMap<(String, u32), Arc<TaskMetrics>>>>);
 
-impl Registry {
+impl MetricsFactory for Registry {
     /// The figures of one task. The same task gets the same figures, so counters go on when it starts again.
-    #[must_use]
-    pub fn task(&self, connector: &str, task: u32) -> Arc<dyn Metrics> {
+    fn task(&self, connector: &str, task: u32) -> Arc<dyn Metrics> {
         Arc::clone(lock(&self.0).entry((connector.to_owned(), task)).or_default()) as Arc<dyn Metrics>
     }
+}
 
+impl Registry {
     /// Forgets the series of a connector.
     pub fn remove(&self, connector: &str) {
         lock(&self.0).retain(|(name, _), _| name != connector);
