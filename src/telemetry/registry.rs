@@ -21,21 +21,23 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// The metrics of this worker. Cloning shares it.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<BTreeMap<(String, u32), Arc<TaskMetrics>>>>);
+pub struct Registry(Arc<Mutex<Tasks>>);
+
+/// By connector and number of the task.
+type Tasks = BTreeMap<(String, u32), Arc<TaskMetrics>>;
 
 impl MetricsFactory for Registry {
     /// The figures of one task. The same task gets the same figures, so counters go on when it starts again.
     fn task(&self, connector: &str, task: u32) -> Arc<dyn Metrics> {
         Arc::clone(lock(&self.0).entry((connector.to_owned(), task)).or_default()) as Arc<dyn Metrics>
     }
+
+    fn forget(&self, connector: &str) {
+        lock(&self.0).retain(|(name, _), _| name != connector);
+    }
 }
 
 impl Registry {
-    /// Forgets the series of a connector.
-    pub fn remove(&self, connector: &str) {
-        lock(&self.0).retain(|(name, _), _| name != connector);
-    }
-
     /// All figures as text of type [`CONTENT_TYPE`].
     #[must_use]
     pub fn encode(&self) -> String {
@@ -156,7 +158,7 @@ mod tests {
         registry.task("shop", 0).counter("records", "", None).add(3);
         registry.task("shop", 0).counter("records", "", None).add(4);
         assert!(registry.encode().contains("records_total{connector=\"shop\",task=\"0\"} 7"));
-        registry.remove("shop");
+        registry.forget("shop");
         assert!(!registry.encode().contains("shop"));
     }
 }
