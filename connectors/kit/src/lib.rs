@@ -1,7 +1,13 @@
 //! What several Tailwater connectors share.
 //!
 //! - [`backoff`]: how long to wait before the next try
+//! - [`envelope`]: schemas and records of change events
+//! - [`json`]: values and schemas as the JSON of Kafka Connect
+//! - [`stand_in`]: what is written for values that the source does not tell
 
 #![warn(missing_docs)]
 
 pub mod backoff;
+pub mod envelope;
+pub mod json;
+pub mod stand_in;
