@@ -5,6 +5,8 @@
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`stand_in`]: what is written for values that the source does not tell
 
+#![warn(missing_docs)]
+
 pub mod backoff;
 pub mod envelope;
 pub mod json;
