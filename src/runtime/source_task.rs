@@ -12,7 +12,7 @@ use std::any::Any;
 use std::future::Future;
 use std::sync::Arc;
 
-use tailwater_api::metrics::{Counter, Metrics};
+use tailwater_api::metrics::{Counter, Gauge, Metrics};
 use tailwater_api::record::Record;
 use tailwater_api::source::{BatchNumber, SentBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
@@ -51,14 +51,22 @@ impl SourceRun {
         let writer = topics.writer(&connector).await?;
         let (sender, mut sent) = mpsc::channel(BATCHES_ON_THE_WAY);
         let (confirm, confirmed) = watch::channel(0);
-        let context =
-            SourceContext::new(connector, task, writer.state().clone(), sender, budget, confirmed, stop.clone(), Arc::clone(&metrics));
+        let context = SourceContext::new(
+            connector,
+            task,
+            writer.state().clone(),
+            sender,
+            Arc::clone(&budget) as _,
+            confirmed,
+            stop.clone(),
+            Arc::clone(&metrics),
+        );
 
         // Dropping the set ends both tasks, whichever way this function is left.
         let mut tasks = JoinSet::new();
         let source = tasks.spawn(source(context)).id();
         tasks.spawn(publish_confirmed(writer.durable(), confirm));
-        let mut writer = Appender { writer, transforms, errors, figures: Figures::new(&*metrics) };
+        let mut writer = Appender { writer, transforms, errors, budget, figures: Figures::new(&*metrics) };
 
         let outcome = loop {
             // Batches first: what a source sent before it ended is appended before its end is looked at.
@@ -140,6 +148,7 @@ struct Appender {
     writer: Box<dyn LogWriter>,
     transforms: TransformChain,
     errors: RecordErrors,
+    budget: Arc<TaskBudget>,
     figures: Figures,
 }
 
@@ -161,6 +170,7 @@ impl Appender {
         crash_point("source-appended");
         // The log has accepted the batch: its bytes are the log's business now.
         drop(reservation);
+        self.figures.in_flight.set(i64::try_from(self.budget.held()).unwrap_or(i64::MAX));
         Ok(())
     }
 
@@ -190,6 +200,7 @@ struct Figures {
     batches: Counter,
     records: Counter,
     bytes: Counter,
+    in_flight: Gauge,
 }
 
 impl Figures {
@@ -198,6 +209,7 @@ impl Figures {
             batches: metrics.counter("batches_total", "Batches that the source sent.", None),
             records: metrics.counter("records_total", "Records that the source sent, before transforms.", None),
             bytes: metrics.counter("bytes_total", "Bytes of memory that the records took.", None),
+            in_flight: metrics.gauge("inflight_bytes", "Bytes of the memory budget that the task holds.", None),
         }
     }
 }

@@ -308,6 +308,8 @@ async fn a_stopped_connector_has_no_tasks_and_starts_where_it_stopped() {
     let info = worker.get("stops").await.unwrap();
     assert_eq!((info.connector.state, info.tasks.len()), (RunState::Stopped, 0));
     let stopped_at = house.log.records("stops").len();
+    worker.set_target("stops", TargetState::Paused).await.unwrap();
+    eventually("it pauses with its task", async || task_state(&worker, "stops").await.0 == RunState::Paused).await;
     worker.set_target("stops", TargetState::Running).await.unwrap();
     eventually("it goes on", async || house.log.records("stops").len() > stopped_at + 100).await;
     worker.shutdown().await;
@@ -479,4 +481,26 @@ async fn files_hold_every_record_once_however_often_the_worker_dies() {
     let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let ids: Vec<u64> = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64().unwrap()).collect();
     assert!(files.len() > 10 && ids.iter().copied().eq(0..ROWS), "{} files, {} rows", files.len(), ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_read_through_the_converters_of_its_source() {
+    let house = House::new();
+    let worker = house.worker().await;
+    let mut source = generator("reads", 3);
+    source.extend(config(&[
+        ("generator.shape", "flat"),
+        ("generator.payload.bytes", "3"),
+        ("key.converter", "json"),
+        ("key.converter.schemas.enable", "false"),
+        ("value.converter", "json"),
+        ("value.converter.schemas.enable", "false"),
+    ]));
+    create(&worker, "reads", source).await;
+    eventually("all is there", async || house.log.records("reads").len() == 3).await;
+    let read = worker.read_topic("reads", 0, 1, 1).await.unwrap();
+    let (stored, converted) = &read[0];
+    assert_eq!((read.len(), stored.offset), (1, 1));
+    assert_eq!(converted.key.as_deref(), Some(&b"{\"id\":1}"[..]));
+    assert_eq!(converted.value.as_deref(), Some(&b"{\"id\":1,\"payload\":\"he \"}"[..]));
 }

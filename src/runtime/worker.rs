@@ -287,9 +287,10 @@ impl Worker {
                     connector.stop(inner.deadline()).await;
                     connector.start(&inner);
                 }
-                TargetState::Paused => connector.want(Wanted::Pause),
+                TargetState::Paused if connector.has_tasks() => connector.want(Wanted::Pause),
                 TargetState::Running if connector.has_tasks() => connector.want(Wanted::Run),
-                TargetState::Running => connector.start(&inner),
+                // It was stopped, or its tasks could not be made.
+                TargetState::Paused | TargetState::Running => connector.start(&inner),
             }
             Ok(())
         })

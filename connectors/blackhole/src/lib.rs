@@ -56,17 +56,19 @@ impl SinkWriter for BlackholeWriter {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use tailwater_api::record::{Record, SchemaAndValue};
-    use tailwater_api::sink::SinkRecord;
+    use tailwater_testkit::conformance::sink::{TestLog, open};
 
     use super::*;
 
     #[tokio::test]
     async fn every_record_is_counted_and_durable_at_once() {
-        let mut writer = BlackholeWriter { forgotten: Counter::default() };
+        let log = TestLog::new("log");
+        let (mut writer, _) = open::<BlackholeConnector>(&BlackholeConfig, Arc::default(), &log, &"t".into()).await;
         let record = Record::new("t".into(), SchemaAndValue::NONE, SchemaAndValue::NONE);
-        let records = (0..3).map(|offset| SinkRecord { partition: 0, offset, record: record.clone() }).collect();
-        assert_eq!(writer.write(&RecordBatch { records, next: Vec::new() }).await.unwrap(), Progress::Durable);
+        assert_eq!(writer.write(&log.batch(0, vec![record; 3])).await.unwrap(), Progress::Durable);
         assert_eq!(writer.forgotten.get(), 3);
         writer.close().await.unwrap();
     }

@@ -51,7 +51,8 @@ const FIELDS: &[ConfigField] = &[
     ConfigField::new("path", FieldType::Text, "Folder that the files are written to; made if it is not there.")
         .required()
         .validator(not_empty),
-    ConfigField::new("file", FieldType::Text, "").effect(Effect::OldNameOf("path")),
+    ConfigField::new("file", FieldType::Text, "Name of path in Kafka's FileStreamSink; here it names a folder.")
+        .effect(Effect::OldNameOf("path")),
     ConfigField::new("format", FieldType::Choice(&["json", "csv"]), "JSON lines, or CSV with a header row.").default("json"),
     ConfigField::new(
         "json.content",

@@ -1,23 +1,16 @@
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_core::future::BoxFuture;
 use tailwater_api::config::{ConfigValues, read_config};
 use tailwater_api::envelope::{Envelope, Operation};
 use tailwater_api::metrics::NoMetrics;
 use tailwater_api::record::Record;
-use tailwater_api::source::{ByteBudget, Reservation, SentBatch};
+use tailwater_api::source::SentBatch;
 use tailwater_api::state::SourceState;
+use tailwater_testkit::conformance::source::{self, Generous};
 use tokio::sync::{mpsc, watch};
 
 use super::*;
-
-struct Generous;
-
-impl ByteBudget for Generous {
-    fn reserve(self: Arc<Self>, bytes: usize) -> BoxFuture<'static, Reservation> {
-        Box::pin(async move { Reservation::new(bytes, |_| {}) })
-    }
-}
 
 fn config(entries: &[(&str, &str)]) -> GeneratorConfig {
     read_config(&entries.iter().copied().collect::<ConfigValues>()).map(|(config, _)| config).unwrap()
@@ -38,25 +31,25 @@ async fn run(config: GeneratorConfig, state: SourceState) -> Vec<SourceBatch> {
     batches
 }
 
-fn ids(records: &[Record]) -> Vec<i64> {
-    records.iter().map(|record| record.key.value.as_struct().unwrap()[0].as_integer().unwrap()).collect()
+/// Topic and key: everything but the time follows from the sequence number.
+fn identity(record: &Record) -> String {
+    format!("{}/{:?}", record.topic, record.key.value)
 }
 
 #[tokio::test]
-async fn a_run_resumes_exactly_from_the_state_of_every_batch() {
-    let config = config(&[("generator.rows", "350"), ("generator.transaction.rows", "40"), ("generator.topics", "a,b")]);
-    let whole = run(config.clone(), SourceState::default()).await;
-    let all: Vec<_> = whole.iter().flat_map(|batch| batch.records.clone()).collect();
-    assert_eq!(ids(&all), (0..350).collect::<Vec<_>>());
-    let mut state = SourceState::default();
-    let mut before = 0;
-    for batch in &whole {
-        batch.state.iter().for_each(|change| state.apply(change));
-        before += batch.records.len();
-        let rest: Vec<_> = run(config.clone(), state.clone()).await.into_iter().flat_map(|batch| batch.records).collect();
-        assert_eq!(ids(&rest), ids(&all[before..]));
-        assert!(rest.iter().zip(&all[before..]).all(|(one, two)| one.topic == two.topic));
-    }
+async fn the_generator_conforms() {
+    let config = config(&[("generator.rows", "3500"), ("generator.transaction.rows", "400"), ("generator.topics", "a,b")]);
+    source::resumes_from_every_resume_point::<GeneratorConnector>(&config, 3500, identity).await;
+    source::outlives_a_stall::<GeneratorConnector>(&config, 3500, Duration::from_millis(100), identity).await;
+    source::stops_when_told::<GeneratorConnector>(&config, 3500, identity).await;
+}
+
+#[tokio::test]
+async fn records_are_numbered_without_a_gap() {
+    let batches = run(config(&[("generator.rows", "350"), ("generator.transaction.rows", "40")]), SourceState::default()).await;
+    let ids = batches.iter().flat_map(|batch| &batch.records).map(|record| record.key.value.as_struct().unwrap()[0].as_integer());
+    assert!(ids.eq((0..350).map(Some)));
+    assert!(batches.iter().all(|batch| batch.records.len() <= 40 && batch.state.len() == 1));
 }
 
 #[tokio::test]
