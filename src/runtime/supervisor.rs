@@ -143,8 +143,12 @@ impl Supervisor {
                 Wanted::Run => {}
             }
             self.status.set(RunState::Running, None);
+            tracing::info!(connector = &*self.setup.connector, task = self.setup.task, "the task runs");
             let began = Instant::now();
-            let Err(error) = self.run_once().await else { continue };
+            let Err(error) = self.run_once().await else {
+                tracing::info!(connector = &*self.setup.connector, task = self.setup.task, "the task has drained and ended its run");
+                continue;
+            };
             self.errors.add(1);
             if failures.count == 0 || began.elapsed() >= HEALTHY {
                 failures.count = 0;
@@ -179,15 +183,21 @@ impl Supervisor {
             Scope::Record | Scope::Connector => None,
         };
         let what_next = delay.map_or_else(|| "it stays failed".to_owned(), |delay| format!("next try in {} ms", delay.as_millis()));
-        tracing::error!(
-            connector = &*self.setup.connector,
-            task = self.setup.task,
-            table,
-            position = error.position(),
-            error.kind = error.kind().code(),
-            error.mend = error.remedy(),
-            "{error}; {what_next}",
-        );
+        macro_rules! log {
+            ($level:ident) => {
+                tracing::$level!(
+                    connector = &*self.setup.connector,
+                    task = self.setup.task,
+                    table,
+                    position = error.position(),
+                    error.kind = error.kind().code(),
+                    error.mend = error.remedy(),
+                    "{error}; {what_next}",
+                )
+            };
+        }
+        // What mends itself is a warning, what waits for somebody an error.
+        if delay.is_some() { log!(warn) } else { log!(error) }
     }
 
     /// Runs the task until it fails, or until something else is wanted and it has drained.
