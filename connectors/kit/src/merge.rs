@@ -356,7 +356,8 @@ mod tests {
 
     #[test]
     fn an_unchanged_cell_keeps_the_value_that_an_earlier_change_of_the_batch_wrote() {
-        let steps = merge([put(&[Cell::Known(1), Cell::Known(5), Cell::Known(6)]), put(&[Cell::Known(1), Cell::Unchanged, Cell::Known(7)])]);
+        let steps =
+            merge([put(&[Cell::Known(1), Cell::Known(5), Cell::Known(6)]), put(&[Cell::Known(1), Cell::Unchanged, Cell::Known(7)])]);
         assert_eq!(steps.len(), 1);
         assert_eq!(steps[0].puts, [row(&[Cell::Known(1), Cell::Known(5), Cell::Known(7)])]);
         assert!(steps[0].patches.is_empty());
