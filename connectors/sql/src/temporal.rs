@@ -121,8 +121,7 @@ mod tests {
     fn dates_are_those_of_the_proleptic_gregorian_calendar() {
         assert_eq!(date(0), "1970-01-01");
         assert_eq!(date(19_782), "2024-02-29");
-        assert_eq!(date(-141_422), "1582-10-18");
-        assert_eq!(date(-141_430), "1582-10-10");
+        assert_eq!(date(-141_432), "1582-10-10");
         assert_eq!(date(3_789_548), "12345-06-07");
         assert_eq!(date(-735_160), "0044-03-15 BC");
         assert_eq!(date(-2_440_550), "4713-01-01 BC");
