@@ -295,6 +295,10 @@ mod tests {
         read_config(&entries.iter().copied().collect::<ConfigValues>())
     }
 
+    fn valid(entries: &[(&str, &str)]) -> (SqlConfig, ConfigReport) {
+        read(entries).unwrap_or_else(|report| panic!("{report:?}"))
+    }
+
     fn faulty_keys(entries: &[(&str, &str)]) -> Vec<String> {
         let Err(report) = read(entries) else { return Vec::new() };
         report.faults.into_iter().map(|fault| fault.key).collect()
@@ -302,7 +306,7 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_jdbc_sink() {
-        let (config, report) = read(&[("connection.url", "sqlite:copy.db")]).ok().expect("valid");
+        let (config, report) = valid(&[("connection.url", "sqlite:copy.db")]);
         assert_eq!((config.insert_mode, config.primary_key_mode), (InsertMode::Insert, PrimaryKeyMode::None));
         assert_eq!((config.schema_evolution, config.delete_enabled, config.rows_per_statement), (SchemaEvolution::None, false, 500));
         assert!(report.notes.is_empty(), "{report:?}");
@@ -331,13 +335,11 @@ mod tests {
 
     #[test]
     fn old_names_count_for_the_new_keys() {
-        let (config, report) = read(&[
+        let (config, report) = valid(&[
             ("connection.url", "jdbc:sqlite:a"),
             ("table.name.format", "copy_${topic}"),
             ("table.naming.strategy", "io.debezium.connector.jdbc.naming.DefaultTableNamingStrategy"),
-        ])
-        .ok()
-        .expect("valid");
+        ]);
         assert_eq!(config.name_format, "copy_${topic}");
         assert_eq!(report.notes.len(), 2);
     }

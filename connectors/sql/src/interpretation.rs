@@ -70,6 +70,9 @@ pub(crate) fn read<'a>(config: &SqlConfig, record: &'a SinkRecord) -> Result<Rea
         return Err(unreadable(record, "the value is no struct and no map: it has no columns"));
     };
     match reading.intent {
+        Intent::Insert | Intent::Write if reading.row.is_null() => {
+            return Err(unreadable(record, "the change event has no row after the change"));
+        }
         Intent::Delete if !config.delete_enabled => reading.intent = Intent::Ignore,
         // The delete's event came before; a tombstone has no row to take the key from.
         Intent::Delete if reading.row.is_null() && config.primary_key_mode == PrimaryKeyMode::RecordValue => {
@@ -151,8 +154,8 @@ impl Reading<'_> {
     pub(crate) fn layout_id(&self, config: &SqlConfig, record: &SinkRecord, table: &Arc<str>) -> LayoutId {
         let key = &record.record.key;
         let mut names = Vec::new();
-        for value in [(&key.schema, &key.value), (&self.row_schema.cloned(), self.row)] {
-            if let (None, Value::Map(entries)) = value {
+        for (has_schema, value) in [(key.schema.is_some(), &key.value), (self.row_schema.is_some(), self.row)] {
+            if let (false, Value::Map(entries)) = (has_schema, value) {
                 names.extend(entries.iter().filter_map(|(name, _)| name.as_text()).map(Arc::from));
                 names.push("".into());
             }

@@ -1,7 +1,7 @@
 //! SQLite: rows travel as parameters of a multi-row `VALUES`.
 //!
-//! A statement's text depends on the number of its rows. A set of rows is therefore cut into pieces whose sizes are
-//! the largest allowed and powers of two, so that few texts are prepared however large the batches are.
+//! A statement's text depends on the number of its rows. A set of rows is therefore cut into pieces whose sizes have
+//! at most four significant bits (500 is 480 and 20), so that few texts are prepared however batches vary in size.
 //!
 //! SQLite stores what it is given, by the affinity of the column. Decimals, times and dates are TEXT: a column of
 //! affinity NUMERIC would turn `1.50` into the float 1.5 and `12345678901234567890` into 1.2345678901234567e19, and
@@ -45,7 +45,7 @@ impl Sqlite {
         let most = (MOST_PARAMETERS / columns.len().max(1)).clamp(1, MOST_ROWS);
         let (mut rest, mut sum) = (rows, 0);
         while !rest.is_empty() {
-            let size = if rest.len() >= most { most } else { 1 << rest.len().ilog2() };
+            let size = piece_size(rest.len(), most);
             let (piece, tail) = rest.split_at(size);
             rest = tail;
             let row = format!("({})", vec!["?"; columns.len()].join(", "));
@@ -66,6 +66,15 @@ impl Sqlite {
         }
         Ok(sum)
     }
+}
+
+/// The largest number of rows with four significant bits, at most `most`.
+fn piece_size(rows: usize, most: usize) -> usize {
+    if rows >= most {
+        return most;
+    }
+    let cut = rows.max(1).ilog2().saturating_sub(3);
+    rows >> cut << cut
 }
 
 /// Says that a row of `target` has the key of a row of `v`.
@@ -301,4 +310,25 @@ fn array(kind: &ColumnType, value: &Value) -> Result<serde_json::Value, String> 
         Datum::Text(text) => (&*text).into(),
         Datum::Float32(_) | Datum::Float64(_) | Datum::Bytes(_) => datum::json(None, value)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_few_and_of_few_sizes() {
+        let pieces = |mut rows: usize| {
+            let mut sizes = Vec::new();
+            while rows > 0 {
+                sizes.push(piece_size(rows, MOST_ROWS));
+                rows -= sizes[sizes.len() - 1];
+            }
+            sizes
+        };
+        assert_eq!(pieces(500), [480, 20]);
+        assert_eq!(pieces(1100), [512, 512, 72, 4]);
+        let distinct: std::collections::HashSet<_> = (1..5000).flat_map(pieces).collect();
+        assert!(distinct.len() < 70, "{}", distinct.len());
+    }
 }

@@ -78,6 +78,8 @@ struct Plan {
 /// A layout and where its columns are in the table as it is now.
 struct Placed {
     layout: Arc<Layout>,
+    /// Whether rows are written by it, not only deleted
+    written: bool,
     /// `None` where the table does not exist and nothing is written to it
     table: Option<Arc<Table>>,
     places: Vec<usize>,
@@ -263,13 +265,8 @@ impl<D: Dialect> Writer<D> {
         }
         match database.execute("COMMIT", &[]).await {
             Ok(_) => Ok(tally),
-            Err(cause) => {
-                let committing = cause.as_database_error().is_none();
-                let failure = Failure::database(D::meaning(&cause), "commit a batch", cause);
-                // An answer of the server is an answer: it did not commit. SQLite's answers leave it open after a
-                // failed write of the file.
-                Err(Failed { committing: committing || failure.meaning != Meaning::Data, failure })
-            }
+            // Even an answer may not say what became of it (SQLite after a failed write): look it up (I12).
+            Err(cause) => Err(Failed { failure: Failure::database(D::meaning(&cause), "commit a batch", cause), committing: true }),
         }
     }
 
@@ -303,11 +300,12 @@ impl<D: Dialect> Writer<D> {
             let next = plan.layouts.len();
             let place = *places.entry(Arc::as_ptr(&layout).addr()).or_insert(next);
             if place == next {
-                plan.layouts.push(Placed { layout: Arc::clone(&layout), table: None, places: Vec::new() });
+                plan.layouts.push(Placed { layout: Arc::clone(&layout), written: false, table: None, places: Vec::new() });
             }
-            // For a layout that was only deleted from so far, the table may still have to be created.
-            if place == next || written {
+            // A layout that was only deleted from so far may still have to be created.
+            if place == next || (written && !plan.layouts[place].written) {
                 self.catalog.ensure(database, &self.config, &layout, &record.record.topic, written).await?;
+                plan.layouts[place].written |= written;
             }
             plan.records.push(Some((intent, place)));
         }

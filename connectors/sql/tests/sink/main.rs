@@ -1,5 +1,7 @@
 //! The SQL sink on real databases: SQLite files and a PostgreSQL server.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod configuration;
 mod harness;
 mod positions;

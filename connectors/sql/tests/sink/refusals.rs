@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use sqlx::ConnectOptions as _;
 use tailwater_api::{ErrorKind, Kind, Schema, Value};
 
-use crate::harness::{Captured, Sink, UPSERT, id, optional, postgres, targets};
+use crate::harness::{Captured, Sink, UPSERT, id, optional, postgres, sqlite, targets};
 
 fn numbers() -> Captured {
     Captured::new("numbers", vec![("id", Schema::of(Kind::Int32).build()), ("n", optional(Kind::Int32))])
@@ -71,6 +72,56 @@ async fn keys_that_the_target_holds_for_one_are_applied_in_order() {
     sink.write(vec![names.create(vec!["Ab".into(), id(1)]), names.create(vec!["aB".into(), id(2)])]).await.unwrap();
     assert_eq!(target.rows("SELECT name, n FROM names").await, ["Ab|2"]);
     assert!(sink.dead.offsets().is_empty());
+}
+
+#[tokio::test]
+async fn children_before_their_parents_in_a_set_are_written_in_the_order_of_the_log() {
+    for target in targets("refusals_foreign_key").await {
+        target.run("CREATE TABLE parent (id int PRIMARY KEY)").await;
+        target.run("CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent (id))").await;
+        let parent = Captured::new("parent", vec![("id", Schema::of(Kind::Int32).build())]);
+        let child = Captured::new("child", vec![("id", Schema::of(Kind::Int32).build()), ("parent", optional(Kind::Int32))]);
+        let mut sink = Sink::open(&target.url(), UPSERT, &[&parent.topic, &child.topic]).await.unwrap();
+        let batch = vec![
+            child.create(vec![id(1), Value::Null]),
+            parent.create(vec![id(7)]),
+            child.update(vec![id(1), id(7)]),
+            child.create(vec![id(2), id(8)]),
+        ];
+        sink.write(batch).await.unwrap();
+        assert_eq!(target.rows("SELECT id, parent FROM child").await, ["1|7"]);
+        assert_eq!(sink.dead.offsets(), [3]);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_writes_to_is_waited_for() {
+    let target = sqlite();
+    let numbers = numbers();
+    let mut sink = Sink::open(&target.url(), UPSERT, &[&numbers.topic]).await.unwrap();
+    let options: sqlx::sqlite::SqliteConnectOptions = target.url().parse().unwrap();
+    let mut other = options.connect().await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let release = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    };
+    let (written, ()) = tokio::join!(sink.write(vec![numbers.create(vec![id(1), id(1)])]), release);
+    written.unwrap();
+    assert_eq!(target.rows("SELECT id FROM numbers").await, ["1"]);
+}
+
+#[tokio::test]
+async fn a_change_event_without_its_row_is_rejected() {
+    let target = sqlite();
+    let numbers = numbers();
+    let mut sink = Sink::open(&target.url(), UPSERT, &[&numbers.topic]).await.unwrap();
+    let mut torn = numbers.create(vec![id(1), id(1)]);
+    let Value::Struct(parts) = &mut torn.value.value else { unreachable!("it is an envelope") };
+    parts[1] = Value::Null;
+    sink.write(vec![torn, numbers.create(vec![id(2), id(2)])]).await.unwrap();
+    assert_eq!(sink.dead.offsets(), [0]);
+    assert_eq!(target.rows("SELECT id FROM numbers").await, ["2"]);
 }
 
 #[tokio::test]

@@ -295,6 +295,35 @@ async fn update_mode_writes_only_rows_that_are_there() {
 }
 
 #[tokio::test]
+async fn rows_of_nothing_but_their_key_are_upserted_and_patched() {
+    for target in targets("rows_key_only").await {
+        let tags = Captured::new("tags", vec![("tag", Schema::of(Kind::String).build())]);
+        let mut sink = Sink::open(&target.url(), UPSERT, &[&tags.topic]).await.unwrap();
+        let row = |tag: &'static str| tags.create(vec![tag.into()]);
+        sink.write(vec![row("a"), row("b"), row("a")]).await.unwrap();
+        sink.write(vec![row("a"), row("c")]).await.unwrap();
+        assert_eq!(target.rows("SELECT tag FROM tags ORDER BY tag").await, ["a", "b", "c"]);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_of_any_size_is_written_whole() {
+    for target in targets("rows_sizes").await {
+        let orders = Captured::orders();
+        let mut entries = UPSERT.to_vec();
+        entries.push(("batch.size", "100000"));
+        let mut sink = Sink::open(&target.url(), &entries, &[&orders.topic]).await.unwrap();
+        let row = |key: i32| orders.create(vec![id(key), "x".into(), Value::Null]);
+        for size in [1, 2, 17, 511, 513, 20_000] {
+            sink.write((0..size).map(row).collect()).await.unwrap();
+            assert_eq!(target.rows("SELECT count(*) FROM shop_public_orders").await, [size.to_string()]);
+        }
+        sink.write((0..20_000).map(|key| orders.delete(id(key))).collect()).await.unwrap();
+        assert_eq!(target.rows("SELECT count(*) FROM shop_public_orders").await, ["0"]);
+    }
+}
+
+#[tokio::test]
 async fn names_are_formed_quoted_and_filtered_as_configured() {
     for target in targets("rows_names").await {
         let orders = Captured::new(
