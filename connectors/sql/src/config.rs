@@ -8,7 +8,7 @@ use crate::target_url::Target;
 
 /// How a row is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum InsertMode {
+pub(crate) enum InsertMode {
     /// Every record is a further row.
     #[default]
     Insert,
@@ -20,7 +20,7 @@ pub enum InsertMode {
 
 /// What the key of a row is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum PrimaryKeyMode {
+pub(crate) enum PrimaryKeyMode {
     /// No key.
     #[default]
     None,
@@ -36,7 +36,7 @@ pub enum PrimaryKeyMode {
 
 /// Whether tables are created and widened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum SchemaEvolution {
+pub(crate) enum SchemaEvolution {
     /// Never.
     #[default]
     None,
@@ -46,7 +46,7 @@ pub enum SchemaEvolution {
 
 /// How a topic's name becomes a table's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum NamingStrategy {
+pub(crate) enum NamingStrategy {
     /// Dots of the topic become underscores; dots of the format part schema and table.
     #[default]
     Default,

@@ -202,7 +202,7 @@ impl Reading<'_> {
                 }
                 let error = Error::new(ErrorKind::Misconfigured, format!("name the table of a record of {}", record.record.topic))
                     .because(format!("collection.name.format has ${{{variable}}}, and the record has no source block"));
-                return Err(error.mend("use ${topic}, or write change events that are not flattened").scoped(Scope::Record));
+                return Err(error.mend("use ${topic}, or write change events that are not flattened"));
             };
             let value = field(schema, source, path).ok_or_else(|| unreadable(record, format!("the source block has no field {path}")))?;
             match value {
@@ -238,6 +238,12 @@ impl Reading<'_> {
             place += 1;
             place <= key || is_written(config, &record.record.topic, &column.name)
         });
+        if columns.is_empty() && !self.row.is_null() {
+            let error = Error::new(ErrorKind::Misconfigured, format!("map the fields of {} to columns", record.record.topic))
+                .because("no field is left to write")
+                .mend("widen field.include.list or field.exclude.list, or leave the topic out");
+            return Err(error.scoped(Scope::Table(table.to_string())));
+        }
         for column in &mut columns {
             column.name = fold(&column.name);
         }
@@ -414,9 +420,7 @@ fn unreadable(record: &SinkRecord, cause: impl Into<String>) -> Error {
 }
 
 fn misconfigured_key(record: &SinkRecord, cause: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Misconfigured, format!("find the key of the record of {}", place(record)))
-        .because(cause.into())
-        .scoped(Scope::Record)
+    Error::new(ErrorKind::Misconfigured, format!("find the key of the record of {}", place(record))).because(cause.into())
 }
 
 /// The error of a record that cannot be written.

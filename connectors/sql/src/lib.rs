@@ -5,7 +5,7 @@
 //! - `column_type`, `datum`, `temporal`, `decimal`: Connect's types and values as those of SQL
 //! - `dialect`, `postgres`, `sqlite`: what differs between databases
 //! - `catalog`: tables as they are, created and widened
-//! - `writer`: a batch and its position in one transaction; `offsets`: positions in the target
+//! - `writer`: a batch and its position in one transaction; `steps`: a merged step as statements; `offsets`: positions in the target
 //! - `failure`: what a database's error means
 //! - `probe`: what keeps a configuration from running
 
@@ -23,6 +23,7 @@ mod offsets;
 mod postgres;
 mod probe;
 mod sqlite;
+mod steps;
 mod target_url;
 mod temporal;
 mod writer;
