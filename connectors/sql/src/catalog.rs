@@ -105,7 +105,7 @@ impl Catalog {
                     Err(cause) => {
                         let meaning = D::meaning(&cause);
                         let mend = match meaning {
-                            Meaning::Other(ErrorKind::Unauthorised) => D::grant(&cause, &table.quoted()),
+                            Meaning::Other(ErrorKind::Unauthorised) => database.grant(&cause, &table.quoted()),
                             Meaning::Shape => {
                                 format!("create the schema of {}, or name another one in collection.name.format", table.quoted())
                             }

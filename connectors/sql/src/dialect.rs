@@ -91,7 +91,7 @@ pub(crate) trait Dialect: Send + Sized + 'static {
     /// What a database's error means.
     fn meaning(error: &sqlx::Error) -> Meaning;
     /// The statement that gives this sink the right it lacks.
-    fn grant(error: &sqlx::Error, table: &str) -> String;
+    fn grant(&self, error: &sqlx::Error, table: &str) -> String;
 
     /// Connects and sets the session up.
     fn connect(target: &Target) -> impl Future<Output = Result<Self, Error>> + Send;

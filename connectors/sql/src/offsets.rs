@@ -48,11 +48,11 @@ pub(crate) async fn create<D: Dialect>(database: &mut D) -> Result<(), Failure> 
             // Two that create it at once; the second look finds it.
             Err(cause) if !last && matches!(D::meaning(&cause), Meaning::Data | Meaning::Exists) => {}
             Err(cause) => {
-                let grant = D::grant(&cause, TABLE);
+                let grant = database.grant(&cause, TABLE);
                 let meaning = D::meaning(&cause);
                 let failure = Failure::database(meaning, "create the table tailwater_offsets, which keeps positions in the target", cause);
                 return Err(if meaning == Meaning::Other(ErrorKind::Unauthorised) {
-                    failure.mend(format!("{grant}; or let its owner run: {CREATE}; GRANT SELECT, INSERT, UPDATE ON {TABLE} TO USER"))
+                    failure.mend(format!("{grant}; or, as an owner, run {CREATE}; and grant SELECT, INSERT, UPDATE on it"))
                 } else {
                     failure
                 });
@@ -72,7 +72,7 @@ pub(crate) async fn read<D: Dialect>(
     let sql =
         format!("SELECT topic, \"partition\", log_id, \"position\" FROM tailwater_offsets WHERE connector = $1{}", D::WAIT_FOR_WRITERS);
     let rows = database.query(&sql, &[connector.to_owned().into()]).await.map_err(|cause| {
-        let grant = D::grant(&cause, TABLE);
+        let grant = database.grant(&cause, TABLE);
         let failure = Failure::database(D::meaning(&cause), "read the positions in tailwater_offsets", cause);
         if failure.meaning == Meaning::Other(ErrorKind::Unauthorised) { failure.mend(grant) } else { failure }
     })?;
@@ -138,7 +138,7 @@ pub(crate) async fn advance<D: Dialect>(
              WHERE connector = $1 AND topic = v.column1 AND \"partition\" = v.column2 AND log_id = v.column3 AND \"position\" = v.column4",
             values.join(", ")
         );
-        let touched = database.execute(&sql, &parameters).await.map_err(failed::<D>)?;
+        let touched = database.execute(&sql, &parameters).await.map_err(|cause| failed(database, cause))?;
         if touched != rows.len() as u64 {
             return Err(conflict(rows.iter().map(|(position, _)| &position.topic_partition)));
         }
@@ -162,14 +162,14 @@ pub(crate) async fn advance<D: Dialect>(
             if D::meaning(&cause) == Meaning::Data {
                 return Err(conflict(rows.iter().map(|position| &position.topic_partition)));
             }
-            return Err(failed::<D>(cause));
+            return Err(failed(database, cause));
         }
     }
     Ok(())
 }
 
-fn failed<D: Dialect>(cause: sqlx::Error) -> Failure {
-    let grant = D::grant(&cause, TABLE);
+fn failed<D: Dialect>(database: &D, cause: sqlx::Error) -> Failure {
+    let grant = database.grant(&cause, TABLE);
     let failure = Failure::database(D::meaning(&cause), "move the positions in tailwater_offsets", cause);
     if failure.meaning == Meaning::Other(ErrorKind::Unauthorised) { failure.mend(grant) } else { failure }
 }

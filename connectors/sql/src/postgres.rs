@@ -15,7 +15,7 @@ use tailwater_kit::merge::Row;
 use crate::catalog::Table;
 use crate::column_type::ColumnType;
 use crate::datum::{self, Datum, hexadecimal, unfit};
-use crate::dialect::{Action, Dialect, Statement, TableColumn, quoted_text};
+use crate::dialect::{Action, Dialect, Statement, TableColumn, quoted, quoted_text};
 use crate::failure::{Failure, Meaning, driver_meaning};
 use crate::target_url::{PostgresTarget, Target};
 use crate::temporal::with_era;
@@ -24,7 +24,11 @@ use crate::temporal::with_era;
 const PREPARED_STATEMENTS: usize = 512;
 
 /// One connection to PostgreSQL.
-pub(crate) struct Postgres(PgConnection);
+pub(crate) struct Postgres {
+    connection: PgConnection,
+    /// Whose rights count
+    user: String,
+}
 
 /// How the values of a column travel.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -259,14 +263,15 @@ impl Dialect for Postgres {
         }
     }
 
-    fn grant(error: &sqlx::Error, table: &str) -> String {
+    fn grant(&self, error: &sqlx::Error, table: &str) -> String {
+        let user = quoted(&self.user);
         let message = error.as_database_error().map(sqlx::error::DatabaseError::message).unwrap_or_default();
-        if message.contains("for schema") {
-            "GRANT USAGE, CREATE ON SCHEMA public TO USER; with the schema and the user of this connection".to_owned()
-        } else if message.contains("must be owner") {
-            format!("ALTER TABLE {table} OWNER TO USER; with the user of this connection")
+        if let Some(schema) = message.strip_prefix("permission denied for schema ") {
+            format!("GRANT USAGE, CREATE ON SCHEMA {} TO {user}", quoted(schema))
+        } else if message.starts_with("must be owner of") {
+            format!("ALTER TABLE {table} OWNER TO {user}")
         } else {
-            format!("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {table} TO USER; with the user of this connection")
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON {table} TO {user}")
         }
     }
 
@@ -291,24 +296,25 @@ impl Dialect for Postgres {
         let session = "SET DateStyle = 'ISO, MDY'; SET TimeZone = 'UTC'; SET lock_timeout = '30s'; \
              SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
-        sqlx::raw_sql(session)
-            .execute(&mut connection)
-            .await
-            .map_err(|cause| Failure::database(Self::meaning(&cause), doing, cause).error)?;
-        Ok(Self(connection))
+        let set_up = async {
+            sqlx::raw_sql(session).execute(&mut connection).await?;
+            sqlx::query_scalar("SELECT current_user::text").fetch_one(&mut connection).await
+        };
+        let user = set_up.await.map_err(|cause| Failure::database(Self::meaning(&cause), doing, cause).error)?;
+        Ok(Self { connection, user })
     }
 
     async fn execute(&mut self, sql: &str, parameters: &[Datum]) -> Result<u64, sqlx::Error> {
         let done = if parameters.is_empty() {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.0).await?
+            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.connection).await?
         } else {
-            sqlx::query_with(AssertSqlSafe(sql), scalars(parameters)?).execute(&mut self.0).await?
+            sqlx::query_with(AssertSqlSafe(sql), scalars(parameters)?).execute(&mut self.connection).await?
         };
         Ok(done.rows_affected())
     }
 
     async fn query(&mut self, sql: &str, parameters: &[Datum]) -> Result<Vec<Vec<Datum>>, sqlx::Error> {
-        let rows = sqlx::query_with(AssertSqlSafe(sql), scalars(parameters)?).fetch_all(&mut self.0).await?;
+        let rows = sqlx::query_with(AssertSqlSafe(sql), scalars(parameters)?).fetch_all(&mut self.connection).await?;
         rows.iter().map(|row| (0..row.len()).map(|place| read(row, place)).collect()).collect()
     }
 
@@ -339,7 +345,7 @@ impl Dialect for Postgres {
             }
             Action::Delete => format!("DELETE FROM {table} AS target USING {} WHERE {matches}", source.table),
         };
-        Ok(sqlx::query_with(AssertSqlSafe(sql), source.arguments).execute(&mut self.0).await?.rows_affected())
+        Ok(sqlx::query_with(AssertSqlSafe(sql), source.arguments).execute(&mut self.connection).await?.rows_affected())
     }
 
     async fn count_missing(&mut self, statement: &Statement<'_>, rows: &[&Row<Datum>]) -> Result<u64, sqlx::Error> {
@@ -350,13 +356,13 @@ impl Dialect for Postgres {
             statement.table.quoted(),
             source.key_matches(&statement.names(), statement.key)
         );
-        let row = sqlx::query_with(AssertSqlSafe(sql), source.arguments).fetch_one(&mut self.0).await?;
+        let row = sqlx::query_with(AssertSqlSafe(sql), source.arguments).fetch_one(&mut self.connection).await?;
         Ok(row.try_get::<i64, _>(0)?.unsigned_abs())
     }
 
     async fn close(self) {
         // The server ends the session by itself when a farewell cannot be sent.
-        let _ = self.0.close().await;
+        let _ = self.connection.close().await;
     }
 }
 

@@ -184,7 +184,7 @@ impl Dialect for Sqlite {
         }
     }
 
-    fn grant(_: &sqlx::Error, _: &str) -> String {
+    fn grant(&self, _: &sqlx::Error, _: &str) -> String {
         "give the user of this process the right to write to the file and to its directory (chmod, chown)".to_owned()
     }
 

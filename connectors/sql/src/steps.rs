@@ -23,7 +23,7 @@ pub(crate) async fn apply<D: Dialect>(
     let mut without_row = 0;
     if step.truncate {
         let sql = D::truncate(&table.quoted());
-        database.execute(&sql, &[]).await.map_err(|cause| failed::<D>(cause, "truncate", 0, table, key))?;
+        database.execute(&sql, &[]).await.map_err(|cause| failed(database, cause, "truncate", 0, table, key))?;
     }
     let deletes: Vec<&Row<Datum>> = step.deletes.iter().collect();
     write(database, config, Action::Delete, table, key, key, &deletes).await?;
@@ -72,7 +72,7 @@ async fn write<D: Dialect>(
     let mut touched = 0;
     for rows in rows.chunks(config.rows_per_statement) {
         let done = database.write(&statement, rows).await;
-        touched += done.map_err(|cause| failed::<D>(cause, verb(action), rows.len(), table, key))?;
+        touched += done.map_err(|cause| failed(database, cause, verb(action), rows.len(), table, key))?;
     }
     Ok(touched)
 }
@@ -88,7 +88,7 @@ async fn check_rows_exist<D: Dialect>(
     let statement = Statement { action: Action::Update, table, columns: key, key: key.len() };
     for rows in rows.chunks(config.rows_per_statement) {
         let missing = database.count_missing(&statement, rows).await;
-        if missing.map_err(|cause| failed::<D>(cause, "look for", rows.len(), table, key))? > 0 {
+        if missing.map_err(|cause| failed(database, cause, "look for", rows.len(), table, key))? > 0 {
             let error = Error::new(ErrorKind::Rejected, format!("update a row of {}", table.quoted()))
                 .because("the row is not in the target, and the record does not have the values that did not change")
                 .mend("snapshot the table again, or set REPLICA IDENTITY FULL at the source");
@@ -126,13 +126,16 @@ fn verb(action: Action) -> &'static str {
     }
 }
 
-fn failed<D: Dialect>(cause: sqlx::Error, verb: &str, rows: usize, table: &Table, key: &[usize]) -> Failure {
+fn failed<D: Dialect>(database: &D, cause: sqlx::Error, verb: &str, rows: usize, table: &Table, key: &[usize]) -> Failure {
     let name = table.quoted();
     let columns: Vec<String> = key.iter().map(|place| quoted(&table.columns[*place].name)).collect();
     let mend = match D::meaning(&cause) {
-        Meaning::Other(ErrorKind::Unauthorised) => Some(D::grant(&cause, &name)),
+        Meaning::Other(ErrorKind::Unauthorised) => Some(database.grant(&cause, &name)),
         // ON CONFLICT found no unique index over the key.
-        Meaning::Other(ErrorKind::Missing) => Some(format!("CREATE UNIQUE INDEX ON {name} ({})", columns.join(", "))),
+        Meaning::Other(ErrorKind::Missing) => {
+            let index = quoted(&format!("{}_key", table.name));
+            Some(format!("CREATE UNIQUE INDEX {index} ON {name} ({})", columns.join(", ")))
+        }
         Meaning::Other(ErrorKind::Misconfigured) => {
             Some("give the column the type of the source's, or convert the field by a transform".to_owned())
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tailwater_api::sink::{Assignment, Progress, SinkWriter};
 use tailwater_api::{ErrorKind, Kind, Schema, Value};
+use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -187,4 +188,39 @@ async fn a_connection_that_the_server_ends_is_opened_again() {
     }
     sink.write(vec![orders.create(vec![id(3), Value::Null, Value::Null])]).await.unwrap();
     assert_eq!(target.rows("SELECT count(*) FROM shop_public_orders").await, ["4"]);
+}
+
+#[tokio::test]
+async fn a_server_that_crashes_under_load_has_every_record_once() {
+    let started = PostgresServer::start(Version::V15, &[]).await;
+    let Some(mut server) = required_or_skip(started) else { return };
+    let url = server.url("postgres");
+    let writing = tokio::spawn(async move {
+        let log = log();
+        loop {
+            let Ok(mut sink) = Sink::open(&url, APPEND, &[&log.topic]).await else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            while sink.next < 6000 {
+                let first = sink.next;
+                let rows = (first..first + 20).map(|n| log.create(vec![id(n.try_into().unwrap())])).collect();
+                if sink.write(rows).await.is_err() {
+                    break;
+                }
+            }
+            if sink.next >= 6000 {
+                return;
+            }
+        }
+    });
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        server.kill().unwrap();
+        server.start_again().await.unwrap();
+    }
+    writing.await.unwrap();
+    let target = Target::Postgres { url: server.url("postgres"), database: "postgres".to_owned() };
+    let rows = target.rows("SELECT count(*) AS a, count(DISTINCT n) AS b, min(n), max(n) FROM shop_public_log").await;
+    assert_eq!(rows, ["6000|6000|0|5999"]);
 }
