@@ -8,7 +8,7 @@
 //! - [`examples`]: every file of `config/examples` is valid
 //! - [`demonstration`]: the demo ends with equal tables
 //! - [`architecture`]: the direction of dependencies, and other rules of the tree
-#![allow(clippy::unwrap_used, reason = "a test fails by a panic")]
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod architecture;
 mod bad_input;

@@ -1,6 +1,8 @@
 //! Every recorded schema and payload of real Debezium is read back into a schema and a value, and written again to the same bytes.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use num_bigint::BigInt;

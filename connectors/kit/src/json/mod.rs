@@ -15,22 +15,20 @@
 //! stands for values that the source does not tell is said in [`stand_in`](crate::stand_in) (I8).
 //!
 //! A schema is compiled once into a plan: names of fields escaped, stand-ins and defaults rendered, so that writing a
-//! value only copies and formats digits. Plans are kept by [`SchemaId`], a bounded number of them.
+//! value only copies and formats digits. Plans are kept by the schema's identity, a bounded number of them.
 
 mod plan;
 mod schema;
 mod text;
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use tailwater_api::{Error, ErrorKind, Result, Schema, SchemaId, Scope, Value};
+use tailwater_api::{Error, ErrorKind, Result, Schema, Scope, Value};
 
 use self::plan::{Misfit, Node};
 pub use self::text::write_text;
 use crate::number_text;
+use crate::schema_cache::SchemaCache;
 use crate::stand_in::Placeholder;
 
 /// How decimals are written: Connect's `decimal.format`.
@@ -60,21 +58,11 @@ impl Default for JsonOptions {
     }
 }
 
-/// Schemas whose plans a writer keeps. Sources see a few schemas per table; past this many all are forgotten and compiled anew.
-const PLANS: usize = 4096;
-
 /// Writes values and schemas as JSON. Keeps plans compiled from schemas, so it is owned by one thread.
 #[derive(Debug)]
 pub struct JsonWriter {
     options: JsonOptions,
-    plans: Plans,
-}
-
-/// Plans by schema; the last one is at hand, since records of a table follow each other.
-#[derive(Debug, Default)]
-struct Plans {
-    plans: HashMap<SchemaId, Arc<Plan>>,
-    last: Option<(SchemaId, Arc<Plan>)>,
+    plans: SchemaCache<Plan>,
 }
 
 #[derive(Debug)]
@@ -87,7 +75,7 @@ impl JsonWriter {
     /// A writer without plans.
     #[must_use]
     pub fn new(options: JsonOptions) -> Self {
-        Self { options, plans: Plans::default() }
+        Self { options, plans: SchemaCache::default() }
     }
 
     /// Appends `value`. Without a schema the value describes itself; structs need a schema.
@@ -97,7 +85,10 @@ impl JsonWriter {
     pub fn write(&mut self, schema: Option<&Schema>, value: &Value, out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
         let written = match schema {
-            Some(schema) => self.plans.of(schema, &self.options).and_then(|plan| plan.node.write(value, &self.options, out)),
+            Some(schema) => self
+                .plans
+                .get(schema.id(), || Plan::compile(schema, &self.options))
+                .and_then(|plan| plan.node.write(value, &self.options, out)),
             None => write_schemaless(value, &self.options, out),
         };
         written.map_err(|misfit| {
@@ -112,32 +103,17 @@ impl JsonWriter {
     /// # Errors
     /// A default does not fit its schema.
     pub fn write_schema(&mut self, schema: &Schema, out: &mut Vec<u8>) -> Result<()> {
-        let plan = self.plans.of(schema, &self.options).map_err(Misfit::into_error)?;
+        let plan = self.plans.get(schema.id(), || Plan::compile(schema, &self.options)).map_err(Misfit::into_error)?;
         out.extend_from_slice(&plan.schema);
         Ok(())
     }
 }
 
-impl Plans {
-    fn of(&mut self, schema: &Schema, options: &JsonOptions) -> Result<&Plan, Misfit> {
-        let id = schema.id();
-        if self.last.as_ref().is_none_or(|(last, _)| *last != id) {
-            let plan = match self.plans.get(&id) {
-                Some(plan) => Arc::clone(plan),
-                None => {
-                    let mut rendered = Vec::new();
-                    schema::write(schema, None, options, &mut rendered)?;
-                    let plan = Arc::new(Plan { node: Node::compile(schema, options)?, schema: rendered.into() });
-                    if self.plans.len() >= PLANS {
-                        self.plans.clear();
-                    }
-                    self.plans.insert(id, Arc::clone(&plan));
-                    plan
-                }
-            };
-            self.last = Some((id, plan));
-        }
-        Ok(&self.last.as_ref().expect("it was set above").1)
+impl Plan {
+    fn compile(schema: &Schema, options: &JsonOptions) -> Result<Self, Misfit> {
+        let mut rendered = Vec::new();
+        schema::write(schema, None, options, &mut rendered)?;
+        Ok(Self { node: Node::compile(schema, options)?, schema: rendered.into() })
     }
 }
 

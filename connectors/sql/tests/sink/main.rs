@@ -1,0 +1,10 @@
+//! The SQL sink on real databases: SQLite files and a PostgreSQL server.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod configuration;
+mod harness;
+mod positions;
+mod refusals;
+mod rows;
+mod types;
