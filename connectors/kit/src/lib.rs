@@ -1,5 +1,6 @@
 //! What several Tailwater connectors share.
 //!
+//! - [`backoff`]: how long to wait before the next try
 //! - [`envelope`]: schemas and records of change events
 //! - [`java_regex`]: regular expressions of Java
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
@@ -10,6 +11,7 @@
 
 #![warn(missing_docs)]
 
+pub mod backoff;
 pub mod envelope;
 pub mod java_regex;
 pub mod json;
