@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fancy_regex::Regex;
-use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, FieldType, Importance};
+use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig};
 use tailwater_kit::backoff::Backoff;
 
 use crate::config::fields::{CONNECTOR_FIELDS, SINK_FIELDS};
@@ -89,14 +89,6 @@ fn subscription(reader: &mut ConfigReader<'_>, dead_letter_topic: Option<&str>) 
 
 fn whole(pattern: &str) -> Result<Regex, String> {
     Regex::new(&format!("^(?:{pattern})$")).map_err(|error| format!("is not a regular expression: {error}"))
-}
-
-fn regular_expression(pattern: &str) -> Result<(), String> {
-    whole(pattern).map(|_| ())
-}
-
-fn at_least_one(number: &str) -> Result<(), String> {
-    if number.parse::<i32>().is_ok_and(|number| number >= 1) { Ok(()) } else { Err("must be at least 1".to_owned()) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use tailwater_api::state::JsonMap;
 use crate::config::providers::Providers;
 use crate::runtime::testing::{MemoryLog, MemoryStore, MemoryTopics, Nobody, deed, deeds};
 use crate::runtime::worker::{Offsets, Refused, Restart, RunState, Worker, WorkerOptions, WorkerParts};
-use crate::state::TargetState;
+use crate::state::{ConnectorStore, StoredConnector, TargetState};
 use crate::topics::TopicLog;
 
 struct House {
@@ -403,8 +403,11 @@ async fn a_deleted_connector_keeps_its_offsets() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sink_without_topics_fails_and_keeps_no_other_from_starting() {
     let house = House::new();
+    // Checking refuses such a connector; this one was remembered all the same.
+    let config = config(&[("connector.class", "blackhole")]);
+    let stored = StoredConnector { name: "no-topics".into(), config, target: TargetState::Running, file: None };
+    house.store.put(stored).await.unwrap();
     let worker = house.worker().await;
-    create(&worker, "no-topics", config(&[("connector.class", "blackhole")])).await;
     let info = worker.get("no-topics").await.unwrap();
     assert_eq!((info.connector.state, info.tasks.len()), (RunState::Failed, 0));
     assert!(info.connector.trace.unwrap().starts_with("misconfigured: cannot read the configuration: topics: a sink needs"));

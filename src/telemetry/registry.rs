@@ -21,7 +21,10 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// The metrics of this worker. Cloning shares it.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<BTreeMap<(String, u32), Arc<TaskMetrics>>>>);
+pub struct Registry(Arc<Mutex<Tasks>>);
+
+/// The figures of each task, by connector and number.
+type Tasks = BTreeMap<(String, u32), Arc<TaskMetrics>>;
 
 impl MetricsFactory for Registry {
     /// The figures of one task. The same task gets the same figures, so counters go on when it starts again.
