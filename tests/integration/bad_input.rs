@@ -69,18 +69,23 @@ fn all_faults_of_a_configuration_are_reported_at_once_with_the_nearest_keys() {
     }
 }
 
-#[test]
-fn a_missing_secret_is_named_and_no_other_is_shown() {
+#[tokio::test]
+async fn a_missing_secret_is_named_and_no_other_is_shown() {
     let home = Home::new();
-    let text = "name: shop\nconnector: postgres\ntopic.prefix: shop\ndatabase: {hostname: h, user: u, dbname: d, password: '${env:TAILWATER_NO_SUCH_VARIABLE}'}\n";
-    let (code, said) = check(&home, "shop.yaml", text);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("TAILWATER_NO_SUCH_VARIABLE"), "{said}");
     let secrets = home.write("secrets.properties", "other=canary-4711\n");
-    let text = text.replace("${env:TAILWATER_NO_SUCH_VARIABLE}", &format!("${{file:{}:absent}}", secrets.display()));
-    let (code, said) = check(&home, "shop.yaml", &text);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("absent") && !said.contains("canary-4711"), "{said}");
+    let of_file = format!("${{file:{}:absent}}", secrets.display());
+    for (secret, name) in [("${env:TAILWATER_NO_SUCH_VARIABLE}", "TAILWATER_NO_SUCH_VARIABLE"), (&of_file, "absent")] {
+        let config = json!({"connector.class": "postgres", "topic.prefix": "shop", "database.hostname": "127.0.0.1", "database.user": "u",
+            "database.dbname": "d", "database.password": secret});
+        let file = home.write("shop.json", &shop::file("shop", &config));
+        let output = run_tailwater(["probe".as_ref(), file.as_os_str()]);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(name) && !said(&output).contains("canary-4711"), "{}", said(&output));
+        let daemon = fails_with(&home, &config, "misconfigured", &[name]).await;
+        // I14
+        assert!(!daemon.log_text().contains("canary-4711"), "{}", daemon.log_text());
+        daemon.stop().await;
+    }
 }
 
 #[test]
