@@ -79,8 +79,11 @@ pub enum Task {
     /// Runs until it is stopped or done
     Source(Box<dyn FnMut(SourceContext) -> BoxFuture<'static, Result<()>> + Send>),
     /// Opens a writer
-    Sink(Box<dyn FnMut(SinkContext) -> BoxFuture<'static, Result<Box<dyn AnySinkWriter>>> + Send>),
+    Sink(Box<dyn FnMut(SinkContext) -> Opening + Send>),
 }
+
+/// A sink's writer that is being opened.
+pub type Opening = BoxFuture<'static, Result<Box<dyn AnySinkWriter>>>;
 
 /// A [`SinkWriter`] with boxed futures: one box a batch.
 pub trait AnySinkWriter: Send {
@@ -232,7 +235,7 @@ impl<C: SinkConnector> Plugin for SinkPlugin<C> {
 
     fn plan(&self, values: &ConfigValues, _: usize) -> Result<Vec<Task>, ConfigReport> {
         let (config, _) = read_config::<C::Config>(values)?;
-        let open = move |context| -> BoxFuture<'static, Result<Box<dyn AnySinkWriter>>> {
+        let open = move |context| -> Opening {
             let opened = C::open(config.clone(), context);
             Box::pin(async move { Ok(Box::new(opened.await?) as Box<dyn AnySinkWriter>) })
         };

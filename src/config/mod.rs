@@ -9,6 +9,7 @@ pub mod directory;
 pub(crate) mod document;
 pub(crate) mod fields;
 pub(crate) mod nearest;
+pub(crate) mod options;
 pub(crate) mod properties;
 pub mod providers;
 pub mod worker_file;

@@ -3,6 +3,7 @@
 //! Changes of one connector come one at a time, changes of different ones side by side, so a task that drains slowly
 //! keeps nobody else waiting. Looking at a connector never waits for a change.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::join_all;
@@ -10,10 +11,11 @@ use tailwater_api::config::ConfigValues;
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
-use crate::config::check::flatten;
+use crate::config::check::{check, flatten};
 use crate::connectors::{Plugin, find};
 use crate::runtime::recovery::trace;
 use crate::runtime::settings::ConnectorSettings;
+use crate::runtime::source_task::panic_error;
 use crate::runtime::supervisor::{TaskHandle, TaskSetup, Wanted, misconfigured, settings};
 use crate::runtime::worker::{ConnectorInfo, ConnectorType, Restart, RunState, RunStatus, WorkerInner};
 use crate::state::{StoredConnector, TargetState};
@@ -109,11 +111,21 @@ impl Connector {
         }
     }
 
+    /// What the tasks are made from. A connector whose plan panics must not take the worker's start with it (I10).
     fn setups(&self, worker: &WorkerInner) -> Result<Vec<TaskSetup>> {
+        catch_unwind(AssertUnwindSafe(|| self.plan(worker))).unwrap_or_else(|payload| Err(panic_error(&*payload)))
+    }
+
+    fn plan(&self, worker: &WorkerInner) -> Result<Vec<TaskSetup>> {
         let config = flatten(&self.now().stored.config).map_err(|report| misconfigured(&report))?;
+        // I15: what was stored by another version may have faults for this one.
+        let report = check(&self.name, &config, &worker.options.defaults);
+        if !report.faults.is_empty() {
+            return Err(misconfigured(&report));
+        }
         let plugin = plugin(&config).ok_or_else(|| {
             Error::new(ErrorKind::Misconfigured, "find the connector")
-                .because(format!("no connector is called {:?}", class(&config).unwrap_or_default()))
+                .because(format!("no connector is called {:?}", config.get("connector.class").unwrap_or_default()))
         })?;
         let settings = settings(&config, &worker.options.defaults)?;
         if plugin.kind() == ConnectorType::Sink && settings.subscription.is_none() {
@@ -190,14 +202,11 @@ impl Connector {
 
     /// Stops these tasks and starts them anew, side by side with the others.
     pub(super) async fn restart_tasks(&self, numbers: &[u32], deadline: Instant, worker: &WorkerInner) {
-        let mut stopping = Vec::new();
-        {
-            let mut now = self.now();
-            let (concerned, left) = std::mem::take(&mut now.tasks).into_iter().partition(|task| concerns(numbers, task));
-            now.tasks = left;
-            stopping.extend::<Vec<TaskHandle>>(concerned);
+        if numbers.is_empty() {
+            return;
         }
-        join_all(stopping.into_iter().map(|task| self.stop_task(task, deadline))).await;
+        let concerned: Vec<_> = self.now().tasks.extract_if(.., |task| concerns(numbers, task)).collect();
+        join_all(concerned.into_iter().map(|task| self.stop_task(task, deadline))).await;
         match self.setups(worker) {
             Ok(setups) => {
                 let mut now = self.now();
@@ -205,6 +214,7 @@ impl Connector {
                 let anew = setups.into_iter().filter(|setup| numbers.contains(&setup.task)).map(|setup| TaskHandle::start(setup, wanted));
                 now.tasks.extend(anew);
                 now.tasks.sort_by_key(|task| task.status().get().task);
+                now.failed = None;
             }
             Err(error) => {
                 tracing::error!(connector = &*self.name, error.kind = error.kind().code(), error.mend = error.remedy(), "{error}");
@@ -248,11 +258,6 @@ fn concerns(numbers: &[u32], task: &TaskHandle) -> bool {
     task.status().get().task.is_some_and(|number| numbers.contains(&number))
 }
 
-/// The class that a configuration names, by Connect's key or by ours.
-fn class(config: &ConfigValues) -> Option<&str> {
-    config.get("connector.class").or_else(|| config.get("connector"))
-}
-
 fn plugin(config: &ConfigValues) -> Option<&'static dyn Plugin> {
-    find(class(config)?)
+    find(config.get("connector.class")?)
 }

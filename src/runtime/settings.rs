@@ -70,7 +70,8 @@ impl ConnectorConfig for ConnectorSettings {
 /// What `topics` or `topics.regex` name. Both is a fault; neither is one for a sink, which its start reports.
 fn subscription(reader: &mut ConfigReader<'_>, dead_letter_topic: Option<&str>) -> Option<Subscription> {
     let topics = reader.list("topics");
-    let pattern = reader.optional_text("topics.regex").and_then(|pattern| whole(&pattern).ok());
+    // A pattern that does not compile is a fault of its key already.
+    let pattern = reader.optional_text("topics.regex").and_then(|pattern| Regex::new(&format!("^(?:{pattern})$")).ok());
     let subscription = match (topics.is_empty(), pattern) {
         (true, None) => return None,
         (false, None) => Subscription::Topics(topics),
@@ -85,10 +86,6 @@ fn subscription(reader: &mut ConfigReader<'_>, dead_letter_topic: Option<&str>) 
         reader.fault("errors.deadletterqueue.topic.name", "is one of the topics that this sink reads; choose another name");
     }
     Some(subscription)
-}
-
-fn whole(pattern: &str) -> Result<Regex, String> {
-    Regex::new(&format!("^(?:{pattern})$")).map_err(|error| format!("is not a regular expression: {error}"))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tailwater_api::Result;
 use tailwater_api::metrics::{Counter, Gauge, Metrics};
 use tailwater_api::record::TopicPartition;
@@ -22,7 +21,7 @@ use tailwater_api::source::{ByteBudget, Reservation};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::connectors::AnySinkWriter;
+use crate::connectors::{AnySinkWriter, Opening};
 use crate::runtime::budget::TaskBudget;
 use crate::runtime::crash_point::crash_point;
 use crate::runtime::ledger::Ledger;
@@ -32,6 +31,9 @@ use crate::transforms::TransformChain;
 
 /// Most bytes of records that one poll asks for: enough to amortise a target's transaction, small beside any budget.
 const LARGEST_POLL: usize = 2 * 1024 * 1024;
+
+/// How often the lag is shown while the target keeps a batch waiting.
+const LAG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a run of a sink task needs of its worker.
 pub(super) struct SinkRun {
@@ -50,7 +52,7 @@ pub(super) struct SinkRun {
 
 impl SinkRun {
     /// Runs the sink until it is stopped or fails. After a stop everything accepted is durable and its positions are kept.
-    pub(super) async fn run(self, open: impl FnOnce(SinkContext) -> BoxFuture<'static, Result<Box<dyn AnySinkWriter>>>) -> Result<()> {
+    pub(super) async fn run(self, open: impl FnOnce(SinkContext) -> Opening) -> Result<()> {
         let Self { connector, task, topics, subscription, transforms, errors, budget, flush_interval, metrics, mut stop } = self;
         let context = SinkContext::new(Arc::clone(&connector), task, Arc::clone(&errors) as _, stop.clone(), Arc::clone(&metrics));
         let writer = tokio::select! {
@@ -145,7 +147,7 @@ impl Sink {
             self.ledger.finish(ticket);
             return Ok(());
         }
-        let progress = self.writer.write(&batch).await?;
+        let progress = self.write_and_watch(&batch).await?;
         crash_point("sink-written");
         drop(batch);
         drop(room);
@@ -164,6 +166,17 @@ impl Sink {
             }
         }
         Ok(())
+    }
+
+    /// Writes, and shows the lag that grows meanwhile: a target that stands still must not look as if all were well.
+    async fn write_and_watch(&mut self, batch: &RecordBatch) -> Result<Progress> {
+        let mut write = self.writer.write(batch);
+        loop {
+            match tokio::time::timeout(LAG_INTERVAL, &mut write).await {
+                Ok(written) => return written,
+                Err(_) => self.figures.lag.set(i64::try_from(self.reader.lag()).unwrap_or(i64::MAX)),
+            }
+        }
     }
 
     async fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {

@@ -8,6 +8,7 @@
 //! so, and only then the number appears in the source's `confirmed`. Numbers pass unchanged, and a batch that
 //! transforms emptied is appended all the same: its state is the idle advance (I5), its number keeps the sequence.
 
+use std::any::Any;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -111,7 +112,11 @@ pub(super) fn panicked(error: JoinError) -> Error {
     if !error.is_panic() {
         return Error::new(ErrorKind::Restarting, "run the task").because("it was ended");
     }
-    let payload = error.into_panic();
+    panic_error(&*error.into_panic())
+}
+
+/// The error that a caught panic amounts to.
+pub(super) fn panic_error(payload: &(dyn Any + Send)) -> Error {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
     Error::new(ErrorKind::Bug, "run the task").because(format!("it panicked: {}", text.unwrap_or_else(|| "without a message".to_owned())))
 }

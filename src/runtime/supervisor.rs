@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::BoxFuture;
 use tailwater_api::config::{ConfigReport, ConfigValues, read_config};
 use tailwater_api::metrics::{Counter, Metrics};
 use tailwater_api::{Error, ErrorKind, Result, Scope};
@@ -108,7 +109,7 @@ impl TaskHandle {
 }
 
 struct Supervisor {
-    setup: TaskSetup,
+    setup: Arc<TaskSetup>,
     status: Arc<StatusCell>,
     wanted: watch::Receiver<Wanted>,
     errors: Counter,
@@ -119,7 +120,7 @@ impl Supervisor {
     fn new(setup: TaskSetup, status: Arc<StatusCell>, wanted: watch::Receiver<Wanted>) -> Self {
         let errors = setup.metrics.counter("errors_total", "Errors that ended a run of the task.", None);
         let retries = setup.metrics.counter("retries_total", "Runs that the task began by itself after an error.", None);
-        Self { setup, status, wanted, errors, retries }
+        Self { setup: Arc::new(setup), status, wanted, errors, retries }
     }
 
     async fn supervise(mut self) {
@@ -192,10 +193,10 @@ impl Supervisor {
     /// Runs the task until it fails, or until something else is wanted and it has drained.
     async fn run_once(&mut self) -> Result<()> {
         let (stop, stopping) = watch::channel(false);
-        let run = self.setup.make_run(stopping)?;
+        let setup = Arc::clone(&self.setup);
         // In a set, so that the run ends with this future if a deadline drops it.
         let mut runs = JoinSet::new();
-        runs.spawn(run);
+        runs.spawn(async move { setup.make_run(stopping)?.await });
         loop {
             tokio::select! {
                 Some(ended) = runs.join_next() => return match ended {
@@ -217,7 +218,7 @@ impl Supervisor {
 
 impl TaskSetup {
     /// Resolves secrets and puts a run together (I14, I15).
-    fn make_run(&self, stop: watch::Receiver<bool>) -> Result<futures_util::future::BoxFuture<'static, Result<()>>> {
+    fn make_run(&self, stop: watch::Receiver<bool>) -> Result<BoxFuture<'static, Result<()>>> {
         let values = self.providers.resolve(&self.config).map_err(|report| misconfigured(&report))?;
         let tasks = self.plugin.plan(&values, self.settings.max_tasks).map_err(|report| misconfigured(&report))?;
         let (transforms, _) = TransformChain::from_config(&values).map_err(|report| misconfigured(&report))?;
@@ -238,17 +239,17 @@ impl TaskSetup {
         let (connector, topics, metrics) = (Arc::clone(&self.connector), Arc::clone(&self.topics), Arc::clone(&self.metrics));
         let budget = self.budget.enter();
         Ok(match task {
-            Task::Source(mut source) => {
+            Task::Source(source) => {
                 let run = SourceRun { connector, task: self.task, topics, transforms, errors, budget, metrics, stop };
-                Box::pin(run.run(move |context| source(context)))
+                Box::pin(run.run(source))
             }
-            Task::Sink(mut open) => {
+            Task::Sink(open) => {
                 let subscription = self.settings.subscription.clone().ok_or_else(no_topics)?;
                 let flush_interval = self.settings.flush_interval;
                 let errors = Arc::new(errors);
                 let task = self.task;
                 let run = SinkRun { connector, task, topics, subscription, transforms, errors, budget, flush_interval, metrics, stop };
-                Box::pin(run.run(move |context| open(context)))
+                Box::pin(run.run(open))
             }
         })
     }

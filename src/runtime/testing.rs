@@ -28,6 +28,8 @@ impl MetricsFactory for Nobody {
     fn task(&self, _: &str, _: u32) -> Arc<dyn Metrics> {
         Arc::new(NoMetrics)
     }
+
+    fn forget(&self, _: &str) {}
 }
 
 /// Connectors in memory.
@@ -67,12 +69,16 @@ pub(crate) struct MemoryLog {
 
 #[derive(Default)]
 struct Content {
-    topics: BTreeMap<Arc<str>, (Option<Arc<str>>, Vec<Record>)>,
+    topics: BTreeMap<Arc<str>, Topic>,
     states: BTreeMap<String, SourceState>,
-    accepted: Vec<(String, watch::Sender<Result<BatchNumber, Arc<Error>>>, BatchNumber, SourceBatch)>,
+    accepted: Vec<(String, Durable, BatchNumber, SourceBatch)>,
     committed: BTreeMap<String, BTreeMap<TopicPartition, LogPosition>>,
     retained_for: Vec<String>,
 }
+
+/// Its writer and its records.
+type Topic = (Option<Arc<str>>, Vec<Record>);
+type Durable = watch::Sender<Result<BatchNumber, Arc<Error>>>;
 
 impl MemoryLog {
     pub(crate) fn new() -> Arc<Self> {
@@ -183,7 +189,7 @@ impl TopicLog for MemoryTopics {
     }
 
     fn topics(&self) -> Vec<TopicInfo> {
-        let info = |(name, (writer, records)): (&Arc<str>, &(Option<Arc<str>>, Vec<Record>))| TopicInfo {
+        let info = |(name, (writer, records)): (&Arc<str>, &Topic)| TopicInfo {
             name: Arc::clone(name),
             log: "memory".into(),
             writer: writer.clone(),
@@ -215,7 +221,7 @@ struct MemoryWriter {
     log: Arc<MemoryLog>,
     connector: String,
     state: SourceState,
-    durable: watch::Sender<Result<BatchNumber, Arc<Error>>>,
+    durable: Durable,
 }
 
 impl LogWriter for MemoryWriter {
@@ -336,6 +342,8 @@ pub(crate) struct Deeds {
     pub(crate) written: Vec<u64>,
     pub(crate) flushes: u32,
     pub(crate) closed: u32,
+    /// Whether the next write of a sink that fails often fails
+    pub(crate) fails: bool,
     /// Positions that the target holds
     pub(crate) held: BTreeMap<TopicPartition, LogPosition>,
 }
@@ -398,6 +406,11 @@ impl SourceConnector for ScriptedSource {
     const CLASS: &'static str = "test.ScriptedSource";
     type Config = Script;
 
+    fn plan(script: &Script, _: usize) -> Vec<Script> {
+        assert!(script.failure != "panic in plan", "as the script says");
+        vec![script.clone()]
+    }
+
     async fn probe(_: &Script) -> ProbeReport {
         ProbeReport::default()
     }
@@ -457,6 +470,14 @@ impl SinkWriter for ScriptedWriter {
         if self.script.behaviour == "stall" {
             std::future::pending::<()>().await;
         }
+        if self.script.behaviour == "fails-often"
+            && self.note(|deeds| {
+                deeds.fails = !deeds.fails;
+                deeds.fails
+            })
+        {
+            return Err(Error::new(ErrorKind::TimedOut, "write"));
+        }
         for record in &batch.records {
             if self.script.reject_offset == Some(record.offset) {
                 let error = Error::new(ErrorKind::Rejected, "write the record").scoped(Scope::Record);
@@ -468,7 +489,7 @@ impl SinkWriter for ScriptedWriter {
         Ok(match self.script.behaviour.as_str() {
             "accepted" => Progress::Accepted { buffered: batch.records.len() },
             "large-buffer" => Progress::Accepted { buffered: 1 << 40 },
-            "position" => {
+            "position" | "fails-often" => {
                 let held = batch.next.iter().map(|position| (position.topic_partition.clone(), position.clone()));
                 self.note(|deeds| deeds.held.extend(held));
                 Progress::DurableWithPosition

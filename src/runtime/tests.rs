@@ -1,6 +1,6 @@
 //! Whole connectors on the doubles. Connectors' names differ from test to test, since scripted ones are told apart by them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -359,7 +359,7 @@ async fn names_files_and_faults_are_refused_clearly() {
     worker.create("owned", generator("owned", 1), TargetState::Running, file()).await.unwrap();
     let again = worker.create("owned", generator("owned", 1), TargetState::Running, None).await;
     assert!(matches!(again, Err(Refused::Exists(name)) if name == "owned"));
-    assert!(matches!(worker.delete("owned", None).await, Err(Refused::OwnedByFile(path)) if path == PathBuf::from("shop.yaml")));
+    assert!(matches!(worker.delete("owned", None).await, Err(Refused::OwnedByFile(path)) if path == Path::new("shop.yaml")));
     assert!(matches!(worker.put_config("owned", generator("b", 1), None).await, Err(Refused::OwnedByFile(_))));
     create(&worker, "free", generator("free", 1)).await;
     assert!(matches!(worker.put_config("free", generator("b", 1), file()).await, Err(Refused::Exists(_))));
@@ -401,16 +401,82 @@ async fn a_deleted_connector_keeps_its_offsets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sink_without_topics_fails_and_keeps_no_other_from_starting() {
+async fn i15_a_stored_connector_with_faults_does_not_run_and_keeps_no_other_from_starting() {
     let house = House::new();
-    // Checking refuses such a connector; this one was remembered all the same.
-    let config = config(&[("connector.class", "blackhole")]);
-    let stored = StoredConnector { name: "no-topics".into(), config, target: TargetState::Running, file: None };
-    house.store.put(stored).await.unwrap();
+    let stored = |name: &str, config| StoredConnector { name: name.into(), config, target: TargetState::Running, file: None };
+    house.store.put(stored("a-faulty", config(&[("connector.class", "blackhole")]))).await.unwrap();
+    house.store.put(stored("b-unknown", config(&[("connector.class", "no.such.Class")]))).await.unwrap();
+    house.store.put(stored("c-sound", generator("c-sound", 1))).await.unwrap();
     let worker = house.worker().await;
-    let info = worker.get("no-topics").await.unwrap();
-    assert_eq!((info.connector.state, info.tasks.len()), (RunState::Failed, 0));
-    assert!(info.connector.trace.unwrap().starts_with("misconfigured: cannot read the configuration: topics: a sink needs"));
-    create(&worker, "after-it", generator("after-it", 1)).await;
-    eventually("another starts", async || house.log.records("after-it").len() == 1).await;
+    for (name, word) in [("a-faulty", "topics"), ("b-unknown", "no.such.Class")] {
+        let info = worker.get(name).await.unwrap();
+        assert_eq!((info.connector.state, info.tasks.len()), (RunState::Failed, 0));
+        let trace = info.connector.trace.unwrap();
+        assert!(trace.starts_with("misconfigured: cannot read the configuration: ") && trace.contains(word), "{trace}");
+    }
+    eventually("the other runs", async || house.log.records("c-sound").len() == 1).await;
+    assert!(matches!(
+        worker.create("d", config(&[("connector.class", "blackhole")]), TargetState::Running, None).await,
+        Err(Refused::Invalid(_))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_fails_at_every_other_write_delivers_everything_once_in_order() {
+    let house = House::new();
+    let worker = house.worker_with(50_000, Duration::from_secs(5)).await;
+    create(&worker, "often-source", generator("often", 3000)).await;
+    create(&worker, "often", sink("often", &[("script.behaviour", "fails-often"), ("retriable.restart.connector.wait.ms", "1")])).await;
+    eventually("all is written", async || deeds("often").written.len() >= 3000).await;
+    assert_eq!(deeds("often").written, (0..3000).collect::<Vec<_>>());
+    assert!(deeds("often").runs > 3, "it did fail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_panics_fails_its_connector_and_no_other() {
+    let house = House::new();
+    let worker = house.worker().await;
+    create(&worker, "plan-panics", config(&[("connector.class", "scripted-source"), ("script.failure", "panic in plan")])).await;
+    create(&worker, "plan-other", generator("plan-other", 1)).await;
+    let info = worker.get("plan-panics").await.unwrap();
+    assert_eq!(info.connector.state, RunState::Failed);
+    assert!(info.connector.trace.unwrap().starts_with("bug: "));
+    worker.shutdown().await;
+    let worker = house.worker().await;
+    eventually("the other runs", async || task_state(&worker, "plan-other").await.0 == RunState::Running).await;
+}
+
+#[cfg(feature = "file")]
+#[tokio::test(flavor = "multi_thread")]
+async fn files_hold_every_record_once_however_often_the_worker_dies() {
+    const ROWS: u64 = 20_000;
+    let (house, folder) = (House::new(), tempfile::tempdir().unwrap());
+    let path = folder.path().to_str().unwrap();
+    let entries = [
+        ("connector.class", "file"),
+        ("topics", "dies"),
+        ("path", path),
+        ("json.content", "value"),
+        ("rotate.bytes", "50000"),
+        ("offset.flush.interval.ms", "5"),
+        ("retriable.restart.connector.wait.ms", "5"),
+    ];
+    let mut worker = house.worker_with(100_000, Duration::ZERO).await;
+    let mut source = generator("dies", ROWS);
+    source.extend(config(&[("generator.shape", "flat"), ("generator.rate", "20000")]));
+    create(&worker, "dies-source", source).await;
+    create(&worker, "dies-sink", config(&entries)).await;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Without time to drain, every task is ended where it stands.
+        worker.shutdown().await;
+        worker = house.worker_with(100_000, Duration::ZERO).await;
+    }
+    eventually("all positions are kept", async || house.log.committed_offset("dies-sink", "dies") == Some(ROWS)).await;
+    let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect();
+    files.sort();
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let ids: Vec<u64> = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64().unwrap()).collect();
+    assert!(files.len() > 10 && ids.iter().copied().eq(0..ROWS), "{} files, {} rows", files.len(), ids.len());
 }

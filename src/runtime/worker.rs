@@ -84,6 +84,8 @@ pub struct WorkerParts {
 pub trait MetricsFactory: Send + Sync + 'static {
     /// Metrics whose series carry these labels. The same task gets the same series again.
     fn task(&self, connector: &str, task: u32) -> Arc<dyn Metrics>;
+    /// Forgets the series of a connector that was deleted.
+    fn forget(&self, connector: &str);
 }
 
 /// Source or sink.
@@ -259,6 +261,7 @@ impl Worker {
             connector.stop(inner.deadline()).await;
             connector.set_removed();
             inner.connectors().remove(&name);
+            inner.parts.metrics.forget(&name);
             inner.declare_readers();
             Ok(())
         })

@@ -23,7 +23,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 #[derive(Clone, Default)]
 pub struct Registry(Arc<Mutex<Tasks>>);
 
-/// The figures of each task, by connector and number.
+/// By connector and number of the task.
 type Tasks = BTreeMap<(String, u32), Arc<TaskMetrics>>;
 
 impl MetricsFactory for Registry {
@@ -31,14 +31,13 @@ impl MetricsFactory for Registry {
     fn task(&self, connector: &str, task: u32) -> Arc<dyn Metrics> {
         Arc::clone(lock(&self.0).entry((connector.to_owned(), task)).or_default()) as Arc<dyn Metrics>
     }
+
+    fn forget(&self, connector: &str) {
+        lock(&self.0).retain(|(name, _), _| name != connector);
+    }
 }
 
 impl Registry {
-    /// Forgets the series of a connector.
-    pub fn remove(&self, connector: &str) {
-        lock(&self.0).retain(|(name, _), _| name != connector);
-    }
-
     /// All figures as text of type [`CONTENT_TYPE`].
     #[must_use]
     pub fn encode(&self) -> String {
@@ -159,7 +158,7 @@ mod tests {
         registry.task("shop", 0).counter("records", "", None).add(3);
         registry.task("shop", 0).counter("records", "", None).add(4);
         assert!(registry.encode().contains("records_total{connector=\"shop\",task=\"0\"} 7"));
-        registry.remove("shop");
+        registry.forget("shop");
         assert!(!registry.encode().contains("shop"));
     }
 }

@@ -12,7 +12,6 @@
 
 use std::io::Write;
 
-use bytestring::ByteString;
 use tailwater_api::envelope::{Envelope, Operation};
 use tailwater_api::record::Record;
 use tailwater_api::schema::Schema;
@@ -44,8 +43,7 @@ pub(crate) struct Lines {
 
 impl Lines {
     pub(crate) fn new(config: &FileConfig) -> Self {
-        let placeholder = ByteString::from_static("__debezium_unavailable_value");
-        let json = JsonWriter::new(JsonOptions { decimals: config.decimals, placeholder, ..JsonOptions::default() });
+        let json = JsonWriter::new(JsonOptions { decimal_format: config.decimals, ..JsonOptions::default() });
         Self { format: config.format, content: config.content, json, text: Vec::new(), header: (None, Vec::new()) }
     }
 

@@ -17,8 +17,6 @@
 //! A schema is compiled once into a plan: names of fields escaped, stand-ins and defaults rendered, so that writing a
 //! value only copies and formats digits. Plans are kept by [`SchemaId`], a bounded number of them.
 
-mod decimal;
-mod float;
 mod plan;
 mod schema;
 mod text;
@@ -32,6 +30,7 @@ use tailwater_api::{Error, ErrorKind, Result, Schema, SchemaId, Scope, Value};
 
 use self::plan::{Misfit, Node};
 pub use self::text::write_text;
+use crate::number_text;
 use crate::stand_in::Placeholder;
 
 /// How decimals are written: Connect's `decimal.format`.
@@ -152,8 +151,8 @@ fn write_schemaless(value: &Value, options: &JsonOptions, out: &mut Vec<u8>) -> 
         Value::Int16(value) => write_integer(*value, out),
         Value::Int32(value) => write_integer(*value, out),
         Value::Int64(value) => write_integer(*value, out),
-        Value::Float32(value) => float::write_float(*value, out),
-        Value::Float64(value) => float::write_double(*value, out),
+        Value::Float32(value) => write_float(*value, out),
+        Value::Float64(value) => write_double(*value, out),
         Value::Bytes(bytes) => write_base64(bytes, out),
         Value::String(text) => write_text(text, out),
         Value::Array(elements) => {
@@ -203,6 +202,25 @@ fn write_boolean(value: bool, out: &mut Vec<u8>) {
 
 fn write_integer(value: impl itoa::Integer, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// JSON has no numbers that are not finite; they are texts.
+fn quoted(quote: bool, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    if quote {
+        out.push(b'"');
+    }
+    write(out);
+    if quote {
+        out.push(b'"');
+    }
+}
+
+fn write_double(value: f64, out: &mut Vec<u8>) {
+    quoted(!value.is_finite(), out, |out| number_text::write_double(value, out));
+}
+
+fn write_float(value: f32, out: &mut Vec<u8>) {
+    quoted(!value.is_finite(), out, |out| number_text::write_float(value, out));
 }
 
 fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tailwater_api::{Kind, Schema, Value};
 
-use super::{DecimalFormat, JsonOptions, decimal, float, write_base64, write_boolean, write_integer, write_list, write_text};
+use super::{DecimalFormat, JsonOptions, write_base64, write_boolean, write_double, write_float, write_integer, write_list, write_text};
+use crate::number_text::write_decimal;
 use crate::stand_in::{self, DECIMAL};
 
 /// Writes the values of one schema.
@@ -143,10 +144,10 @@ impl Node {
             (Shape::Int16, Value::Int16(value)) => write_integer(*value, out),
             (Shape::Int32, Value::Int32(value)) => write_integer(*value, out),
             (Shape::Int64, Value::Int64(value)) => write_integer(*value, out),
-            (Shape::Float32, Value::Float32(value)) => float::write_float(*value, out),
-            (Shape::Float64, Value::Float64(value)) => float::write_double(*value, out),
+            (Shape::Float32, Value::Float32(value)) => write_float(*value, out),
+            (Shape::Float64, Value::Float64(value)) => write_double(*value, out),
             (Shape::Bytes, Value::Bytes(bytes)) => write_base64(bytes, out),
-            (Shape::Decimal(scale), Value::Bytes(unscaled)) => decimal::write(unscaled, *scale, out),
+            (Shape::Decimal(scale), Value::Bytes(unscaled)) => write_decimal(unscaled, *scale, out),
             (Shape::String, Value::String(text)) => write_text(text, out),
             (Shape::Array(element), Value::Array(values)) => {
                 write_list(b'[', b']', values, out, |value, out| element.write(value, options, out))?;

@@ -18,8 +18,8 @@ const POWER_OF_FIVE_BITS: [i32; 27] =
 /// The shortest binary exponents for which whole numbers are written as such.
 const SMALL_EXPONENTS: std::ops::RangeInclusive<i32> = -21..=62;
 
-/// Appends a double. What is not finite is a text: `"NaN"`, `"Infinity"`, `"-Infinity"`.
-pub(super) fn write_double(value: f64, out: &mut Vec<u8>) {
+/// Appends a double; what is not finite is `NaN`, `Infinity` or `-Infinity`.
+pub fn write_double(value: f64, out: &mut Vec<u8>) {
     if write_special(value, out) {
         return;
     }
@@ -36,7 +36,7 @@ pub(super) fn write_double(value: f64, out: &mut Vec<u8>) {
 }
 
 /// Appends a float of single precision.
-pub(super) fn write_float(value: f32, out: &mut Vec<u8>) {
+pub fn write_float(value: f32, out: &mut Vec<u8>) {
     if write_special(f64::from(value), out) {
         return;
     }
@@ -56,11 +56,11 @@ pub(super) fn write_float(value: f32, out: &mut Vec<u8>) {
 /// Appends the sign, and the whole of a value that has no digits to be developed; says whether that was all.
 fn write_special(value: f64, out: &mut Vec<u8>) -> bool {
     if value.is_nan() {
-        out.extend_from_slice(b"\"NaN\"");
+        out.extend_from_slice(b"NaN");
         return true;
     }
     if value.is_infinite() {
-        out.extend_from_slice(if value > 0.0 { b"\"Infinity\"".as_slice() } else { b"\"-Infinity\"" });
+        out.extend_from_slice(if value > 0.0 { b"Infinity".as_slice() } else { b"-Infinity" });
         return true;
     }
     if value.is_sign_negative() {
@@ -328,8 +328,8 @@ mod tests {
         let expected = [
             (0.0, "0.0"),
             (-0.0, "-0.0"),
-            (f64::NAN, "\"NaN\""),
-            (f64::NEG_INFINITY, "\"-Infinity\""),
+            (f64::NAN, "NaN"),
+            (f64::NEG_INFINITY, "-Infinity"),
             (0.1, "0.1"),
             (0.001, "0.001"),
             (0.0001, "1.0E-4"),

@@ -4,7 +4,7 @@
 use num_bigint::BigInt;
 
 /// Appends the number `unscaled` · 10^-`scale`; `unscaled` is big-endian two's complement, zero where it is empty.
-pub(super) fn write(unscaled: &[u8], scale: i32, out: &mut Vec<u8>) {
+pub fn write_decimal(unscaled: &[u8], scale: i32, out: &mut Vec<u8>) {
     let digits = digits(unscaled);
     let digits = match digits.strip_prefix('-') {
         Some(digits) => {
@@ -56,7 +56,7 @@ mod tests {
 
     fn written(unscaled: i128, scale: i32) -> String {
         let mut out = Vec::new();
-        write(&BigInt::from(unscaled).to_signed_bytes_be(), scale, &mut out);
+        write_decimal(&BigInt::from(unscaled).to_signed_bytes_be(), scale, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -87,7 +87,7 @@ mod tests {
         let text = "-123456789012345678901234567890123456789012345678901234567890";
         let value: BigInt = text.parse().unwrap();
         let mut out = Vec::new();
-        write(&value.to_signed_bytes_be(), 0, &mut out);
+        write_decimal(&value.to_signed_bytes_be(), 0, &mut out);
         assert_eq!(out, text.as_bytes());
     }
 }
