@@ -1,5 +1,6 @@
 //! The client of a running worker's REST API.
 
+use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
@@ -42,8 +43,11 @@ impl Client {
     /// Sends a request and gives the text of a good answer.
     pub(super) async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<String, Failure> {
         let unreachable = |error: reqwest::Error| {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            Failure::failed(format!("cannot reach the worker: {error}{cause}. Is it running? --url names another address"))
+            let mut root: &dyn Error = &error;
+            while let Some(cause) = root.source() {
+                root = cause;
+            }
+            Failure::failed(format!("cannot reach the worker at {}: {root}. Is it running? --url names another address", self.url))
         };
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(body) = body {

@@ -50,8 +50,12 @@ pub(crate) const CONNECTOR_FIELDS: &[ConfigField] = &[
     field("errors.retry.delay.max.ms", LONG, "Longest pause before a task's next try, in milliseconds.").default("60000"),
     field("errors.max.retries", FieldType::Int, "How often a task tries again by itself; -1 for ever.").default("-1"),
     field("retriable.restart.connector.wait.ms", LONG, "Pause before each next try, in milliseconds, instead of one that grows."),
-    field("offset.flush.interval.ms", LONG, "How often a sink makes durable what its target accepted and keeps its positions, in milliseconds.")
-        .default("1000"),
+    field(
+        "offset.flush.interval.ms",
+        LONG,
+        "How often a sink makes durable what its target accepted and keeps its positions, in milliseconds.",
+    )
+    .default("1000"),
     field(
         "errors.tolerance",
         FieldType::Choice(&["none", "all"]),

@@ -114,7 +114,8 @@ const FIELDS: &[ConfigField] = &[
     field("value.converter.*", FieldType::Text, "Option of that converter."),
     field("header.converter", FieldType::Class, "Converter of headers for connectors that name none."),
     field("header.converter.*", FieldType::Text, "Option of that converter."),
-    field("offset.flush.interval.ms", FieldType::Long, "How often sinks make durable what their targets accepted, in milliseconds.").default("1000"),
+    field("offset.flush.interval.ms", FieldType::Long, "How often sinks make durable what their targets accepted, in milliseconds.")
+        .default("1000"),
     field("config.providers", FieldType::List, "Names of secret providers beside file, env and dir, or to limit these."),
     field("config.providers.*", FieldType::Text, "Class and parameters of a secret provider."),
     field("shutdown.timeout.ms", FieldType::Long, "How long a stop may drain, in milliseconds.").default("30000"),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::failure::Failure;
 use super::requests::{Body, Segments};
 use super::{Api, answers};
-use crate::runtime::worker::{ConnectorInfo, Refused, Restart};
+use crate::runtime::worker::{ConnectorInfo, Refused, Restart, RunState, RunStatus};
 use crate::state::TargetState;
 
 type Answer = Result<Response, Failure>;
@@ -154,7 +154,10 @@ pub(super) async fn restart(State(api): State<Api>, Segments(name): Segments<Str
     let flag = |wanted: &str| parameters.iter().any(|(key, value)| key == wanted && value.eq_ignore_ascii_case("true"));
     let restart = Restart { include_tasks: flag("includeTasks"), only_failed: flag("onlyFailed") };
     let restarted = api.worker()?.restart(&name, restart).await;
-    let info = restarted.map_err(|refused| Failure::refused(&name, refused, |name| format!("Unknown connector: {name}")))?;
+    let mut info = restarted.map_err(|refused| Failure::refused(&name, refused, |name| format!("Unknown connector: {name}")))?;
+    if !restart.only_failed || info.connector.state == RunState::Failed {
+        info.connector = RunStatus { state: RunState::Restarting, trace: None, ..info.connector };
+    }
     if restart.include_tasks || restart.only_failed {
         Ok(answers::json(StatusCode::ACCEPTED, &answers::status(&info, api.worker_id())))
     } else {

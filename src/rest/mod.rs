@@ -135,4 +135,6 @@ async fn metrics(State(api): State<Api>) -> Response {
 }
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 mod tests;

@@ -200,3 +200,61 @@ fn a_range_has_defaults_and_limits() {
     assert!(topics::range(&parameters(&[("offset", "-1")])).is_err());
     assert!(topics::range(&parameters(&[("ofset", "1")])).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_and_their_records_are_listed_as_lines() {
+    use super::golden::{running_api, send};
+    let api = running_api().await;
+    let body = r#"{"connector.class":"generator","generator.topics":"rest.rows","generator.rows":"250"}"#;
+    assert_eq!(send(&api, "PUT", "/connectors/rest-rows/config", None, body).await.0, 201);
+    let mut topics = String::new();
+    for _ in 0..500 {
+        topics = send(&api, "GET", "/topics", None, "").await.2;
+        if topics.contains("\"next_offset\":250") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let topics: Value = serde_json::from_str(&topics).unwrap();
+    assert_eq!(topics[0]["name"], "rest.rows");
+    assert_eq!(topics[0]["connector"], "rest-rows");
+    assert_eq!(topics[0]["partitions"], serde_json::json!([{"partition": 0, "first_offset": 0, "next_offset": 250}]));
+
+    let (status, _, body) = send(&api, "GET", "/topics/rest.rows/records?offset=20&limit=220", None, "").await;
+    let records: Vec<Value> = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, records.len(), body.lines().count()), (200, 220, 221));
+    assert!(records.iter().zip(20..).all(|(record, offset)| record["offset"] == offset && record["topic"] == "rest.rows"));
+    assert_eq!(send(&api, "GET", "/topics/rest.rows/records?offset=250", None, "").await.2, "[]\n");
+    let (status, _, body) = send(&api, "GET", "/topics/nothing/records", None, "").await;
+    assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()["error_code"].as_u64()), (404, Some(404)));
+    assert!(send(&api, "GET", "/metrics", None, "").await.2.contains("connector=\"rest-rows\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connector_from_a_file_is_changed_by_its_file_alone_but_paused_over_rest() {
+    use super::golden::{running_api, send};
+    let api = running_api().await;
+    let config = map(r#"{"connector.class":"blackhole","topics":"none","name":"rest-owned"}"#);
+    api.worker().unwrap().create("rest-owned", config, TargetState::Running, Some("/c/owned.yaml".into())).await.unwrap();
+    for (method, path) in [("PUT", "/connectors/rest-owned/config"), ("DELETE", "/connectors/rest-owned")] {
+        let (status, _, body) = send(&api, method, path, None, r#"{"connector.class":"blackhole","topics":"other"}"#).await;
+        assert_eq!(status, 409, "{body}");
+        assert!(body.contains("/c/owned.yaml"), "{body}");
+    }
+    assert_eq!(send(&api, "PUT", "/connectors/rest-owned/pause", None, "").await.0, 202);
+    assert_eq!(send(&api, "PUT", "/connectors/rest-owned/stop", None, "").await.0, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_are_answered_as_they_were_given() {
+    use super::golden::{running_api, send};
+    let api = running_api().await;
+    // A variable that every test has; its value is the canary (I14).
+    let body = r#"{"connector.class":"blackhole","topics":"none","x.password":"${env:CARGO_MANIFEST_DIR}"}"#;
+    assert_eq!(send(&api, "PUT", "/connectors/rest-secret/config", None, body).await.0, 201);
+    for path in ["", "/config", "/tasks", "/status"] {
+        let (status, _, body) = send(&api, "GET", &format!("/connectors/rest-secret{path}"), None, "").await;
+        assert!(status == 200 && !body.contains(env!("CARGO_MANIFEST_DIR")), "{body}");
+    }
+    assert!(send(&api, "GET", "/connectors/rest-secret/config", None, "").await.2.contains("${env:CARGO_MANIFEST_DIR}"));
+}

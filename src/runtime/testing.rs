@@ -200,6 +200,9 @@ impl TopicLog for MemoryTopics {
 
     fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
         let records = self.0.records(topic);
+        if records.is_empty() {
+            return Box::pin(async { Err(Error::new(ErrorKind::Missing, "read a topic")) });
+        }
         let stored = records.into_iter().enumerate().skip(offset as usize).take(limit);
         let stored = stored.map(|(offset, record)| StoredRecord { partition, offset: offset as u64, record }).collect();
         Box::pin(async move { Ok(stored) })

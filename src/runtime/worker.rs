@@ -422,7 +422,13 @@ impl WorkerInner {
     fn check_config(&self, name: &str, config: &JsonMap) -> Result<(), Refused> {
         let values = flatten(config).map_err(Refused::Invalid)?;
         let report = check(name, &values, &self.options.defaults);
-        if report.faults.is_empty() { Ok(()) } else { Err(Refused::Invalid(report)) }
+        if !report.faults.is_empty() {
+            return Err(Refused::Invalid(report));
+        }
+        for note in &report.notes {
+            tracing::warn!(connector = name, "{note}");
+        }
+        Ok(())
     }
 
     fn check_present(&self, connector: &Connector) -> Result<(), Refused> {

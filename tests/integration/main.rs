@@ -7,14 +7,18 @@
 //! - [`bad_input`]: wrong input gets a clear error, and nothing is lost
 //! - [`examples`]: every file of `config/examples` is valid
 //! - [`demonstration`]: the demo ends with equal tables
+//! - [`rest`]: the REST API and the directory of connector files of a running daemon
+//! - [`cli`]: commands, their output and exit codes
 //! - [`architecture`]: the direction of dependencies, and other rules of the tree
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
 mod architecture;
 mod bad_input;
+mod cli;
 mod demonstration;
 mod durability;
 mod examples;
 mod golden;
 mod harness;
 mod kills;
+mod rest;

@@ -176,6 +176,11 @@ impl Daemon {
         }
     }
 
+    /// Where the REST API is.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Whether the process is there.
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
@@ -270,6 +275,16 @@ impl Daemon {
         })
         .await;
         trace.expect("it was just found")
+    }
+
+    /// Waits until the connector has tasks and each of them runs.
+    pub(crate) async fn wait_for_running(&self, name: &str) {
+        wait_until(&format!("{name} to run"), async || {
+            let status = self.status(name).await;
+            let tasks = status["tasks"].as_array().cloned().unwrap_or_default();
+            !tasks.is_empty() && tasks.iter().all(|task| task["state"] == "RUNNING")
+        })
+        .await;
     }
 
     /// Names of the topics.
