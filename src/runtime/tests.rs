@@ -12,8 +12,10 @@ use tailwater_api::state::JsonMap;
 use crate::config::providers::Providers;
 use crate::runtime::testing::{MemoryLog, MemoryStore, MemoryTopics, Nobody, deed, deeds};
 use crate::runtime::worker::{Offsets, Refused, Restart, RunState, Worker, WorkerOptions, WorkerParts};
+use crate::state::redb::RedbStore;
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
 use crate::topics::TopicLog;
+use crate::topics::embedded::{EmbeddedLog, EmbeddedOptions};
 
 struct House {
     log: Arc<MemoryLog>,
@@ -30,26 +32,21 @@ impl House {
     }
 
     async fn worker_with(&self, memory_budget: usize, shutdown_timeout: Duration) -> Worker {
-        let options = WorkerOptions {
-            data_dir: PathBuf::new(),
-            memory_budget,
-            shutdown_timeout,
-            defaults: ConfigValues::default(),
-            worker_id: "127.0.0.1:8083".into(),
-        };
-        let parts = WorkerParts {
-            topics: Arc::new(MemoryTopics(Arc::clone(&self.log))),
-            store: Arc::clone(&self.store) as _,
-            providers: Providers::default(),
-            metrics: Arc::new(Nobody),
-        };
-        Worker::start_with(options, parts).await.unwrap()
+        let topics = Arc::new(MemoryTopics(Arc::clone(&self.log)));
+        worker_on(topics, Arc::clone(&self.store) as _, memory_budget, shutdown_timeout).await
     }
 
     async fn fill(&self, topic: &str, count: usize) {
         let record = Record::new(topic.into(), SchemaAndValue::NONE, SchemaAndValue::NONE);
         MemoryTopics(Arc::clone(&self.log)).append(vec![record; count]).await.unwrap();
     }
+}
+
+async fn worker_on(topics: Arc<dyn TopicLog>, store: Arc<dyn ConnectorStore>, memory_budget: usize, shutdown_timeout: Duration) -> Worker {
+    let (data_dir, defaults) = (PathBuf::new(), ConfigValues::default());
+    let options = WorkerOptions { data_dir, memory_budget, shutdown_timeout, defaults, worker_id: "127.0.0.1:8083".into() };
+    let parts = WorkerParts { topics, store, providers: Providers::default(), metrics: Arc::new(Nobody) };
+    Worker::start_with(options, parts).await.unwrap()
 }
 
 fn config(entries: &[(&str, &str)]) -> JsonMap {
@@ -503,4 +500,92 @@ async fn a_topic_is_read_through_the_converters_of_its_source() {
     assert_eq!((read.len(), stored.offset), (1, 1));
     assert_eq!(converted.key.as_deref(), Some(&b"{\"id\":1}"[..]));
     assert_eq!(converted.value.as_deref(), Some(&b"{\"id\":1,\"payload\":\"he \"}"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i5_a_sink_whose_transforms_drop_everything_still_moves_on() {
+    let house = House::new();
+    house.fill("filtered", 10).await;
+    let worker = house.worker().await;
+    let drops = [
+        ("transforms", "unwrap"),
+        ("transforms.unwrap.type", "io.debezium.transforms.ExtractNewRecordState"),
+        ("transforms.unwrap.delete.tombstone.handling.mode", "drop"),
+    ];
+    create(&worker, "filters", sink("filtered", &drops)).await;
+    eventually("its positions move", async || house.log.committed_offset("filters", "filtered") == Some(10)).await;
+    assert!(deeds("filters").written.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_the_record_as_it_stood_on_its_topic() {
+    let house = House::new();
+    house.fill("before", 6).await;
+    let worker = house.worker().await;
+    let routes = [
+        ("transforms", "route"),
+        ("transforms.route.type", "org.apache.kafka.connect.transforms.RegexRouter"),
+        ("transforms.route.regex", "before"),
+        ("transforms.route.replacement", "after"),
+        ("script.reject.offset", "4"),
+        ("errors.tolerance", "all"),
+        ("errors.deadletterqueue.topic.name", "dead-routes"),
+        ("errors.deadletterqueue.context.headers.enable", "true"),
+    ];
+    create(&worker, "routes", sink("before", &routes)).await;
+    eventually("its positions move", async || house.log.committed_offset("routes", "before") == Some(6)).await;
+    let letter = house.log.records("dead-routes").remove(0);
+    assert_eq!(letter.headers.last("__connect.errors.topic").unwrap().value.value.as_text(), Some("before"));
+}
+
+/// The same promises on the log that is shipped: a worker that dies without draining, again and again.
+#[cfg(feature = "file")]
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_embedded_log_files_hold_every_record_once_however_often_the_worker_dies() {
+    const ROWS: u64 = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let open = async || {
+        // Tasks that were ended let go of the data directory at their next await.
+        let mut opened = None;
+        eventually("the data directory is free", async || {
+            let Ok(store) = RedbStore::open(folder.path()) else { return false };
+            let store = Arc::new(store);
+            opened = EmbeddedLog::open(folder.path(), EmbeddedOptions::default(), Arc::clone(&store)).ok().map(|topics| (topics, store));
+            opened.is_some()
+        })
+        .await;
+        let (topics, store) = opened.unwrap();
+        worker_on(Arc::new(topics), store, 100_000, Duration::ZERO).await
+    };
+    let mut worker = open().await;
+    let mut source = generator("embedded", ROWS);
+    source.extend(config(&[("generator.shape", "flat"), ("generator.rate", "20000")]));
+    create(&worker, "embedded-source", source).await;
+    let entries = [
+        ("connector.class", "file"),
+        ("topics", "embedded"),
+        ("path", out.to_str().unwrap()),
+        ("json.content", "value"),
+        ("offset.flush.interval.ms", "5"),
+        ("retriable.restart.connector.wait.ms", "5"),
+    ];
+    create(&worker, "embedded-sink", config(&entries)).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        worker.shutdown().await;
+        drop(worker);
+        worker = open().await;
+    }
+    eventually("all positions are kept", async || {
+        let Ok(Offsets::Sink(positions)) = worker.offsets("embedded-sink").await else { return false };
+        positions.first().is_some_and(|position| position.offset == ROWS)
+    })
+    .await;
+    let entries = std::fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect();
+    files.sort();
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let ids: Vec<u64> = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64().unwrap()).collect();
+    assert!(ids.iter().copied().eq(0..ROWS), "{} rows", ids.len());
 }
