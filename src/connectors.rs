@@ -1,14 +1,58 @@
 //! The list of compiled-in connectors, one line each, and the erasure of their types.
+//!
+//! A connector's author writes typed traits ([`SourceConnector`], [`SinkConnector`]). The daemon needs a table of
+//! them: [`SourcePlugin`] and [`SinkPlugin`] erase the types, at the price of one boxed future a call, which is one
+//! a batch.
+
+use std::marker::PhantomData;
 
 use futures_util::future::BoxFuture;
 use tailwater_api::Result;
-use tailwater_api::config::{ConfigField, ConfigReport, ConfigValues};
+use tailwater_api::config::{ConfigField, ConfigReport, ConfigValues, ConnectorConfig, read_config};
 use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::TopicPartition;
-use tailwater_api::sink::{Assignment, LogPosition, Progress, RecordBatch, SinkContext};
-use tailwater_api::source::SourceContext;
+use tailwater_api::sink::{Assignment, LogPosition, Progress, RecordBatch, SinkConnector, SinkContext, SinkWriter};
+use tailwater_api::source::{SourceConnector, SourceContext};
 
 use crate::runtime::worker::ConnectorType;
+
+/// The list. A line is the feature, the type, and the Java classes that mean the same.
+static ALL: &[&dyn Plugin] = &[
+    #[cfg(feature = "sql")]
+    &SinkPlugin::<tailwater_sql::SqlConnector>::new(&[]),
+    #[cfg(feature = "file")]
+    &SinkPlugin::<tailwater_file::FileConnector>::new(&["org.apache.kafka.connect.file.FileStreamSinkConnector"]),
+    #[cfg(feature = "blackhole")]
+    &SinkPlugin::<tailwater_blackhole::BlackholeConnector>::new(&[]),
+    #[cfg(feature = "generator")]
+    &SourcePlugin::<tailwater_generator::GeneratorConnector>::new(&[]),
+];
+
+/// All compiled-in connectors.
+#[must_use]
+pub fn all() -> &'static [&'static dyn Plugin] {
+    ALL
+}
+
+/// The connector that `class` means: a short name, or a class or an alias as Connect lets them be written: whole,
+/// without its package, and without `Connector` at its end (`PostgresConnector`, `Postgres`).
+#[must_use]
+pub fn find(class: &str) -> Option<&'static dyn Plugin> {
+    let class = class.trim();
+    let found = all().iter().copied().find(|plugin| means(*plugin, class));
+    #[cfg(test)]
+    let found = found.or_else(|| crate::runtime::testing::PLUGINS.iter().copied().find(|plugin| plugin.name() == class));
+    found
+}
+
+fn means(plugin: &dyn Plugin, class: &str) -> bool {
+    let mut classes = std::iter::once(plugin.class()).chain(plugin.aliases().iter().copied());
+    plugin.name() == class
+        || classes.any(|known| {
+            let simple = known.rsplit('.').next().unwrap_or(known);
+            known == class || simple == class || simple.strip_suffix("Connector") == Some(class)
+        })
+}
 
 /// A compiled-in connector, its types erased.
 pub trait Plugin: Send + Sync {
@@ -37,32 +81,211 @@ pub enum Task {
     /// Runs until it is stopped or done
     Source(Box<dyn FnMut(SourceContext) -> BoxFuture<'static, Result<()>> + Send>),
     /// Opens a writer
-    Sink(Box<dyn FnMut(SinkContext) -> BoxFuture<'static, Result<Box<dyn AnySinkWriter>>> + Send>),
+    Sink(Box<dyn FnMut(SinkContext) -> Opening + Send>),
 }
 
-/// A [`SinkWriter`](tailwater_api::sink::SinkWriter) with boxed futures: one box a batch.
+/// A sink's writer that is being opened.
+pub type Opening = BoxFuture<'static, Result<Box<dyn AnySinkWriter>>>;
+
+/// A [`SinkWriter`] with boxed futures: one box a batch.
 pub trait AnySinkWriter: Send {
-    /// See [`SinkWriter::assign`](tailwater_api::sink::SinkWriter::assign)
+    /// See [`SinkWriter::assign`]
     fn assign<'a>(&'a mut self, partitions: &'a [Assignment]) -> BoxFuture<'a, Result<Vec<LogPosition>>>;
-    /// See [`SinkWriter::write`](tailwater_api::sink::SinkWriter::write)
+    /// See [`SinkWriter::write`]
     fn write<'a>(&'a mut self, batch: &'a RecordBatch) -> BoxFuture<'a, Result<Progress>>;
-    /// See [`SinkWriter::flush`](tailwater_api::sink::SinkWriter::flush)
+    /// See [`SinkWriter::flush`]
     fn flush(&mut self) -> BoxFuture<'_, Result<()>>;
-    /// See [`SinkWriter::revoke`](tailwater_api::sink::SinkWriter::revoke)
+    /// See [`SinkWriter::revoke`]
     fn revoke<'a>(&'a mut self, partitions: &'a [TopicPartition]) -> BoxFuture<'a, Result<()>>;
-    /// See [`SinkWriter::close`](tailwater_api::sink::SinkWriter::close)
+    /// See [`SinkWriter::close`]
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
 }
 
-/// All compiled-in connectors.
-#[must_use]
-pub fn all() -> &'static [&'static dyn Plugin] {
-    &[]
+impl<W: SinkWriter> AnySinkWriter for W {
+    fn assign<'a>(&'a mut self, partitions: &'a [Assignment]) -> BoxFuture<'a, Result<Vec<LogPosition>>> {
+        Box::pin(SinkWriter::assign(self, partitions))
+    }
+
+    fn write<'a>(&'a mut self, batch: &'a RecordBatch) -> BoxFuture<'a, Result<Progress>> {
+        Box::pin(SinkWriter::write(self, batch))
+    }
+
+    fn flush(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(SinkWriter::flush(self))
+    }
+
+    fn revoke<'a>(&'a mut self, partitions: &'a [TopicPartition]) -> BoxFuture<'a, Result<()>> {
+        Box::pin(SinkWriter::revoke(self, partitions))
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin(SinkWriter::close(*self))
+    }
 }
 
-/// The connector that `class` means: a short name, a class, or an alias.
-#[must_use]
-pub fn find(class: &str) -> Option<&'static dyn Plugin> {
-    let _ = class;
-    None
+/// A source as a [`Plugin`].
+pub struct SourcePlugin<C> {
+    aliases: &'static [&'static str],
+    connector: PhantomData<fn() -> C>,
+}
+
+impl<C: SourceConnector> SourcePlugin<C> {
+    /// The source `C`, which these Java classes mean too.
+    #[must_use]
+    pub const fn new(aliases: &'static [&'static str]) -> Self {
+        Self { aliases, connector: PhantomData }
+    }
+}
+
+impl<C: SourceConnector> Plugin for SourcePlugin<C> {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn class(&self) -> &'static str {
+        C::CLASS
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        self.aliases
+    }
+
+    fn kind(&self) -> ConnectorType {
+        ConnectorType::Source
+    }
+
+    fn fields(&self) -> &'static [&'static [ConfigField]] {
+        C::Config::FIELDS
+    }
+
+    fn check(&self, values: &ConfigValues) -> ConfigReport {
+        report::<C::Config>(values)
+    }
+
+    fn probe<'a>(&'a self, values: &'a ConfigValues) -> BoxFuture<'a, ProbeReport> {
+        Box::pin(async move {
+            match read_config::<C::Config>(values) {
+                Ok((config, _)) => C::probe(&config).await,
+                Err(report) => unreadable(&report),
+            }
+        })
+    }
+
+    fn unavailable_value_placeholder(&self, values: &ConfigValues) -> String {
+        // A configuration with faults runs nothing, so its placeholder stands nowhere.
+        read_config::<C::Config>(values).map(|(config, _)| C::unavailable_value_placeholder(&config)).unwrap_or_default()
+    }
+
+    fn plan(&self, values: &ConfigValues, max_tasks: usize) -> Result<Vec<Task>, ConfigReport> {
+        let (config, _) = read_config::<C::Config>(values)?;
+        let tasks = C::plan(&config, max_tasks);
+        Ok(tasks.into_iter().map(|task| Task::Source(Box::new(move |context| Box::pin(C::run(task.clone(), context))))).collect())
+    }
+}
+
+/// A sink as a [`Plugin`].
+pub struct SinkPlugin<C> {
+    aliases: &'static [&'static str],
+    connector: PhantomData<fn() -> C>,
+}
+
+impl<C: SinkConnector> SinkPlugin<C> {
+    /// The sink `C`, which these Java classes mean too.
+    #[must_use]
+    pub const fn new(aliases: &'static [&'static str]) -> Self {
+        Self { aliases, connector: PhantomData }
+    }
+}
+
+impl<C: SinkConnector> Plugin for SinkPlugin<C> {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn class(&self) -> &'static str {
+        C::CLASS
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        self.aliases
+    }
+
+    fn kind(&self) -> ConnectorType {
+        ConnectorType::Sink
+    }
+
+    fn fields(&self) -> &'static [&'static [ConfigField]] {
+        C::Config::FIELDS
+    }
+
+    fn check(&self, values: &ConfigValues) -> ConfigReport {
+        report::<C::Config>(values)
+    }
+
+    fn probe<'a>(&'a self, values: &'a ConfigValues) -> BoxFuture<'a, ProbeReport> {
+        Box::pin(async move {
+            match read_config::<C::Config>(values) {
+                Ok((config, _)) => C::probe(&config).await,
+                Err(report) => unreadable(&report),
+            }
+        })
+    }
+
+    fn unavailable_value_placeholder(&self, _: &ConfigValues) -> String {
+        String::new()
+    }
+
+    fn plan(&self, values: &ConfigValues, _: usize) -> Result<Vec<Task>, ConfigReport> {
+        let (config, _) = read_config::<C::Config>(values)?;
+        let open = move |context| -> Opening {
+            let opened = C::open(config.clone(), context);
+            Box::pin(async move { Ok(Box::new(opened.await?) as Box<dyn AnySinkWriter>) })
+        };
+        Ok(vec![Task::Sink(Box::new(open))])
+    }
+}
+
+fn report<C: ConnectorConfig>(values: &ConfigValues) -> ConfigReport {
+    match read_config::<C>(values) {
+        Ok((_, report)) | Err(report) => report,
+    }
+}
+
+fn unreadable(report: &ConfigReport) -> ProbeReport {
+    let mut found = ProbeReport::default();
+    for fault in &report.faults {
+        found.fault(None, fault.to_string(), None);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(feature = "file")]
+    #[test]
+    fn a_connector_is_found_by_every_name_that_connect_users_write() {
+        let names = [
+            "file",
+            "org.apache.kafka.connect.file.FileStreamSinkConnector",
+            "FileStreamSinkConnector",
+            "FileStreamSink",
+            tailwater_file::FileConnector::CLASS,
+        ];
+        for name in names {
+            assert_eq!(find(name).map(Plugin::name), Some("file"), "{name}");
+        }
+        assert!(find("FileStreamSourceConnector").is_none());
+        assert!(find("").is_none());
+    }
+
+    #[test]
+    fn no_name_means_two_connectors() {
+        for one in all() {
+            for name in std::iter::once(one.name()).chain([one.class()]).chain(one.aliases().iter().copied()) {
+                assert_eq!(all().iter().filter(|other| means(**other, name)).count(), 1, "{name}");
+            }
+        }
+    }
 }

@@ -1,2 +1,5 @@
 //! The `tailwater` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    tailwater::cli::main()
+}

@@ -1,9 +1,29 @@
 //! Converters: records to bytes, where bytes leave.
+//!
+//! A converter is named by `key.converter`, `value.converter` or `header.converter`, by a short name or by its Java class, and
+//! its options follow behind that key: `value.converter.schemas.enable`. A connector that names a converter replaces the worker's together
+//! with its options, as in Connect. Where neither names one, keys and values are JSON without schemas and headers are text.
 
-use bytes::Bytes;
-use tailwater_api::Result;
-use tailwater_api::config::{ConfigReport, ConfigValues};
+mod bytes;
+mod instant;
+mod json;
+mod simple_header;
+mod string;
+
+use std::borrow::Cow;
+
+use ::bytes::Bytes;
+use tailwater_api::config::{ConfigFault, ConfigField, ConfigReader, ConfigReport, ConfigValues};
 use tailwater_api::record::{Record, SchemaAndValue};
+use tailwater_api::{Result, Schema, Value};
+use tailwater_kit::stand_in::{self, Placeholder};
+
+use self::bytes::{BytesConverter, Taken};
+use self::json::JsonConverter;
+use self::simple_header::SimpleHeaderConverter;
+use self::string::StringConverter;
+use crate::config::nearest::nearest;
+use crate::config::options::read_options;
 
 /// Writes keys or values as bytes. Keeps encoders compiled from schemas, so it is owned by one thread.
 pub trait Converter: Send {
@@ -30,6 +50,7 @@ pub struct Converters {
     key: Box<dyn Converter>,
     value: Box<dyn Converter>,
     header: Box<dyn Converter>,
+    buffer: Vec<u8>,
 }
 
 impl Converters {
@@ -39,8 +60,16 @@ impl Converters {
     /// # Errors
     /// All faults of the keys.
     pub fn from_config(connector: &ConfigValues, worker: &ConfigValues, placeholder: &str) -> Result<(Self, ConfigReport), ConfigReport> {
-        let _ = (connector, worker, placeholder);
-        unimplemented!()
+        let placeholder = Placeholder::new(placeholder);
+        let mut report = ConfigReport::default();
+        let mut build = |role: &str| build(role, connector, worker, &placeholder, &mut report);
+        let (key, value, header) = (build("key.converter"), build("value.converter"), build("header.converter"));
+        match (key, value, header) {
+            (Some(key), Some(value), Some(header)) if report.faults.is_empty() => {
+                Ok((Self { key, value, header, buffer: Vec::new() }, report))
+            }
+            _ => Err(report),
+        }
     }
 
     /// The bytes of `record`.
@@ -48,7 +77,152 @@ impl Converters {
     /// # Errors
     /// Those of the converters.
     pub fn convert(&mut self, record: &Record) -> Result<ConvertedRecord> {
-        let _ = (record, &mut self.key, &mut self.value, &mut self.header);
-        unimplemented!()
+        let topic = &record.topic;
+        let buffer = &mut self.buffer;
+        let headers = record
+            .headers
+            .iter()
+            .map(|header| Ok((header.name.to_string(), write(&mut *self.header, topic, &header.value, buffer)?)))
+            .collect::<Result<_>>()?;
+        Ok(ConvertedRecord {
+            key: write(&mut *self.key, topic, &record.key, buffer)?,
+            value: write(&mut *self.value, topic, &record.value, buffer)?,
+            headers,
+        })
     }
 }
+
+fn write(converter: &mut dyn Converter, topic: &str, data: &SchemaAndValue, buffer: &mut Vec<u8>) -> Result<Option<Bytes>> {
+    buffer.clear();
+    Ok(converter.write(topic, data, buffer)?.then(|| Bytes::copy_from_slice(buffer)))
+}
+
+/// The value, or what stands for it where the source does not tell it (I8).
+fn known<'a>(schema: Option<&Schema>, value: &'a Value, placeholder: &Placeholder) -> Cow<'a, Value> {
+    match (value, schema) {
+        (Value::Unchanged, Some(schema)) => Cow::Owned(placeholder.of(schema)),
+        (Value::Unchanged, None) => Cow::Owned(Value::String(placeholder.text().clone())),
+        (Value::NotInIdentity, Some(schema)) => Cow::Owned(stand_in::not_in_identity(schema)),
+        (Value::NotInIdentity, None) => Cow::Owned(Value::Null),
+        _ => Cow::Borrowed(value),
+    }
+}
+
+/// A converter that can be named.
+#[derive(Clone, Copy)]
+enum Named {
+    Json,
+    String,
+    Simple,
+    Bytes(Taken),
+}
+
+/// Short names and Java classes.
+const NAMES: &[(&str, &str, Named)] = &[
+    ("json", "org.apache.kafka.connect.json.JsonConverter", Named::Json),
+    ("string", "org.apache.kafka.connect.storage.StringConverter", Named::String),
+    ("simple", "org.apache.kafka.connect.storage.SimpleHeaderConverter", Named::Simple),
+    ("bytes", "org.apache.kafka.connect.converters.ByteArrayConverter", Named::Bytes(Taken::Bytes)),
+    ("boolean", "org.apache.kafka.connect.converters.BooleanConverter", Named::Bytes(Taken::Boolean)),
+    ("short", "org.apache.kafka.connect.converters.ShortConverter", Named::Bytes(Taken::Short)),
+    ("integer", "org.apache.kafka.connect.converters.IntegerConverter", Named::Bytes(Taken::Integer)),
+    ("long", "org.apache.kafka.connect.converters.LongConverter", Named::Bytes(Taken::Long)),
+    ("float", "org.apache.kafka.connect.converters.FloatConverter", Named::Bytes(Taken::Float)),
+    ("double", "org.apache.kafka.connect.converters.DoubleConverter", Named::Bytes(Taken::Double)),
+];
+
+/// Converters that need a schema registry.
+const OF_REGISTRY: &[&str] = &[
+    "avro",
+    "protobuf",
+    "json_schema",
+    "io.confluent.connect.avro.AvroConverter",
+    "io.confluent.connect.protobuf.ProtobufConverter",
+    "io.confluent.connect.json.JsonSchemaConverter",
+    "io.apicurio.registry.utils.converter.AvroConverter",
+    "io.apicurio.registry.utils.converter.ExtJsonConverter",
+];
+
+impl Named {
+    fn find(name: &str) -> Result<Self, String> {
+        // Connect also takes a class without its package, and that without the word Converter.
+        let simple = |class: &'static str| class.rsplit('.').next().unwrap_or(class);
+        let matches = |short: &str, class: &'static str| {
+            name == class || name == simple(class) || name.strip_suffix("Converter").unwrap_or(name).eq_ignore_ascii_case(short)
+        };
+        if let Some((.., named)) = NAMES.iter().find(|(short, class, _)| matches(short, class)) {
+            return Ok(*named);
+        }
+        if OF_REGISTRY.iter().any(|class| name == *class || name == simple(class)) {
+            return Err(format!("{name} comes with the schema registry, which this version does not have"));
+        }
+        let known = NAMES.iter().flat_map(|(short, class, _)| [*short, *class]);
+        Err(match nearest(name, known) {
+            Some(nearest) => format!("{name} is no converter; did you mean {nearest}?"),
+            None => format!("{name} is no converter; known are {}", NAMES.iter().map(|(short, ..)| *short).collect::<Vec<_>>().join(", ")),
+        })
+    }
+
+    fn fields(self) -> &'static [&'static [ConfigField]] {
+        match self {
+            Self::Json => &[json::FIELDS],
+            Self::String => &[string::FIELDS],
+            Self::Simple | Self::Bytes(_) => &[],
+        }
+    }
+
+    fn build(self, reader: &ConfigReader<'_>, placeholder: Placeholder) -> Box<dyn Converter> {
+        match self {
+            Self::Json => Box::new(JsonConverter::read(reader, placeholder)),
+            Self::String => Box::new(StringConverter { placeholder }),
+            Self::Simple => Box::new(SimpleHeaderConverter { placeholder }),
+            Self::Bytes(taken) => Box::new(BytesConverter { taken, placeholder }),
+        }
+    }
+}
+
+/// The converter of one role; its faults and notes are added to `report`.
+fn build(
+    role: &str,
+    connector: &ConfigValues,
+    worker: &ConfigValues,
+    placeholder: &Placeholder,
+    report: &mut ConfigReport,
+) -> Option<Box<dyn Converter>> {
+    let named = |values: &ConfigValues| values.get(role).map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
+    let prefix = format!("{role}.");
+    let (name, values) = match (named(connector), named(worker)) {
+        (Some(name), _) => (name, connector),
+        (None, in_worker) => {
+            for (option, _) in connector.with_prefix(&prefix) {
+                report.notes.push(fault(&format!("{prefix}{option}"), format!("has no effect without {role} beside it")));
+            }
+            match in_worker {
+                Some(name) => (name, worker),
+                None if role == "header.converter" => return Some(Box::new(SimpleHeaderConverter { placeholder: placeholder.clone() })),
+                None => return Some(Box::new(JsonConverter::without_schemas(placeholder.clone()))),
+            }
+        }
+    };
+    match Named::find(&name) {
+        Err(message) => {
+            report.faults.push(fault(role, message));
+            None
+        }
+        Ok(Named::Simple) if role != "header.converter" => {
+            report.faults.push(fault(role, "SimpleHeaderConverter writes headers only".to_owned()));
+            None
+        }
+        Ok(named) => {
+            let build = |reader: &mut ConfigReader<'_>| named.build(reader, placeholder.clone());
+            Some(read_options(&prefix, values, named.fields(), &["plugin.version", "converter.type"], report, build))
+        }
+    }
+}
+
+fn fault(key: &str, message: String) -> ConfigFault {
+    ConfigFault { key: key.to_owned(), message }
+}
+
+#[cfg(test)]
+mod tests;

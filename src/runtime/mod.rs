@@ -1,3 +1,27 @@
 //! Runs connectors: the worker and its tasks.
+//!
+//! - [`worker`]: all connectors of this process, and the changes that a user makes
+//! - `connector`: one connector: what it should do, its tasks
+//! - `supervisor`: one task over its lifetime: runs, waits, runs again
+//! - `source_task`, `sink_task`: one run of a task
+//! - [`settings`]: the keys that the runtime reads
+//! - [`recovery`]: what happens after an error
+//! - `record_errors`: refused records and dead letters
+//! - `ledger`: what is in flight, and how far it is finished
+//! - `budget`: memory of records in flight
 
+mod budget;
+mod connector;
+pub mod crash_point;
+mod ledger;
+mod record_errors;
+pub mod recovery;
+pub mod settings;
+mod sink_task;
+mod source_task;
+mod supervisor;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub mod worker;

@@ -1,17 +1,42 @@
 //! The worker: every connector of this process, what it should do and what it does.
 //!
-//! REST, the command line and the watched directory change connectors only through [`Worker`].
+//! REST, the command line and the watched directory change connectors only through [`Worker`]. A change is durable in
+//! the [`ConnectorStore`] before it is carried out, so a worker that dies in between carries it out when it starts. Each
+//! change runs to its end even if the caller stops waiting for it.
+//!
+//! Connectors are isolated: they share the topic log and the memory budget, and nothing that one does with these can
+//! fail or starve another.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tailwater_api::Result;
-use tailwater_api::config::ConfigReport;
+use futures_util::future::join_all;
+use tailwater_api::config::{ConfigReport, ConfigValues};
+use tailwater_api::metrics::Metrics;
 use tailwater_api::sink::LogPosition;
 use tailwater_api::state::{JsonMap, SourceState};
+use tailwater_api::{Error, ErrorKind, Result};
+use tokio::time::Instant;
 
-use crate::state::TargetState;
-use crate::topics::TopicLog;
+use crate::config::check::{check, flatten};
+use crate::config::providers::Providers;
+use crate::converters::{ConvertedRecord, Converters};
+use crate::runtime::budget::Budget;
+use crate::runtime::connector::Connector;
+use crate::runtime::source_task::panicked;
+use crate::runtime::supervisor::{Wanted, misconfigured};
+use crate::state::{ConnectorStore, StoredConnector, TargetState};
+use crate::topics::{StoredRecord, TopicLog};
+
+/// How long the topic log may take to close after the tasks are gone.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Stands for unchanged values of topics whose source is gone: Debezium's default.
+const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// A running worker. Cloning shares it.
 #[derive(Clone)]
@@ -19,8 +44,12 @@ pub struct Worker {
     inner: Arc<WorkerInner>,
 }
 
-struct WorkerInner {
-    topics: Arc<dyn TopicLog>,
+pub(super) struct WorkerInner {
+    pub(super) options: WorkerOptions,
+    pub(super) parts: WorkerParts,
+    pub(super) budget: Budget,
+    connectors: Mutex<BTreeMap<String, Arc<Connector>>>,
+    closing: AtomicBool,
 }
 
 /// What a worker needs to start; read from the worker file.
@@ -31,11 +60,32 @@ pub struct WorkerOptions {
     /// Bytes of records that may be in flight, all tasks together (I6)
     pub memory_budget: usize,
     /// How long a stop may drain
-    pub shutdown_timeout: std::time::Duration,
+    pub shutdown_timeout: Duration,
     /// The worker file's flat keys: converters and what else connectors inherit
-    pub defaults: tailwater_api::config::ConfigValues,
+    pub defaults: ConfigValues,
     /// `worker_id` in statuses: host and port of the REST listener
     pub worker_id: String,
+}
+
+/// What a worker stands on.
+#[derive(Clone)]
+pub struct WorkerParts {
+    /// Where records live
+    pub topics: Arc<dyn TopicLog>,
+    /// Where connectors are remembered
+    pub store: Arc<dyn ConnectorStore>,
+    /// Where secrets come from
+    pub providers: Providers,
+    /// Where tasks report
+    pub metrics: Arc<dyn MetricsFactory>,
+}
+
+/// Makes the metrics of tasks.
+pub trait MetricsFactory: Send + Sync + 'static {
+    /// Metrics whose series carry these labels. The same task gets the same series again.
+    fn task(&self, connector: &str, task: u32) -> Arc<dyn Metrics>;
+    /// Forgets the series of a connector that was deleted.
+    fn forget(&self, connector: &str);
 }
 
 /// Source or sink.
@@ -108,7 +158,7 @@ pub enum Refused {
     /// The connector belongs to this file
     OwnedByFile(PathBuf),
     /// It could not be carried out
-    Failed(tailwater_api::Error),
+    Failed(Error),
 }
 
 /// Offsets of a connector.
@@ -130,24 +180,39 @@ pub struct Restart {
 }
 
 impl Worker {
-    /// Opens the data directory, starts every connector that should run, and returns when all are started or have failed.
+    /// Starts every connector that should run and returns when all are started or have failed. A connector that cannot
+    /// be made is FAILED and keeps no other from starting.
     ///
     /// # Errors
-    /// The data directory is locked, unreadable or full.
-    pub async fn start(options: WorkerOptions) -> Result<Self> {
-        let _ = options;
-        unimplemented!()
+    /// The remembered connectors cannot be read.
+    pub async fn start_with(options: WorkerOptions, parts: WorkerParts) -> Result<Self> {
+        let stored = parts.store.list().await?;
+        let connectors = stored.into_iter().map(|stored| (stored.name.clone(), Arc::new(Connector::new(stored)))).collect();
+        let budget = Budget::new(options.memory_budget);
+        let inner = WorkerInner { options, parts, budget, connectors: Mutex::new(connectors), closing: AtomicBool::new(false) };
+        // Before anything is appended, the log knows what it must keep.
+        inner.declare_readers();
+        for connector in inner.all() {
+            connector.start(&inner);
+        }
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The topic log.
     #[must_use]
     pub fn topics(&self) -> &Arc<dyn TopicLog> {
-        &self.inner.topics
+        &self.inner.parts.topics
+    }
+
+    /// What the worker was started with.
+    #[must_use]
+    pub fn options(&self) -> &WorkerOptions {
+        &self.inner.options
     }
 
     /// All connectors by name.
     pub async fn list(&self) -> Vec<ConnectorInfo> {
-        unimplemented!()
+        self.inner.all().iter().map(|connector| connector.info(&self.inner)).collect()
     }
 
     /// One connector.
@@ -155,8 +220,7 @@ impl Worker {
     /// # Errors
     /// [`Refused::Unknown`]
     pub async fn get(&self, name: &str) -> Result<ConnectorInfo, Refused> {
-        let _ = name;
-        unimplemented!()
+        Ok(self.inner.find(name)?.info(&self.inner))
     }
 
     /// Makes a connector. `file` is set where a file declares it.
@@ -164,17 +228,23 @@ impl Worker {
     /// # Errors
     /// It exists, or its configuration has faults.
     pub async fn create(&self, name: &str, config: JsonMap, target: TargetState, file: Option<PathBuf>) -> Result<ConnectorInfo, Refused> {
-        let _ = (name, config, target, file);
-        unimplemented!()
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        self.carry_out(async move { inner.create(name, config, target, file).await }).await
     }
 
     /// Replaces the configuration, or makes the connector; says whether it was made. The same configuration again changes nothing.
     ///
     /// # Errors
-    /// Its configuration has faults, or it belongs to another file than `file`.
+    /// Its configuration has faults, or it belongs to another file than `file`, or `file` names a connector that no file made.
     pub async fn put_config(&self, name: &str, config: JsonMap, file: Option<PathBuf>) -> Result<(ConnectorInfo, bool), Refused> {
-        let _ = (name, config, file);
-        unimplemented!()
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        self.carry_out(async move {
+            match inner.find(&name) {
+                Ok(connector) => Ok((inner.reconfigure(&connector, config, file.as_deref()).await?, false)),
+                Err(_) => Ok((inner.create(name, config, TargetState::Running, file).await?, true)),
+            }
+        })
+        .await
     }
 
     /// Removes the connector and keeps its offsets.
@@ -182,63 +252,262 @@ impl Worker {
     /// # Errors
     /// It is unknown, or belongs to another file than `file`.
     pub async fn delete(&self, name: &str, file: Option<PathBuf>) -> Result<(), Refused> {
-        let _ = (name, file);
-        unimplemented!()
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        self.carry_out(async move {
+            let connector = inner.find(&name)?;
+            let _changing = connector.changing.lock().await;
+            inner.check_owner(&connector, file.as_deref())?;
+            inner.parts.store.remove(&name).await.map_err(Refused::Failed)?;
+            connector.stop(inner.deadline()).await;
+            connector.set_removed();
+            inner.connectors().remove(&name);
+            inner.parts.metrics.forget(&name);
+            inner.declare_readers();
+            Ok(())
+        })
+        .await
     }
 
-    /// Sets what a connector should be doing; remembered over restarts.
+    /// Sets what a connector should be doing; remembered over restarts. Stopping returns when its tasks are gone.
     ///
     /// # Errors
     /// It is unknown.
     pub async fn set_target(&self, name: &str, target: TargetState) -> Result<(), Refused> {
-        let _ = (name, target);
-        unimplemented!()
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        self.carry_out(async move {
+            let connector = inner.find(&name)?;
+            let _changing = connector.changing.lock().await;
+            inner.check_present(&connector)?;
+            let mut stored = connector.stored();
+            stored.target = target;
+            inner.parts.store.put(stored.clone()).await.map_err(Refused::Failed)?;
+            connector.set_stored(stored);
+            match target {
+                TargetState::Stopped => {
+                    connector.stop(inner.deadline()).await;
+                    connector.start(&inner);
+                }
+                TargetState::Paused if connector.has_tasks() => connector.want(Wanted::Pause),
+                TargetState::Running if connector.has_tasks() => connector.want(Wanted::Run),
+                // It was stopped, or its tasks could not be made.
+                TargetState::Paused | TargetState::Running => connector.start(&inner),
+            }
+            Ok(())
+        })
+        .await
     }
 
-    /// Starts a connector anew.
+    /// Starts a connector anew, and the tasks that `restart` names. Returns when it has begun: these tasks are RESTARTING.
     ///
     /// # Errors
     /// It is unknown.
     pub async fn restart(&self, name: &str, restart: Restart) -> Result<ConnectorInfo, Refused> {
-        let _ = (name, restart);
-        unimplemented!()
+        let connector = self.inner.find(name)?;
+        self.inner.check_present(&connector)?;
+        let concerned = connector.begin_restart(restart);
+        let info = connector.info(&self.inner);
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            let _changing = connector.changing.lock().await;
+            if inner.check_present(&connector).is_err() {
+                return;
+            }
+            if connector.has_tasks() {
+                connector.restart_tasks(&concerned, inner.deadline(), &inner).await;
+            } else {
+                // Without tasks there is only the connector itself to start: it failed to make them, or is stopped.
+                connector.start(&inner);
+            }
+        });
+        Ok(info)
     }
 
-    /// Starts one task anew.
+    /// Starts one task anew; returns when it has begun.
     ///
     /// # Errors
     /// The connector or the task is unknown.
     pub async fn restart_task(&self, name: &str, task: u32) -> Result<(), Refused> {
-        let _ = (name, task);
-        unimplemented!()
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        self.carry_out(async move {
+            let connector = inner.find(&name)?;
+            let _changing = connector.changing.lock().await;
+            inner.check_present(&connector)?;
+            if !connector.info(&inner).tasks.iter().any(|status| status.task == Some(task)) {
+                return Err(Refused::Unknown(format!("{name}-{task}")));
+            }
+            connector.restart_tasks(&[task], inner.deadline(), &inner).await;
+            Ok(())
+        })
+        .await
     }
 
     /// Where a connector stands.
     ///
     /// # Errors
-    /// It is unknown.
+    /// It is unknown, or its state cannot be read.
     pub async fn offsets(&self, name: &str) -> Result<Offsets, Refused> {
-        let _ = name;
-        unimplemented!()
+        let connector = self.inner.find(name)?;
+        match connector.plugin().map(crate::connectors::Plugin::kind) {
+            Some(ConnectorType::Sink) => self.topics().committed(name).await.map(Offsets::Sink).map_err(Refused::Failed),
+            Some(ConnectorType::Source) | None => self.topics().source_state(name).await.map(Offsets::Source).map_err(Refused::Failed),
+        }
     }
 
     /// Records of a topic as bytes, through the converters of its source: what `topic read` prints.
     ///
     /// # Errors
     /// The topic is unknown, or a record does not convert.
-    pub async fn read_topic(
-        &self,
-        topic: &str,
-        partition: u32,
-        offset: u64,
-        limit: usize,
-    ) -> Result<Vec<(crate::topics::StoredRecord, crate::converters::ConvertedRecord)>> {
-        let _ = (topic, partition, offset, limit);
-        unimplemented!()
+    pub async fn read_topic(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> Result<Vec<(StoredRecord, ConvertedRecord)>> {
+        let records = self.topics().read(topic, partition, offset, limit).await?;
+        let mut converters = self.inner.converters(topic)?;
+        records
+            .into_iter()
+            .map(|stored| {
+                let converted = converters.convert(&stored.record)?;
+                Ok((stored, converted))
+            })
+            .collect()
     }
 
-    /// Stops every task, drains to the deadline, and closes the log.
+    /// Stops every task, drains to the deadline, and closes the log. Changes are refused from now on.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        self.inner.closing.store(true, Ordering::SeqCst);
+        let deadline = self.inner.deadline();
+        join_all(self.inner.all().iter().map(|connector| async move {
+            // A change that is under way stops its tasks by a deadline of its own.
+            let _changing = tokio::time::timeout_at(deadline, connector.changing.lock()).await;
+            connector.stop(deadline).await;
+        }))
+        .await;
+        match tokio::time::timeout(CLOSE_TIMEOUT, self.topics().close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error.kind = error.kind().code(), error.mend = error.remedy(), "{error}"),
+            Err(_) => tracing::error!(
+                "the topic log did not close within {} s; what was accepted and not yet durable is read from the sources again",
+                CLOSE_TIMEOUT.as_secs()
+            ),
+        }
+    }
+
+    /// Carries a change out to its end, whether or not the caller waits for it.
+    async fn carry_out<T: Send + 'static>(&self, change: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Result<T, Refused> {
+        tokio::spawn(change).await.unwrap_or_else(|error| Err(Refused::Failed(panicked(error))))
+    }
+}
+
+impl WorkerInner {
+    fn connectors(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Connector>>> {
+        // Insertions and removals are whole, so a panic elsewhere does not make the map wrong.
+        self.connectors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn all(&self) -> Vec<Arc<Connector>> {
+        self.connectors().values().cloned().collect()
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Connector>, Refused> {
+        self.connectors().get(name).cloned().ok_or_else(|| Refused::Unknown(name.to_owned()))
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.options.shutdown_timeout
+    }
+
+    /// Tells the log which sinks exist, paused and stopped ones too: what they have not read stays.
+    fn declare_readers(&self) {
+        let readers = self.all().iter().filter_map(|connector| Some((connector.name.to_string(), connector.subscription(self)?))).collect();
+        self.parts.topics.retain_for(readers);
+    }
+
+    fn check_config(&self, name: &str, config: &JsonMap) -> Result<(), Refused> {
+        let values = flatten(config).map_err(Refused::Invalid)?;
+        let report = check(name, &values, &self.options.defaults);
+        if !report.faults.is_empty() {
+            return Err(Refused::Invalid(report));
+        }
+        for note in &report.notes {
+            tracing::warn!(connector = name, "{note}");
+        }
+        Ok(())
+    }
+
+    fn check_present(&self, connector: &Connector) -> Result<(), Refused> {
+        if self.closing.load(Ordering::SeqCst) {
+            return Err(Refused::Failed(Error::new(ErrorKind::Restarting, "change a connector").because("the worker is stopping")));
+        }
+        if connector.is_removed() { Err(Refused::Unknown(connector.name.to_string())) } else { Ok(()) }
+    }
+
+    fn check_owner(&self, connector: &Connector, file: Option<&Path>) -> Result<(), Refused> {
+        self.check_present(connector)?;
+        match (connector.stored().file, file) {
+            (Some(owner), file) if Some(Path::new(&owner)) != file => Err(Refused::OwnedByFile(owner.into())),
+            (None, Some(_)) => Err(Refused::Exists(connector.name.to_string())),
+            (Some(_), _) | (None, None) => Ok(()),
+        }
+    }
+
+    async fn create(&self, name: String, config: JsonMap, target: TargetState, file: Option<PathBuf>) -> Result<ConnectorInfo, Refused> {
+        let file = file.map(|file| file.to_string_lossy().into_owned());
+        let stored = StoredConnector { name: name.clone(), config, target, file };
+        let connector = Arc::new(Connector::new(stored.clone()));
+        self.check_present(&connector)?;
+        if self.connectors().contains_key(&name) {
+            return Err(Refused::Exists(name));
+        }
+        self.check_config(&name, &stored.config)?;
+        let _changing = connector.changing.lock().await;
+        // The name is taken from here on; whoever finds the connector waits for the lock.
+        match self.connectors().entry(name.clone()) {
+            std::collections::btree_map::Entry::Occupied(_) => return Err(Refused::Exists(name)),
+            std::collections::btree_map::Entry::Vacant(place) => place.insert(Arc::clone(&connector)),
+        };
+        // A shutdown that did not see the connector any more has been declared by now.
+        let kept = match self.check_present(&connector) {
+            Ok(()) => self.parts.store.put(stored).await.map_err(Refused::Failed),
+            Err(refused) => Err(refused),
+        };
+        if let Err(refused) = kept {
+            connector.set_removed();
+            self.connectors().remove(&name);
+            return Err(refused);
+        }
+        self.declare_readers();
+        connector.start(self);
+        Ok(connector.info(self))
+    }
+
+    async fn reconfigure(&self, connector: &Connector, config: JsonMap, file: Option<&Path>) -> Result<ConnectorInfo, Refused> {
+        let _changing = connector.changing.lock().await;
+        self.check_owner(connector, file)?;
+        let mut stored = connector.stored();
+        if stored.config == config {
+            return Ok(connector.info(self));
+        }
+        self.check_config(&connector.name, &config)?;
+        stored.config = config;
+        self.parts.store.put(stored.clone()).await.map_err(Refused::Failed)?;
+        connector.stop(self.deadline()).await;
+        connector.set_stored(stored);
+        self.declare_readers();
+        connector.start(self);
+        Ok(connector.info(self))
+    }
+
+    /// The converters that the source of `topic` names; the worker's where it has no source, or one that is gone.
+    fn converters(&self, topic: &str) -> Result<Converters> {
+        let topics = self.parts.topics.topics();
+        let writer = topics.into_iter().find(|info| &*info.name == topic).and_then(|info| info.writer);
+        let connector = writer.and_then(|writer| self.find(&writer).ok());
+        let (mut values, mut placeholder) = (ConfigValues::default(), UNAVAILABLE.to_owned());
+        if let Some(connector) = connector {
+            let config = flatten(&connector.stored().config).map_err(|report| misconfigured(&report))?;
+            values = self.parts.providers.resolve(&config).map_err(|report| misconfigured(&report))?;
+            if let Some(plugin) = connector.plugin() {
+                placeholder = plugin.unavailable_value_placeholder(&values);
+            }
+        }
+        let converters = Converters::from_config(&values, &self.options.defaults, &placeholder);
+        converters.map(|(converters, _)| converters).map_err(|report| misconfigured(&report))
     }
 }

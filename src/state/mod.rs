@@ -1,5 +1,7 @@
 //! What a worker knows beside its topics: configurations and target states of connectors.
 
+pub mod redb;
+
 use futures_util::future::BoxFuture;
 use tailwater_api::Result;
 use tailwater_api::state::JsonMap;

@@ -1,7 +1,21 @@
 //! What several Tailwater connectors share.
 //!
+//! - [`backoff`]: how long to wait before the next try
+//! - [`envelope`]: schemas and records of change events
+//! - [`java_regex`]: regular expressions of Java
+//! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`merge`]: a batch of row changes, merged by key
+//! - [`number_text`]: numbers as Java writes them
+//! - [`schema_cache`]: what is compiled from schemas
+//! - [`stand_in`]: what is written for values that the source does not tell
 
 #![warn(missing_docs)]
 
+pub mod backoff;
+pub mod envelope;
+pub mod java_regex;
+pub mod json;
 pub mod merge;
+pub mod number_text;
+pub mod schema_cache;
+pub mod stand_in;

@@ -1,0 +1,184 @@
+//! `connector`: list, status, create, pause, resume, stop, restart, offsets, delete.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::client::{Address, Client};
+use super::output::{Output, print, table};
+use super::{Exit, Failure};
+use crate::config::connector_file;
+use crate::rest::segment;
+
+#[derive(Subcommand)]
+pub(super) enum Connector {
+    /// Shows all connectors
+    List {
+        #[command(flatten)]
+        address: Address,
+        /// Form of the result
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Shows the states of a connector and its tasks
+    Status {
+        #[command(flatten)]
+        named: Named,
+        /// Form of the result
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Makes a connector from a file
+    Create {
+        /// YAML, JSON or .properties
+        file: PathBuf,
+        #[command(flatten)]
+        address: Address,
+    },
+    /// Lets nothing flow; tasks stay
+    Pause(Named),
+    /// Lets a paused or stopped connector run
+    Resume(Named),
+    /// Ends the tasks
+    Stop(Named),
+    /// Starts a connector anew
+    Restart {
+        #[command(flatten)]
+        named: Named,
+        /// Its tasks too
+        #[arg(long)]
+        include_tasks: bool,
+        /// Only what has failed
+        #[arg(long)]
+        only_failed: bool,
+    },
+    /// Shows where a connector stands
+    Offsets {
+        #[command(flatten)]
+        named: Named,
+        /// Form of the result
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Removes a connector; its offsets are kept
+    Delete(Named),
+}
+
+#[derive(Args)]
+pub(super) struct Named {
+    /// Name of the connector
+    name: String,
+    #[command(flatten)]
+    address: Address,
+}
+
+impl Named {
+    fn path(&self, rest: &str) -> String {
+        format!("/connectors/{}{rest}", segment(&self.name))
+    }
+
+    async fn act(&self, method: Method, rest: &str, done: &str) -> Result<Exit, Failure> {
+        self.address.client()?.send(method, &self.path(rest), None).await?;
+        print(&format!("{}: {done}\n", self.name))?;
+        Ok(Exit::Done)
+    }
+
+    async fn show(&self, rest: &str, output: Output, text: fn(&Value) -> String) -> Result<Exit, Failure> {
+        show(&self.address.client()?, &self.path(rest), output, text).await
+    }
+}
+
+/// Prints what the worker answers, as it is or as text.
+pub(super) async fn show(client: &Client, path: &str, output: Output, text: fn(&Value) -> String) -> Result<Exit, Failure> {
+    let answer = client.get(path).await?;
+    match output {
+        Output::Text => print(&text(&answer))?,
+        Output::Json => print(&format!("{answer}\n"))?,
+    }
+    Ok(Exit::Done)
+}
+
+impl Connector {
+    pub(super) async fn execute(self) -> Result<Exit, Failure> {
+        match self {
+            Self::List { address, output } => show(&address.client()?, "/connectors?expand=info&expand=status", output, list).await,
+            Self::Status { named, output } => named.show("/status", output, status).await,
+            Self::Create { file, address } => create(&file, &address.client()?).await,
+            Self::Pause(named) => named.act(Method::PUT, "/pause", "pausing").await,
+            Self::Resume(named) => named.act(Method::PUT, "/resume", "resuming").await,
+            Self::Stop(named) => named.act(Method::PUT, "/stop", "stopped").await,
+            Self::Restart { named, include_tasks, only_failed } => {
+                let path = format!("/restart?includeTasks={include_tasks}&onlyFailed={only_failed}");
+                named.act(Method::POST, &path, "restarting").await
+            }
+            Self::Offsets { named, output } => named.show("/offsets", output, offsets).await,
+            Self::Delete(named) => named.act(Method::DELETE, "", "deleted; its offsets are kept").await,
+        }
+    }
+}
+
+async fn create(file: &Path, client: &Client) -> Result<Exit, Failure> {
+    let connector = connector_file::read(file).map_err(|report| Failure::invalid(&file.display().to_string(), &report))?;
+    let body = json!({"name": connector.name, "config": connector.config}).to_string();
+    client.send(Method::POST, "/connectors", Some(body)).await?;
+    print(&format!("{}: made\n", connector.name))?;
+    Ok(Exit::Done)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn list(answer: &Value) -> String {
+    let connectors = answer.as_object().into_iter().flatten();
+    let rows: Vec<[String; 5]> = connectors
+        .map(|(name, expanded)| {
+            let (info, status) = (&expanded["info"], &expanded["status"]);
+            let tasks: Vec<String> = status["tasks"].as_array().into_iter().flatten().map(|task| text(&task["state"])).collect();
+            [
+                name.clone(),
+                text(&info["type"]),
+                text(&info["config"]["connector.class"]),
+                text(&status["connector"]["state"]),
+                tasks.join(","),
+            ]
+        })
+        .collect();
+    table(["NAME", "TYPE", "CONNECTOR", "STATE", "TASKS"], &rows)
+}
+
+fn status(answer: &Value) -> String {
+    let row = |part: String, status: &Value| {
+        let trace = status["trace"].as_str().unwrap_or_default().replace('\n', " ");
+        [part, text(&status["state"]), trace]
+    };
+    let mut rows = vec![row("connector".to_owned(), &answer["connector"])];
+    rows.extend(answer["tasks"].as_array().into_iter().flatten().map(|task| row(format!("task {}", task["id"]), task)));
+    table(["PART", "STATE", "TRACE"], &rows)
+}
+
+fn offsets(answer: &Value) -> String {
+    let offsets = answer["offsets"].as_array().into_iter().flatten();
+    let rows: Vec<[String; 2]> = offsets.map(|entry| [entry["partition"].to_string(), entry["offset"].to_string()]).collect();
+    table(["PARTITION", "OFFSET"], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_become_tables() {
+        let answer = json!({"shop": {
+            "info": {"config": {"connector.class": "postgres"}, "type": "source"},
+            "status": {"connector": {"state": "RUNNING"}, "tasks": [{"id": 0, "state": "FAILED"}]},
+        }});
+        assert_eq!(list(&answer), "NAME  TYPE    CONNECTOR  STATE    TASKS\nshop  source  postgres   RUNNING  FAILED\n");
+        let answer = json!({"connector": {"state": "RUNNING"}, "tasks": [{"id": 0, "state": "FAILED", "trace": "a\nb"}]});
+        assert_eq!(status(&answer), "PART       STATE    TRACE\nconnector  RUNNING\ntask 0     FAILED   a b\n");
+        let answer = json!({"offsets": [{"partition": {"server": "shop"}, "offset": {"lsn": 1}}]});
+        assert_eq!(offsets(&answer), "PARTITION          OFFSET\n{\"server\":\"shop\"}  {\"lsn\":1}\n");
+    }
+}

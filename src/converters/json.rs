@@ -1,0 +1,65 @@
+//! `org.apache.kafka.connect.json.JsonConverter`.
+//!
+//! With schemas a value is `{"schema":…,"payload":…}`, without it is the payload alone. Neither schema nor value is nothing
+//! at all: a tombstone. A null that has a schema is written, as its default or as `null`, and is no tombstone.
+
+use tailwater_api::Result;
+use tailwater_api::config::{ConfigField, ConfigReader, FieldType};
+use tailwater_api::record::SchemaAndValue;
+use tailwater_kit::json::{DecimalFormat, JsonOptions, JsonWriter};
+use tailwater_kit::stand_in::Placeholder;
+
+use super::Converter;
+
+pub(super) const FIELDS: &[ConfigField] = &[
+    ConfigField::new("schemas.enable", FieldType::Boolean, "Whether the schema stands beside each value.").default("true"),
+    ConfigField::new("schemas.cache.size", FieldType::Int, "How many schemas are kept; here their number is fixed.").default("1000"),
+    ConfigField::new("decimal.format", FieldType::Choice(&["BASE64", "NUMERIC"]), "How decimals are written.").default("BASE64"),
+    ConfigField::new("replace.null.with.default", FieldType::Boolean, "Whether a null is written as the default of its schema.")
+        .default("true"),
+];
+
+/// Writes JSON.
+pub(super) struct JsonConverter {
+    writer: JsonWriter,
+    schemas: bool,
+}
+
+impl JsonConverter {
+    /// The converter that stands where no configuration names one: no schemas.
+    pub(super) fn without_schemas(placeholder: Placeholder) -> Self {
+        Self { writer: JsonWriter::new(JsonOptions { placeholder, ..JsonOptions::default() }), schemas: false }
+    }
+
+    pub(super) fn read(reader: &ConfigReader<'_>, placeholder: Placeholder) -> Self {
+        let formats = [("BASE64", DecimalFormat::Base64), ("NUMERIC", DecimalFormat::Numeric)];
+        let options = JsonOptions {
+            decimal_format: reader.choice("decimal.format", &formats),
+            replace_null_with_default: reader.boolean("replace.null.with.default"),
+            placeholder,
+        };
+        Self { writer: JsonWriter::new(options), schemas: reader.boolean("schemas.enable") }
+    }
+}
+
+impl Converter for JsonConverter {
+    fn write(&mut self, _topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
+        if data.is_none() {
+            return Ok(false);
+        }
+        let schema = data.schema.as_deref();
+        if self.schemas {
+            out.extend_from_slice(b"{\"schema\":");
+            match schema {
+                Some(schema) => self.writer.write_schema(schema, out)?,
+                None => out.extend_from_slice(b"null"),
+            }
+            out.extend_from_slice(b",\"payload\":");
+        }
+        self.writer.write(schema, &data.value, out)?;
+        if self.schemas {
+            out.push(b'}');
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,172 @@
+//! `/connectors` and everything below it.
+
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+
+use super::failure::Failure;
+use super::requests::{Body, Segments};
+use super::{Api, answers};
+use crate::runtime::worker::{ConnectorInfo, Refused, Restart, RunState, RunStatus};
+use crate::state::TargetState;
+
+type Answer = Result<Response, Failure>;
+type Parameters = Query<Vec<(String, String)>>;
+
+fn ok(body: &Value) -> Answer {
+    Ok(answers::json(StatusCode::OK, body))
+}
+
+fn not_found(name: &str) -> String {
+    format!("Connector {name} not found")
+}
+
+/// Names, or with `expand` objects by name.
+pub(super) async fn list(State(api): State<Api>, Query(parameters): Parameters) -> Answer {
+    let connectors = api.worker()?.list().await;
+    let expands: Vec<&str> = parameters.iter().filter(|(key, _)| key == "expand").map(|(_, what)| what.as_str()).collect();
+    ok(&listing(&connectors, &expands, api.worker_id()))
+}
+
+pub(super) fn listing(connectors: &[ConnectorInfo], expands: &[&str], worker_id: &str) -> Value {
+    if expands.is_empty() {
+        return connectors.iter().map(|info| info.name.as_str()).collect();
+    }
+    let expanded = |info: &ConnectorInfo| {
+        let mut expanded = Map::new();
+        for what in expands {
+            match *what {
+                "info" => drop(expanded.insert("info".into(), answers::info(info))),
+                "status" => drop(expanded.insert("status".into(), answers::status(info, worker_id))),
+                // So does Connect.
+                _ => {}
+            }
+        }
+        (info.name.clone(), Value::Object(expanded))
+    };
+    Value::Object(connectors.iter().map(expanded).collect())
+}
+
+pub(super) async fn create(State(api): State<Api>, headers: HeaderMap, body: Body) -> Answer {
+    let create = body.create()?;
+    let made = api.worker()?.create(&create.name, create.config, create.target, None).await;
+    let info = made.map_err(|refused| Failure::refused(&create.name, refused, not_found))?;
+    Ok(created(&info, &headers, api.worker_id()))
+}
+
+pub(super) async fn put_config(State(api): State<Api>, Segments(name): Segments<String>, headers: HeaderMap, body: Body) -> Answer {
+    let put = api.worker()?.put_config(&name, body.config(&name)?, None).await;
+    let (info, made) = put.map_err(|refused| Failure::refused(&name, refused, not_found))?;
+    if made { Ok(created(&info, &headers, api.worker_id())) } else { ok(&answers::info(&info)) }
+}
+
+fn created(info: &ConnectorInfo, headers: &HeaderMap, worker_id: &str) -> Response {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(worker_id);
+    let location = format!("http://{host}/connectors/{}", segment(&info.name));
+    let mut answer = answers::json(StatusCode::CREATED, &answers::info(info));
+    if let Ok(location) = location.parse() {
+        answer.headers_mut().insert(header::LOCATION, location);
+    }
+    answer
+}
+
+/// `text` as one segment of a path (RFC 3986: all but unreserved characters in percent encoding).
+pub(crate) fn segment(text: &str) -> String {
+    let encode = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
+async fn get(api: &Api, name: &str, unknown: impl FnOnce(&str) -> String) -> Result<ConnectorInfo, Failure> {
+    api.worker()?.get(name).await.map_err(|refused| Failure::refused(name, refused, unknown))
+}
+
+pub(super) async fn info(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    ok(&answers::info(&get(&api, &name, not_found).await?))
+}
+
+pub(super) async fn config(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    ok(&answers::config(&get(&api, &name, not_found).await?))
+}
+
+pub(super) async fn delete(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    let deleted = api.worker()?.delete(&name, None).await;
+    deleted.map_err(|refused| Failure::refused(&name, refused, not_found))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(super) async fn status(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    let info = get(&api, &name, |name| format!("No status found for connector {name}")).await?;
+    ok(&answers::status(&info, api.worker_id()))
+}
+
+pub(super) async fn tasks(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    ok(&answers::tasks(&get(&api, &name, not_found).await?))
+}
+
+pub(super) async fn task_status(State(api): State<Api>, Segments((name, task)): Segments<(String, u32)>) -> Answer {
+    let unknown = |name: &str| format!("No status found for task {name}-{task}");
+    let info = get(&api, &name, unknown).await?;
+    let status = info.tasks.iter().find(|status| status.task == Some(task));
+    let status = status.ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, unknown(&name)))?;
+    ok(&answers::run_status(status, api.worker_id()))
+}
+
+pub(super) async fn topics(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    // Connect answers an empty list for a connector that is not there.
+    let topics = match api.worker()?.get(&name).await {
+        Ok(info) => info.topics,
+        Err(Refused::Unknown(_)) => Vec::new(),
+        Err(refused) => return Err(Failure::refused(&name, refused, not_found)),
+    };
+    ok(&answers::topics_of(&name, &topics))
+}
+
+pub(super) async fn offsets(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    let offsets = api.worker()?.offsets(&name).await;
+    ok(&answers::offsets(&offsets.map_err(|refused| Failure::refused(&name, refused, not_found))?))
+}
+
+async fn set_target(api: &Api, name: &str, target: TargetState, done: StatusCode) -> Answer {
+    let set = api.worker()?.set_target(name, target).await;
+    set.map_err(|refused| Failure::refused(name, refused, |name| format!("Unknown connector {name}")))?;
+    Ok(done.into_response())
+}
+
+pub(super) async fn pause(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    set_target(&api, &name, TargetState::Paused, StatusCode::ACCEPTED).await
+}
+
+pub(super) async fn resume(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    set_target(&api, &name, TargetState::Running, StatusCode::ACCEPTED).await
+}
+
+pub(super) async fn stop(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    set_target(&api, &name, TargetState::Stopped, StatusCode::NO_CONTENT).await
+}
+
+/// 204 for the connector alone, else 202 and what is being restarted.
+pub(super) async fn restart(State(api): State<Api>, Segments(name): Segments<String>, Query(parameters): Parameters) -> Answer {
+    // As Java's Boolean.valueOf: what is not "true" is false.
+    let flag = |wanted: &str| parameters.iter().any(|(key, value)| key == wanted && value.eq_ignore_ascii_case("true"));
+    let restart = Restart { include_tasks: flag("includeTasks"), only_failed: flag("onlyFailed") };
+    let restarted = api.worker()?.restart(&name, restart).await;
+    let mut info = restarted.map_err(|refused| Failure::refused(&name, refused, |name| format!("Unknown connector: {name}")))?;
+    if !restart.only_failed || info.connector.state == RunState::Failed {
+        info.connector = RunStatus { state: RunState::Restarting, trace: None, ..info.connector };
+    }
+    if restart.include_tasks || restart.only_failed {
+        Ok(answers::json(StatusCode::ACCEPTED, &answers::status(&info, api.worker_id())))
+    } else {
+        Ok(StatusCode::NO_CONTENT.into_response())
+    }
+}
+
+pub(super) async fn restart_task(State(api): State<Api>, Segments((name, task)): Segments<(String, u32)>) -> Answer {
+    let restarted = api.worker()?.restart_task(&name, task).await;
+    restarted.map_err(|refused| Failure::refused(&name, refused, |name| format!("Unknown task: {name}-{task}")))?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}

@@ -1,0 +1,72 @@
+//! `/topics` and `/topics/NAME/records`: what stands in the topic log.
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+
+use super::failure::Failure;
+use super::requests::Segments;
+use super::{Api, answers, record_line};
+
+/// Records of one answer where the request does not say.
+const DEFAULT_LIMIT: usize = 100;
+/// Most records of one answer.
+const MAX_LIMIT: usize = 10_000;
+/// An answer that has reached this ends early (I6); the next request goes on behind its last record.
+const MAX_ANSWER: usize = 4 << 20;
+/// Records read from the log at once.
+const STEP: usize = 100;
+
+pub(super) async fn list(State(api): State<Api>) -> Result<Response, Failure> {
+    Ok(answers::json(StatusCode::OK, &answers::topics(&api.worker()?.topics().topics())))
+}
+
+/// Where to read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) partition: u32,
+    pub(super) offset: u64,
+    pub(super) limit: usize,
+}
+
+/// Reads `partition` (0), `offset` (0) and `limit` (100).
+pub(super) fn range(parameters: &[(String, String)]) -> Result<Range, Failure> {
+    fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, Failure> {
+        value.parse().map_err(|_| Failure::bad_request(format!("{key} must be a number, not {value:?}")))
+    }
+    let mut range = Range { partition: 0, offset: 0, limit: DEFAULT_LIMIT };
+    for (key, value) in parameters {
+        match key.as_str() {
+            "partition" => range.partition = number(key, value)?,
+            "offset" => range.offset = number(key, value)?,
+            "limit" => range.limit = number::<usize>(key, value)?.min(MAX_LIMIT),
+            _ => return Err(Failure::bad_request(format!("Unknown parameter {key:?}; known are partition, offset and limit"))),
+        }
+    }
+    Ok(range)
+}
+
+/// A JSON array of records, one a line, in the form of [`record_line::write`]. Empty at the end of the partition.
+pub(super) async fn records(
+    State(api): State<Api>,
+    Segments(topic): Segments<String>,
+    Query(parameters): Query<Vec<(String, String)>>,
+) -> Result<Response, Failure> {
+    let Range { partition, mut offset, limit } = range(&parameters)?;
+    let worker = api.worker()?;
+    let mut answer = String::from("[");
+    let mut count = 0;
+    while count < limit && answer.len() < MAX_ANSWER {
+        let records = worker.read_topic(&topic, partition, offset, STEP.min(limit - count)).await?;
+        let Some((last, _)) = records.last() else { break };
+        offset = last.offset + 1;
+        for (stored, converted) in &records {
+            answer.push_str(if count == 0 { "\n" } else { ",\n" });
+            record_line::write(stored, converted, &mut answer);
+            count += 1;
+        }
+    }
+    answer.push_str("]\n");
+    Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
+}

@@ -1,0 +1,187 @@
+//! What becomes of a record that a transform or a target refuses.
+//!
+//! By the user's policy it is kept durably in the dead letter topic, dropped with a counter and a log line (I11), or
+//! its error is returned and the task stops. A position passes a refused record only after one of the first two (I2).
+//!
+//! A dead letter is the record as it stood on its topic, before transforms. A sink reads it again from the topic log,
+//! so nothing is copied while records pass; where retention has taken it, the record at hand is kept.
+
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use tailwater_api::metrics::{Counter, Metrics};
+use tailwater_api::record::{Record, SchemaAndValue, TopicPartition};
+use tailwater_api::schema::{Kind, Schema};
+use tailwater_api::sink::{DeadLetters, SinkRecord};
+use tailwater_api::value::Value;
+use tailwater_api::{Error, Result};
+
+use crate::runtime::recovery::{Decision, Failures, RecoveryPolicy, Tolerance, decide};
+use crate::topics::TopicLog;
+
+/// Step that failed, with the names of Connect's `Stage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// `TRANSFORMATION`
+    Transformation,
+    /// `TASK_PUT`
+    TaskPut,
+}
+
+impl Stage {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Transformation => "TRANSFORMATION",
+            Self::TaskPut => "TASK_PUT",
+        }
+    }
+}
+
+/// The errors of records of one task.
+pub(super) struct RecordErrors {
+    pub(super) connector: Arc<str>,
+    pub(super) task: u32,
+    /// Class of the connector, for the header of that name
+    pub(super) class: &'static str,
+    pub(super) policy: RecoveryPolicy,
+    pub(super) context_headers: bool,
+    pub(super) topics: Arc<dyn TopicLog>,
+    kept: Counter,
+    dropped: Counter,
+    /// Records of the batch being written whose topic a transform changed: place as the writer sees it, topic that they stand in.
+    renamed: Mutex<Vec<(TopicPartition, u64, Arc<str>)>>,
+}
+
+impl RecordErrors {
+    pub(super) fn new(
+        connector: Arc<str>,
+        task: u32,
+        class: &'static str,
+        policy: RecoveryPolicy,
+        context_headers: bool,
+        topics: Arc<dyn TopicLog>,
+        metrics: &dyn Metrics,
+    ) -> Self {
+        let kept = metrics.counter("dead_letters_total", "Records kept in the dead letter topic.", None);
+        let dropped = metrics.counter(
+            "dropped_records_total",
+            "Records dropped because errors are tolerated and no dead letter topic is named.",
+            None,
+        );
+        Self { connector, task, class, policy, context_headers, topics, kept, dropped, renamed: Mutex::default() }
+    }
+
+    /// Whether [`RecordErrors::handle`] would keep a record, so that a copy is worth its price.
+    pub(super) fn keeps(&self) -> bool {
+        matches!(self.policy.tolerance, Tolerance::Keep(_))
+    }
+
+    /// Remembers for the batch being written which records stand in another topic than they now name.
+    pub(super) fn renamed(&self, renamed: Vec<(TopicPartition, u64, Arc<str>)>) {
+        *self.renamed.lock().unwrap_or_else(PoisonError::into_inner) = renamed;
+    }
+
+    /// Decides about a record of a source, or returns the error. `record` is there if [`RecordErrors::keeps`].
+    pub(super) async fn handle(
+        &self,
+        topic: &str,
+        record: Option<Record>,
+        place: Option<(u32, u64)>,
+        stage: Stage,
+        error: Error,
+    ) -> Result<()> {
+        // The tries of a whole task do not matter here: RunAgain and Stop both end this run with the error.
+        match decide(&error, Failures::default(), &self.policy) {
+            Decision::RunAgain | Decision::Stop => return Err(error),
+            Decision::KeepDeadLetter => {
+                let (Tolerance::Keep(dead_letters), Some(record)) = (&self.policy.tolerance, record) else { return Err(error) };
+                let letter = self.letter(dead_letters, topic, record, place, stage, &error);
+                self.topics.append(vec![letter]).await?;
+                self.kept.add(1);
+            }
+            Decision::DropRecord => self.dropped.add(1),
+        }
+        tracing::warn!(
+            connector = &*self.connector,
+            task = self.task,
+            table = topic,
+            position =
+                place.map(|(partition, offset)| format!("{topic}-{partition}@{offset}")).or_else(|| error.position().map(str::to_owned)),
+            error.kind = error.kind().code(),
+            error.mend = error.remedy(),
+            "a record was {}: {error}",
+            if self.keeps() { "kept in the dead letter topic" } else { "dropped" },
+        );
+        Ok(())
+    }
+
+    /// Decides about a record that a sink read, found again by its place.
+    pub(super) async fn handle_read(
+        &self,
+        topic: &Arc<str>,
+        partition: u32,
+        offset: u64,
+        at_hand: Option<&Record>,
+        stage: Stage,
+        error: Error,
+    ) -> Result<()> {
+        let original = if self.keeps() {
+            let found = self.topics.read(topic, partition, offset, 1).await?;
+            let found = found.into_iter().find(|stored| stored.offset == offset).map(|stored| stored.record);
+            found.or_else(|| at_hand.cloned())
+        } else {
+            None
+        };
+        self.handle(topic, original, Some((partition, offset)), stage, error).await
+    }
+
+    fn letter(
+        &self,
+        dead_letters: &Arc<str>,
+        topic: &str,
+        mut record: Record,
+        place: Option<(u32, u64)>,
+        stage: Stage,
+        error: &Error,
+    ) -> Record {
+        if self.context_headers {
+            let code = error.kind().code();
+            let mut header = |name: &'static str, text: String| {
+                record.headers.push(name, SchemaAndValue::new(Arc::clone(&TEXT), Value::from(text)));
+            };
+            header("__connect.errors.topic", topic.to_owned());
+            if let Some((partition, offset)) = place {
+                header("__connect.errors.partition", partition.to_string());
+                header("__connect.errors.offset", offset.to_string());
+            }
+            header("__connect.errors.connector.name", self.connector.to_string());
+            header("__connect.errors.task.id", self.task.to_string());
+            header("__connect.errors.stage", stage.name().to_owned());
+            header("__connect.errors.class.name", self.class.to_owned());
+            // There is no Java class; the code of the kind is what stays the same.
+            header("__connect.errors.exception.class.name", format!("io.tailwater.errors.{code}"));
+            header("__connect.errors.exception.message", error.to_string());
+            header("__connect.errors.exception.stacktrace", format!("{error:?}"));
+        }
+        record.topic = Arc::clone(dead_letters);
+        record.partition = None;
+        record
+    }
+}
+
+/// Headers leave through the header converter, which writes text as it is.
+static TEXT: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).build());
+
+impl DeadLetters for RecordErrors {
+    fn reject<'a>(&'a self, record: &'a SinkRecord, error: Error) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let place = record.topic_partition();
+            let stands_in = {
+                let renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
+                let found = renamed.iter().find(|(named, offset, _)| *named == place && *offset == record.offset);
+                found.map_or(Arc::clone(&record.record.topic), |(_, _, topic)| Arc::clone(topic))
+            };
+            self.handle_read(&stands_in, record.partition, record.offset, Some(&record.record), Stage::TaskPut, error).await
+        })
+    }
+}

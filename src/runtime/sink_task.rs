@@ -1,0 +1,268 @@
+//! One run of a sink task.
+//!
+//! Polls the topic log, transforms, writes, and moves positions behind what is durable. Every batch is in the
+//! [`Ledger`] from the moment it is handed to the writer; positions leave the ledger only behind a finished prefix
+//! (I2) and are kept by the topic log afterwards, at the latest after the flush interval. After an error the run ends;
+//! the next one begins at the kept positions, or at those that the target holds, so what was not durable is delivered
+//! again.
+//!
+//! Memory (I6): a poll happens only with a reservation for what it may return. What the writer says it buffers is
+//! reserved in its place; where the budget has no room for that, the writer flushes. Both fit the task's own part of
+//! the budget, so a sink that stands still keeps nobody from anything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tailwater_api::Result;
+use tailwater_api::metrics::{Counter, Gauge, Metrics};
+use tailwater_api::record::TopicPartition;
+use tailwater_api::sink::{Assignment, Progress, RecordBatch, SinkContext, SinkRecord};
+use tailwater_api::source::{ByteBudget, Reservation};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::connectors::{AnySinkWriter, Opening};
+use crate::runtime::budget::TaskBudget;
+use crate::runtime::crash_point::crash_point;
+use crate::runtime::ledger::Ledger;
+use crate::runtime::record_errors::{RecordErrors, Stage};
+use crate::topics::{LogReader, Polled, Subscription, TopicLog};
+use crate::transforms::TransformChain;
+
+/// Most bytes of records that one poll asks for: enough to amortise a target's transaction, small beside any budget.
+const LARGEST_POLL: usize = 2 * 1024 * 1024;
+
+/// How often the lag is shown while the target keeps a batch waiting.
+const LAG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a run of a sink task needs of its worker.
+pub(super) struct SinkRun {
+    pub(super) connector: Arc<str>,
+    pub(super) task: u32,
+    pub(super) topics: Arc<dyn TopicLog>,
+    pub(super) subscription: Subscription,
+    pub(super) transforms: TransformChain,
+    pub(super) errors: Arc<RecordErrors>,
+    pub(super) budget: Arc<TaskBudget>,
+    pub(super) flush_interval: Duration,
+    pub(super) metrics: Arc<dyn Metrics>,
+    /// Becomes true when the run should end
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+impl SinkRun {
+    /// Runs the sink until it is stopped or fails. After a stop everything accepted is durable and its positions are kept.
+    pub(super) async fn run(self, open: impl FnOnce(SinkContext) -> Opening) -> Result<()> {
+        let Self { connector, task, topics, subscription, transforms, errors, budget, flush_interval, metrics, mut stop } = self;
+        let context = SinkContext::new(Arc::clone(&connector), task, Arc::clone(&errors) as _, stop.clone(), Arc::clone(&metrics));
+        let writer = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            writer = open(context) => writer?,
+        };
+        let reader = topics.reader(&connector, subscription).await?;
+        let figures = Figures::new(&*metrics);
+        let mut sink = Sink {
+            reader,
+            writer,
+            transforms,
+            errors,
+            budget,
+            flush_interval,
+            figures,
+            ledger: Ledger::default(),
+            buffered: None,
+            flush_at: None,
+        };
+        match sink.flow(&mut stop).await {
+            Ok(()) => sink.close().await,
+            Err(error) => {
+                // What is durable need not be delivered again. If even this fails it is, which is no more than the
+                // error at hand promises.
+                if let Err(second) = sink.keep_positions().await {
+                    tracing::debug!(connector = &*connector, task, "the positions could not be kept: {second}");
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+struct Sink {
+    reader: Box<dyn LogReader>,
+    writer: Box<dyn AnySinkWriter>,
+    transforms: TransformChain,
+    errors: Arc<RecordErrors>,
+    budget: Arc<TaskBudget>,
+    flush_interval: Duration,
+    figures: Figures,
+    ledger: Ledger,
+    /// What the writer buffers
+    buffered: Option<Reservation>,
+    /// When what is in the ledger has to be durable and kept
+    flush_at: Option<Instant>,
+}
+
+impl Sink {
+    async fn flow(&mut self, stop: &mut watch::Receiver<bool>) -> Result<()> {
+        loop {
+            let (room, bytes) = self.room().await?;
+            let polled = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return Ok(()),
+                () = until(self.flush_at) => None,
+                polled = self.reader.poll(bytes) => Some(polled?),
+            };
+            match polled {
+                None => self.flush().await?,
+                Some(Polled::Records(batch)) => self.write(batch, room).await?,
+                Some(Polled::Assigned(partitions)) => self.assign(&partitions).await?,
+                Some(Polled::Revoked(partitions)) => self.revoke(&partitions).await?,
+            }
+            self.figures.lag.set(i64::try_from(self.reader.lag()).unwrap_or(i64::MAX));
+            self.figures.in_flight.set(i64::try_from(self.budget.held()).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Room for the next poll, made by a flush where the writer's buffer is in the way.
+    async fn room(&mut self) -> Result<(Reservation, usize)> {
+        let bytes = self.budget.part().clamp(1, LARGEST_POLL);
+        if let Some(room) = self.budget.try_reserve(bytes) {
+            return Ok((room, bytes));
+        }
+        if self.buffered.is_some() {
+            self.flush().await?;
+        }
+        // Holding nothing, the task is granted this at once.
+        Ok((Arc::clone(&self.budget).reserve(bytes).await, bytes))
+    }
+
+    async fn write(&mut self, batch: RecordBatch, room: Reservation) -> Result<()> {
+        self.figures.batches.add(1);
+        self.figures.records.add(batch.records.len() as u64);
+        let batch = self.transform(batch).await?;
+        let ticket = self.ledger.enter(batch.next.clone());
+        self.flush_at.get_or_insert_with(|| Instant::now() + self.flush_interval);
+        if batch.records.is_empty() {
+            // Filtered out as a whole; its positions move on behind those before it (I5).
+            self.ledger.finish(ticket);
+            return Ok(());
+        }
+        let progress = self.write_and_watch(&batch).await?;
+        crash_point("sink-written");
+        drop(batch);
+        drop(room);
+        match progress {
+            Progress::Accepted { buffered } => {
+                self.buffered = None;
+                self.buffered = self.budget.try_reserve(buffered);
+                if self.buffered.is_none() || buffered > self.budget.part() {
+                    self.flush().await?;
+                }
+            }
+            // Kept with the next flush at the latest; a target that holds positions is asked for them anyway.
+            Progress::Durable | Progress::DurableWithPosition => {
+                self.buffered = None;
+                self.ledger.finish_all();
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes, and shows the lag that grows meanwhile: a target that stands still must not look as if all were well.
+    async fn write_and_watch(&mut self, batch: &RecordBatch) -> Result<Progress> {
+        let mut write = self.writer.write(batch);
+        loop {
+            match tokio::time::timeout(LAG_INTERVAL, &mut write).await {
+                Ok(written) => return written,
+                Err(_) => self.figures.lag.set(i64::try_from(self.reader.lag()).unwrap_or(i64::MAX)),
+            }
+        }
+    }
+
+    async fn transform(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        if self.transforms.is_empty() {
+            return Ok(batch);
+        }
+        let mut records = Vec::with_capacity(batch.records.len());
+        let mut renamed = Vec::new();
+        for SinkRecord { partition, offset, record } in batch.records {
+            let topic = Arc::clone(&record.topic);
+            match self.transforms.apply(record) {
+                Ok(Some(record)) => {
+                    let record = SinkRecord { partition, offset, record };
+                    if record.record.topic != topic {
+                        renamed.push((record.topic_partition(), offset, topic));
+                    }
+                    records.push(record);
+                }
+                Ok(None) => {}
+                Err(error) => self.errors.handle_read(&topic, partition, offset, None, Stage::Transformation, error).await?,
+            }
+        }
+        self.errors.renamed(renamed);
+        Ok(RecordBatch { records, next: batch.next })
+    }
+
+    /// Makes everything accepted durable, then keeps the positions behind it.
+    async fn flush(&mut self) -> Result<()> {
+        self.writer.flush().await?;
+        crash_point("sink-flushed");
+        self.buffered = None;
+        self.ledger.finish_all();
+        self.keep_positions().await
+    }
+
+    async fn keep_positions(&mut self) -> Result<()> {
+        let positions = self.ledger.take_finished();
+        if !positions.is_empty() {
+            self.reader.commit(positions).await?;
+        }
+        crash_point("sink-committed");
+        self.flush_at = (!self.ledger.is_empty()).then(|| Instant::now() + self.flush_interval);
+        Ok(())
+    }
+
+    /// The target's positions win over ours. A position that the log no longer has is `history-gone` and ends the run: never a skip.
+    async fn assign(&mut self, partitions: &[Assignment]) -> Result<()> {
+        for position in self.writer.assign(partitions).await? {
+            self.reader.seek(position).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        self.flush().await?;
+        self.writer.revoke(partitions).await
+    }
+
+    async fn close(mut self) -> Result<()> {
+        // Positions are kept before the writer is gone, so that a close that fails costs nothing.
+        self.flush().await?;
+        self.writer.close().await
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Figures {
+    batches: Counter,
+    records: Counter,
+    lag: Gauge,
+    in_flight: Gauge,
+}
+
+impl Figures {
+    fn new(metrics: &dyn Metrics) -> Self {
+        Self {
+            batches: metrics.counter("batches_total", "Batches read from the topic log.", None),
+            records: metrics.counter("records_total", "Records read from the topic log, before transforms.", None),
+            lag: metrics.gauge("lag_records", "Readable records that the sink has not read yet.", None),
+            in_flight: metrics.gauge("inflight_bytes", "Bytes of the memory budget that the task holds.", None),
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! Whole connectors on the doubles. Connectors' names differ from test to test, since scripted ones are told apart by them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tailwater_api::config::ConfigValues;
+use tailwater_api::record::{Record, SchemaAndValue, TopicPartition};
+use tailwater_api::sink::LogPosition;
+use tailwater_api::state::JsonMap;
+
+use crate::config::providers::Providers;
+use crate::runtime::testing::{MemoryLog, MemoryStore, MemoryTopics, Nobody, deed, deeds};
+use crate::runtime::worker::{Offsets, Refused, Restart, RunState, Worker, WorkerOptions, WorkerParts};
+use crate::state::{ConnectorStore, StoredConnector, TargetState};
+use crate::topics::TopicLog;
+
+struct House {
+    log: Arc<MemoryLog>,
+    store: Arc<MemoryStore>,
+}
+
+impl House {
+    fn new() -> Self {
+        Self { log: MemoryLog::new(), store: Arc::default() }
+    }
+
+    async fn worker(&self) -> Worker {
+        self.worker_with(1 << 20, Duration::from_secs(5)).await
+    }
+
+    async fn worker_with(&self, memory_budget: usize, shutdown_timeout: Duration) -> Worker {
+        let options = WorkerOptions {
+            data_dir: PathBuf::new(),
+            memory_budget,
+            shutdown_timeout,
+            defaults: ConfigValues::default(),
+            worker_id: "127.0.0.1:8083".into(),
+        };
+        let parts = WorkerParts {
+            topics: Arc::new(MemoryTopics(Arc::clone(&self.log))),
+            store: Arc::clone(&self.store) as _,
+            providers: Providers::default(),
+            metrics: Arc::new(Nobody),
+        };
+        Worker::start_with(options, parts).await.unwrap()
+    }
+
+    async fn fill(&self, topic: &str, count: usize) {
+        let record = Record::new(topic.into(), SchemaAndValue::NONE, SchemaAndValue::NONE);
+        MemoryTopics(Arc::clone(&self.log)).append(vec![record; count]).await.unwrap();
+    }
+}
+
+fn config(entries: &[(&str, &str)]) -> JsonMap {
+    entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect()
+}
+
+fn generator(topic: &str, rows: u64) -> JsonMap {
+    config(&[("connector.class", "generator"), ("generator.topics", topic), ("generator.rows", &rows.to_string())])
+}
+
+fn sink(topic: &str, more: &[(&str, &str)]) -> JsonMap {
+    let mut entries = config(&[("connector.class", "scripted-sink"), ("topics", topic), ("offset.flush.interval.ms", "20")]);
+    entries.extend(config(more));
+    entries
+}
+
+async fn create(worker: &Worker, name: &str, config: JsonMap) {
+    worker.create(name, config, TargetState::Running, None).await.unwrap();
+}
+
+async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..2000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it never came to pass that {what}");
+}
+
+async fn task_state(worker: &Worker, name: &str) -> (RunState, String) {
+    let task = worker.get(name).await.unwrap().tasks.remove(0);
+    (task.state, task.trace.unwrap_or_default())
+}
+
+async fn eventually_failed(worker: &Worker, name: &str) -> String {
+    eventually("the task failed", async || task_state(worker, name).await.0 == RunState::Failed).await;
+    task_state(worker, name).await.1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_generated_record_reaches_the_sink_once_and_positions_follow() {
+    let house = House::new();
+    let worker = house.worker().await;
+    create(&worker, "whole-source", generator("whole", 5000)).await;
+    create(&worker, "whole-sink", sink("whole", &[])).await;
+    eventually("all is written", async || deeds("whole-sink").written.len() == 5000).await;
+    assert_eq!(deeds("whole-sink").written, (0..5000).collect::<Vec<_>>());
+    eventually("positions are kept", async || house.log.committed_offset("whole-sink", "whole") == Some(5000)).await;
+    let Offsets::Source(state) = worker.offsets("whole-source").await.unwrap() else { panic!("a source has a state") };
+    assert_eq!(state.iter().next().unwrap().1["sequence"], 5000);
+    assert_eq!(worker.get("whole-source").await.unwrap().topics, ["whole"]);
+    assert_eq!(worker.get("whole-sink").await.unwrap().topics, ["whole"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_done_stays_running_and_is_not_run_again() {
+    let house = House::new();
+    let worker = house.worker().await;
+    create(&worker, "done", generator("done", 10)).await;
+    eventually("all is there", async || house.log.records("done").len() == 10).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(task_state(&worker, "done").await.0, RunState::Running);
+    assert_eq!(house.log.records("done").len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i10_a_panicking_connector_touches_no_other() {
+    let house = House::new();
+    let worker = house.worker().await;
+    create(&worker, "panics", config(&[("connector.class", "scripted-source"), ("script.failing.runs", "9"), ("script.failure", "panic")]))
+        .await;
+    create(&worker, "calm-source", generator("calm", 2000)).await;
+    create(&worker, "calm-sink", sink("calm", &[])).await;
+    let trace = eventually_failed(&worker, "panics").await;
+    assert!(trace.starts_with("bug: cannot run the task: it panicked: as the script says"), "{trace}");
+    eventually("the others go on", async || deeds("calm-sink").written.len() == 2000).await;
+    assert_eq!(task_state(&worker, "calm-source").await.0, RunState::Running);
+    assert_eq!(deeds("panics").runs, 1, "a bug is not tried again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_failed_for_a_while_comes_back_by_itself() {
+    let house = House::new();
+    let worker = house.worker().await;
+    let script = [("connector.class", "scripted-source"), ("script.failing.runs", "2"), ("retriable.restart.connector.wait.ms", "200")];
+    create(&worker, "comes-back", config(&script)).await;
+    let trace = eventually_failed(&worker, "comes-back").await;
+    let first = trace.lines().next().unwrap();
+    assert!(first.starts_with("unreachable: cannot follow the script; next try at 20"), "{first}");
+    eventually("it runs", async || deeds("comes-back").confirmed == 1).await;
+    assert_eq!(task_state(&worker, "comes-back").await, (RunState::Running, String::new()));
+    assert_eq!(deeds("comes-back").runs, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_end_where_the_user_says() {
+    let house = House::new();
+    let worker = house.worker().await;
+    let script = [
+        ("connector.class", "scripted-source"),
+        ("script.failing.runs", "100"),
+        ("retriable.restart.connector.wait.ms", "1"),
+        ("errors.max.retries", "2"),
+    ];
+    create(&worker, "gives-up", config(&script)).await;
+    eventually("it gave up", async || deeds("gives-up").runs == 3).await;
+    let trace = eventually_failed(&worker, "gives-up").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(deeds("gives-up").runs == 3 && !trace.is_empty());
+    worker.restart("gives-up", Restart { include_tasks: true, only_failed: true }).await.unwrap();
+    eventually("a restart tries again", async || deeds("gives-up").runs == 6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_only_what_is_durable_is_confirmed() {
+    let house = House::new();
+    house.log.hold_durability.send_replace(true);
+    let worker = house.worker().await;
+    create(&worker, "confirms", config(&[("connector.class", "scripted-source")])).await;
+    eventually("it runs", async || deeds("confirms").runs == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(deeds("confirms").confirmed, 0);
+    house.log.release();
+    eventually("it is confirmed", async || deeds("confirms").confirmed == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_a_refused_record_stops_the_task_before_its_position_passes() {
+    let house = House::new();
+    house.fill("refused", 10).await;
+    let worker = house.worker().await;
+    create(&worker, "refuses", sink("refused", &[("script.reject.offset", "4")])).await;
+    let trace = eventually_failed(&worker, "refuses").await;
+    assert!(trace.starts_with("rejected: "), "{trace}");
+    assert_eq!(house.log.committed_offset("refuses", "refused"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_a_refused_record_is_kept_as_a_dead_letter_and_the_rest_goes_on() {
+    let house = House::new();
+    house.fill("letters", 10).await;
+    let worker = house.worker().await;
+    let tolerant = [
+        ("script.reject.offset", "4"),
+        ("errors.tolerance", "all"),
+        ("errors.deadletterqueue.topic.name", "dead"),
+        ("errors.deadletterqueue.context.headers.enable", "true"),
+    ];
+    create(&worker, "keeps", sink("letters", &tolerant)).await;
+    eventually("the rest is kept", async || house.log.committed_offset("keeps", "letters") == Some(10)).await;
+    let letters = house.log.records("dead");
+    let headers: Vec<_> = letters[0].headers.iter().map(|header| (&*header.name, header.value.value.as_text().unwrap())).collect();
+    assert_eq!(letters.len(), 1);
+    assert!(headers.starts_with(&[
+        ("__connect.errors.topic", "letters"),
+        ("__connect.errors.partition", "0"),
+        ("__connect.errors.offset", "4")
+    ]));
+    assert!(headers.contains(&("__connect.errors.stage", "TASK_PUT")));
+    assert!(headers.contains(&("__connect.errors.exception.class.name", "io.tailwater.errors.rejected")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tolerated_record_without_a_dead_letter_topic_is_dropped_and_positions_move_on() {
+    let house = House::new();
+    house.fill("dropped", 3).await;
+    let worker = house.worker().await;
+    create(&worker, "drops", sink("dropped", &[("script.reject.offset", "1"), ("errors.tolerance", "all")])).await;
+    eventually("positions move on", async || house.log.committed_offset("drops", "dropped") == Some(3)).await;
+    assert_eq!(deeds("drops").written, [0, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accepted_records_count_only_after_a_flush_and_a_full_buffer_flushes_at_once() {
+    let house = House::new();
+    house.fill("accepted", 10).await;
+    let worker = house.worker().await;
+    create(&worker, "accepts", sink("accepted", &[("script.behaviour", "accepted"), ("offset.flush.interval.ms", "600000")])).await;
+    create(&worker, "overflows", sink("accepted", &[("script.behaviour", "large-buffer"), ("offset.flush.interval.ms", "600000")])).await;
+    eventually("the full buffer is flushed", async || house.log.committed_offset("overflows", "accepted") == Some(10)).await;
+    eventually("the other wrote", async || deeds("accepts").written.len() == 10).await;
+    assert_eq!((deeds("accepts").flushes, house.log.committed_offset("accepts", "accepted")), (0, None));
+    worker.shutdown().await;
+    assert_eq!((deeds("accepts").flushes, deeds("accepts").closed), (1, 1), "a shutdown drains");
+    assert_eq!(house.log.committed_offset("accepts", "accepted"), Some(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_in_the_target_win_over_ours() {
+    let house = House::new();
+    house.fill("target", 10).await;
+    let topic_partition = TopicPartition { topic: "target".into(), partition: 0 };
+    let position = |offset| LogPosition { log: "memory".into(), topic_partition: topic_partition.clone(), offset };
+    house.log.commit("holds", position(2));
+    deed("holds", |deeds| deeds.held.insert(topic_partition.clone(), position(7)));
+    let worker = house.worker().await;
+    create(&worker, "holds", sink("target", &[("script.behaviour", "position")])).await;
+    eventually("it caught up", async || house.log.committed_offset("holds", "target") == Some(10)).await;
+    assert_eq!(deeds("holds").written, [7, 8, 9]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_beyond_the_log_stops_the_sink_and_skips_nothing() {
+    let house = House::new();
+    house.fill("short", 3).await;
+    let topic_partition = TopicPartition { topic: "short".into(), partition: 0 };
+    let beyond = LogPosition { log: "memory".into(), topic_partition: topic_partition.clone(), offset: 9 };
+    deed("beyond", |deeds| deeds.held.insert(topic_partition, beyond));
+    let worker = house.worker().await;
+    create(&worker, "beyond", sink("short", &[])).await;
+    let trace = eventually_failed(&worker, "beyond").await;
+    assert!(trace.starts_with("history-gone: ") && !trace.contains("next try"), "{trace}");
+    assert!(deeds("beyond").written.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_to_be_written_is_delivered_again() {
+    let house = House::new();
+    house.fill("again", 10).await;
+    let worker = house.worker().await;
+    create(&worker, "reopens", sink("again", &[("script.failing.runs", "2"), ("retriable.restart.connector.wait.ms", "10")])).await;
+    eventually("all is written", async || deeds("reopens").written.len() == 10).await;
+    assert_eq!(deeds("reopens").runs, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_sink_moves_nothing_and_stays_paused_over_a_restart_of_the_worker() {
+    let house = House::new();
+    house.fill("pauses", 5).await;
+    let worker = house.worker().await;
+    create(&worker, "pauses", sink("pauses", &[])).await;
+    eventually("it wrote", async || deeds("pauses").written.len() == 5).await;
+    worker.set_target("pauses", TargetState::Paused).await.unwrap();
+    eventually("it pauses", async || task_state(&worker, "pauses").await.0 == RunState::Paused).await;
+    house.fill("pauses", 5).await;
+    worker.shutdown().await;
+
+    let worker = house.worker().await;
+    eventually("it is paused again", async || task_state(&worker, "pauses").await.0 == RunState::Paused).await;
+    assert_eq!(worker.get("pauses").await.unwrap().connector.state, RunState::Paused);
+    assert_eq!(deeds("pauses").written.len(), 5);
+    assert_eq!(house.log.retained_for(), ["pauses"], "a paused sink keeps the log");
+    worker.set_target("pauses", TargetState::Running).await.unwrap();
+    eventually("it goes on", async || deeds("pauses").written.len() == 10).await;
+    assert_eq!(deeds("pauses").written, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_connector_has_no_tasks_and_starts_where_it_stopped() {
+    let house = House::new();
+    let worker = house.worker().await;
+    create(&worker, "stops", config(&[("connector.class", "generator"), ("generator.topics", "stops"), ("generator.rate", "5000")])).await;
+    eventually("some are there", async || house.log.records("stops").len() > 100).await;
+    worker.set_target("stops", TargetState::Stopped).await.unwrap();
+    let info = worker.get("stops").await.unwrap();
+    assert_eq!((info.connector.state, info.tasks.len()), (RunState::Stopped, 0));
+    let stopped_at = house.log.records("stops").len();
+    worker.set_target("stops", TargetState::Paused).await.unwrap();
+    eventually("it pauses with its task", async || task_state(&worker, "stops").await.0 == RunState::Paused).await;
+    worker.set_target("stops", TargetState::Running).await.unwrap();
+    eventually("it goes on", async || house.log.records("stops").len() > stopped_at + 100).await;
+    worker.shutdown().await;
+    let ids =
+        house.log.records("stops").iter().map(|record| record.key.value.as_struct().unwrap()[0].as_integer().unwrap()).collect::<Vec<_>>();
+    assert!(ids.iter().copied().eq(0..ids.len() as i64), "nothing is missing and nothing comes twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_does_not_drain_is_ended_at_the_deadline() {
+    let house = House::new();
+    house.fill("stalls", 5).await;
+    let worker = house.worker_with(1 << 20, Duration::from_millis(200)).await;
+    create(&worker, "stalls", sink("stalls", &[("script.behaviour", "stall")])).await;
+    eventually("it runs", async || deeds("stalls").runs == 1).await;
+    let began = std::time::Instant::now();
+    worker.shutdown().await;
+    assert!(began.elapsed() >= Duration::from_millis(200) && began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(house.log.committed_offset("stalls", "stalls"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i6_a_stalled_sink_starves_nobody() {
+    let house = House::new();
+    let worker = house.worker_with(200_000, Duration::from_millis(100)).await;
+    create(&worker, "starve-source", generator("starve", 20_000)).await;
+    create(&worker, "starve-stalled", sink("starve", &[("script.behaviour", "stall")])).await;
+    create(&worker, "starve-sink", sink("starve", &[])).await;
+    eventually("the other sink has everything", async || deeds("starve-sink").written.len() == 20_000).await;
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i4_a_log_that_holds_appends_does_not_keep_a_stop_from_being_heard() {
+    let house = House::new();
+    let worker = house.worker_with(1 << 20, Duration::from_millis(200)).await;
+    house.log.hold_appends.send_replace(true);
+    create(&worker, "held", generator("held", 100_000)).await;
+    eventually("it runs", async || task_state(&worker, "held").await.0 == RunState::Running).await;
+    worker.shutdown().await;
+    assert!(house.log.records("held").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_files_and_faults_are_refused_clearly() {
+    let house = House::new();
+    let worker = house.worker().await;
+    let file = || Some(PathBuf::from("shop.yaml"));
+    worker.create("owned", generator("owned", 1), TargetState::Running, file()).await.unwrap();
+    let again = worker.create("owned", generator("owned", 1), TargetState::Running, None).await;
+    assert!(matches!(again, Err(Refused::Exists(name)) if name == "owned"));
+    assert!(matches!(worker.delete("owned", None).await, Err(Refused::OwnedByFile(path)) if path == Path::new("shop.yaml")));
+    assert!(matches!(worker.put_config("owned", generator("b", 1), None).await, Err(Refused::OwnedByFile(_))));
+    create(&worker, "free", generator("free", 1)).await;
+    assert!(matches!(worker.put_config("free", generator("b", 1), file()).await, Err(Refused::Exists(_))));
+    assert!(matches!(worker.delete("nobody", None).await, Err(Refused::Unknown(_))));
+    assert!(matches!(worker.restart_task("free", 7).await, Err(Refused::Unknown(_))));
+    let faulty = config(&[("connector.class", "generator"), ("generator.rows", "many")]);
+    assert!(
+        matches!(worker.put_config("free", faulty, None).await, Err(Refused::Invalid(report)) if report.faults[0].key == "generator.rows")
+    );
+    worker.delete("owned", file()).await.unwrap();
+    assert_eq!(worker.list().await.iter().map(|info| info.name.clone()).collect::<Vec<_>>(), ["free"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_configuration_again_changes_nothing() {
+    let house = House::new();
+    let worker = house.worker().await;
+    let script = config(&[("connector.class", "scripted-source")]);
+    assert!(worker.put_config("same", script.clone(), None).await.unwrap().1);
+    eventually("it runs", async || deeds("same").runs == 1).await;
+    assert!(!worker.put_config("same", script.clone(), None).await.unwrap().1);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(deeds("same").runs, 1);
+    let mut other = script;
+    other.extend(config(&[("script.behaviour", "other")]));
+    worker.put_config("same", other, None).await.unwrap();
+    eventually("it runs anew", async || deeds("same").runs == 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_connector_keeps_its_offsets() {
+    let house = House::new();
+    let worker = house.worker().await;
+    create(&worker, "deleted", generator("deleted", 100)).await;
+    eventually("all is there", async || house.log.records("deleted").len() == 100).await;
+    worker.delete("deleted", None).await.unwrap();
+    create(&worker, "deleted", generator("deleted", 150)).await;
+    eventually("it goes on", async || house.log.records("deleted").len() == 150).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i15_a_stored_connector_with_faults_does_not_run_and_keeps_no_other_from_starting() {
+    let house = House::new();
+    let stored = |name: &str, config| StoredConnector { name: name.into(), config, target: TargetState::Running, file: None };
+    house.store.put(stored("a-faulty", config(&[("connector.class", "blackhole")]))).await.unwrap();
+    house.store.put(stored("b-unknown", config(&[("connector.class", "no.such.Class")]))).await.unwrap();
+    house.store.put(stored("c-sound", generator("c-sound", 1))).await.unwrap();
+    let worker = house.worker().await;
+    for (name, word) in [("a-faulty", "topics"), ("b-unknown", "no.such.Class")] {
+        let info = worker.get(name).await.unwrap();
+        assert_eq!((info.connector.state, info.tasks.len()), (RunState::Failed, 0));
+        let trace = info.connector.trace.unwrap();
+        assert!(trace.starts_with("misconfigured: cannot read the configuration: ") && trace.contains(word), "{trace}");
+    }
+    eventually("the other runs", async || house.log.records("c-sound").len() == 1).await;
+    assert!(matches!(
+        worker.create("d", config(&[("connector.class", "blackhole")]), TargetState::Running, None).await,
+        Err(Refused::Invalid(_))
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_fails_at_every_other_write_delivers_everything_once_in_order() {
+    let house = House::new();
+    let worker = house.worker_with(50_000, Duration::from_secs(5)).await;
+    create(&worker, "often-source", generator("often", 3000)).await;
+    create(&worker, "often", sink("often", &[("script.behaviour", "fails-often"), ("retriable.restart.connector.wait.ms", "1")])).await;
+    eventually("all is written", async || deeds("often").written.len() >= 3000).await;
+    assert_eq!(deeds("often").written, (0..3000).collect::<Vec<_>>());
+    assert!(deeds("often").runs > 3, "it did fail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_panics_fails_its_connector_and_no_other() {
+    let house = House::new();
+    let worker = house.worker().await;
+    create(&worker, "plan-panics", config(&[("connector.class", "scripted-source"), ("script.failure", "panic in plan")])).await;
+    create(&worker, "plan-other", generator("plan-other", 1)).await;
+    let info = worker.get("plan-panics").await.unwrap();
+    assert_eq!(info.connector.state, RunState::Failed);
+    assert!(info.connector.trace.unwrap().starts_with("bug: "));
+    worker.shutdown().await;
+    let worker = house.worker().await;
+    eventually("the other runs", async || task_state(&worker, "plan-other").await.0 == RunState::Running).await;
+}
+
+#[cfg(feature = "file")]
+#[tokio::test(flavor = "multi_thread")]
+async fn files_hold_every_record_once_however_often_the_worker_dies() {
+    const ROWS: u64 = 20_000;
+    let (house, folder) = (House::new(), tempfile::tempdir().unwrap());
+    let path = folder.path().to_str().unwrap();
+    let entries = [
+        ("connector.class", "file"),
+        ("topics", "dies"),
+        ("path", path),
+        ("json.content", "value"),
+        ("rotate.bytes", "50000"),
+        ("offset.flush.interval.ms", "5"),
+        ("retriable.restart.connector.wait.ms", "5"),
+    ];
+    let mut worker = house.worker_with(100_000, Duration::ZERO).await;
+    let mut source = generator("dies", ROWS);
+    source.extend(config(&[("generator.shape", "flat"), ("generator.rate", "20000")]));
+    create(&worker, "dies-source", source).await;
+    create(&worker, "dies-sink", config(&entries)).await;
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Without time to drain, every task is ended where it stands.
+        worker.shutdown().await;
+        worker = house.worker_with(100_000, Duration::ZERO).await;
+    }
+    eventually("all positions are kept", async || house.log.committed_offset("dies-sink", "dies") == Some(ROWS)).await;
+    let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|extension| extension == "jsonl")).collect();
+    files.sort();
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    let ids: Vec<u64> = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64().unwrap()).collect();
+    assert!(files.len() > 10 && ids.iter().copied().eq(0..ROWS), "{} files, {} rows", files.len(), ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_is_read_through_the_converters_of_its_source() {
+    let house = House::new();
+    let worker = house.worker().await;
+    let mut source = generator("reads", 3);
+    source.extend(config(&[
+        ("generator.shape", "flat"),
+        ("generator.payload.bytes", "3"),
+        ("key.converter", "json"),
+        ("key.converter.schemas.enable", "false"),
+        ("value.converter", "json"),
+        ("value.converter.schemas.enable", "false"),
+    ]));
+    create(&worker, "reads", source).await;
+    eventually("all is there", async || house.log.records("reads").len() == 3).await;
+    let read = worker.read_topic("reads", 0, 1, 1).await.unwrap();
+    let (stored, converted) = &read[0];
+    assert_eq!((read.len(), stored.offset), (1, 1));
+    assert_eq!(converted.key.as_deref(), Some(&b"{\"id\":1}"[..]));
+    assert_eq!(converted.value.as_deref(), Some(&b"{\"id\":1,\"payload\":\"he \"}"[..]));
+}

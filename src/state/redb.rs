@@ -1,0 +1,223 @@
+//! Connectors and positions of sinks in one redb file, `data.dir/state.redb`.
+//!
+//! Every write is one transaction and durable when it returns. redb works synchronously; the trait's methods run it off the
+//! async threads.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use serde_json::json;
+use tailwater_api::record::TopicPartition;
+use tailwater_api::sink::LogPosition;
+use tailwater_api::state::JsonMap;
+use tailwater_api::{Error, ErrorKind, Result};
+
+use crate::state::{ConnectorStore, StoredConnector, TargetState};
+
+/// Name → `{"config":{…},"target":"STARTED","file":…}`
+const CONNECTORS: TableDefinition<&str, &str> = TableDefinition::new("connectors");
+/// Sink, topic, partition → log, offset
+const POSITIONS: TableDefinition<(&str, &str, u32), (&str, u64)> = TableDefinition::new("positions");
+
+/// The state of a worker with the embedded log. Cloning shares it.
+#[derive(Clone)]
+pub struct RedbStore {
+    database: Arc<Access>,
+}
+
+enum Access {
+    Write(Database),
+    Read(ReadOnlyDatabase),
+}
+
+fn failed(doing: &str, error: impl Into<redb::Error>) -> Error {
+    let error = error.into();
+    let kind = match &error {
+        redb::Error::DatabaseAlreadyOpen => ErrorKind::Conflict,
+        redb::Error::Corrupted(_) => ErrorKind::Unreadable,
+        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => ErrorKind::Missing,
+        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Throttled,
+        _ => ErrorKind::Unreachable,
+    };
+    Error::new(kind, doing).because(error)
+}
+
+impl RedbStore {
+    /// Opens the state in `data_dir`, made if it is not there.
+    ///
+    /// # Errors
+    /// `conflict` if another worker has it open, `unreadable` if it is damaged, errors of the file system.
+    pub fn open(data_dir: &Path) -> Result<Self> {
+        let doing = format!("open the state in {}", data_dir.display());
+        std::fs::create_dir_all(data_dir).map_err(|error| failed(&doing, redb::Error::Io(error)))?;
+        let database = Database::create(data_dir.join("state.redb")).map_err(|error| failed(&doing, error))?;
+        let write = database.begin_write().map_err(|error| failed(&doing, error))?;
+        write.open_table(CONNECTORS).map_err(|error| failed(&doing, error))?;
+        write.open_table(POSITIONS).map_err(|error| failed(&doing, error))?;
+        write.commit().map_err(|error| failed(&doing, error))?;
+        Ok(Self { database: Arc::new(Access::Write(database)) })
+    }
+
+    /// Opens the state of a worker that is down, to look at it.
+    ///
+    /// # Errors
+    /// `missing` if there is none, `conflict` while a worker has it open.
+    pub fn open_read_only(data_dir: &Path) -> Result<Self> {
+        let doing = format!("read the state in {}", data_dir.display());
+        let database = ReadOnlyDatabase::open(data_dir.join("state.redb")).map_err(|error| failed(&doing, error))?;
+        Ok(Self { database: Arc::new(Access::Read(database)) })
+    }
+
+    fn begin_read(&self, doing: &str) -> Result<ReadTransaction> {
+        match &*self.database {
+            Access::Write(database) => database.begin_read(),
+            Access::Read(database) => database.begin_read(),
+        }
+        .map_err(|error| failed(doing, error))
+    }
+
+    fn write(&self, doing: &str, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<()> {
+        let Access::Write(database) = &*self.database else {
+            return Err(Error::new(ErrorKind::Bug, doing).because("the state is open for reading only"));
+        };
+        let write = database.begin_write().map_err(|error| failed(doing, error))?;
+        change(&write).map_err(|error| failed(doing, error))?;
+        write.commit().map_err(|error| failed(doing, error))
+    }
+
+    /// Positions of all sinks by sink, then by topic and partition. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn positions(&self) -> Result<HashMap<String, HashMap<(Arc<str>, u32), LogPosition>>> {
+        const DOING: &str = "read the positions of the sinks";
+        let read = self.begin_read(DOING)?;
+        let table = read.open_table(POSITIONS).map_err(|error| failed(DOING, error))?;
+        let mut positions: HashMap<String, HashMap<_, _>> = HashMap::new();
+        for entry in table.iter().map_err(|error| failed(DOING, error))? {
+            let (key, value) = entry.map_err(|error| failed(DOING, error))?;
+            let ((group, topic, partition), (log, offset)) = (key.value(), value.value());
+            let topic: Arc<str> = Arc::from(topic);
+            let topic_partition = TopicPartition { topic: Arc::clone(&topic), partition };
+            let position = LogPosition { log: Arc::from(log), topic_partition, offset };
+            positions.entry(group.to_owned()).or_default().insert((topic, partition), position);
+        }
+        Ok(positions)
+    }
+
+    /// Keeps positions of a sink. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn put_positions(&self, group: &str, positions: &[LogPosition]) -> Result<()> {
+        self.write("keep the positions of a sink", |write| {
+            let mut table = write.open_table(POSITIONS)?;
+            for position in positions {
+                let place = &position.topic_partition;
+                table.insert((group, &*place.topic, place.partition), (&*position.log, position.offset))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+const TARGETS: [(TargetState, &str); 3] =
+    [(TargetState::Running, "STARTED"), (TargetState::Paused, "PAUSED"), (TargetState::Stopped, "STOPPED")];
+
+fn to_text(connector: &StoredConnector) -> String {
+    let target = TARGETS.iter().find(|(state, _)| *state == connector.target).map_or("STARTED", |(_, text)| text);
+    json!({"config": connector.config, "target": target, "file": connector.file}).to_string()
+}
+
+fn from_text(name: &str, text: &str) -> Result<StoredConnector> {
+    let unreadable = |why: String| Error::new(ErrorKind::Unreadable, format!("read the stored connector {name}")).because(why);
+    let mut stored: JsonMap = serde_json::from_str(text).map_err(|error| unreadable(error.to_string()))?;
+    let Some(serde_json::Value::Object(config)) = stored.remove("config") else {
+        return Err(unreadable("it has no config".to_owned()));
+    };
+    let target = stored.get("target").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let target = TARGETS.iter().find(|(_, text)| *text == target).map(|(state, _)| *state);
+    let target = target.ok_or_else(|| unreadable("its target state is unknown".to_owned()))?;
+    let file = stored.get("file").and_then(serde_json::Value::as_str).map(str::to_owned);
+    Ok(StoredConnector { name: name.to_owned(), config, target, file })
+}
+
+impl ConnectorStore for RedbStore {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<StoredConnector>>> {
+        let store = self.clone();
+        off_the_async_threads(move || {
+            const DOING: &str = "read the stored connectors";
+            let read = store.begin_read(DOING)?;
+            let table = read.open_table(CONNECTORS).map_err(|error| failed(DOING, error))?;
+            let mut connectors = Vec::new();
+            for entry in table.iter().map_err(|error| failed(DOING, error))? {
+                let (name, text) = entry.map_err(|error| failed(DOING, error))?;
+                connectors.push(from_text(name.value(), text.value())?);
+            }
+            Ok(connectors)
+        })
+    }
+
+    fn put(&self, connector: StoredConnector) -> BoxFuture<'_, Result<()>> {
+        let store = self.clone();
+        off_the_async_threads(move || {
+            store.write("store a connector", |write| {
+                write.open_table(CONNECTORS)?.insert(&*connector.name, &*to_text(&connector))?;
+                Ok(())
+            })
+        })
+    }
+
+    fn remove(&self, name: &str) -> BoxFuture<'_, Result<()>> {
+        let (store, name) = (self.clone(), name.to_owned());
+        off_the_async_threads(move || {
+            store.write("remove a connector", |write| {
+                write.open_table(CONNECTORS)?.remove(&*name)?;
+                Ok(())
+            })
+        })
+    }
+}
+
+fn off_the_async_threads<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> BoxFuture<'static, Result<T>> {
+    Box::pin(async move {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => Err(Error::new(ErrorKind::Bug, "use the state").because(error)),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connectors_and_positions_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let config: JsonMap = serde_json::from_str(r#"{"b":"1","a":"${env:SECRET}"}"#).unwrap();
+        let connector = StoredConnector { name: "copy".into(), config, target: TargetState::Paused, file: Some("copy.yaml".into()) };
+        let topic_partition = TopicPartition { topic: "t".into(), partition: 3 };
+        let position = LogPosition { log: "log".into(), topic_partition, offset: 7 };
+        {
+            let store = RedbStore::open(folder.path()).unwrap();
+            store.put(connector.clone()).await.unwrap();
+            store.put_positions("copy", std::slice::from_ref(&position)).unwrap();
+        }
+        let store = RedbStore::open(folder.path()).unwrap();
+        assert_eq!(store.list().await.unwrap(), [connector]);
+        assert_eq!(store.positions().unwrap()["copy"][&("t".into(), 3)], position);
+        store.remove("copy").await.unwrap();
+        assert_eq!(store.list().await.unwrap(), []);
+    }
+
+    #[test]
+    fn a_second_worker_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let _held = RedbStore::open(folder.path()).unwrap();
+        assert_eq!(RedbStore::open(folder.path()).err().unwrap().kind(), ErrorKind::Conflict);
+    }
+}

@@ -1,0 +1,160 @@
+//! What is kept, and what makes way.
+//!
+//! Whole segments go, oldest first, never the one that is written, never one that holds pending records, and never one that
+//! a configured sink has still to read, a paused sink too. The one exception is the policy `drop` at `max.bytes`: then the
+//! oldest segments go all the same, and a sink that had not read them finds its position before the first offset, which is
+//! `history-gone`, not a skip.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tailwater_api::Result;
+use tailwater_api::sink::LogPosition;
+
+use super::journal::{Journal, Partition, SegmentFacts, now};
+use crate::topics::Subscription;
+
+/// What happens at `max.bytes` when a sink has not read the oldest records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum FullPolicy {
+    /// Sources stop appending and keep answering their servers
+    #[default]
+    Hold,
+    /// The oldest records go; sinks that had not read them stop with `history-gone`
+    Drop,
+}
+
+/// How much each journal keeps; sizes are octets. Limits are those of one journal, so that a source whose sink stands still
+/// holds no other source (I10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EmbeddedOptions {
+    /// The oldest segments go when the journal is longer than this
+    pub retention_bytes: Option<u64>,
+    /// Segments whose newest record is older than this go
+    pub retention: Option<Duration>,
+    /// The journal is never longer than this and what is being written
+    pub max_bytes: Option<u64>,
+    /// What happens then
+    pub when_full: FullPolicy,
+    /// A segment that is longer than this is followed by a new one
+    pub segment_bytes: u64,
+}
+
+impl Default for EmbeddedOptions {
+    fn default() -> Self {
+        Self {
+            retention_bytes: Some(10 << 30),
+            retention: Some(Duration::from_secs(7 * 24 * 3600)),
+            max_bytes: None,
+            when_full: FullPolicy::Hold,
+            segment_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Positions of all sinks, as they are durable in the state store.
+pub(super) type Positions = HashMap<String, HashMap<Partition, LogPosition>>;
+
+/// Decides which segments may go.
+pub(super) struct Retention {
+    options: EmbeddedOptions,
+    journals: Mutex<Vec<Arc<Journal>>>,
+    sinks: RwLock<Vec<(String, Subscription)>>,
+    positions: RwLock<Positions>,
+}
+
+impl Retention {
+    pub(super) fn new(options: EmbeddedOptions, positions: Positions) -> Self {
+        Self { options, journals: Mutex::default(), sinks: RwLock::default(), positions: RwLock::new(positions) }
+    }
+
+    pub(super) fn watch(&self, journal: Arc<Journal>) {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner).push(journal);
+    }
+
+    pub(super) fn set_sinks(&self, sinks: Vec<(String, Subscription)>) {
+        *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
+    }
+
+    pub(super) fn moved(&self, group: &str, positions: &[LogPosition]) {
+        let mut all = self.positions.write().unwrap_or_else(PoisonError::into_inner);
+        let of_group = all.entry(group.to_owned()).or_default();
+        for position in positions {
+            let partition = (Arc::clone(&position.topic_partition.topic), position.topic_partition.partition);
+            of_group.insert(partition, position.clone());
+        }
+    }
+
+    pub(super) fn committed(&self, group: &str) -> Vec<LogPosition> {
+        let all = self.positions.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(group).map(|positions| positions.values().cloned().collect()).unwrap_or_default()
+    }
+
+    fn all(&self) -> Vec<Arc<Journal>> {
+        self.journals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether `journal` is as long as it may be.
+    pub(super) fn is_full(&self, journal: &Journal) -> bool {
+        self.options.max_bytes.is_some_and(|limit| journal.lock().bytes() >= limit)
+    }
+
+    /// Whether every sink has read what `facts` holds of `journal`.
+    fn is_read(&self, journal: &Journal, facts: &SegmentFacts) -> bool {
+        let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
+        let positions = self.positions.read().unwrap_or_else(PoisonError::into_inner);
+        let ends = facts.visible.iter().map(|(partition, range)| (partition, range.next));
+        ends.chain(facts.held.iter().map(|(partition, end)| (partition, *end))).all(|(partition, end)| {
+            sinks.iter().filter(|(_, subscription)| subscription.covers(&partition.0)).all(|(group, _)| {
+                let position = positions.get(group).and_then(|positions| positions.get(partition));
+                position.is_some_and(|position| position.log == journal.id && position.offset >= end)
+            })
+        })
+    }
+
+    /// The oldest segment, if there is a younger one and nothing in it is pending.
+    fn oldest(journal: &Journal) -> Option<(u64, SegmentFacts, u64)> {
+        let durable = journal.lock();
+        let bytes = durable.bytes();
+        let mut segments = durable.segments.iter();
+        let (first, facts) = segments.next()?;
+        segments.next()?;
+        (facts.pending == 0).then(|| (*first, facts.clone(), bytes))
+    }
+
+    /// Removes what has outlived its retention. Blocks on the disk.
+    pub(super) fn expire(&self) -> Result<()> {
+        for journal in self.all() {
+            while let Some((segment, facts, bytes)) = Self::oldest(&journal) {
+                let too_long = self.options.retention_bytes.is_some_and(|limit| bytes.saturating_sub(facts.length) >= limit);
+                let too_old = self.options.retention.is_some_and(|limit| {
+                    i64::try_from(limit.as_millis()).is_ok_and(|limit| now().saturating_sub(facts.newest) > limit)
+                });
+                if !(too_long || too_old) || !self.is_read(&journal, &facts) {
+                    break;
+                }
+                journal.remove_segment(segment)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room at `max.bytes`. Blocks on the disk.
+    pub(super) fn make_room(&self, journal: &Journal) -> Result<()> {
+        while self.is_full(journal) {
+            let Some((segment, facts, _)) = Self::oldest(journal) else { break };
+            if !self.is_read(journal, &facts) {
+                if self.options.when_full == FullPolicy::Hold {
+                    break;
+                }
+                tracing::error!(
+                    connector = &*journal.name,
+                    "the journal has reached topics.embedded.max.bytes: records are dropped that a sink has not read; that sink will stop with history-gone and needs a new snapshot"
+                );
+            }
+            journal.remove_segment(segment)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! Reading for a sink: the subscribed topics of all journals, those that come later too.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tailwater_api::record::TopicPartition;
+use tailwater_api::sink::{Assignment, LogPosition, RecordBatch, SinkRecord};
+use tailwater_api::{Error, ErrorKind, Result};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::Shared;
+use super::journal::{Journal, Partition};
+use super::reader::{JournalReader, Wanted, history_gone};
+use crate::topics::{LogReader, Polled, Subscription};
+
+/// Reads for one sink. See [`LogReader`].
+pub(super) struct SinkReader {
+    log: Arc<Shared>,
+    group: Arc<str>,
+    subscription: Subscription,
+    changed: watch::Receiver<u64>,
+    places: BTreeMap<Arc<str>, Place>,
+    /// A read that is under way. Kept here, so that a dropped `poll` loses nothing.
+    reading: Option<JoinHandle<(Arc<str>, Place, Result<Vec<SinkRecord>>)>>,
+    /// The journal that is read next, so that one does not starve the others
+    turn: usize,
+}
+
+struct Place {
+    journal: Arc<Journal>,
+    reader: JournalReader,
+    wanted: Wanted,
+}
+
+impl SinkReader {
+    pub(super) fn new(log: Arc<Shared>, group: &str, subscription: Subscription) -> Self {
+        let changed = log.changed.subscribe();
+        Self { log, group: Arc::from(group), subscription, changed, places: BTreeMap::new(), reading: None, turn: 0 }
+    }
+
+    /// Takes over partitions that are subscribed and not read yet, at the committed position or else at their beginning.
+    fn discover(&mut self) -> Result<Vec<Assignment>> {
+        let mut assigned = Vec::new();
+        let mut committed: Option<Vec<LogPosition>> = None;
+        for journal in self.log.all() {
+            let fresh: Vec<Partition> = {
+                let known = self.places.get(&journal.name);
+                let durable = journal.lock();
+                let partitions = durable.partitions.keys();
+                partitions
+                    .filter(|partition| known.is_none_or(|place| !place.wanted.contains_key(*partition)))
+                    .filter(|(topic, _)| self.subscription.covers(topic))
+                    .cloned()
+                    .collect()
+            };
+            for partition in fresh {
+                let committed = committed.get_or_insert_with(|| self.log.retention.committed(&self.group));
+                let stored = committed.iter().find(|position| is_at(position, &partition));
+                let offset = match stored {
+                    Some(position) => checked(&journal, &partition, position)?,
+                    None => journal.lock().partitions.get(&partition).map_or(0, |range| range.first),
+                };
+                let place = self.places.entry(Arc::clone(&journal.name)).or_insert_with(|| Place {
+                    journal: Arc::clone(&journal),
+                    reader: JournalReader::default(),
+                    wanted: Wanted::new(),
+                });
+                place.wanted.insert(partition.clone(), offset);
+                // What is wanted now may lie behind the place.
+                place.reader = JournalReader::default();
+                let topic_partition = TopicPartition { topic: partition.0, partition: partition.1 };
+                assigned.push(Assignment { topic_partition, log: Arc::clone(&journal.id) });
+            }
+        }
+        Ok(assigned)
+    }
+
+    /// Begins a read in the next journal that has something.
+    fn begin_read(&mut self, bytes: usize) -> Result<bool> {
+        let names: Vec<Arc<str>> = self.places.keys().cloned().collect();
+        for step in 0..names.len() {
+            let name = &names[(self.turn + step) % names.len()];
+            let place = self.places.get(name).expect("the name was just listed");
+            if behind(place)? == 0 {
+                continue;
+            }
+            self.turn = (self.turn + step + 1) % names.len();
+            let mut place = self.places.remove(name).expect("the name was just listed");
+            let name = Arc::clone(name);
+            self.reading = Some(tokio::task::spawn_blocking(move || {
+                let records = place.reader.read(&place.journal, &mut place.wanted, bytes);
+                (name, place, records)
+            }));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    async fn finish_read(&mut self) -> Result<Vec<SinkRecord>> {
+        let Some(reading) = &mut self.reading else { return Ok(Vec::new()) };
+        let ended = reading.await;
+        self.reading = None;
+        let (name, place, records) = ended.map_err(|error| Error::new(ErrorKind::Bug, "read the topic log").because(error))?;
+        self.places.insert(name, place);
+        records
+    }
+
+    fn batch(&self, records: Vec<SinkRecord>) -> RecordBatch {
+        let mut next: Vec<LogPosition> = Vec::new();
+        for record in &records {
+            let offset = record.offset + 1;
+            let same = |position: &&mut LogPosition| {
+                position.topic_partition.partition == record.partition && position.topic_partition.topic == record.record.topic
+            };
+            match next.iter_mut().find(same) {
+                Some(position) => position.offset = offset,
+                None => {
+                    let topic_partition = record.topic_partition();
+                    let log = self.places.values().find(|place| place.wanted.contains_key(&key(&topic_partition)));
+                    if let Some(place) = log {
+                        next.push(LogPosition { log: Arc::clone(&place.journal.id), topic_partition, offset });
+                    }
+                }
+            }
+        }
+        RecordBatch { records, next }
+    }
+
+    async fn poll_next(&mut self, bytes: usize) -> Result<Polled> {
+        loop {
+            if self.reading.is_some() {
+                let records = self.finish_read().await?;
+                if !records.is_empty() {
+                    return Ok(Polled::Records(self.batch(records)));
+                }
+            }
+            // Seen before looking, so that what comes while looking wakes.
+            self.changed.borrow_and_update();
+            let assigned = self.discover()?;
+            if !assigned.is_empty() {
+                return Ok(Polled::Assigned(assigned));
+            }
+            if !self.begin_read(bytes)? {
+                // The sender lives in the log, which this reader holds.
+                let _ = self.changed.changed().await;
+            }
+        }
+    }
+
+    async fn go_to(&mut self, position: LogPosition) -> Result<()> {
+        // A read under way began at another place; its records are not wanted.
+        drop(self.finish_read().await?);
+        let partition = key(&position.topic_partition);
+        let place = self.places.values_mut().find(|place| place.wanted.contains_key(&partition));
+        let Some(place) = place else {
+            return Err(Error::new(ErrorKind::Missing, format!("seek in {}", position.topic_partition)).because("the partition is not assigned"));
+        };
+        let offset = checked(&place.journal, &partition, &position)?;
+        place.wanted.insert(partition, offset);
+        place.reader = JournalReader::default();
+        Ok(())
+    }
+}
+
+fn key(topic_partition: &TopicPartition) -> Partition {
+    (Arc::clone(&topic_partition.topic), topic_partition.partition)
+}
+
+fn is_at(position: &LogPosition, partition: &Partition) -> bool {
+    position.topic_partition.partition == partition.1 && position.topic_partition.topic == partition.0
+}
+
+/// The offset of a stored position, if this journal can go on from it.
+fn checked(journal: &Journal, partition: &Partition, position: &LogPosition) -> Result<u64> {
+    if position.log != journal.id {
+        let why = format!("the position belongs to the log {}, this one is {}", position.log, journal.id);
+        return Err(history_gone(journal, partition, why));
+    }
+    let range = journal.lock().partitions.get(partition).copied();
+    let Some(range) = range else {
+        return Err(history_gone(journal, partition, "the log does not hold the partition any more".to_owned()));
+    };
+    if position.offset > range.next {
+        let why = format!("the position is {}, but the log ends at {}: it was restored from an older copy or lost its end", position.offset, range.next);
+        return Err(history_gone(journal, partition, why));
+    }
+    if position.offset < range.first {
+        let why = format!("the position is {}, but the log begins at {}", position.offset, range.first);
+        return Err(history_gone(journal, partition, why));
+    }
+    Ok(position.offset)
+}
+
+/// How many records of a journal are still to be read.
+fn behind(place: &Place) -> Result<u64> {
+    let durable = place.journal.lock();
+    let mut behind = 0;
+    for (partition, offset) in &place.wanted {
+        let Some(range) = durable.partitions.get(partition) else { continue };
+        if *offset < range.first {
+            let why = format!("the next record was {offset}, but the log begins at {} now", range.first);
+            return Err(history_gone(&place.journal, partition, why));
+        }
+        behind += range.next.saturating_sub(*offset);
+    }
+    Ok(behind)
+}
+
+impl LogReader for SinkReader {
+    fn poll(&mut self, bytes: usize) -> BoxFuture<'_, Result<Polled>> {
+        Box::pin(self.poll_next(bytes))
+    }
+
+    fn seek(&mut self, position: LogPosition) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.go_to(position))
+    }
+
+    fn commit(&mut self, positions: Vec<LogPosition>) -> BoxFuture<'_, Result<()>> {
+        let (log, group) = (Arc::clone(&self.log), Arc::clone(&self.group));
+        Box::pin(async move {
+            let Some(store) = log.store.clone() else {
+                return Err(Error::new(ErrorKind::Bug, "keep positions").because("the log is open for reading only"));
+            };
+            super::blocking(move || {
+                store.put_positions(&group, &positions)?;
+                log.retention.moved(&group, &positions);
+                Ok(())
+            })
+            .await
+        })
+    }
+
+    fn lag(&self) -> u64 {
+        self.places.values().map(|place| behind(place).unwrap_or(0)).sum()
+    }
+}

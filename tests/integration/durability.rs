@@ -1,0 +1,330 @@
+//! What is confirmed to the source is durable with us, whatever stalls, fails or is lost.
+//!
+//! A debug build's log obeys `TAILWATER_LOG_FAULT`: `fsync-refused:FILE` or `append-blocked:FILE`, in force while FILE exists.
+//! `TAILWATER_LONG=1` runs the long forms: 90 s against a timeout of 10 s, three million rows.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sqlx::{Connection as _, Row as _};
+use tailwater_testkit::{PostgresServer, Version, required_or_skip};
+use tokio_postgres::Client;
+
+use crate::harness::{Daemon, Home, Options, payload, read_topic_offline, shop, wait_at_most, wait_until};
+use crate::kills::assert_nothing_twice;
+
+/// RssAnon that a daemon with a budget of 16 MiB stays below.
+const MEMORY_LIMIT: u64 = 48 << 20;
+
+const ORDERS: &str = "shop.public.orders";
+
+fn is_long() -> bool {
+    std::env::var_os("TAILWATER_LONG").is_some()
+}
+
+/// `wal_sender_timeout` and how long something is blocked, in seconds.
+fn patience() -> (u64, u64) {
+    if is_long() { (10, 90) } else { (2, 12) }
+}
+
+async fn server(settings: &[(&str, &str)]) -> Option<PostgresServer> {
+    required_or_skip(PostgresServer::start(Version::V15, settings).await)
+}
+
+fn options(server: &PostgresServer) -> Options {
+    Options::default().worker("memory.budget: 16MiB\n").connector("shop.json", shop::file("shop", &shop::source(server)))
+}
+
+/// Process id of the walsender that serves the slot: another one is another connection.
+async fn walsender(client: &Client) -> Option<i32> {
+    let query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
+    client.query_one(query, &[&shop::SHOP]).await.unwrap().get(0)
+}
+
+async fn insert_orders(client: &Client, ids: std::ops::RangeInclusive<i32>) {
+    let sql = "INSERT INTO orders SELECT i, nextval('change_numbers'), repeat('x', 200) FROM generate_series($1::int, $2::int) i";
+    client.execute(sql, &[ids.start(), ids.end()]).await.unwrap();
+}
+
+fn ids(records: &[Value]) -> BTreeSet<i64> {
+    records.iter().filter_map(|record| payload(record)["after"]["id"].as_i64()).collect()
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    if to.exists() {
+        fs::remove_dir_all(to).unwrap();
+    }
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(status.success());
+}
+
+#[tokio::test]
+async fn the_slot_never_advances_past_a_log_that_refuses_to_sync() {
+    let Some(server) = server(&[]).await else { return };
+    let source = shop::create(&server, 100).await;
+    let home = Home::new();
+    let fault = home.path("refuse");
+    let options =
+        options(&server).environment("TAILWATER_LOG_FAULT", format!("fsync-refused:{}", fault.display())).expect("sync").expect("log");
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+
+    fs::write(&fault, "").unwrap();
+    let durable = shop::log_end(&source).await;
+    insert_orders(&source, 1001..=1100).await;
+    let committed = shop::log_end(&source).await;
+    let end = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < end {
+        assert!(!shop::has_confirmed(&source, shop::SHOP, &committed).await, "confirmed {committed} beyond the durable {durable}");
+        assert!(ids(&daemon.read_topic(ORDERS).await).iter().all(|id| *id <= 100), "a reader sees records that are not durable");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    daemon.kill();
+    fs::remove_file(&fault).unwrap();
+
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    let records = daemon.read_topic(ORDERS).await;
+    assert_nothing_twice(ORDERS, &records);
+    assert_eq!(ids(&records).len(), 200);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn power_loss_that_cuts_the_journal_back_to_its_last_sync_loses_nothing() {
+    let Some(server) = server(&[]).await else { return };
+    let source = shop::create(&server, 100).await;
+    let home = Home::new();
+    let fault = home.path("refuse");
+    let options =
+        options(&server).environment("TAILWATER_LOG_FAULT", format!("fsync-refused:{}", fault.display())).expect("sync").expect("log");
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    // From here on nothing becomes durable: this is what the disk will hold after the power is back.
+    fs::write(&fault, "").unwrap();
+    copy_folder(daemon.data(), &home.path("durable"));
+    insert_orders(&source, 1001..=1500).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    daemon.kill();
+    copy_folder(&home.path("durable"), &home.data());
+    fs::remove_file(&fault).unwrap();
+
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    let records = daemon.read_topic(ORDERS).await;
+    assert_nothing_twice(ORDERS, &records);
+    assert_eq!(ids(&records).len(), 600);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_outlives_a_blocked_append_in_bounded_memory() {
+    let (timeout, blocked) = patience();
+    let Some(server) = server(&[("wal_sender_timeout", &format!("{timeout}s"))]).await else { return };
+    let source = shop::create(&server, 100).await;
+    let home = Home::new();
+    let fault = home.path("block");
+    let options = options(&server).environment("TAILWATER_LOG_FAULT", format!("append-blocked:{}", fault.display()));
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    let before = walsender(&source).await;
+
+    fs::write(&fault, "").unwrap();
+    // More than the budget and the sockets hold.
+    insert_orders(&source, 1001..=200_000).await;
+    let end = Instant::now() + Duration::from_secs(blocked);
+    while Instant::now() < end {
+        assert_eq!(walsender(&source).await, before, "the connection was lost");
+        assert!(daemon.anonymous_memory() < MEMORY_LIMIT, "{} bytes", daemon.anonymous_memory());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    fs::remove_file(&fault).unwrap();
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    assert_eq!(walsender(&source).await, before, "the connection was lost");
+    let records = daemon.read_topic(ORDERS).await;
+    assert_nothing_twice(ORDERS, &records);
+    assert_eq!(ids(&records).len(), 100 + 199_000);
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_outlives_a_blocked_sink_and_the_source_goes_on() {
+    let (timeout, blocked) = patience();
+    let Some(server) = server(&[("wal_sender_timeout", &format!("{timeout}s"))]).await else { return };
+    let source = shop::create(&server, 100).await;
+    server.create_database("copy").await.unwrap();
+    let target = server.connect("copy").await.unwrap();
+    let home = Home::new();
+    let options = options(&server).connector("copy.json", shop::file("copy", &shop::copy_of_orders(&server.url("copy"))));
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    let count = async |expected: i64| match target.query_one("SELECT count(*) FROM shop_public_orders", &[]).await {
+        Ok(row) => row.get::<_, i64>(0) == expected,
+        Err(_) => false,
+    };
+    wait_until("the first rows in the target", async || count(100).await).await;
+    let before = walsender(&source).await;
+
+    let lock = server.connect("copy").await.unwrap();
+    lock.batch_execute("BEGIN; LOCK TABLE shop_public_orders IN EXCLUSIVE MODE").await.unwrap();
+    insert_orders(&source, 1001..=100_000).await;
+    let end = Instant::now() + Duration::from_secs(blocked);
+    // The topic log stands between source and sink: the source confirms while the sink waits.
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    while Instant::now() < end {
+        assert_eq!(walsender(&source).await, before, "the connection was lost");
+        assert!(daemon.anonymous_memory() < MEMORY_LIMIT, "{} bytes", daemon.anonymous_memory());
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    assert!(count(100).await, "the lock does not hold");
+    lock.batch_execute("COMMIT").await.unwrap();
+    wait_at_most(Duration::from_secs(120), "all rows in the target", async || count(100 + 99_000).await).await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_table_rewritten_while_the_snapshot_starts_loses_no_row() {
+    for _ in 0..3 {
+        let Some(server) = server(&[]).await else { return };
+        let source = shop::create(&server, 3000).await;
+        source.batch_execute("ALTER TABLE orders ADD COLUMN amount int DEFAULT 7").await.unwrap();
+        let home = Home::new();
+        // Each of these rewrites the table; a snapshot older than that sees no row of it, without an error.
+        let rewriter = server.connect(shop::SHOP).await.unwrap();
+        let rewriting = tokio::spawn(async move {
+            for kind in ["bigint", "int"].into_iter().cycle().take(60) {
+                rewriter.batch_execute(&format!("ALTER TABLE orders ALTER COLUMN amount TYPE {kind}")).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(15)).await;
+            }
+        });
+        let daemon = Daemon::start(&home, &options(&server).expect("rewritten").expect("read again")).await;
+        shop::wait_for_streaming(&source, shop::SHOP).await;
+        rewriting.await.unwrap();
+        shop::wait_for_confirmed(&source, shop::SHOP).await;
+        assert_eq!(ids(&daemon.read_topic(ORDERS).await).len(), 3000);
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn two_updates_of_a_row_in_a_batch_leave_both_changes_where_the_second_has_an_unchanged_toast_column() {
+    let Some(server) = server(&[]).await else { return };
+    let source = shop::create(&server, 1).await;
+    source
+        .batch_execute("ALTER TABLE orders ALTER COLUMN note SET STORAGE EXTERNAL; UPDATE orders SET note = repeat('old ', 5000)")
+        .await
+        .unwrap();
+    let home = Home::new();
+    let url = format!("sqlite://{}", home.path("copy.db").display());
+    let options = options(&server).connector("copy.json", shop::file("copy", &shop::copy_of_orders(&url)));
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    source.batch_execute("BEGIN; UPDATE orders SET note = repeat('new ', 5000); UPDATE orders SET change = 4711; COMMIT").await.unwrap();
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    let last = payload(daemon.read_topic(ORDERS).await.last().unwrap());
+    assert_eq!(last["after"]["note"], "__debezium_unavailable_value", "the case needs a column that the log leaves out");
+    wait_until("both changes in the target", async || {
+        let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        let row = sqlx::query("SELECT \"change\", note FROM shop_public_orders WHERE id = 1").fetch_one(&mut connection).await.unwrap();
+        (row.get::<i64, _>(0), row.get::<String, _>(1)) == (4711, "new ".repeat(5000))
+    })
+    .await;
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_transaction_larger_than_memory_passes_and_a_kill_in_its_middle_repeats_nothing() {
+    let rows: i32 = if is_long() { 3_000_000 } else { 200_000 };
+    let Some(server) = server(&[]).await else { return };
+    let source = shop::create(&server, 10).await;
+    let home = Home::new();
+    let options = options(&server).expect("slot").expect("torn tail");
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    insert_orders(&source, 1001..=1000 + rows).await;
+    // Killed when a part of the transaction is in the journal: its files have grown by a few megabytes.
+    let before = size(daemon.data());
+    wait_until("a part of the transaction", async || size(daemon.data()) > before + (4 << 20)).await;
+    assert!(daemon.anonymous_memory() < MEMORY_LIMIT, "{} bytes", daemon.anonymous_memory());
+    daemon.kill();
+
+    let daemon = Daemon::start(&home, &options).await;
+    let place = shop::log_end(&source).await;
+    let limit = Duration::from_secs(if is_long() { 600 } else { 120 });
+    wait_at_most(limit, "the transaction", async || {
+        assert!(daemon.anonymous_memory() < MEMORY_LIMIT, "{} bytes", daemon.anonymous_memory());
+        shop::has_confirmed(&source, shop::SHOP, &place).await
+    })
+    .await;
+    let records = daemon.read_topic(ORDERS).await;
+    assert_nothing_twice(ORDERS, &records);
+    assert_eq!(records.len(), 10 + usize::try_from(rows).unwrap());
+    daemon.stop().await;
+}
+
+/// Bytes of all files below a folder.
+fn size(folder: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    entries
+        .filter_map(Result::ok)
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[tokio::test]
+async fn a_data_directory_restored_from_an_older_copy_is_history_gone() {
+    let Some(server) = server(&[]).await else { return };
+    let source = shop::create(&server, 100).await;
+    let home = Home::new();
+    let options = options(&server);
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    daemon.stop().await;
+    assert_eq!(ids(&read_topic_offline(&home.data(), ORDERS)).len(), 100);
+    copy_folder(&home.data(), &home.path("older"));
+
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    insert_orders(&source, 1001..=1100).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    daemon.stop().await;
+    copy_folder(&home.path("older"), &home.data());
+
+    let daemon = Daemon::start(&home, &options.expect("history-gone")).await;
+    let trace = daemon.wait_for_failure("shop").await;
+    assert!(trace.contains("history-gone"), "{trace}");
+    insert_orders(&source, 2001..=2010).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(ids(&daemon.read_topic(ORDERS).await).iter().all(|id| *id <= 100), "the gap was skipped");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_quiet_table_in_a_busy_database_still_advances_the_slot() {
+    let Some(server) = server(&[]).await else { return };
+    let source = shop::create(&server, 10).await;
+    source.batch_execute("CREATE TABLE not_captured (a int)").await.unwrap();
+    let home = Home::new();
+    let mut config = shop::source(&server);
+    config["publication.autocreate.mode"] = json!("filtered");
+    let options = Options::default().connector("shop.json", shop::file("shop", &config));
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    source.batch_execute("INSERT INTO not_captured SELECT generate_series(1, 1000)").await.unwrap();
+    // I5
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    daemon.stop().await;
+}

@@ -1,0 +1,215 @@
+//! Plays a recorded case: the same statements, the same configuration, through the binary.
+//!
+//! Each case has a server of its own, since the creation of a slot waits for the writing transactions of its whole server.
+//! A case ends at a fence: the slot has confirmed what was committed last, so every record of it is durable.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailwater_testkit::{PostgresServer, Version};
+use tokio_postgres::Client;
+
+use super::recording::{self, Case, KeyedStep, Step, Topics};
+use crate::harness::shop::{has_confirmed, is_streaming, log_end};
+use crate::harness::{Daemon, Home, Options, wait_at_most, wait_until};
+
+/// Converters as the recording worker had them: JSON with schemas.
+const WORKER: &str =
+    "key.converter: org.apache.kafka.connect.json.JsonConverter\nvalue.converter: org.apache.kafka.connect.json.JsonConverter\n";
+
+/// Name of the connector.
+const GOLDEN: &str = "golden";
+
+/// What playing a case gave.
+pub(crate) struct Played {
+    /// The records
+    pub(crate) topics: Topics,
+    /// Why the connector was refused or failed, where it was
+    pub(crate) failure: Option<String>,
+}
+
+/// The version that a case names.
+pub(crate) fn version(case: &Case) -> Version {
+    let major = case.server.strip_prefix("postgres-").and_then(|major| major.parse().ok());
+    Version::ALL.into_iter().find(|version| Some(version.major()) == major).unwrap_or_else(|| panic!("no server {}", case.server))
+}
+
+/// Plays the case `name` (`postgres/operations`) on a fresh server.
+pub(crate) async fn play(name: &str, server: &PostgresServer) -> Played {
+    let case = recording::case(name);
+    let database: String =
+        name.chars().map(|character| if character.is_alphanumeric() || character == '_' { character } else { '_' }).collect();
+    server.create_database(&database).await.unwrap();
+    let source = server.connect(&database).await.unwrap();
+    if let Some(setup) = &case.setup {
+        run(&source, setup).await;
+    }
+    let mut config = recording::configuration(name).unwrap_or_default();
+    for (key, value) in [
+        ("database.hostname", json!("127.0.0.1")),
+        ("database.port", json!(server.port().to_string())),
+        ("database.user", json!("postgres")),
+        ("database.password", json!("x")),
+    ] {
+        config.insert(key.to_owned(), value);
+    }
+    let slot = config["slot.name"].as_str().expect("the recorder named the slot").to_owned();
+    let prefix = config["topic.prefix"].as_str().unwrap_or(&database).to_owned();
+
+    let home = Home::new();
+    // A case may show old keys and values that are lost in the recorded schema: both are warnings.
+    let mut options = Options::default().worker(WORKER).expect("\"WARN\"");
+    if recording::has_failure(name) {
+        options = options.expect("\"ERROR\"");
+    }
+    let daemon = Daemon::start(&home, &options).await;
+    let mut player = Player { daemon, source, slot, config, failure: None };
+    player.start(&case).await;
+    let streams = case.streams();
+    for step in case.stream.map(recording::Stream::steps).unwrap_or_default() {
+        player.step(step).await;
+    }
+    if streams && player.failure.is_none() {
+        player.fence().await;
+    }
+    let patterns = case.topics.unwrap_or_else(|| {
+        let prefix = regex::escape(&prefix);
+        vec![prefix.clone(), format!(r"{prefix}\..*"), format!("__debezium-heartbeat.{prefix}")]
+    });
+    let topics = player.topics(&patterns).await;
+    let failure = player.failure.take();
+    player.daemon.stop().await;
+    Played { topics, failure }
+}
+
+struct Player {
+    daemon: Daemon,
+    source: Client,
+    slot: String,
+    config: serde_json::Map<String, Value>,
+    failure: Option<String>,
+}
+
+impl Player {
+    async fn start(&mut self, case: &Case) {
+        let path = format!("/connectors/{GOLDEN}/config");
+        let (status, answer) = self.daemon.request("PUT", &path, Some(&Value::Object(self.config.clone()))).await;
+        if status >= 400 {
+            self.failure = Some(format!("{status} {answer}"));
+        } else if case.fails.is_some() {
+            self.failure = Some(self.daemon.wait_for_failure(GOLDEN).await);
+        } else if case.streams() {
+            self.wait_for_streaming().await;
+        } else {
+            self.wait_for_end().await;
+        }
+    }
+
+    async fn step(&mut self, step: Step) {
+        let step = match step {
+            Step::Text(sql) => return run(&self.source, &sql).await,
+            Step::Keyed(step) => step,
+        };
+        match *step {
+            KeyedStep { sql: Some(sql), .. } => run(&self.source, &sql).await,
+            KeyedStep { wait: Some(seconds), .. } => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,
+            // A pause of the recording lets what was committed arrive; here that is the fence.
+            KeyedStep { quiet: Some(_), .. } => self.fence().await,
+            KeyedStep { restart: Some(sql), fails, .. } => self.restart(&sql, fails.is_some()).await,
+            KeyedStep { reconfigure: Some(changes), .. } => {
+                self.fence().await;
+                let changes = changes.into_iter().map(|(key, value)| {
+                    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    (key, Value::String(text))
+                });
+                self.config.extend(changes);
+                let before = self.reader().await;
+                self.daemon.put_connector(GOLDEN, &Value::Object(self.config.clone())).await;
+                wait_until("the task to start anew", async || self.reader().await.is_some_and(|pid| Some(pid) != before)).await;
+            }
+            KeyedStep { expect_failure: Some(_), .. } => self.failure = Some(self.daemon.wait_for_failure(GOLDEN).await),
+            KeyedStep { produce: Some(_), .. } | KeyedStep { registry: Some(_), .. } => {
+                panic!("this step needs Kafka or a schema registry")
+            }
+            step => panic!("a step without a known key: {step:?}"),
+        }
+    }
+
+    async fn restart(&mut self, sql: &str, fails: bool) {
+        self.fence().await;
+        let stop = self.daemon.request("PUT", &format!("/connectors/{GOLDEN}/stop"), None).await;
+        assert!(stop.0 < 300, "{stop:?}");
+        wait_until("the connector to stop", async || {
+            let status = self.daemon.status(GOLDEN).await;
+            status["connector"]["state"] == "STOPPED" && !is_streaming(&self.source, &self.slot).await
+        })
+        .await;
+        run(&self.source, sql).await;
+        let resume = self.daemon.request("PUT", &format!("/connectors/{GOLDEN}/resume"), None).await;
+        assert!(resume.0 < 300, "{resume:?}");
+        if fails {
+            self.failure = Some(self.daemon.wait_for_failure(GOLDEN).await);
+        } else {
+            self.wait_for_streaming().await;
+        }
+    }
+
+    async fn wait_for_streaming(&self) {
+        self.wait_unless_failed("streaming", async || is_streaming(&self.source, &self.slot).await).await;
+    }
+
+    /// Until the slot has confirmed all that is committed.
+    async fn fence(&self) {
+        let place = log_end(&self.source).await;
+        self.wait_unless_failed("what was committed", async || has_confirmed(&self.source, &self.slot, &place).await).await;
+    }
+
+    /// A connector that only snapshots is done when its topics stop growing.
+    async fn wait_for_end(&self) {
+        let mut last = None;
+        wait_at_most(Duration::from_secs(60), "the end of the snapshot", async || {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now: usize = self.topics(&[".*".to_owned()]).await.values().map(Vec::len).sum();
+            let quiet = now > 0 && last == Some(now);
+            last = Some(now);
+            quiet
+        })
+        .await;
+    }
+
+    async fn wait_unless_failed(&self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+        wait_until(what, async || {
+            if let Some(trace) = self.daemon.failure(GOLDEN).await {
+                panic!("waiting for {what}, the task failed: {trace}");
+            }
+            condition().await
+        })
+        .await;
+    }
+
+    /// Process id of the server's side of the connection that reads the slot.
+    async fn reader(&self) -> Option<i32> {
+        let query = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = $1";
+        self.source.query_opt(query, &[&self.slot]).await.unwrap().and_then(|row| row.get(0))
+    }
+
+    async fn topics(&self, patterns: &[String]) -> Topics {
+        let patterns: Vec<_> = patterns.iter().map(|pattern| regex::Regex::new(&format!("^(?:{pattern})$")).unwrap()).collect();
+        let mut topics = Topics::new();
+        for topic in self.daemon.topics().await {
+            if patterns.iter().any(|pattern| pattern.is_match(&topic)) {
+                let records: Vec<_> = self.daemon.read_topic(&topic).await.iter().map(recording::entry).collect();
+                if !records.is_empty() {
+                    topics.insert(topic, records);
+                }
+            }
+        }
+        topics
+    }
+}
+
+async fn run(client: &Client, sql: &str) {
+    for statement in recording::statements(sql) {
+        client.batch_execute(&statement).await.unwrap_or_else(|error| panic!("{error:?}\n{statement}"));
+    }
+}

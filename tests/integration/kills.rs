@@ -1,0 +1,219 @@
+//! SIGKILL at random, in the snapshot and while streaming under load.
+//!
+//! In the end the target equals the source row by row, no change stands twice in a topic, snapshot rows included, and no row
+//! stands twice in a target table that has no key and is only added to.
+//!
+//! `TAILWATER_KILLS=50` sets how often the daemon is killed; a few times otherwise.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::Row as _;
+use tailwater_testkit::{PostgresServer, Version, required_or_skip};
+use tokio_postgres::Client;
+
+use crate::harness::{Daemon, Home, Options, payload, shop, wait_at_most};
+
+/// Rows that each table has before the first start, so that a kill finds the snapshot at work.
+const ROWS: u32 = 20_000;
+
+fn kills() -> u32 {
+    std::env::var("TAILWATER_KILLS").map_or(6, |text| text.parse().expect("TAILWATER_KILLS is a number"))
+}
+
+/// The rows of a table that holds `id, change`, twice where they stand twice.
+pub(crate) type Rows = Vec<(i64, i64, Option<String>)>;
+
+/// A target table as the comparison sees it.
+enum Target {
+    Sqlite(String),
+    Postgres(Client),
+}
+
+impl Target {
+    async fn rows(&self, table: &str, text: &str) -> Rows {
+        let query = format!("SELECT id, \"change\", {text} FROM {table} ORDER BY id, \"change\"");
+        match self {
+            Self::Sqlite(url) => {
+                use sqlx::Connection as _;
+                let Ok(mut connection) = sqlx::SqliteConnection::connect(url).await else { return Rows::new() };
+                let rows = sqlx::query(sqlx::AssertSqlSafe(query)).fetch_all(&mut connection).await.unwrap_or_default();
+                rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+            }
+            Self::Postgres(client) => match client.query(&query, &[]).await {
+                Ok(rows) => rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(),
+                // The sink has not made its table yet.
+                Err(_) => Rows::new(),
+            },
+        }
+    }
+}
+
+async fn source_rows(client: &Client, table: &str, text: &str) -> Rows {
+    let query = format!("SELECT id, change, {text} FROM {table} ORDER BY id, change");
+    client.query(&query, &[]).await.unwrap().iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+}
+
+/// Writes transactions of all kinds until told to stop. Ids and change numbers are never used twice.
+async fn write(client: Client, stop: Arc<AtomicBool>) {
+    let mut next = i64::from(ROWS);
+    while !stop.load(Ordering::Relaxed) {
+        let mut sql = String::from("BEGIN;");
+        for _ in 0..fastrand::u32(1..20) {
+            next += 1;
+            let some = fastrand::i64(1..next);
+            sql += &match fastrand::u32(0..10) {
+                0..4 => format!("INSERT INTO orders VALUES ({next}, nextval('change_numbers'), 'new');"),
+                4..6 => format!("INSERT INTO visits VALUES ({next}, nextval('change_numbers'), '/new');"),
+                6..9 => format!("UPDATE orders SET change = nextval('change_numbers'), note = 'changed' WHERE id = {some};"),
+                _ => format!("DELETE FROM orders WHERE id = {some};"),
+            };
+        }
+        let end = if fastrand::u32(0..10) == 0 { "ROLLBACK" } else { "COMMIT" };
+        client.batch_execute(&format!("{sql}{end}")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..10))).await;
+    }
+}
+
+/// No change stands twice in the topic: each has a number of its own, a delete the id of a row that never comes again.
+pub(crate) fn assert_nothing_twice(topic: &str, records: &[Value]) {
+    let mut changes = BTreeSet::new();
+    let mut deletes = BTreeSet::new();
+    let mut offset = None;
+    for record in records {
+        let now = record["offset"].as_u64().expect("a record has an offset");
+        assert!(offset.is_none_or(|before| before < now), "{topic}: offset {now} after {offset:?}");
+        offset = Some(now);
+        let event = payload(record);
+        if event.is_null() {
+            continue;
+        }
+        if event["op"] == "d" {
+            let id = event["before"]["id"].as_i64().expect("a delete has its key");
+            assert!(deletes.insert(id), "{topic}: the delete of {id} stands twice");
+        } else {
+            let change = event["after"]["change"].as_i64().expect("a row has its change");
+            assert!(changes.insert(change), "{topic}: change {change} stands twice: {event}");
+        }
+    }
+}
+
+async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target) {
+    let source = shop::create(server, ROWS).await;
+    let options = Options::default()
+        .connector("shop.json", shop::file("shop", &shop::source(server)))
+        .connector("orders.json", shop::file("orders", &shop::copy_of_orders(url)))
+        .connector("visits.json", shop::file("visits", &shop::copy_of_visits(url)))
+        // A killed daemon's server processes may still hold the slot when the next one comes.
+        .expect("is active for PID")
+        .expect("slot")
+        .expect("torn tail");
+    let home = Home::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
+    for kill in 0..kills() {
+        let daemon = Daemon::start(&home, &options).await;
+        // The first ones hit the snapshot.
+        let longest = if kill < kills() / 2 { 600 } else { 3000 };
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..longest))).await;
+        daemon.kill();
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    for (table, text) in [("orders", "note"), ("visits", "page")] {
+        let expected = source_rows(&source, table, text).await;
+        let topic = format!("{}.public.{table}", shop::SHOP);
+        assert_nothing_twice(&topic, &daemon.read_topic(&topic).await);
+        let name = format!("{}_public_{table}", shop::SHOP);
+        let mut rows = Rows::new();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while std::time::Instant::now() < deadline {
+            rows = target.rows(&name, text).await;
+            if rows == expected {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert_equal(table, &expected, &rows);
+    }
+    daemon.stop().await;
+}
+
+/// Says what is missing, what is too much and what differs, a few rows of each.
+fn assert_equal(table: &str, expected: &Rows, found: &Rows) {
+    if expected == found {
+        return;
+    }
+    let count = |rows: &Rows| {
+        let mut counts: BTreeMap<(i64, i64, Option<String>), i32> = BTreeMap::new();
+        for row in rows {
+            *counts.entry(row.clone()).or_default() += 1;
+        }
+        counts
+    };
+    let (wanted, had) = (count(expected), count(found));
+    let missing: Vec<_> = wanted.iter().filter(|(row, times)| had.get(row) < Some(times)).map(|(row, _)| row).take(10).collect();
+    let extra: Vec<_> = had.iter().filter(|(row, times)| wanted.get(row) < Some(times)).map(|(row, _)| row).take(10).collect();
+    panic!("{table}: {} rows in the source, {} in the target; missing {missing:?}; too much {extra:?}", expected.len(), found.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_random_a_copy_in_sqlite_is_equal_and_nothing_comes_twice() {
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
+    let home = Home::new();
+    let url = format!("sqlite://{}", home.path("copy.db").display());
+    killed_at_random(&server, &url, &Target::Sqlite(url.clone())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_random_a_copy_in_postgres_is_equal_and_nothing_comes_twice() {
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V17, &[]).await) else { return };
+    server.create_database("copy").await.unwrap();
+    let target = Target::Postgres(server.connect("copy").await.unwrap());
+    killed_at_random(&server, &server.url("copy"), &target).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_at_each_named_point_repeats_nothing() {
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
+    let source = shop::create(&server, 500).await;
+    let home = Home::new();
+    let connectors = Options::default()
+        .connector("shop.json", shop::file("shop", &shop::source(&server)))
+        .connector("orders.json", shop::file("orders", &shop::copy_of_orders(&format!("sqlite://{}", home.path("copy.db").display()))))
+        .expect("slot");
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
+    for point in ["source-transformed", "source-appended", "sink-written"] {
+        for passage in [1, 2, 5] {
+            let options = Options {
+                environment: vec![("TAILWATER_CRASH_POINT".to_owned(), format!("{point}:{passage}"))],
+                connectors: connectors.connectors.clone(),
+                expected: vec!["crash point".to_owned(), "slot".to_owned(), "torn tail".to_owned()],
+                ..Options::default()
+            };
+            let mut daemon = Daemon::spawn(&home, &options);
+            wait_at_most(Duration::from_secs(30), &format!("the crash at {point}:{passage}"), async || !daemon.is_running()).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    let daemon = Daemon::start(&home, &connectors).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    for table in ["orders", "visits"] {
+        let topic = format!("{}.public.{table}", shop::SHOP);
+        assert_nothing_twice(&topic, &daemon.read_topic(&topic).await);
+    }
+    let target = Target::Sqlite(format!("sqlite://{}", home.path("copy.db").display()));
+    let expected = source_rows(&source, "orders", "note").await;
+    wait_at_most(Duration::from_secs(60), "equal tables", async || target.rows("shop_public_orders", "note").await == expected).await;
+    daemon.stop().await;
+}

@@ -1,0 +1,24 @@
+//! Whole paths through the `tailwater` binary, on real servers.
+//!
+//! - [`harness`]: a running daemon, its REST API and its log; waiting for what must come true
+//! - [`golden`]: recorded cases of Debezium and Kafka Connect, played and compared
+//! - [`kills`]: SIGKILL at random under load
+//! - [`durability`]: what is confirmed is durable, whatever stalls or fails
+//! - [`bad_input`]: wrong input gets a clear error, and nothing is lost
+//! - [`examples`]: every file of `config/examples` is valid
+//! - [`demonstration`]: the demo ends with equal tables
+//! - [`rest`]: the REST API and the directory of connector files of a running daemon
+//! - [`cli`]: commands, their output and exit codes
+//! - [`architecture`]: the direction of dependencies, and other rules of the tree
+#![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
+
+mod architecture;
+mod bad_input;
+mod cli;
+mod demonstration;
+mod durability;
+mod examples;
+mod golden;
+mod harness;
+mod kills;
+mod rest;

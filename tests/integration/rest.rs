@@ -1,0 +1,94 @@
+//! The REST API and the directory of connector files of a running daemon. That every answer is Connect's is proved
+//! beside the API itself, by the recorded exchanges.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Daemon, Home, Options, wait_until};
+
+const ROWS: &str = "name: rows\nconnector: generator\ngenerator.topics: rows\ngenerator.rows: 1000\n";
+const FORGET: &str = "name: forget\nconnector: blackhole\ntopics: rows\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_is_healthy_and_shows_its_figures() {
+    let home = Home::new();
+    let daemon = Daemon::start(&home, &Options::default().connector("rows.yaml", ROWS).connector("forget.yaml", FORGET)).await;
+    let (status, health) = daemon.request("GET", "/health", None).await;
+    assert_eq!((status, health["status"].as_str()), (200, Some("healthy")));
+    daemon.wait_for_running("forget").await;
+    let metrics = async || reqwest::get(format!("{}/metrics", daemon.url())).await.unwrap().text().await.unwrap();
+    wait_until("figures of both connectors", async || {
+        let text = metrics().await;
+        text.contains("connector=\"rows\"") && text.contains("connector=\"forget\"")
+    })
+    .await;
+    let text = metrics().await;
+    let series = text.lines().filter(|line| !line.starts_with('#'));
+    assert!(series.clone().count() > 0 && series.clone().all(|line| line.starts_with("tailwater_")), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_directory_of_connector_files_is_what_runs() {
+    let home = Home::new();
+    let options = Options::default().connector("rows.yaml", ROWS).expect("broken.yaml").expect("again.yaml");
+    let daemon = Daemon::start(&home, &options).await;
+    daemon.wait_for_running("rows").await;
+    let names = async || daemon.request("GET", "/connectors", None).await.1;
+
+    // A new file, written beside and renamed as careful tools do.
+    let beside = home.write("connectors/.forget.yaml.tmp", FORGET);
+    fs::rename(beside, home.path("connectors/forget.yaml")).unwrap();
+    daemon_has(&daemon, &json!(["forget", "rows"])).await;
+
+    // A broken file and a second file of one name are complained about and change nothing.
+    home.write("connectors/broken.yaml", "name: [\n");
+    home.write("connectors/again.yaml", "name: rows\nconnector: generator\ngenerator.topics: other\n");
+    wait_until("complaints about both files", async || {
+        let log = daemon.log_text();
+        log.contains("broken.yaml") && log.contains("again.yaml")
+    })
+    .await;
+    assert_eq!(daemon.request("GET", "/connectors/rows/config", None).await.1["generator.topics"], "rows");
+    assert_eq!(names().await, json!(["forget", "rows"]));
+
+    // The file owns its connector; pausing is everybody's.
+    let (status, answer) = daemon.request("DELETE", "/connectors/forget", None).await;
+    assert_eq!(status, 409, "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("forget.yaml"), "{answer}");
+    assert_eq!(daemon.request("PUT", "/connectors/forget/pause", None).await.0, 202);
+
+    fs::remove_file(home.path("connectors/forget.yaml")).unwrap();
+    daemon_has(&daemon, &json!(["rows"])).await;
+    daemon.stop().await;
+}
+
+async fn daemon_has(daemon: &Daemon, names: &Value) {
+    wait_until(&format!("the connectors {names}"), async || {
+        let mut found = daemon.request("GET", "/connectors", None).await.1;
+        if let Some(found) = found.as_array_mut() {
+            found.sort_by_key(Value::to_string);
+        }
+        found == *names
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connector_and_its_target_state_survive_a_restart() {
+    let home = Home::new();
+    let daemon = Daemon::start(&home, &Options::default()).await;
+    let body = json!({"name": "later", "initial_state": "PAUSED", "config": {"connector.class": "generator", "generator.topics": "later", "generator.rows": "1"}});
+    let (status, answer) = daemon.request("POST", "/connectors", Some(&body)).await;
+    assert_eq!(status, 201, "{answer}");
+    daemon.stop().await;
+    let daemon = Daemon::start(&home, &Options::default()).await;
+    assert_eq!(daemon.status("later").await["connector"]["state"], "PAUSED");
+    assert_eq!(daemon.request("GET", "/topics", None).await.1, json!([]));
+    assert_eq!(daemon.request("PUT", "/connectors/later/resume", None).await.0, 202);
+    wait_until("the row", async || daemon.topics().await == ["later"]).await;
+    assert_eq!(daemon.read_topic("later").await.len(), 1);
+    daemon.stop().await;
+}
