@@ -114,6 +114,7 @@ impl ConnectorConfig for WorkerFile {
             max_bytes: limit("topics.embedded.max.bytes"),
             when_full: reader
                 .choice("topics.embedded.max.bytes.policy", &[("hold", FullPolicy::Hold), ("drop", FullPolicy::Drop)]),
+            ..EmbeddedOptions::default()
         };
         let budget = parse_size(&reader.text("memory.budget")).unwrap_or_default();
         if budget < MIN_BUDGET {
@@ -302,6 +303,7 @@ mod tests {
             retention: None,
             max_bytes: Some(1 << 30),
             when_full: FullPolicy::Drop,
+            ..EmbeddedOptions::default()
         };
         assert_eq!(file.embedded, expected);
         assert_eq!(file.log_format, LogFormat::Json);
