@@ -3,14 +3,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_api::Result;
 
 use crate::config::providers::Providers;
 use crate::config::worker_file::WorkerFile;
 use crate::runtime::worker::{Worker, WorkerOptions, WorkerParts};
 use crate::state::ConnectorStore;
+use crate::state::redb::RedbStore;
 use crate::telemetry::Registry;
 use crate::topics::TopicLog;
+use crate::topics::embedded::EmbeddedLog;
 
 /// Topic log and state of a data directory.
 pub(super) struct Opened {
@@ -23,7 +25,9 @@ pub(super) struct Opened {
 /// # Errors
 /// It is locked, unreadable or full.
 pub(super) async fn open(file: &WorkerFile) -> Result<Opened> {
-    Err(Error::new(ErrorKind::Unsupported, format!("open {}", file.data_dir.display())))
+    let store = RedbStore::open(&file.data_dir)?;
+    let topics = EmbeddedLog::open(&file.data_dir, file.embedded, store.clone())?;
+    Ok(Opened { topics: Arc::new(topics), store: Arc::new(store) })
 }
 
 /// Opens a data directory without a lock; sees what is durable.
@@ -31,7 +35,8 @@ pub(super) async fn open(file: &WorkerFile) -> Result<Opened> {
 /// # Errors
 /// It is unreadable.
 pub(super) async fn open_read_only(data_dir: &Path) -> Result<Opened> {
-    Err(Error::new(ErrorKind::Unsupported, format!("read {}", data_dir.display())))
+    let topics = EmbeddedLog::open_read_only(data_dir)?;
+    Ok(Opened { topics: Arc::new(topics), store: Arc::new(RedbStore::open_read_only(data_dir)?) })
 }
 
 /// Starts a worker.

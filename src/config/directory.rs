@@ -251,7 +251,16 @@ fn freed(deletes: &[Step], connector: &ConnectorFile) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tailwater_api::config::ConfigValues;
+    use tailwater_api::state::JsonMap;
+
     use super::*;
+    use crate::config::providers::Providers;
+    use crate::runtime::testing::{MemoryLog, MemoryStore, MemoryTopics};
+    use crate::runtime::worker::{WorkerOptions, WorkerParts};
+    use crate::telemetry::Registry;
 
     fn scanned(files: &[(&str, &str)]) -> BTreeMap<PathBuf, Scanned> {
         let parse = |(file, text): &(&str, &str)| (PathBuf::from(file), connector_file::parse(Path::new(file), text));
@@ -345,5 +354,118 @@ mod tests {
         let scanned = read_directory(folder.path()).unwrap();
         let seen: Vec<_> = scanned.iter().map(|(file, content)| (file.file_name().unwrap().to_str().unwrap(), content.is_ok())).collect();
         assert_eq!(seen, [("a.yaml", true), ("b.yaml", false)]);
+    }
+
+    async fn worker() -> Worker {
+        let options = WorkerOptions {
+            data_dir: PathBuf::new(),
+            memory_budget: 1 << 20,
+            shutdown_timeout: Duration::from_secs(5),
+            defaults: ConfigValues::default(),
+            worker_id: "h:1".into(),
+        };
+        let parts = WorkerParts {
+            topics: Arc::new(MemoryTopics(MemoryLog::new())),
+            store: Arc::<MemoryStore>::default(),
+            providers: Providers::default(),
+            metrics: Arc::new(Registry::default()),
+        };
+        Worker::start_with(options, parts).await.unwrap()
+    }
+
+    /// Names and topics of the worker's connectors.
+    async fn declared(worker: &Worker) -> Vec<(String, String)> {
+        let topics = |config: &JsonMap| config["topics"].as_str().unwrap().to_owned();
+        worker.list().await.iter().map(|info| (info.name.clone(), topics(&info.config))).collect()
+    }
+
+    async fn comes_to(worker: &Worker, expected: &[(&str, &str)]) {
+        let expected: Vec<_> = expected.iter().map(|(name, topics)| ((*name).to_owned(), (*topics).to_owned())).collect();
+        for _ in 0..500 {
+            if declared(worker).await == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(declared(worker).await, expected);
+    }
+
+    fn blackhole(name: &str, topics: &str) -> String {
+        format!("name: {name}\nconnector: blackhole\ntopics: {topics}\n")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_directory_holds_is_what_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(folder.path().join(file), text).unwrap();
+        write("a.yaml", &blackhole("dir-a", "one"));
+        let worker = worker().await;
+        let mut directory = Directory::open(folder.path(), worker.clone()).await.unwrap();
+        directory.scan().await;
+        assert_eq!(declared(&worker).await, [("dir-a".to_owned(), "one".to_owned())]);
+        let (stop, stopped) = watch::channel(false);
+        let (_reload, reloads) = watch::channel(0);
+        let watching = tokio::spawn(directory.watch(stopped, reloads));
+
+        // Written beside and renamed over.
+        write(".b.tmp", &blackhole("dir-b", "two"));
+        std::fs::rename(folder.path().join(".b.tmp"), folder.path().join("b.yaml")).unwrap();
+        comes_to(&worker, &[("dir-a", "one"), ("dir-b", "two")]).await;
+        // Broken, then changed; refused, then right.
+        write("a.yaml", "name: [");
+        write("b.yaml", "name: dir-b\nconnector: blackhole\n");
+        tokio::time::sleep(QUIET * 2).await;
+        comes_to(&worker, &[("dir-a", "one"), ("dir-b", "two")]).await;
+        write("a.yaml", &blackhole("dir-a", "three"));
+        write("b.yaml", &blackhole("dir-b", "four"));
+        comes_to(&worker, &[("dir-a", "three"), ("dir-b", "four")]).await;
+        std::fs::remove_file(folder.path().join("a.yaml")).unwrap();
+        comes_to(&worker, &[("dir-b", "four")]).await;
+
+        stop.send(true).unwrap();
+        watching.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn kubernetes_switch_of_links_is_one_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let version = |number: u32, topics: &str| {
+            let data = folder.path().join(format!("..data-{number}"));
+            std::fs::create_dir(&data).unwrap();
+            std::fs::write(data.join("a.yaml"), blackhole("dir-k8s", topics)).unwrap();
+            std::os::unix::fs::symlink(&data, folder.path().join("..data_tmp")).unwrap();
+            std::fs::rename(folder.path().join("..data_tmp"), folder.path().join("..data")).unwrap();
+        };
+        version(1, "one");
+        std::os::unix::fs::symlink("..data/a.yaml", folder.path().join("a.yaml")).unwrap();
+        let worker = worker().await;
+        let mut directory = Directory::open(folder.path(), worker.clone()).await.unwrap();
+        directory.scan().await;
+        let (_stop, stopped) = watch::channel(false);
+        let (_reload, reloads) = watch::channel(0);
+        let watching = tokio::spawn(directory.watch(stopped, reloads));
+        comes_to(&worker, &[("dir-k8s", "one")]).await;
+        version(2, "two");
+        comes_to(&worker, &[("dir-k8s", "two")]).await;
+        watching.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn files_that_went_while_the_worker_was_down_take_their_connectors_with_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
+        let worker = worker().await;
+        let config = connector_file::parse(Path::new("a.yaml"), &blackhole("dir-gone", "one")).unwrap().config;
+        worker.put_config("dir-gone", config.clone(), Some(path.join("gone.yaml"))).await.unwrap();
+        worker.put_config("dir-rest", config, None).await.unwrap();
+        let mut directory = Directory::open(folder.path(), worker.clone()).await.unwrap();
+        directory.scan().await;
+        assert_eq!(declared(&worker).await.len(), 1, "only the one that a file declared is gone");
+        // A directory that is not there, as an unmounted volume, deletes nothing.
+        std::fs::write(path.join("a.yaml"), blackhole("dir-kept", "one")).unwrap();
+        directory.scan().await;
+        drop(folder);
+        directory.scan().await;
+        assert_eq!(declared(&worker).await.len(), 2);
     }
 }

@@ -8,6 +8,7 @@ use tailwater_api::config::{ConfigField, ConfigReader, ConfigReport, ConfigValue
 use super::document::{self, fault};
 use super::nearest::nearest;
 use super::providers::Providers;
+use crate::topics::embedded::{EmbeddedOptions, FullPolicy};
 
 /// What the worker file says, defaults filled in.
 #[derive(Clone)]
@@ -17,7 +18,7 @@ pub struct WorkerFile {
     /// `rest.listen`: host and port
     pub rest_listen: String,
     /// `topics.embedded.*`
-    pub embedded: EmbeddedTopics,
+    pub embedded: EmbeddedOptions,
     /// `memory.budget`: bytes of records in flight
     pub memory_budget: usize,
     /// `connectors.dir`: the watched directory of connector files
@@ -28,29 +29,6 @@ pub struct WorkerFile {
     pub log_level: String,
     /// `log.format`
     pub log_format: LogFormat,
-}
-
-/// How much the embedded log keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EmbeddedTopics {
-    /// Bytes of a journal above which what every sink has read is deleted; `None` for no limit
-    pub retention_bytes: Option<u64>,
-    /// Age above which what every sink has read is deleted; `None` for no limit
-    pub retention: Option<Duration>,
-    /// Bytes that a journal may not exceed; `None` for what the disk holds
-    pub max_bytes: Option<u64>,
-    /// What happens there
-    pub max_bytes_policy: MaxBytesPolicy,
-}
-
-/// What happens when a journal reaches `topics.embedded.max.bytes`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum MaxBytesPolicy {
-    /// Sources wait
-    #[default]
-    Hold,
-    /// The oldest records go, and sinks that have not read them are told so
-    Drop,
 }
 
 /// How log lines look.
@@ -130,12 +108,13 @@ impl ConnectorConfig for WorkerFile {
 
     fn read(reader: &mut ConfigReader<'_>) -> Self {
         let limit = |key: &str| parse_size_or_unlimited(&reader.text(key)).ok().flatten();
-        let embedded = EmbeddedTopics {
+        let embedded = EmbeddedOptions {
             retention_bytes: limit("topics.embedded.retention.bytes"),
             retention: u64::try_from(reader.number::<i64>("topics.embedded.retention.ms")).ok().map(Duration::from_millis),
             max_bytes: limit("topics.embedded.max.bytes"),
-            max_bytes_policy: reader
-                .choice("topics.embedded.max.bytes.policy", &[("hold", MaxBytesPolicy::Hold), ("drop", MaxBytesPolicy::Drop)]),
+            when_full: reader
+                .choice("topics.embedded.max.bytes.policy", &[("hold", FullPolicy::Hold), ("drop", FullPolicy::Drop)]),
+            ..EmbeddedOptions::default()
         };
         let budget = parse_size(&reader.text("memory.budget")).unwrap_or_default();
         if budget < MIN_BUDGET {
@@ -319,11 +298,12 @@ mod tests {
         let text = "data: {dir: /d}\ntopics.embedded: {retention.bytes: 10GiB, retention.ms: -1, max: {bytes: 1GiB, bytes.policy: drop}}\nlog.format: json\n";
         let file = loaded(text).map(|loaded| loaded.file).unwrap_or_else(|faults| panic!("{faults}"));
         assert_eq!(file.data_dir, Path::new("/d"));
-        let expected = EmbeddedTopics {
+        let expected = EmbeddedOptions {
             retention_bytes: Some(10 << 30),
             retention: None,
             max_bytes: Some(1 << 30),
-            max_bytes_policy: MaxBytesPolicy::Drop,
+            when_full: FullPolicy::Drop,
+            ..EmbeddedOptions::default()
         };
         assert_eq!(file.embedded, expected);
         assert_eq!(file.log_format, LogFormat::Json);

@@ -132,7 +132,7 @@ fn text(timestamp: &str, level: &str, message: &str, fields: &Map<String, Value>
         let _ = write!(line, " {name}=");
         match value {
             Value::String(text) if text.contains([' ', '"', '=']) => {
-                let _ = write!(line, "{value}");
+                let _ = write!(line, "{text:?}");
             }
             Value::String(text) => escape(text, &mut line),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {

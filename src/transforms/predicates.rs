@@ -8,7 +8,7 @@ use tailwater_kit::java_regex::JavaRegex;
 #[derive(Clone, Debug)]
 pub(super) enum Predicate {
     /// `TopicNameMatches`: the expression matches the whole name of the topic
-    TopicNameMatches(JavaRegex),
+    TopicNameMatches(Box<JavaRegex>),
     /// `HasHeaderKey`: there is a header of this name
     HasHeaderKey(String),
     /// `RecordIsTombstone`: there is no value
@@ -40,7 +40,7 @@ pub(super) const TYPES: &[PredicateType] = &[
 fn read_pattern(reader: &mut ConfigReader<'_>) -> Option<Predicate> {
     let pattern = reader.given("pattern")?;
     match JavaRegex::new(pattern) {
-        Ok(regex) => Some(Predicate::TopicNameMatches(regex)),
+        Ok(regex) => Some(Predicate::TopicNameMatches(Box::new(regex))),
         Err(message) => {
             reader.fault("pattern", message);
             None

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use tailwater_api::{Error, ErrorKind, Scope};
 
+use crate::column_type::ColumnType;
 use crate::config::{SchemaEvolution, SqlConfig};
+use crate::datum::Datum;
 use crate::dialect::{Dialect, TableColumn, quoted};
 use crate::failure::{Failure, Meaning};
 use crate::interpretation::{Layout, LayoutColumn};
@@ -80,6 +82,7 @@ impl Catalog {
         self.check_topic(config, layout, topic)?;
         let needed = if written { &layout.columns[..] } else { &layout.columns[..layout.key] };
         // Another task may create or widen the table between our look and our statement; then a second look settles it.
+        let mut last = None;
         for _ in 0..3 {
             let table = match self.tables.get(&layout.table) {
                 Some(table) => Arc::clone(table),
@@ -100,7 +103,8 @@ impl Catalog {
                     Ok(_) => tracing::info!(table = %table.quoted(), statement = %sql, "changed the target's schema"),
                     // The loop looks again; PostgreSQL reports a race for one name as a duplicate key of its catalog.
                     Err(cause) if matches!(D::meaning(&cause), Meaning::Exists | Meaning::Data) => {
-                        tracing::debug!(table = %table.quoted(), %cause, "somebody else changed the target's schema");
+                        tracing::debug!(table = %table.quoted(), %cause, "somebody else may have changed the target's schema");
+                        last = Some((sql, cause));
                     }
                     Err(cause) => {
                         let meaning = D::meaning(&cause);
@@ -119,8 +123,14 @@ impl Catalog {
                 }
             }
         }
-        let error = Error::new(ErrorKind::Conflict, format!("prepare the table {}", layout.table))
-            .because("its columns are still missing after they were created; somebody changes the table at the same time");
+        let error = match last {
+            // It was no race: the database refuses the statement.
+            Some((sql, cause)) => {
+                Error::new(ErrorKind::Misconfigured, format!("run {sql}")).because(cause).mend("create the table or column by hand")
+            }
+            None => Error::new(ErrorKind::Conflict, format!("prepare the table {}", layout.table))
+                .because("its columns are missing again after they were created: somebody removes them"),
+        };
         Err(error.scoped(Scope::Table(layout.table.to_string())).into())
     }
 
@@ -208,8 +218,13 @@ fn create<D: Dialect>(table: &Table, layout: &Layout) -> String {
 /// Name, type, default and NOT NULL. A column that is added to rows that exist is NOT NULL only with a default.
 fn definition<D: Dialect>(column: &LayoutColumn, required: bool) -> String {
     let mut text = format!("{} {}", quoted(&column.name), D::type_name(&column.kind));
-    let default =
-        column.default.as_ref().and_then(|value| D::datum(&column.kind, value).ok()).filter(|datum| *datum != crate::datum::Datum::Null);
+    // For a default that is a function's result, Debezium sends the empty text, which only a text can be.
+    let fits = |datum: &Datum| match datum {
+        Datum::Null => false,
+        Datum::Text(text) => !text.is_empty() || column.kind == ColumnType::Text,
+        Datum::Boolean(_) | Datum::Integer(_) | Datum::Float32(_) | Datum::Float64(_) | Datum::Bytes(_) => true,
+    };
+    let default = column.default.as_ref().and_then(|value| D::datum(&column.kind, value).ok()).filter(fits);
     if let Some(default) = &default {
         text.push_str(&format!(" DEFAULT {}", D::literal(default)));
     }

@@ -293,7 +293,7 @@ impl Dialect for Postgres {
         })?;
         // Durable means durable, whatever the server's default is. The open transaction of a client that vanished holds
         // the locks of its positions, so the server is to notice within a minute; nobody waits for a lock in silence.
-        let session = "SET DateStyle = 'ISO, MDY'; SET TimeZone = 'UTC'; SET lock_timeout = '30s'; \
+        let session = "SET standard_conforming_strings = on; SET DateStyle = 'ISO, MDY'; SET TimeZone = 'UTC'; SET lock_timeout = '30s'; \
              SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; \
              SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
         let set_up = async {

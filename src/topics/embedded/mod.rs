@@ -57,18 +57,23 @@ const OWN: &str = "";
 /// How often old segments are looked for.
 const EXPIRY: Duration = Duration::from_secs(10);
 
-/// The embedded topic log of one data directory.
+/// The embedded topic log of one data directory. Cloning shares it.
+#[derive(Clone)]
 pub struct EmbeddedLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     folder: PathBuf,
     storage: Arc<dyn Storage>,
-    store: Option<Arc<RedbStore>>,
+    store: Option<RedbStore>,
     retention: Arc<Retention>,
     segment_bytes: u64,
     journals: Mutex<BTreeMap<Arc<str>, Arc<Journal>>>,
     own: tokio::sync::Mutex<Option<OwnWriter>>,
     changed: watch::Sender<u64>,
     /// Held while the log is open for writing
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 struct OwnWriter {
@@ -81,21 +86,21 @@ impl EmbeddedLog {
     ///
     /// # Errors
     /// `conflict` if another worker has it open; `unreadable` if a journal is damaged; errors of the file system.
-    pub fn open(data_dir: &Path, options: EmbeddedOptions, store: Arc<RedbStore>) -> Result<Arc<Self>> {
+    pub fn open(data_dir: &Path, options: EmbeddedOptions, store: RedbStore) -> Result<Self> {
         let lock = lock(data_dir)?;
-        let log = Self::assemble(data_dir, options, Arc::new(Disk), Some(store), Some(lock))?;
-        let weak = Arc::downgrade(&log);
+        let shared = Shared::open(data_dir, options, Arc::new(Disk), Some(store), Some(lock))?;
+        let weak = Arc::downgrade(&shared);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(EXPIRY).await;
-                let Some(log) = weak.upgrade() else { return };
-                let expired = tokio::task::spawn_blocking(move || log.retention.expire()).await;
+                let Some(shared) = weak.upgrade() else { return };
+                let expired = tokio::task::spawn_blocking(move || shared.retention.expire()).await;
                 if let Ok(Err(error)) = expired {
                     tracing::error!(error.kind = error.kind().code(), "{error}");
                 }
             }
         });
-        Ok(log)
+        Ok(Self { shared })
     }
 
     /// Opens the log in `data_dir` to look at it, also while a worker writes it. Nothing is changed; what a worker that is
@@ -103,15 +108,18 @@ impl EmbeddedLog {
     ///
     /// # Errors
     /// `missing` if there is no log; `unreadable` if a journal is damaged.
-    pub fn open_read_only(data_dir: &Path) -> Result<Arc<Self>> {
-        Self::assemble(data_dir, EmbeddedOptions::default(), Arc::new(Disk), None, None)
+    pub fn open_read_only(data_dir: &Path) -> Result<Self> {
+        let shared = Shared::open(data_dir, EmbeddedOptions::default(), Arc::new(Disk), None, None)?;
+        Ok(Self { shared })
     }
+}
 
-    fn assemble(
+impl Shared {
+    fn open(
         data_dir: &Path,
         options: EmbeddedOptions,
         storage: Arc<dyn Storage>,
-        store: Option<Arc<RedbStore>>,
+        store: Option<RedbStore>,
         lock: Option<File>,
     ) -> Result<Arc<Self>> {
         let folder = data_dir.join("journals");
@@ -119,7 +127,7 @@ impl EmbeddedLog {
         if lock.is_some() {
             std::fs::create_dir_all(&folder).map_err(|error| io_error(doing(), error))?;
         }
-        let positions = store.as_ref().map(|store| store.positions()).transpose()?.unwrap_or_default();
+        let positions = store.as_ref().map(RedbStore::positions).transpose()?.unwrap_or_default();
         let segment_bytes = options.segment_bytes;
         let log = Self {
             storage,
@@ -129,7 +137,7 @@ impl EmbeddedLog {
             journals: Mutex::default(),
             own: tokio::sync::Mutex::new(None),
             changed: watch::Sender::new(0),
-            _lock: lock,
+            lock,
             folder: folder.clone(),
         };
         for entry in std::fs::read_dir(&folder).map_err(|error| io_error(doing(), error))? {
@@ -154,7 +162,7 @@ impl EmbeddedLog {
             return Ok(Arc::clone(journal));
         }
         let folder = self.folder.join(folder_of_name(name));
-        let read_only = self._lock.is_none();
+        let read_only = self.lock.is_none();
         let journal = Arc::new(Journal::open(name, &folder, Arc::clone(&self.storage), self.changed.clone(), read_only)?);
         self.retention.watch(Arc::clone(&journal));
         journals.insert(Arc::from(name), Arc::clone(&journal));
@@ -251,10 +259,10 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
-impl TopicLog for Arc<EmbeddedLog> {
+impl TopicLog for EmbeddedLog {
     fn writer(&self, connector: &str) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
         let connector = connector.to_owned();
-        let log = Arc::clone(self);
+        let log = Arc::clone(&self.shared);
         Box::pin(async move {
             let journal = log.open_journal(&connector)?;
             // The thread of an earlier run may still have to write what was queued.
@@ -268,31 +276,31 @@ impl TopicLog for Arc<EmbeddedLog> {
     }
 
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.append_own(records))
+        Box::pin(self.shared.append_own(records))
     }
 
     fn reader(&self, group: &str, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
-        let reader = SinkReader::new(Arc::clone(self), group, subscription);
+        let reader = SinkReader::new(Arc::clone(&self.shared), group, subscription);
         Box::pin(async move { Ok(Box::new(reader) as Box<dyn LogReader>) })
     }
 
     fn retain_for(&self, groups: Vec<(String, Subscription)>) {
-        self.retention.set_sinks(groups);
+        self.shared.retention.set_sinks(groups);
     }
 
     fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
-        let state = self.journals().get(connector).map(|journal| journal.lock().state.clone()).unwrap_or_default();
+        let state = self.shared.journals().get(connector).map(|journal| journal.lock().state.clone()).unwrap_or_default();
         Box::pin(async move { Ok(state) })
     }
 
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>> {
-        let committed = self.retention.committed(group);
+        let committed = self.shared.retention.committed(group);
         Box::pin(async move { Ok(committed) })
     }
 
     fn topics(&self) -> Vec<TopicInfo> {
         let mut topics: BTreeMap<Arc<str>, TopicInfo> = BTreeMap::new();
-        for journal in self.all() {
+        for journal in self.shared.all() {
             let durable = journal.lock();
             for ((name, _), range) in &durable.partitions {
                 let writer = (*journal.name != *OWN).then(|| Arc::clone(&journal.name));
@@ -312,7 +320,7 @@ impl TopicLog for Arc<EmbeddedLog> {
         let topic: Arc<str> = Arc::from(topic);
         Box::pin(async move {
             let unknown = || Error::new(ErrorKind::Missing, format!("read {topic}-{partition}")).because("there is no such topic or partition");
-            let journal = self.journal_of(&topic).ok_or_else(unknown)?;
+            let journal = self.shared.journal_of(&topic).ok_or_else(unknown)?;
             let wanted = (Arc::clone(&topic), partition);
             let first = journal.lock().partitions.get(&wanted).ok_or_else(unknown)?.first;
             blocking(move || {
@@ -334,12 +342,12 @@ impl TopicLog for Arc<EmbeddedLog> {
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.shared.changed.subscribe()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            match self.own.lock().await.take() {
+            match self.shared.own.lock().await.take() {
                 Some(own) => Box::new(own.writer).close().await,
                 None => Ok(()),
             }

@@ -25,14 +25,15 @@ pub enum FullPolicy {
     Drop,
 }
 
-/// How much the embedded log keeps. Sizes are octets of all journals together for `max_bytes`, of one journal otherwise.
-#[derive(Clone, Debug)]
+/// How much each journal keeps; sizes are octets. Limits are those of one journal, so that a source whose sink stands still
+/// holds no other source (I10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EmbeddedOptions {
-    /// A journal's oldest segments go when it is longer than this
+    /// The oldest segments go when the journal is longer than this
     pub retention_bytes: Option<u64>,
     /// Segments whose newest record is older than this go
     pub retention: Option<Duration>,
-    /// The whole log is never longer than this, apart from what is being written
+    /// The journal is never longer than this and what is being written
     pub max_bytes: Option<u64>,
     /// What happens then
     pub when_full: FullPolicy,
@@ -94,9 +95,9 @@ impl Retention {
         self.journals.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the log is as long as it may be.
-    pub(super) fn is_full(&self) -> bool {
-        self.options.max_bytes.is_some_and(|limit| self.all().iter().map(|journal| journal.lock().bytes()).sum::<u64>() >= limit)
+    /// Whether `journal` is as long as it may be.
+    pub(super) fn is_full(&self, journal: &Journal) -> bool {
+        self.options.max_bytes.is_some_and(|limit| journal.lock().bytes() >= limit)
     }
 
     /// Whether every sink has read what `facts` holds of `journal`.
@@ -139,24 +140,20 @@ impl Retention {
         Ok(())
     }
 
-    /// Makes room at `max.bytes`, first in the journal that wants to write. Blocks on the disk.
-    pub(super) fn make_room(&self, writing: &Arc<Journal>) -> Result<()> {
-        let mut journals = vec![Arc::clone(writing)];
-        journals.extend(self.all().into_iter().filter(|journal| journal.name != writing.name));
-        for journal in journals {
-            while self.is_full() {
-                let Some((segment, facts, _)) = Self::oldest(&journal) else { break };
-                if !self.is_read(&journal, &facts) {
-                    if self.options.when_full == FullPolicy::Hold {
-                        break;
-                    }
-                    tracing::error!(
-                        connector = &*journal.name,
-                        "the topic log has reached topics.embedded.max.bytes: records are dropped that a sink has not read; that sink will stop with history-gone and needs a new snapshot"
-                    );
+    /// Makes room at `max.bytes`. Blocks on the disk.
+    pub(super) fn make_room(&self, journal: &Journal) -> Result<()> {
+        while self.is_full(journal) {
+            let Some((segment, facts, _)) = Self::oldest(journal) else { break };
+            if !self.is_read(journal, &facts) {
+                if self.options.when_full == FullPolicy::Hold {
+                    break;
                 }
-                journal.remove_segment(segment)?;
+                tracing::error!(
+                    connector = &*journal.name,
+                    "the journal has reached topics.embedded.max.bytes: records are dropped that a sink has not read; that sink will stop with history-gone and needs a new snapshot"
+                );
             }
+            journal.remove_segment(segment)?;
         }
         Ok(())
     }

@@ -10,14 +10,14 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::EmbeddedLog;
+use super::Shared;
 use super::journal::{Journal, Partition};
 use super::reader::{JournalReader, Wanted, history_gone};
 use crate::topics::{LogReader, Polled, Subscription};
 
 /// Reads for one sink. See [`LogReader`].
 pub(super) struct SinkReader {
-    log: Arc<EmbeddedLog>,
+    log: Arc<Shared>,
     group: Arc<str>,
     subscription: Subscription,
     changed: watch::Receiver<u64>,
@@ -35,7 +35,7 @@ struct Place {
 }
 
 impl SinkReader {
-    pub(super) fn new(log: Arc<EmbeddedLog>, group: &str, subscription: Subscription) -> Self {
+    pub(super) fn new(log: Arc<Shared>, group: &str, subscription: Subscription) -> Self {
         let changed = log.changed.subscribe();
         Self { log, group: Arc::from(group), subscription, changed, places: BTreeMap::new(), reading: None, turn: 0 }
     }

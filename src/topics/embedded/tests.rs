@@ -1,6 +1,5 @@
 //! The engine through its face, over a disk that can lose power.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,13 +17,13 @@ use super::{EmbeddedLog, EmbeddedOptions, FullPolicy};
 use crate::state::redb::RedbStore;
 use crate::topics::{LogReader, LogWriter, Polled, Subscription, TopicLog};
 
-fn open_with(folder: &TempDir, options: EmbeddedOptions) -> Result<Arc<EmbeddedLog>> {
+fn open_with(folder: &TempDir, options: EmbeddedOptions) -> Result<EmbeddedLog> {
     let store = RedbStore::open(folder.path())?;
-    EmbeddedLog::open(folder.path(), options, Arc::new(store))
+    EmbeddedLog::open(folder.path(), options, store)
 }
 
 /// The log of a worker that has just ended may still be closing.
-async fn open(folder: &TempDir) -> Arc<EmbeddedLog> {
+async fn open(folder: &TempDir) -> EmbeddedLog {
     for _ in 0..200 {
         if let Ok(log) = open_with(folder, EmbeddedOptions::default()) {
             return log;

@@ -250,19 +250,19 @@ impl JournalWriter {
     /// `hold`: waits while the log is full (I6).
     async fn wait_for_disk(&self) -> Result<()> {
         let mut told = false;
-        while self.retention.is_full() {
+        while self.retention.is_full(&self.journal) {
             let journal = Arc::clone(&self.journal);
             let retention = Arc::clone(&self.retention);
             let freed = tokio::task::spawn_blocking(move || retention.make_room(&journal)).await;
             freed.map_err(|error| Error::new(ErrorKind::Bug, "remove old segments").because(error))??;
-            if !self.retention.is_full() {
+            if !self.retention.is_full(&self.journal) {
                 break;
             }
             if !told {
                 told = true;
                 tracing::error!(
                     connector = &*self.journal.name,
-                    "the topic log has reached topics.embedded.max.bytes and a sink has not read its oldest records: the source is held until it has"
+                    "the journal has reached topics.embedded.max.bytes and a sink has not read its oldest records: the source is held until it has"
                 );
             }
             // Sinks move on without telling; a second is soon enough.

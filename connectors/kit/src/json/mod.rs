@@ -85,10 +85,9 @@ impl JsonWriter {
     pub fn write(&mut self, schema: Option<&Schema>, value: &Value, out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
         let written = match schema {
-            Some(schema) => self
-                .plans
-                .get(schema.id(), || Plan::compile(schema, &self.options))
-                .and_then(|plan| plan.node.write(value, &self.options, out)),
+            Some(schema) => {
+                self.plans.get(schema.id(), || Plan::compile(schema, &self.options)).and_then(|plan| plan.node.write(value, out))
+            }
             None => write_schemaless(value, &self.options, out),
         };
         written.map_err(|misfit| {

@@ -115,7 +115,7 @@ impl Node {
         let mut node = Self { shape, null: Some(null.clone()), unchanged: null.clone(), not_in_identity: null.clone() };
         let render = |node: &Self, value: &Value| -> Result<Box<[u8]>, Misfit> {
             let mut out = Vec::new();
-            node.write(value, options, &mut out)?;
+            node.write(value, &mut out)?;
             Ok(out.into())
         };
         let unchanged = render(&node, &options.placeholder.of(schema))?;
@@ -131,7 +131,7 @@ impl Node {
         Ok(node)
     }
 
-    pub(super) fn write(&self, value: &Value, options: &JsonOptions, out: &mut Vec<u8>) -> Result<(), Misfit> {
+    pub(super) fn write(&self, value: &Value, out: &mut Vec<u8>) -> Result<(), Misfit> {
         match (&self.shape, value) {
             (_, Value::Null) => match &self.null {
                 Some(null) => out.extend_from_slice(null),
@@ -150,25 +150,25 @@ impl Node {
             (Shape::Decimal(scale), Value::Bytes(unscaled)) => write_decimal(unscaled, *scale, out),
             (Shape::String, Value::String(text)) => write_text(text, out),
             (Shape::Array(element), Value::Array(values)) => {
-                write_list(b'[', b']', values, out, |value, out| element.write(value, options, out))?;
+                write_list(b'[', b']', values, out, |value, out| element.write(value, out))?;
             }
             (Shape::Object(keys, values), Value::Map(entries)) => write_list(b'{', b'}', entries, out, |(key, value), out| {
-                keys.write(key, options, out)?;
+                keys.write(key, out)?;
                 out.push(b':');
-                values.write(value, options, out)
+                values.write(value, out)
             })?,
             (Shape::Entries(keys, values), Value::Map(entries)) => write_list(b'[', b']', entries, out, |(key, value), out| {
                 out.push(b'[');
-                keys.write(key, options, out)?;
+                keys.write(key, out)?;
                 out.push(b',');
-                values.write(value, options, out)?;
+                values.write(value, out)?;
                 out.push(b']');
                 Ok(())
             })?,
             (Shape::Struct(members), Value::Struct(values)) if members.len() == values.len() => {
                 for (member, value) in members.iter().zip(values) {
                     out.extend_from_slice(&member.lead);
-                    member.node.write(value, options, out).map_err(|misfit| misfit.inside(&member.name))?;
+                    member.node.write(value, out).map_err(|misfit| misfit.inside(&member.name))?;
                 }
                 out.extend_from_slice(if members.is_empty() { b"{}" } else { b"}" });
             }

@@ -64,7 +64,7 @@ pub(super) fn write(schema: &Schema, field: Option<&str>, options: &JsonOptions,
     }
     if let Some(default) = schema.default() {
         key("default", out);
-        Node::compile(schema, options)?.write(default, options, out)?;
+        Node::compile(schema, options)?.write(default, out)?;
     }
     if let Some(field) = field {
         key("field", out);

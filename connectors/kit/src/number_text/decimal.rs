@@ -6,29 +6,29 @@ use num_bigint::BigInt;
 /// Appends the number `unscaled` · 10^-`scale`; `unscaled` is big-endian two's complement, zero where it is empty.
 pub fn write_decimal(unscaled: &[u8], scale: i32, out: &mut Vec<u8>) {
     let digits = digits(unscaled);
-    let digits = match digits.strip_prefix('-') {
-        Some(digits) => {
+    let digits = match digits.as_bytes() {
+        [b'-', digits @ ..] => {
             out.push(b'-');
             digits
         }
-        None => digits.as_str(),
+        digits => digits,
     };
     let (length, scale) = (digits.len() as i64, i64::from(scale));
     let exponent = length - 1 - scale;
     if scale == 0 {
-        out.extend_from_slice(digits.as_bytes());
+        out.extend_from_slice(digits);
     } else if scale > 0 && exponent >= -6 {
         let whole = usize::try_from(length - scale).unwrap_or_default();
-        out.extend_from_slice(if whole == 0 { b"0" } else { digits[..whole].as_bytes() });
+        out.extend_from_slice(if whole == 0 { b"0" } else { &digits[..whole] });
         out.push(b'.');
         let zeros = usize::try_from(scale - length).unwrap_or_default();
         out.resize(out.len() + zeros, b'0');
-        out.extend_from_slice(digits[whole..].as_bytes());
+        out.extend_from_slice(&digits[whole..]);
     } else {
-        out.extend_from_slice(&digits.as_bytes()[..1]);
+        out.extend_from_slice(&digits[..1]);
         if digits.len() > 1 {
             out.push(b'.');
-            out.extend_from_slice(&digits.as_bytes()[1..]);
+            out.extend_from_slice(&digits[1..]);
         }
         if exponent != 0 {
             out.push(b'E');

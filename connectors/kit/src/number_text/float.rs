@@ -181,6 +181,7 @@ impl Binary {
     }
 
     /// The decimal exponent, or one more: the logarithm near 1.5 by its tangent.
+    #[expect(clippy::approx_constant, reason = "Java's constant has fewer digits, and the same estimate is wanted")]
     fn estimated_decimal_exponent(&self) -> i32 {
         let mantissa = f64::from_bits(1023 << 52 | self.fraction & ((1 << 52) - 1));
         let estimate = (mantissa - 1.5) * 0.289_529_654 + 0.176_091_259 + f64::from(self.exponent) * 0.301_029_995_663_981;

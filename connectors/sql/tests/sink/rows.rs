@@ -123,6 +123,34 @@ async fn added_columns_are_added_and_older_records_leave_them_alone() {
 }
 
 #[tokio::test]
+async fn defaults_become_the_columns_and_what_is_no_value_of_the_type_is_left_out() {
+    for target in targets("rows_defaults").await {
+        let with = |kind: Kind, default: Value| Schema::of(kind).default(default);
+        let rows = Captured::new(
+            "defaults",
+            vec![
+                ("id", Schema::of(Kind::Int32).build()),
+                ("n", with(Kind::Int32, Value::Int32(-5)).build()),
+                ("t", with(Kind::String, "a\\'b".into()).build()),
+                ("b", with(Kind::Boolean, Value::Boolean(true)).build()),
+                ("d", with(Kind::Int32, Value::Int32(0)).name("io.debezium.time.Date").build()),
+                ("u", with(Kind::String, "".into()).name("io.debezium.data.Uuid").build()),
+            ],
+        );
+        let mut sink = Sink::open(&target.url(), UPSERT, &[&rows.topic]).await.unwrap();
+        let uuid = "00112233-4455-6677-8899-aabbccddeeff";
+        sink.write(vec![rows.create(vec![id(1), id(1), "t".into(), Value::Boolean(false), id(1), uuid.into()])]).await.unwrap();
+        target.run(&format!("INSERT INTO defaults (id, u) VALUES (2, '{uuid}')")).await;
+        let yes = if target.is_postgres() { "true" } else { "1" };
+        let shown = target.rows("SELECT n, t, b, d FROM defaults WHERE id = 2").await;
+        assert_eq!(shown, [format!("-5|a\\'b|{yes}|1970-01-01")]);
+        let required = sink.write(vec![rows.create(vec![id(3), Value::Null, "t".into(), Value::Boolean(false), id(1), uuid.into()])]).await;
+        required.unwrap();
+        assert_eq!(sink.dead.offsets(), [1], "the column is NOT NULL");
+    }
+}
+
+#[tokio::test]
 async fn without_evolution_the_error_has_the_statement_that_mends_it() {
     for target in targets("rows_no_evolution").await {
         let orders = Captured::orders();
