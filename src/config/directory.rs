@@ -107,7 +107,7 @@ impl Directory {
             Step::Put { file, connector } => {
                 match self.worker.put_config(&connector.name, connector.config.clone(), Some(file.clone())).await {
                     Ok((_, made)) => {
-                        let what = if made { "made from" } else { "as declared by" };
+                        let what = if made { "connector made from" } else { "connector changed to what stands in" };
                         tracing::info!(connector = connector.name, "{what} {}", file.display());
                         self.applied.insert(file, connector);
                     }
