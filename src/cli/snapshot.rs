@@ -27,7 +27,7 @@ use super::{Exit, Failure};
 use crate::config::check::{check, flatten};
 use crate::config::connector_file::{self, ConnectorFile};
 use crate::config::worker_file::{self, Loaded};
-use crate::connectors;
+use crate::connectors::{self, Plugin};
 use crate::runtime::worker::{Offsets, Refused, RunState, Worker, WorkerOptions};
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
 use crate::telemetry::{self, Registry};
@@ -91,8 +91,8 @@ fn source(file: &Path) -> Result<ConnectorFile, Failure> {
     let name = file.display().to_string();
     let mut connector = connector_file::read(file).map_err(|report| Failure::invalid(&name, &report))?;
     let class = connector.config.get("connector.class").and_then(Value::as_str).unwrap_or_default();
-    let Some(plugin) = connectors::find(class) else { return Ok(connector) };
-    if !plugin.fields().iter().copied().flatten().any(|field| field.covers("snapshot.mode")) {
+    let takes_none = |plugin: &dyn Plugin| !plugin.fields().iter().copied().flatten().any(|field| field.covers("snapshot.mode"));
+    if connectors::find(class).is_some_and(takes_none) {
         return Err(Failure { exit: Exit::Invalid, message: format!("{name}: {class} takes no snapshots: it has no key snapshot.mode") });
     }
     connector.config.insert("snapshot.mode".into(), "initial_only".into());
