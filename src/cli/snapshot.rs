@@ -27,8 +27,8 @@ use super::{Exit, Failure};
 use crate::config::check::{check, flatten};
 use crate::config::connector_file::{self, ConnectorFile};
 use crate::config::worker_file::{self, Loaded};
-use crate::connectors;
-use crate::runtime::worker::{ConnectorType, Offsets, Refused, RunState, Worker, WorkerOptions};
+use crate::connectors::{self, Plugin};
+use crate::runtime::worker::{Offsets, Refused, RunState, Worker, WorkerOptions};
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
 use crate::telemetry::{self, Registry};
 use crate::topics::TopicInfo;
@@ -86,13 +86,14 @@ impl Snapshot {
     }
 }
 
-/// The connector of the file, set to take a snapshot and end.
+/// The connector of the file, set to take a snapshot and end. An unknown one is for the check to report.
 fn source(file: &Path) -> Result<ConnectorFile, Failure> {
     let name = file.display().to_string();
     let mut connector = connector_file::read(file).map_err(|report| Failure::invalid(&name, &report))?;
     let class = connector.config.get("connector.class").and_then(Value::as_str).unwrap_or_default();
-    if connectors::find(class).is_some_and(|plugin| plugin.kind() == ConnectorType::Sink) {
-        return Err(Failure { exit: Exit::Invalid, message: format!("{name}: {class} is a sink; a snapshot is taken of a source") });
+    let takes_none = |plugin: &dyn Plugin| !plugin.fields().iter().copied().flatten().any(|field| field.covers("snapshot.mode"));
+    if connectors::find(class).is_some_and(takes_none) {
+        return Err(Failure { exit: Exit::Invalid, message: format!("{name}: {class} takes no snapshots: it has no key snapshot.mode") });
     }
     connector.config.insert("snapshot.mode".into(), "initial_only".into());
     Ok(connector)
@@ -304,6 +305,16 @@ mod tests {
         let file = folder.path().join("shop.yaml");
         std::fs::write(&file, "name: shop\nconnector: postgres\nsnapshot.mode: never\n").unwrap();
         assert_eq!(source(&file).unwrap().config["snapshot.mode"], "initial_only");
+    }
+
+    #[test]
+    fn a_connector_without_snapshots_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.yaml");
+        for class in ["generator", "blackhole"] {
+            std::fs::write(&file, format!("name: a\nconnector: {class}\n")).unwrap();
+            assert_eq!(source(&file).unwrap_err().exit, Exit::Invalid);
+        }
     }
 
     #[test]

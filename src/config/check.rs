@@ -1,6 +1,6 @@
 //! Checks a connector's configuration without I/O and reports every fault at once (I15).
 //!
-//! Four things are asked: the connector about its own keys, the tables of [`super::fields`] about the keys that every
+//! Four things are asked: the connector about its own keys, the tables of `fields` about the keys that every
 //! connector has, the converters, and the transforms. A value that holds a placeholder such as `${env:PORT}` is known
 //! only where the connector runs, so a value of the right shape stands in for it and faults of its key are dropped.
 

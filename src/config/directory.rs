@@ -1,6 +1,6 @@
 //! The watched directory of connector files: what it holds is what runs.
 //!
-//! A scan reads every file; [`Directory::plan`] compares it with the scan before and says what is to be put and
+//! A scan reads every file; `plan` compares it with the scan before and says what is to be put and
 //! deleted. Only that plan touches the worker, so a file that did not change does nothing. The rules:
 //!
 //! - A file that cannot be read or parsed is an error in the log, and the connector that it declared before goes on.
@@ -107,7 +107,7 @@ impl Directory {
             Step::Put { file, connector } => {
                 match self.worker.put_config(&connector.name, connector.config.clone(), Some(file.clone())).await {
                     Ok((_, made)) => {
-                        let what = if made { "made from" } else { "as declared by" };
+                        let what = if made { "connector made from" } else { "connector changed to what stands in" };
                         tracing::info!(connector = connector.name, "{what} {}", file.display());
                         self.applied.insert(file, connector);
                     }
@@ -136,13 +136,14 @@ impl Directory {
             tracing::warn!("cannot watch {}: {error}; it is read every {} s instead", self.path.display(), RESCAN.as_secs());
         }
         loop {
+            // First of all for what changed before the watch began.
+            self.scan().await;
             tokio::select! {
                 () = stopped(&mut stop) => return,
                 Some(()) = events.recv() => settle(&mut events).await,
                 Ok(()) = reload.changed() => self.seen.clear(),
                 () = tokio::time::sleep(RESCAN) => {}
             }
-            self.scan().await;
         }
     }
 }

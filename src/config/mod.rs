@@ -1,7 +1,7 @@
 //! Configuration: worker file, connector files, secret providers, checking, the watched directory.
 //!
-//! Every kind of file becomes flat keys with text values first ([`document`]); what the keys mean is declared in tables
-//! ([`worker_file`], [`check`] and each connector's own).
+//! Every kind of file becomes flat keys with text values first (`document`); what the keys mean is declared in tables
+//! ([`worker_file`], `fields` and each connector's own).
 
 pub mod check;
 pub mod connector_file;

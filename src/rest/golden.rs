@@ -167,7 +167,14 @@ async fn play(api: &Api, exchange: &Value) -> String {
 async fn settle(api: &Api) {
     for _ in 0..1000 {
         let (_, _, listing) = send(api, "GET", "/connectors?expand=status", None, "").await;
-        if !listing.contains("RESTARTING") && !listing.contains("UNASSIGNED") {
+        let connectors: serde_json::Map<String, Value> = serde_json::from_str(&listing).unwrap();
+        let is_settled = |status: &Value| {
+            let tasks = status["tasks"].as_array().unwrap();
+            let moves = |part: &Value| part["state"] == "RESTARTING" || part["state"] == "UNASSIGNED";
+            let lacks_tasks = tasks.is_empty() && status["connector"]["state"] == "RUNNING";
+            !lacks_tasks && !tasks.iter().chain([&status["connector"]]).any(moves)
+        };
+        if connectors.values().all(|connector| is_settled(&connector["status"])) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
