@@ -24,8 +24,8 @@ fn config(entries: &[(&str, &str)]) -> JsonMap {
 }
 
 async fn worker(data_dir: &Path) -> Worker {
-    let store = Arc::new(RedbStore::open(data_dir).expect("the state opens"));
-    let topics = EmbeddedLog::open(data_dir, EmbeddedOptions::default(), Arc::clone(&store)).expect("the log opens");
+    let store = RedbStore::open(data_dir).expect("the state opens");
+    let topics = EmbeddedLog::open(data_dir, EmbeddedOptions::default(), store.clone()).expect("the log opens");
     let options = WorkerOptions {
         data_dir: data_dir.to_owned(),
         memory_budget: 16 << 20,
@@ -33,7 +33,12 @@ async fn worker(data_dir: &Path) -> Worker {
         defaults: ConfigValues::default(),
         worker_id: String::new(),
     };
-    let parts = WorkerParts { topics: Arc::new(topics), store, providers: Providers::default(), metrics: Arc::new(Registry::default()) };
+    let parts = WorkerParts {
+        topics: Arc::new(topics),
+        store: Arc::new(store),
+        providers: Providers::default(),
+        metrics: Arc::new(Registry::default()),
+    };
     Worker::start_with(options, parts).await.expect("the worker starts")
 }
 

@@ -550,13 +550,12 @@ async fn on_the_embedded_log_files_hold_every_record_once_however_often_the_work
         let mut opened = None;
         eventually("the data directory is free", async || {
             let Ok(store) = RedbStore::open(folder.path()) else { return false };
-            let store = Arc::new(store);
-            opened = EmbeddedLog::open(folder.path(), EmbeddedOptions::default(), Arc::clone(&store)).ok().map(|topics| (topics, store));
+            opened = EmbeddedLog::open(folder.path(), EmbeddedOptions::default(), store.clone()).ok().map(|topics| (topics, store));
             opened.is_some()
         })
         .await;
         let (topics, store) = opened.unwrap();
-        worker_on(Arc::new(topics), store, 100_000, Duration::ZERO).await
+        worker_on(Arc::new(topics), Arc::new(store), 100_000, Duration::ZERO).await
     };
     let mut worker = open().await;
     let mut source = generator("embedded", ROWS);
