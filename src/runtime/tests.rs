@@ -445,7 +445,6 @@ async fn a_plan_that_panics_fails_its_connector_and_no_other() {
     eventually("the other runs", async || task_state(&worker, "plan-other").await.0 == RunState::Running).await;
 }
 
-#[cfg(feature = "file")]
 #[tokio::test(flavor = "multi_thread")]
 async fn files_hold_every_record_once_however_often_the_worker_dies() {
     const ROWS: u64 = 20_000;
@@ -539,7 +538,6 @@ async fn a_dead_letter_is_the_record_as_it_stood_on_its_topic() {
 }
 
 /// The same promises on the log that is shipped: a worker that dies without draining, again and again.
-#[cfg(feature = "file")]
 #[tokio::test(flavor = "multi_thread")]
 async fn on_the_embedded_log_files_hold_every_record_once_however_often_the_worker_dies() {
     const ROWS: u64 = 20_000;
