@@ -1,1 +1,5 @@
 //! What several Tailwater connectors share.
+//!
+//! - [`tls`]: encryption of connections
+
+pub mod tls;
