@@ -2,20 +2,26 @@
 //!
 //! - [`backoff`]: how long to wait before the next try
 //! - [`envelope`]: schemas and records of change events
+//! - [`filters`]: which tables and columns are captured
 //! - [`java_regex`]: regular expressions of Java
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`merge`]: a batch of row changes, merged by key
 //! - [`number_text`]: numbers as Java writes them
+//! - [`relational_config`]: the keys of all relational sources
 //! - [`schema_cache`]: what is compiled from schemas
 //! - [`stand_in`]: what is written for values that the source does not tell
+//! - [`tls`]: encryption of connections
 
 #![warn(missing_docs)]
 
 pub mod backoff;
 pub mod envelope;
+pub mod filters;
 pub mod java_regex;
 pub mod json;
 pub mod merge;
 pub mod number_text;
+pub mod relational_config;
 pub mod schema_cache;
 pub mod stand_in;
+pub mod tls;
