@@ -226,7 +226,13 @@ impl Worker {
     ///
     /// # Errors
     /// The topic is unknown, or a record does not convert.
-    pub async fn read_topic(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> Result<Vec<(crate::topics::StoredRecord, crate::converters::ConvertedRecord)>> {
+    pub async fn read_topic(
+        &self,
+        topic: &str,
+        partition: u32,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Vec<(crate::topics::StoredRecord, crate::converters::ConvertedRecord)>> {
         let _ = (topic, partition, offset, limit);
         unimplemented!()
     }

@@ -341,11 +341,7 @@ impl<'a> ConfigReader<'a> {
     #[must_use]
     pub fn given(&self, key: &str) -> Option<&'a str> {
         let field = self.declared(key);
-        self.values
-            .get(key)
-            .or_else(|| self.old_names(key).find_map(|old| self.values.get(old)))
-            .or(field.default)
-            .map(str::trim)
+        self.values.get(key).or_else(|| self.old_names(key).find_map(|old| self.values.get(old))).or(field.default).map(str::trim)
     }
 
     /// Whether `key` itself or one of its old names was written down by the user.
