@@ -7,3 +7,4 @@
 pub mod envelope;
 pub mod filters;
 pub mod relational_config;
+pub mod tls;

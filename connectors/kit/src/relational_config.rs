@@ -33,8 +33,7 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("table.ignore.builtin", Boolean, "Whether system tables are left out.")
         .default("true")
         .effect(Effect::Never("system tables are always left out")),
-    ConfigField::new("message.key.columns", Text, "Key columns of chosen tables: TABLES:COLUMN,COLUMN;…")
-        .validator(validate_key_columns),
+    ConfigField::new("message.key.columns", Text, "Key columns of chosen tables: TABLES:COLUMN,COLUMN;…").validator(validate_key_columns),
     ConfigField::new("skipped.operations", List, "Operations that make no records: c, u, d, t, or none.")
         .default("t")
         .validator(validate_operations),
@@ -106,7 +105,9 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("10000")
         .validator(not_negative),
     ConfigField::new("snapshot.delay.ms", Long, "Wait before the snapshot, in milliseconds.").default("0").validator(not_negative),
-    ConfigField::new("streaming.delay.ms", Long, "Wait between snapshot and streaming, in milliseconds.").default("0").validator(not_negative),
+    ConfigField::new("streaming.delay.ms", Long, "Wait between snapshot and streaming, in milliseconds.")
+        .default("0")
+        .validator(not_negative),
     ConfigField::new("query.fetch.size", Int, "").effect(STREAMED),
     ConfigField::new("incremental.snapshot.chunk.size", Int, "Rows of a chunk.").default("1024").validator(positive).effect(Effect::NotYet),
     ConfigField::new("incremental.snapshot.watermarking.strategy", Choice(&["insert_insert", "insert_delete"]), "")
@@ -115,7 +116,9 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("incremental.snapshot.allow.schema.changes", Boolean, "").default("false").effect(Effect::NotYet),
     // Side channels
     ConfigField::new("include.schema.changes", Boolean, "Whether definitions are written to a topic of their own.").default("true"),
-    ConfigField::new("include.schema.comments", Boolean, "Whether comments are kept with definitions.").default("false").effect(Effect::NotYet),
+    ConfigField::new("include.schema.comments", Boolean, "Whether comments are kept with definitions.")
+        .default("false")
+        .effect(Effect::NotYet),
     ConfigField::new("provide.transaction.metadata", Boolean, "Whether transactions are described in records of their own.")
         .default("false")
         .effect(Effect::NotYet),
@@ -158,7 +161,9 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("retriable.restart.connector.wait.ms", Long, "").default("10000").effect(Effect::NotYet),
     ConfigField::new("custom.retriable.exception", Text, "").effect(Effect::Never("failures are told apart by their kind")),
     ConfigField::new("connection.validation.timeout.ms", Long, "").default("60000").effect(Effect::Never("a probe has a limit of its own")),
-    ConfigField::new("executor.shutdown.timeout.ms", Long, "").default("4000").effect(Effect::Never("shutdown.timeout.ms of the worker rules")),
+    ConfigField::new("executor.shutdown.timeout.ms", Long, "")
+        .default("4000")
+        .effect(Effect::Never("shutdown.timeout.ms of the worker rules")),
     ConfigField::new("guardrail.collections.max", Int, "").default("0").effect(Effect::NotYet),
     ConfigField::new("guardrail.collections.limit.action", Choice(&["warn", "fail"]), "").default("warn").effect(Effect::NotYet),
     // Figures and the rest
@@ -306,7 +311,8 @@ impl RelationalConfig {
         let mut snapshot_selects = Vec::new();
         for table in reader.list("snapshot.select.statement.overrides") {
             let key = format!("snapshot.select.statement.overrides.{table}");
-            let statement = reader.family("snapshot.select.statement.overrides.").find(|(name, _)| *name == table).map(|(_, text)| text.to_owned());
+            let statement =
+                reader.family("snapshot.select.statement.overrides.").find(|(name, _)| *name == table).map(|(_, text)| text.to_owned());
             match statement {
                 Some(statement) => snapshot_selects.push((table, statement)),
                 None => reader.fault(&key, "is missing, but snapshot.select.statement.overrides names its table"),
@@ -319,8 +325,12 @@ impl RelationalConfig {
             columns,
             // What does not parse is already a fault of its key by its validator.
             key_columns: KeyColumns::parse(&reader.text("message.key.columns")).unwrap_or_default(),
-            skipped_operations: SkippedOperations::parse(&reader.text("skipped.operations"))
-                .unwrap_or(SkippedOperations { create: false, update: false, delete: false, truncate: true }),
+            skipped_operations: SkippedOperations::parse(&reader.text("skipped.operations")).unwrap_or(SkippedOperations {
+                create: false,
+                update: false,
+                delete: false,
+                truncate: true,
+            }),
             skips_operations_explicitly: reader.is_set("skipped.operations"),
             tombstones_on_delete: reader.boolean("tombstones.on.delete"),
             extended_headers: reader.boolean("extended.headers.enabled"),

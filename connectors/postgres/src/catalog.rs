@@ -21,7 +21,6 @@ pub(crate) struct ServerFacts {
     /// Milliseconds; 0 for none
     pub(crate) wal_sender_timeout: u64,
     pub(crate) may_replicate: bool,
-    pub(crate) encoding: String,
     /// End of what is written, or replayed on a standby
     pub(crate) end: Lsn,
     pub(crate) role: String,
@@ -35,11 +34,9 @@ SELECT current_setting('server_version_num')::int4,
        (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_sender_timeout'),
        (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)
        OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(current_user, oid, 'member')),
-       pg_encoding_to_char(encoding)::text,
        CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
        current_user::text,
-       current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots)
-FROM pg_database WHERE datname = current_database()";
+       current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots)";
 
 impl ServerFacts {
     pub(crate) async fn load(sql: &SqlConnection) -> Result<Self> {
@@ -50,10 +47,9 @@ impl ServerFacts {
             wal_level: row.get(2),
             wal_sender_timeout: row.get::<_, Option<i64>>(3).and_then(|timeout| timeout.try_into().ok()).unwrap_or(0),
             may_replicate: row.get::<_, Option<bool>>(4).unwrap_or(false),
-            encoding: row.get(5),
-            end: Lsn::new(row.get::<_, Option<PgLsn>>(6).map_or(0, u64::from)),
-            role: row.get(7),
-            free_slots: row.get(8),
+            end: Lsn::new(row.get::<_, Option<PgLsn>>(5).map_or(0, u64::from)),
+            role: row.get(6),
+            free_slots: row.get(7),
         })
     }
 }
@@ -272,7 +268,11 @@ pub(crate) fn quote_identifier(name: &str) -> String {
 
 /// A text in single quotes.
 pub(crate) fn quote_text(text: &str) -> String {
-    if text.contains('\\') { format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''")) } else { format!("'{}'", text.replace('\'', "''")) }
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The configuration of the PostgreSQL source: Debezium's keys (3.6, `PostgresConnectorConfig`) and one of our own,
 //! `snapshot.strategy`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tailwater_api::Secret;
@@ -8,6 +9,7 @@ use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, 
 use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, Effect};
 use tailwater_kit::filters::validate_name_list;
 use tailwater_kit::relational_config::{RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
+use tailwater_kit::tls::{TlsMode, TlsOptions};
 
 const SNAPSHOT_MODES: &[&str] =
     &["initial", "always", "initial_only", "no_data", "when_needed", "configuration_based", "custom", "never", "schema_only"];
@@ -39,9 +41,11 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         .effect(Effect::NotYet),
     ConfigField::new("plugin.name", Text, "Decoding plug-in of the server.").default("pgoutput").validator(validate_plugin),
     ConfigField::new("slot.name", Text, "Replication slot; created if it is missing.").default("debezium").validator(validate_slot_name),
-    ConfigField::new("slot.drop.on.stop", Boolean, "Whether the slot is dropped when the connector stops; for tests only.").default("false"),
+    ConfigField::new("slot.drop.on.stop", Boolean, "Whether the slot is dropped when the connector stops; for tests only.")
+        .default("false"),
     ConfigField::new("slot.failover", Boolean, "").default("false").effect(Effect::NotYet),
-    ConfigField::new("slot.stream.params", Text, "Further options of the plug-in: NAME=VALUE;NAME=VALUE.").validator(validate_stream_options),
+    ConfigField::new("slot.stream.params", Text, "Further options of the plug-in: NAME=VALUE;NAME=VALUE.")
+        .validator(validate_stream_options),
     ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
     ConfigField::new("slot.retry.delay.ms", Long, "Time between two such tries, in milliseconds.").default("10000").validator(not_negative),
     ConfigField::new("publication.name", Text, "Publication; created if it is missing.").default("dbz_publication").validator(not_empty),
@@ -51,7 +55,8 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         "Which tables a publication gets that is created here.",
     )
     .default("all_tables"),
-    ConfigField::new("publish.via.partition.root", Boolean, "Whether changes of partitions count as changes of their root.").default("false"),
+    ConfigField::new("publish.via.partition.root", Boolean, "Whether changes of partitions count as changes of their root.")
+        .default("false"),
     ConfigField::new("replica.identity.autoset.values", Text, "").effect(Effect::NotYet),
     ConfigField::new("offset.mismatch.strategy", Choice(&["no_validation", "trust_offset", "trust_slot", "trust_greater_lsn"]), "")
         .effect(Effect::Never("a stored position is always held against the slot; snapshot.mode decides what follows")),
@@ -71,13 +76,10 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         .validator(positive),
     ConfigField::new("xmin.fetch.interval.ms", Long, "").default("0").effect(Effect::NotYet),
     ConfigField::new("snapshot.mode", Choice(SNAPSHOT_MODES), "When the rows that are there are read.").default("initial"),
-    ConfigField::new("snapshot.strategy", Choice(&["consistent", "watermark"]), "How the rows that are there are read.").default("consistent"),
-    ConfigField::new(
-        "snapshot.isolation.mode",
-        Choice(&["serializable", "repeatable_read", "read_committed", "read_uncommitted"]),
-        "",
-    )
-    .effect(Effect::Never("a snapshot is always read in repeatable read, as one state of the database")),
+    ConfigField::new("snapshot.strategy", Choice(&["consistent", "watermark"]), "How the rows that are there are read.")
+        .default("consistent"),
+    ConfigField::new("snapshot.isolation.mode", Choice(&["serializable", "repeatable_read", "read_committed", "read_uncommitted"]), "")
+        .effect(Effect::Never("a snapshot is always read in repeatable read, as one state of the database")),
     ConfigField::new("snapshot.locking.mode", Choice(&["none", "shared", "custom"]), "")
         .effect(Effect::Never("a table is locked in ACCESS SHARE mode while it is read")),
     ConfigField::new(
@@ -108,7 +110,9 @@ fn validate_plugin(value: &str) -> Result<(), String> {
     if value.eq_ignore_ascii_case("pgoutput") {
         Ok(())
     } else {
-        Err(format!("must be pgoutput, not {value:?}; it is part of PostgreSQL, nothing has to be installed, but the slot has to be a new one"))
+        Err(format!(
+            "must be pgoutput, not {value:?}; it is part of PostgreSQL, nothing has to be installed, but the slot has to be a new one"
+        ))
     }
 }
 
@@ -177,18 +181,6 @@ pub(crate) enum FlushMode {
     ConnectorAndDriver,
 }
 
-/// How the connection is protected, as libpq means it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) enum SslMode {
-    Disable,
-    Allow,
-    #[default]
-    Prefer,
-    Require,
-    VerifyCa,
-    VerifyFull,
-}
-
 /// A checked configuration of the PostgreSQL source.
 #[derive(Clone)]
 pub struct PostgresConfig {
@@ -198,10 +190,7 @@ pub struct PostgresConfig {
     pub(crate) user: String,
     pub(crate) password: Option<Secret>,
     pub(crate) dbname: String,
-    pub(crate) ssl_mode: SslMode,
-    pub(crate) ssl_root_certificates: Option<String>,
-    pub(crate) ssl_certificate: Option<String>,
-    pub(crate) ssl_key: Option<String>,
+    pub(crate) tls: TlsOptions,
     pub(crate) statement_timeout: Duration,
     pub(crate) slot: String,
     pub(crate) drop_slot_on_stop: bool,
@@ -237,11 +226,8 @@ impl ConnectorConfig for PostgresConfig {
         if !reader.is_set("slot.name") {
             reader.note("slot.name", "is not given: the slot is called debezium; two connectors on one server need two slots");
         }
-        let flush_modes = [
-            ("connector", FlushMode::Connector),
-            ("manual", FlushMode::Manual),
-            ("connector_and_driver", FlushMode::ConnectorAndDriver),
-        ];
+        let flush_modes =
+            [("connector", FlushMode::Connector), ("manual", FlushMode::Manual), ("connector_and_driver", FlushMode::ConnectorAndDriver)];
         let flush_mode = if reader.is_set("flush.lsn.source") && !reader.is_set("lsn.flush.mode") && !reader.boolean("flush.lsn.source") {
             FlushMode::Manual
         } else {
@@ -254,20 +240,7 @@ impl ConnectorConfig for PostgresConfig {
             user: reader.text("database.user"),
             password: reader.secret("database.password"),
             dbname: reader.text("database.dbname"),
-            ssl_mode: reader.choice(
-                "database.sslmode",
-                &[
-                    ("disable", SslMode::Disable),
-                    ("allow", SslMode::Allow),
-                    ("prefer", SslMode::Prefer),
-                    ("require", SslMode::Require),
-                    ("verify-ca", SslMode::VerifyCa),
-                    ("verify-full", SslMode::VerifyFull),
-                ],
-            ),
-            ssl_root_certificates: reader.optional_text("database.sslrootcert"),
-            ssl_certificate: reader.optional_text("database.sslcert"),
-            ssl_key: reader.optional_text("database.sslkey"),
+            tls: read_tls(reader),
             statement_timeout: reader.milliseconds("database.query.timeout.ms"),
             slot: reader.text("slot.name"),
             drop_slot_on_stop: reader.boolean("slot.drop.on.stop"),
@@ -291,6 +264,24 @@ impl ConnectorConfig for PostgresConfig {
             snapshot: read_snapshot_mode(reader),
             values: ValueModes::read(reader),
         }
+    }
+}
+
+fn read_tls(reader: &ConfigReader<'_>) -> TlsOptions {
+    let modes = [
+        ("disable", TlsMode::Disable),
+        ("allow", TlsMode::Allow),
+        ("prefer", TlsMode::Prefer),
+        ("require", TlsMode::Require),
+        ("verify-ca", TlsMode::VerifyCa),
+        ("verify-full", TlsMode::VerifyFull),
+    ];
+    let file = |key: &str| reader.optional_text(key).map(PathBuf::from);
+    TlsOptions {
+        mode: reader.choice("database.sslmode", &modes),
+        root_certificates: file("database.sslrootcert"),
+        client_certificate: file("database.sslcert"),
+        client_key: file("database.sslkey"),
     }
 }
 
@@ -320,5 +311,12 @@ fn read_snapshot_mode(reader: &mut ConfigReader<'_>) -> SnapshotMode {
         }
         // `initial`; any other word is already a fault of its key by its type.
         _ => mode(SnapshotWhen::Initially, false, true),
+    }
+}
+#[derive(Clone, Copy)]
+pub(crate) struct ValueModes;
+impl ValueModes {
+    fn read(_: &mut ConfigReader<'_>) -> Self {
+        Self
     }
 }

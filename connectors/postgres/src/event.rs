@@ -123,10 +123,11 @@ impl LogicalMessages {
             .name("io.debezium.connector.postgresql.MessageKey")
             .version(1)
             .build();
-        let message = Schema::structure(vec![Field::new("prefix", text), Field::new("content", Schema::of(Kind::Bytes).optional().build())])
-            .name("io.debezium.connector.postgresql.Message")
-            .version(1)
-            .build();
+        let message =
+            Schema::structure(vec![Field::new("prefix", text), Field::new("content", Schema::of(Kind::Bytes).optional().build())])
+                .name("io.debezium.connector.postgresql.Message")
+                .version(1)
+                .build();
         let number = Schema::of(Kind::Int64).build();
         let transaction = Schema::structure(vec![
             Field::new("id", Schema::of(Kind::String).build()),

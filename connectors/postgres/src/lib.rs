@@ -1,1 +1,38 @@
-//! Tailwater's PostgreSQL source.
+//! Tailwater's PostgreSQL source: the write-ahead log by logical decoding (`pgoutput`), and the rows that are there.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `config` | the keys |
+//! | `connect` | SQL connections |
+//! | `replication`, `pgoutput`, `lsn` | the replication protocol, its messages, places in the log |
+//! | `types` | from the server's values to ours |
+//! | `catalog`, `publication`, `slot` | what the server says, and what has to be there |
+//! | `position`, `restart` | where to resume, and whether that can be done |
+//! | `relation`, `plans`, `event` | from tuples to records |
+//! | `copy`, `snapshot` | reading the rows that are there |
+//! | `stream`, `acknowledge` | following the log, answering the server |
+//! | `source`, `probe` | one run; what keeps it from running |
+
+mod acknowledge;
+mod catalog;
+mod config;
+mod connect;
+mod copy;
+mod event;
+mod lsn;
+mod pgoutput;
+mod plans;
+mod position;
+mod probe;
+mod publication;
+mod relation;
+mod replication;
+mod restart;
+mod slot;
+mod snapshot;
+mod source;
+mod stream;
+mod types;
+
+pub use config::PostgresConfig;
+pub use source::PostgresConnector;

@@ -277,7 +277,7 @@ mod tests {
             resume in any::<u64>(),
             last_commit in proptest::option::of(any::<u64>()),
             rows in proptest::option::of((any::<u32>(), any::<u64>(), any::<u64>())),
-            snapshot in 0..3,
+            snapshot in 0_usize..3,
             (lsn, xid, timestamp, kind) in (any::<u64>(), proptest::option::of(any::<u32>()), any::<i64>(), 0_usize..6),
         ) -> Position {
             let snapshot = [SnapshotProgress::Running, SnapshotProgress::Completed, SnapshotProgress::Streaming][snapshot];
@@ -345,7 +345,7 @@ mod tests {
         let mut state = SourceState::default();
         state.apply(&table.change("shop"));
         state.apply(&table.change("other"));
-        assert_eq!(CompletedTable::load_all(&state, "shop"), [table.clone()]);
+        assert_eq!(CompletedTable::load_all(&state, "shop"), std::slice::from_ref(&table));
         state.apply(&table.removal("shop"));
         assert_eq!(CompletedTable::load_all(&state, "shop"), []);
     }

@@ -85,7 +85,15 @@ pub(crate) struct PlanContext<'a> {
 impl TablePlan {
     /// Compiles the plan. `definition` is the table as the catalog has it now, if it still does: it knows the order
     /// of the key, defaults and which columns may be null.
-    pub(crate) fn compile(context: &PlanContext<'_>, shape: Shape, definition: Option<&TableDefinition>, anchor: Lsn) -> Result<Self> {
+    ///
+    /// The schemas are those of `previous` where they say the same.
+    pub(crate) fn compile(
+        context: &PlanContext<'_>,
+        shape: Shape,
+        definition: Option<&TableDefinition>,
+        anchor: Lsn,
+        previous: Option<&Self>,
+    ) -> Result<Self> {
         let relational = &context.config.relational;
         let full_name = format!("{}.{}", shape.schema, shape.table);
         let known = |name: &str| definition.and_then(|table| table.columns.iter().find(|column| column.name == name));
@@ -101,11 +109,8 @@ impl TablePlan {
             let definition = known(&column.name).filter(|definition| definition.type_oid == column.type_oid);
             let not_null = definition.is_some_and(|definition| definition.not_null);
             let default = definition.and_then(|definition| definition.default.as_deref());
-            let codec = if in_key || in_row {
-                context.types.column(column.type_oid, column.type_modifier, !not_null, default)?
-            } else {
-                None
-            };
+            let codec =
+                if in_key || in_row { context.types.column(column.type_oid, column.type_modifier, !not_null, default)? } else { None };
             match codec {
                 Some(codec) if in_row => {
                     fields.push(Field::new(column.name.as_str(), codec.schema().clone()));
@@ -140,7 +145,13 @@ impl TablePlan {
         }
         let topic: Arc<str> = relational.topic(&shape.schema, &shape.table).into();
         let key_fields = (!key_fields.is_empty()).then_some(key_fields);
-        let schemas = EnvelopeSchemas::new(&topic, key_fields, fields, context.source_schema);
+        let mut schemas = EnvelopeSchemas::new(&topic, key_fields, fields, context.source_schema);
+        if let Some(known) = previous.map(|plan| plan.events.schemas())
+            && known.key == schemas.key
+            && known.envelope == schemas.envelope
+        {
+            schemas = known.clone();
+        }
         let columns = codecs
             .into_iter()
             .zip(&shape.columns)
@@ -308,7 +319,8 @@ impl Shape {
                 type_oid: column.type_oid,
                 type_modifier: column.type_modifier,
                 in_identity: match table.identity {
-                    Default | Index => table.key.contains(&column.name),
+                    Default => table.has_primary_key && table.key.contains(&column.name),
+                    Index => table.key.contains(&column.name),
                     Full => true,
                     Nothing => false,
                 },
@@ -316,9 +328,18 @@ impl Shape {
             .collect();
         Self { schema: table.schema.clone(), table: table.name.clone(), columns, identity_full: table.identity == Full }
     }
-
-    /// Whether rows of both shapes are decoded and written alike.
-    pub(crate) fn reads_like(&self, other: &Self) -> bool {
-        self == other
+}
+impl Shape {
+    pub(crate) fn of_relation(r: &crate::pgoutput::Relation<'_>) -> Self {
+        Self {
+            schema: r.schema.into(),
+            table: r.name.into(),
+            identity_full: r.identity == b'f',
+            columns: r
+                .columns
+                .iter()
+                .map(|c| TupleColumn { name: c.name.into(), type_oid: c.type_oid, type_modifier: c.type_modifier, in_identity: c.in_key })
+                .collect(),
+        }
     }
 }

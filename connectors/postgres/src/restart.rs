@@ -163,9 +163,10 @@ impl Refusal {
                 "the server has removed log that the slot needs (max_slot_wal_keep_size)".into(),
                 format!("SELECT pg_drop_replication_slot('{slot}'); and {resnapshot}"),
             ),
-            Self::SlotOfOtherDatabase { found } => {
-                (format!("it belongs to database {found}"), "name another slot with slot.name; slots are shared by all databases of a server".into())
-            }
+            Self::SlotOfOtherDatabase { found } => (
+                format!("it belongs to database {found}"),
+                "name another slot with slot.name; slots are shared by all databases of a server".into(),
+            ),
             Self::SlotOfOtherPlugin { found } => (
                 format!("its plug-in is {found}, not {PLUGIN}"),
                 format!("name another slot with slot.name, or SELECT pg_drop_replication_slot('{slot}');"),
@@ -181,7 +182,9 @@ impl Refusal {
                 )
             }
             Self::BeyondEnd { end } => (
-                format!("the server's log ends at {end}: it was restored from an older state, and changes were published that no longer exist there"),
+                format!(
+                    "the server's log ends at {end}: it was restored from an older state, and changes were published that no longer exist there"
+                ),
                 resnapshot.into(),
             ),
             Self::Gap { confirmed } => (
