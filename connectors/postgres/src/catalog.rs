@@ -10,6 +10,7 @@ use tokio_postgres::types::PgLsn;
 
 use crate::connect::{SqlConnection, sql_error};
 use crate::lsn::Lsn;
+use crate::pgoutput::ReplicaIdentity;
 
 /// The server and what the role may do there.
 #[derive(Clone, Debug)]
@@ -52,16 +53,6 @@ impl ServerFacts {
             free_slots: row.get(7),
         })
     }
-}
-
-/// What the log holds of a row before its change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReplicaIdentity {
-    /// The primary key, if there is one
-    Default,
-    Nothing,
-    Full,
-    Index,
 }
 
 /// One column of a table.

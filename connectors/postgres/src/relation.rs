@@ -22,7 +22,7 @@ use tracing::info;
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
 use crate::lsn::Lsn;
-use crate::pgoutput::{OldTuple, Tuple, TupleValue};
+use crate::pgoutput::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleValue};
 use crate::types::{ColumnCodec, TypeCatalog};
 
 /// One column of a tuple.
@@ -306,9 +306,25 @@ fn key_of(config: &PostgresConfig, shape: &Shape, definition: Option<&TableDefin
 }
 
 impl Shape {
+    /// The shape as the log describes it.
+    pub(crate) fn of_relation(relation: &Relation<'_>) -> Self {
+        let column = |column: &RelationColumn<'_>| TupleColumn {
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+            in_identity: column.in_identity,
+        };
+        Self {
+            schema: relation.namespace.to_owned(),
+            table: relation.name.to_owned(),
+            columns: relation.columns.iter().map(column).collect(),
+            identity_full: relation.replica_identity == ReplicaIdentity::Full,
+        }
+    }
+
     /// The shape of a table as the catalog has it: what the log would say about it.
     pub(crate) fn of_definition(table: &TableDefinition, published: Option<&[String]>, generated: bool) -> Self {
-        use crate::catalog::ReplicaIdentity::{Default, Full, Index, Nothing};
+        use ReplicaIdentity::{Default, Full, Index, Nothing};
         let is_published = |name: &String| published.is_none_or(|columns| columns.contains(name));
         let columns = table
             .columns
@@ -327,19 +343,5 @@ impl Shape {
             })
             .collect();
         Self { schema: table.schema.clone(), table: table.name.clone(), columns, identity_full: table.identity == Full }
-    }
-}
-impl Shape {
-    pub(crate) fn of_relation(r: &crate::pgoutput::Relation<'_>) -> Self {
-        Self {
-            schema: r.schema.into(),
-            table: r.name.into(),
-            identity_full: r.identity == b'f',
-            columns: r
-                .columns
-                .iter()
-                .map(|c| TupleColumn { name: c.name.into(), type_oid: c.type_oid, type_modifier: c.type_modifier, in_identity: c.in_key })
-                .collect(),
-        }
     }
 }
