@@ -179,11 +179,11 @@ pub(crate) fn kind_of(state: &str) -> ErrorKind {
     }
 }
 
-fn session_settings() -> &'static str {
+pub(crate) fn session_settings() -> &'static str {
     "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex -c timezone=UTC"
 }
-pub(crate) fn replication_options(_: &PostgresConfig) -> Result<ConnectOptions> {
-    Ok(ConnectOptions)
+pub(crate) fn replication_options(c: &PostgresConfig) -> Result<ConnectOptions> {
+    Ok(ConnectOptions { host: c.hostname.clone(), port: c.port, user: c.user.clone(), db: c.dbname.clone() })
 }
 async fn load_types(_: &SqlConnection, _: crate::config::ValueModes) -> Result<TypeCatalog> {
     Ok(TypeCatalog)

@@ -83,8 +83,8 @@ pub(crate) struct Writer {
     place: Place,
     /// The newest row; whether it is a last one is not known yet
     held: Option<HeldRow>,
-    /// Rows of this snapshot so far, those of an earlier run included
-    rows_before: bool,
+    /// Whether the table being read is the first one, earlier runs included
+    first_table: bool,
     /// Tables read to their end, whose publication waits for the held row
     finished: Vec<FinishedTable>,
     scanned: Counter,
@@ -121,7 +121,7 @@ impl Writer {
                 origin: None,
             },
             held: None,
-            rows_before: completed.iter().any(|table| table.rows > 0),
+            first_table: completed.is_empty(),
             finished: Vec::new(),
             scanned: context.metrics().counter("snapshot_rows", "Rows that snapshots read.", None),
         }
@@ -185,14 +185,14 @@ impl Writer {
     }
 }
 
-/// Debezium's marks: a last row is marked so even where it is also the first one.
+/// Debezium's marks. `first_of_all` is the first row of the first table; where that table is empty, no row is marked so.
 fn mark(first_of_all: bool, first_of_table: bool, last_of_table: bool, last_of_all: bool) -> SnapshotMark {
     if last_of_all {
         SnapshotMark::Last
-    } else if last_of_table {
-        SnapshotMark::LastInTable
     } else if first_of_all {
         SnapshotMark::First
+    } else if last_of_table {
+        SnapshotMark::LastInTable
     } else if first_of_table {
         SnapshotMark::FirstInTable
     } else {
@@ -318,6 +318,7 @@ impl Snapshot<'_> {
             let error = Error::new(ErrorKind::Unreadable, "read the rows of the table").because("the COPY ended without its trailer");
             return Err(error.scoped(Scope::Table(table.full_name())));
         }
+        self.writer.first_table = false;
         let table = CompletedTable { name: plan.full_name.clone(), anchor, rows };
         self.writer.finished.push(FinishedTable { table, pending: (rows > 0).then_some(pending) });
         Ok(())
@@ -334,7 +335,7 @@ impl Snapshot<'_> {
             let server = &self.config.relational.topic_prefix;
             self.writer.publish(self.context, server, &mut self.completed, Vec::new()).await?;
         }
-        let first_of_all = !std::mem::replace(&mut self.writer.rows_before, true);
+        let first_of_all = first_of_table && self.writer.first_table;
         self.writer.held = Some(HeldRow { plan: plan.clone(), change, first_of_all, first_of_table, pending: pending.clone() });
         Ok(())
     }
@@ -402,9 +403,10 @@ async fn rollback(sql: &SqlConnection) -> Result<()> {
 /// Whether a leaf of the table stands in another file than the snapshot's, so that its rows cannot be seen.
 async fn was_rewritten(sql: &SqlConnection, table: &TableDefinition) -> Result<bool> {
     // pg_class is read as the snapshot sees it; the function answers as of now. A leaf that the snapshot does not
-    // know was attached later.
-    let query = "SELECT EXISTS (SELECT FROM pg_partition_tree($1::oid::regclass) t LEFT JOIN pg_class c ON c.oid = t.relid \
-                 WHERE t.isleaf AND (c.oid IS NULL OR c.relfilenode IS DISTINCT FROM pg_relation_filenode(t.relid)))";
+    // know was attached later. Only partitions and partitioned tables have a tree.
+    let query = "SELECT EXISTS (SELECT FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf UNION SELECT $1::oid) t \
+                 LEFT JOIN pg_class c ON c.oid = t.relid \
+                 WHERE (c.relkind IS DISTINCT FROM 'p') AND (c.oid IS NULL OR c.relfilenode IS DISTINCT FROM pg_relation_filenode(t.relid)))";
     let row = sql.query_one(query, &[&table.oid]).await.map_err(|error| sql_error("compare the files of the table", error))?;
     Ok(row.get(0))
 }
@@ -441,11 +443,14 @@ mod tests {
 
     #[test]
     fn rows_are_marked_as_debezium_marks_them() {
-        // A table with one row, then one with three: b_one, c_three of the recorded case snapshot-markers.
-        let one = mark(true, true, true, false);
+        // An empty table, one with one row, one with three: the recorded case snapshot-markers.
+        let one = mark(false, true, true, false);
         let three = [mark(false, true, false, false), mark(false, false, false, false), mark(false, false, true, true)];
         assert_eq!(one, SnapshotMark::LastInTable);
         assert_eq!(three, [SnapshotMark::FirstInTable, SnapshotMark::Inside, SnapshotMark::Last]);
+        // A first table of one row, then others: the recorded case truncate-many.
+        assert_eq!(mark(true, true, true, false), SnapshotMark::First);
+        assert_eq!(mark(true, true, true, true), SnapshotMark::Last);
         assert_eq!(mark(true, true, false, false), SnapshotMark::First);
     }
 }

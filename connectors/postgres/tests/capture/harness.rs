@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Long enough for a busy machine; every wait ends earlier when what is waited for happens.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Generous;
 
@@ -96,6 +96,10 @@ impl Log {
         Self { records: self.records[..*records].to_vec(), state: state.clone(), ..Self::default() }
     }
 
+    fn end(&self) -> Vec<String> {
+        self.records[self.records.len().saturating_sub(20)..].iter().map(line).collect()
+    }
+
     /// Records in short: `r public.orders 1 -> {1,a}`.
     pub(crate) fn lines(&self) -> Vec<String> {
         self.records.iter().map(line).collect()
@@ -149,8 +153,8 @@ impl Running {
                         self.confirmed.send_replace(number);
                     }
                 }
-                Ok(None) => panic!("the source ended: {:?}; log: {:#?}", (&mut self.task).await, self.log.lines()),
-                Err(_) => panic!("nothing came for long; log: {:#?}", self.log.lines()),
+                Ok(None) => panic!("the source ended: {:?}; log ends in {:#?}", (&mut self.task).await, self.log.end()),
+                Err(_) => panic!("nothing came for long; log of {} ends in {:#?}", self.log.records.len(), self.log.end()),
             }
         }
     }

@@ -21,7 +21,7 @@ async fn every_crash_while_streaming_loses_nothing_and_repeats_nothing() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)").await.unwrap();
-    let config = config(&server, &[("skipped.operations", "none")]);
+    let config = config(&server, &[("skipped.operations", "none"), ("snapshot.mode", "no_data")]);
     let mut running = start(&config, Log::default());
     // Nothing is confirmed, so that the server can send all of it again.
     running.refuse_confirmation();
@@ -180,12 +180,10 @@ async fn a_slot_moved_by_somebody_else_is_a_gap() {
     running.records(1).await;
     let log = running.stop().await;
     eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
-    client
-        .batch_execute(
-            "INSERT INTO t VALUES (2); SELECT pg_replication_slot_advance('shop', pg_current_wal_lsn()); INSERT INTO t VALUES (3);",
-        )
-        .await
-        .unwrap();
+    // Each in a transaction of its own, so that the slot moves behind the first.
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    client.batch_execute("SELECT pg_replication_slot_advance('shop', pg_current_wal_lsn())").await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
     let error = start(&config(&server, &[]), log).failed().await;
     assert_eq!(error.kind(), ErrorKind::HistoryGone);
     assert!(error.to_string().contains("confirmed"), "{error}");
