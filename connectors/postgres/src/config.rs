@@ -11,6 +11,8 @@ use tailwater_kit::filters::validate_name_list;
 use tailwater_kit::relational_config::{RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
+use crate::types::{BinaryMode, DecimalMode, TimeMode, TypeOptions};
+
 const SNAPSHOT_MODES: &[&str] =
     &["initial", "always", "initial_only", "no_data", "when_needed", "configuration_based", "custom", "never", "schema_only"];
 
@@ -92,7 +94,7 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     ConfigField::new("interval.handling.mode", Choice(&["numeric", "string"]), "How intervals are written.")
         .default("numeric")
         .effect(Effect::NotYet),
-    ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point.").default("2").effect(Effect::NotYet),
+    ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point.").default("2").validator(validate_digits),
     ConfigField::new("include.unknown.datatypes", Boolean, "").default("false").effect(Effect::NotYet),
     ConfigField::new("schema.refresh.mode", Choice(&["columns_diff", "columns_diff_exclude_unchanged_toast"]), "")
         .effect(Effect::Never("definitions follow the server's own messages")),
@@ -104,6 +106,10 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
 
 fn validate_port(value: &str) -> Result<(), String> {
     if value.parse::<u16>().is_ok_and(|port| port > 0) { Ok(()) } else { Err("must be a port, 1 to 65535".into()) }
+}
+
+fn validate_digits(value: &str) -> Result<(), String> {
+    if value.parse::<u8>().is_ok_and(|digits| digits <= 18) { Ok(()) } else { Err("must be 0 to 18".into()) }
 }
 
 fn validate_plugin(value: &str) -> Result<(), String> {
@@ -203,7 +209,7 @@ pub struct PostgresConfig {
     pub(crate) flush_mode: FlushMode,
     pub(crate) status_interval: Duration,
     pub(crate) snapshot: SnapshotMode,
-    pub(crate) values: ValueModes,
+    pub(crate) values: TypeOptions,
 }
 
 impl ConnectorConfig for PostgresConfig {
@@ -262,8 +268,44 @@ impl ConnectorConfig for PostgresConfig {
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),
             snapshot: read_snapshot_mode(reader),
-            values: ValueModes::read(reader),
+            values: read_type_options(reader),
         }
+    }
+}
+
+fn read_type_options(reader: &mut ConfigReader<'_>) -> TypeOptions {
+    let time_modes = [
+        ("adaptive", TimeMode::Adaptive),
+        ("adaptive_time_microseconds", TimeMode::AdaptiveTimeMicroseconds),
+        ("isostring", TimeMode::Isostring),
+        ("microseconds", TimeMode::Microseconds),
+        ("nanoseconds", TimeMode::Nanoseconds),
+        ("connect", TimeMode::Connect),
+    ];
+    let time = reader.choice("time.precision.mode", &time_modes);
+    match time {
+        TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds => {}
+        // Other readers rely on what these write, so another form would be worse than none.
+        TimeMode::Isostring | TimeMode::Microseconds | TimeMode::Nanoseconds | TimeMode::Connect => {
+            reader.fault("time.precision.mode", "must be adaptive or adaptive_time_microseconds so far; the other modes come later");
+        }
+    }
+    TypeOptions {
+        decimal: reader.choice(
+            "decimal.handling.mode",
+            &[("precise", DecimalMode::Precise), ("string", DecimalMode::String), ("double", DecimalMode::Double)],
+        ),
+        time,
+        binary: reader.choice(
+            "binary.handling.mode",
+            &[
+                ("bytes", BinaryMode::Bytes),
+                ("base64", BinaryMode::Base64),
+                ("base64-url-safe", BinaryMode::Base64UrlSafe),
+                ("hex", BinaryMode::Hex),
+            ],
+        ),
+        money_fraction_digits: reader.number("money.fraction.digits"),
     }
 }
 
@@ -311,12 +353,5 @@ fn read_snapshot_mode(reader: &mut ConfigReader<'_>) -> SnapshotMode {
         }
         // `initial`; any other word is already a fault of its key by its type.
         _ => mode(SnapshotWhen::Initially, false, true),
-    }
-}
-#[derive(Clone, Copy)]
-pub(crate) struct ValueModes;
-impl ValueModes {
-    fn read(_: &mut ConfigReader<'_>) -> Self {
-        Self
     }
 }

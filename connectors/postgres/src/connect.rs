@@ -14,9 +14,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
-use crate::replication::ConnectOptions;
-use crate::types::TypeCatalog;
+use crate::replication::{ConnectOptions, kind_of};
+use crate::types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
 
+/// What the server's views call our sessions.
+const APPLICATION: &str = "tailwater";
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -49,7 +51,7 @@ impl SqlConnection {
             .port(config.port)
             .user(&config.user)
             .dbname(&config.dbname)
-            .application_name("tailwater")
+            .application_name(APPLICATION)
             .connect_timeout(CONNECT_TIMEOUT)
             .keepalives_idle(Duration::from_secs(60))
             .options(session_settings())
@@ -127,15 +129,51 @@ impl SqlSession {
 
     /// Reads the types of the database.
     pub(crate) async fn load_types(&mut self) -> Result<TypeCatalog> {
-        let modes = self.config.values.clone();
-        load_types(self.get().await?, modes).await
+        let options = self.config.values;
+        let rows =
+            self.get().await?.query(TypeCatalog::QUERY, &[]).await.map_err(|error| sql_error("read the types of the database", error))?;
+        let types = rows
+            .iter()
+            .map(|row| TypeRow {
+                oid: row.get(0),
+                name: row.get(1),
+                namespace: row.get(2),
+                // A letter, as pg_type.typtype always is.
+                kind: row.get::<_, &str>(3).chars().next().unwrap_or('b'),
+                element: row.get(4),
+                base: row.get(5),
+                modifier: row.get(6),
+                labels: row.get(7),
+            })
+            .collect();
+        Ok(TypeCatalog::new(types, options))
     }
+}
+
+/// What a replication connection is made with.
+pub(crate) fn replication_options(config: &PostgresConfig) -> ConnectOptions {
+    ConnectOptions {
+        host: config.hostname.clone(),
+        port: config.port,
+        user: config.user.clone(),
+        password: config.password.clone(),
+        database: config.dbname.clone(),
+        application_name: APPLICATION.to_owned(),
+        connect_timeout: CONNECT_TIMEOUT,
+        tls: config.tls.clone(),
+        settings: Vec::new(),
+    }
+}
+
+/// The settings that make text mean the same on every connection, as the start-up message takes them.
+fn session_settings() -> String {
+    SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value} ")).collect()
 }
 
 /// Maps an error of an established connection to its kind by SQLSTATE (PostgreSQL 18, appendix A).
 pub(crate) fn sql_error(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
     let kind = match error.code() {
-        Some(state) => kind_of(state.code()),
+        Some(state) => kind_of(state.code(), error.as_db_error().map_or("", tokio_postgres::error::DbError::message)),
         None => ErrorKind::Unreachable,
     };
     Error::new(kind, doing).because(error)
@@ -153,38 +191,4 @@ fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgre
         Some(SqlState::INVALID_CATALOG_NAME) => error.mend("set database.dbname to a database of the server"),
         Some(_) | None => error,
     }
-}
-
-/// The kind of an SQLSTATE.
-pub(crate) fn kind_of(state: &str) -> ErrorKind {
-    match state {
-        "57014" | "55P03" => ErrorKind::TimedOut,
-        "57P01" | "57P02" | "57P03" | "57P04" => ErrorKind::Restarting,
-        "55006" => ErrorKind::Conflict,
-        "42501" => ErrorKind::Unauthorised,
-        "42P01" | "42704" | "3D000" | "3F000" => ErrorKind::Missing,
-        "42710" => ErrorKind::Conflict,
-        "58P01" => ErrorKind::HistoryGone,
-        _ => match state.get(..2) {
-            Some("08") => ErrorKind::Unreachable,
-            Some("28") => ErrorKind::Unauthorised,
-            Some("53") => ErrorKind::Throttled,
-            Some("40") => ErrorKind::Restarting,
-            Some("0A") => ErrorKind::Unsupported,
-            Some("22") => ErrorKind::Unreadable,
-            Some("42") | Some("55") => ErrorKind::Misconfigured,
-            Some("58" | "XX") => ErrorKind::Unreachable,
-            Some(_) | None => ErrorKind::Rejected,
-        },
-    }
-}
-
-pub(crate) fn session_settings() -> &'static str {
-    "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3 -c bytea_output=hex -c timezone=UTC"
-}
-pub(crate) fn replication_options(c: &PostgresConfig) -> Result<ConnectOptions> {
-    Ok(ConnectOptions { host: c.hostname.clone(), port: c.port, user: c.user.clone(), db: c.dbname.clone() })
-}
-async fn load_types(_: &SqlConnection, _: crate::config::ValueModes) -> Result<TypeCatalog> {
-    Ok(TypeCatalog)
 }

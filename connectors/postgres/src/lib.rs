@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `config` | the keys |
 //! | `connect` | SQL connections |
-//! | `replication`, `pgoutput`, `lsn` | the replication protocol, its messages, places in the log |
-//! | `types` | from the server's values to ours |
+//! | [`replication`], [`pgoutput`], [`lsn`] | the replication protocol, its messages, places in the log |
+//! | [`types`] | values of every type, from text and from binary |
 //! | `catalog`, `publication`, `slot` | what the server says, and what has to be there |
 //! | `position`, `restart` | where to resume, and whether that can be done |
 //! | `relation`, `plans`, `event` | from tuples to records |

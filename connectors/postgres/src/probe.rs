@@ -101,7 +101,7 @@ async fn look_at_slot(
     }
     if ready {
         // Rights may be there and pg_hba.conf refuse replication all the same.
-        let options = replication_options(config)?;
+        let options = replication_options(config);
         match ReplicationConnection::connect(&options).await {
             Ok(mut connection) => {
                 connection.identify_system().await?;

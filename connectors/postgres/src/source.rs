@@ -170,7 +170,7 @@ impl Run {
 
     /// Asks the server who it is and what its slot is.
     async fn identify(&self) -> Result<Server> {
-        let mut connection = ReplicationConnection::connect(&replication_options(&self.config)?).await?;
+        let mut connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
         let identity = connection.identify_system().await?;
         let switch_points = if identity.timeline > 1 {
             let history = connection.timeline_history(identity.timeline).await?;
@@ -367,7 +367,7 @@ impl Run {
         if result.is_ok() && config.drop_slot_on_stop {
             drop(stream);
             drop(beside);
-            let mut connection = ReplicationConnection::connect(&replication_options(&config)?).await?;
+            let mut connection = ReplicationConnection::connect(&replication_options(&config)).await?;
             connection.drop_slot(&config.slot).await?;
         }
         result
@@ -382,7 +382,7 @@ impl Run {
     ) -> Result<Option<(crate::replication::ReplicationStream, crate::replication::FeedbackSender)>> {
         let mut tries = 0;
         loop {
-            let connection = ReplicationConnection::connect(&replication_options(&self.config)?).await?;
+            let connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
             let error = match connection.start_replication(&self.config.slot, from, options).await {
                 Ok(started) => return Ok(Some(started)),
                 Err(error) => error,
@@ -468,7 +468,7 @@ fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, ca
 
 /// A temporary slot, made for its snapshot.
 async fn temporary_anchor(config: &PostgresConfig, sql: &SqlConnection) -> Result<Anchor> {
-    let mut connection = ReplicationConnection::connect(&replication_options(config)?).await?;
+    let mut connection = ReplicationConnection::connect(&replication_options(config)).await?;
     let name = format!("tailwater_{:016x}", fastrand::u64(..));
     let creation = connection.create_slot(&name, true, SnapshotAction::Export);
     let created = slot::explain_wait(sql, &name, creation).await.map_err(slot_refused)?;

@@ -247,7 +247,7 @@ impl<'a> Streaming<'a> {
                 self.plans.describe(&mut self.session, &self.blocks, oid, shape).await.map_err(at)?;
             }
             Message::Insert(insert) => {
-                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena))?
+                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena))?;
             }
             Message::Update(update) => {
                 self.row(update.relation, wal_start, MessageKind::Update, |plan, arena| {
@@ -255,7 +255,7 @@ impl<'a> Streaming<'a> {
                 })?;
             }
             Message::Delete(delete) => {
-                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena))?
+                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena))?;
             }
             Message::Truncate(truncate) => self.truncate(&truncate.relations, wal_start)?,
             Message::Origin(origin) => {

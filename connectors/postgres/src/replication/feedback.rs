@@ -1,0 +1,72 @@
+//! Answers to the server: standby status updates (PostgreSQL 18, "Streaming Replication Protocol").
+//!
+//! The server reads them even while it waits for room to send, so a reader that is held up downstream loses no
+//! connection as long as answers go on (I4). An answer confirms that the server may forget the log before a place; only
+//! what is durable may be named (I1).
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::BufMut;
+use tailwater_api::Result;
+use tokio::io::{AsyncWriteExt, WriteHalf};
+
+use super::wire::{Socket, broken};
+use crate::lsn::Lsn;
+use crate::pgoutput::EPOCH_MICROSECONDS;
+
+/// Sends answers; the writing half of a streaming connection.
+pub struct FeedbackSender {
+    write: WriteHalf<Box<dyn Socket>>,
+}
+
+impl FeedbackSender {
+    pub(super) fn new(write: WriteHalf<Box<dyn Socket>>) -> Self {
+        Self { write }
+    }
+
+    /// Tells the server that we are there and that everything before `durable` is durable with us.
+    /// [`Lsn::INVALID`] confirms nothing. Not cancel-safe: a dropped call may leave half an answer on the wire.
+    ///
+    /// # Errors
+    /// `unreachable`: the connection broke.
+    pub async fn send(&mut self, durable: Lsn) -> Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+        let message = status_update(durable, now - EPOCH_MICROSECONDS);
+        let sent = async {
+            self.write.write_all(&message).await?;
+            self.write.flush().await
+        };
+        sent.await.map_err(|error| broken("answer the server", error))
+    }
+}
+
+/// CopyData with a status update: written, flushed and applied up to `durable`, our clock in microseconds since 2000, no
+/// answer wanted.
+fn status_update(durable: Lsn, clock: i64) -> [u8; 39] {
+    let mut message = [0; 39];
+    let mut out = &mut message[..];
+    out.put_u8(b'd');
+    out.put_u32(38);
+    out.put_u8(b'r');
+    for _ in 0..3 {
+        out.put_u64(durable.as_u64());
+    }
+    out.put_i64(clock);
+    out.put_u8(0);
+    message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_confirms_one_place_as_written_flushed_and_applied() {
+        let message = status_update(Lsn::new(0x0102_0304_0506_0708), 1);
+        assert_eq!(&message[..6], b"d\0\0\0\x26r");
+        for place in message[6..30].chunks(8) {
+            assert_eq!(place, [1, 2, 3, 4, 5, 6, 7, 8]);
+        }
+        assert_eq!(&message[30..], [0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    }
+}

@@ -1,0 +1,22 @@
+//! The replication connection: PostgreSQL's protocol 3.0 with the parameter `replication=database` (PostgreSQL 18,
+//! "Streaming Replication Protocol" and "Frontend/Backend Protocol"). No driver speaks it, so this one is our own; it
+//! knows simple queries, the replication commands and the stream that follows `START_REPLICATION`, and nothing else.
+//!
+//! A connection is used in three ways, one after another: commands by [`ReplicationConnection`]; left alone while
+//! somebody reads in the snapshot that it exported, which ends with its next command; and, taken apart for good, as
+//! [`ReplicationStream`] and [`FeedbackSender`]. The two halves share nothing but the socket, so that answering the
+//! server never waits for whoever reads (I4).
+
+mod channel_binding;
+mod connection;
+mod feedback;
+mod refusal;
+mod startup;
+mod stream;
+mod wire;
+
+pub use connection::{CreatedSlot, ReplicationConnection, Row, SnapshotAction, SystemIdentity, TimelineEnd};
+pub use feedback::FeedbackSender;
+pub use refusal::kind_of;
+pub use startup::ConnectOptions;
+pub use stream::{Frame, ReplicationStream};

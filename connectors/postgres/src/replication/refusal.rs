@@ -1,0 +1,156 @@
+//! What the server says when it refuses: its fields, what kind of error that is, and how to mend it.
+
+use std::fmt;
+
+use tailwater_api::{Error, ErrorKind};
+
+/// An `ErrorResponse`. Only the fields that a reader needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// SQLSTATE
+    pub(super) code: String,
+    pub(super) message: String,
+    pub(super) detail: Option<String>,
+    pub(super) hint: Option<String>,
+}
+
+impl Refusal {
+    /// Reads the fields: each a letter and a text, the last one a zero. Texts may be in any encoding before the
+    /// session has begun.
+    pub(super) fn parse(body: &[u8]) -> Self {
+        let mut refusal = Self::default();
+        for field in body.split(|octet| *octet == 0) {
+            let Some((letter, text)) = field.split_first() else { break };
+            let text = || String::from_utf8_lossy(text).into_owned();
+            match letter {
+                b'C' => refusal.code = text(),
+                b'M' => refusal.message = text(),
+                b'D' => refusal.detail = Some(text()),
+                b'H' => refusal.hint = Some(text()),
+                // Severity, position, file and line of the server's source: documented, and of no use here.
+                _ => {}
+            }
+        }
+        refusal
+    }
+
+    /// The error, while `doing` something as `user` in `database`.
+    pub(super) fn into_error(self, doing: impl Into<String>, user: &str, database: &str) -> Error {
+        let kind = kind_of(&self.code, &self.message);
+        let mend = self.remedy(user, database);
+        let error = Error::new(kind, doing).because(self);
+        match mend {
+            Some(mend) => error.mend(mend),
+            None => error,
+        }
+    }
+
+    fn remedy(&self, user: &str, database: &str) -> Option<String> {
+        let user = quote(user);
+        match self.code.as_str() {
+            "28P01" => Some("check database.user and database.password".to_owned()),
+            "28000" if self.message.contains("pg_hba.conf") => Some(format!(
+                "add to the server's pg_hba.conf, then SELECT pg_reload_conf(): host {} {user} ADDRESS-OF-THIS-MACHINE/32 scram-sha-256",
+                quote(database)
+            )),
+            "28000" => Some("check database.user: the role must exist and be allowed to log in (ALTER ROLE … LOGIN)".to_owned()),
+            "42501" => Some(format!("as superuser: ALTER ROLE {user} REPLICATION;")),
+            "3D000" => Some(format!("check database.dbname, or: CREATE DATABASE {};", quote(database))),
+            "53300" if self.message.contains("max_wal_senders") => {
+                Some("as superuser: ALTER SYSTEM SET max_wal_senders = 20; and restart the server".to_owned())
+            }
+            "53300" => Some("as superuser: ALTER SYSTEM SET max_connections = 200; and restart the server".to_owned()),
+            "53400" => Some("as superuser: ALTER SYSTEM SET max_replication_slots = 20; and restart the server".to_owned()),
+            "55000" if self.message.contains("wal_level") => {
+                Some("as superuser: ALTER SYSTEM SET wal_level = logical; and restart the server".to_owned())
+            }
+            "55006" => Some("end whoever uses it, or give each connector a slot.name of its own".to_owned()),
+            _ => self.hint.clone(),
+        }
+    }
+}
+
+fn quote(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        if let Some(detail) = &self.detail {
+            write!(f, " ({detail})")?;
+        }
+        write!(f, " [SQLSTATE {}]", self.code)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// What kind of error an SQLSTATE is (PostgreSQL 18, appendix A). The code 55000 stands for several things, which its
+/// `message` tells apart.
+#[must_use]
+pub fn kind_of(code: &str, message: &str) -> ErrorKind {
+    match code {
+        "28000" | "28P01" | "42501" => ErrorKind::Unauthorised,
+        "3D000" | "3F000" | "42704" | "42P01" | "42703" => ErrorKind::Missing,
+        // Shut down by the operator, after a crash of another session, or not yet ready.
+        "57P01" | "57P02" | "57P03" => ErrorKind::Restarting,
+        "57014" | "55P03" | "57P05" | "25P03" => ErrorKind::TimedOut,
+        "55006" | "42710" => ErrorKind::Conflict,
+        "58P01" => ErrorKind::HistoryGone,
+        // The wording since PostgreSQL 9.4 and since 17.
+        "55000" if message.contains("can no longer") => ErrorKind::HistoryGone,
+        "0A000" => ErrorKind::Unsupported,
+        _ => match code.get(..2) {
+            Some("08") => ErrorKind::Unreachable,
+            Some("53") => ErrorKind::Throttled,
+            Some("40") => ErrorKind::Conflict,
+            Some("58" | "XX" | "F0") => ErrorKind::Unreadable,
+            // Classes of refused statements and settings, new ones included: the server works, what was asked does not.
+            Some(_) | None => ErrorKind::Misconfigured,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_its_kind_and_its_remedy() {
+        let refusal = |code: &str, message: &str| {
+            let body = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0Fwalsender.c\0\0");
+            Refusal::parse(body.as_bytes()).into_error("connect", "cdc", "shop")
+        };
+        let cases = [
+            ("28P01", "password authentication failed", ErrorKind::Unauthorised, "database.password"),
+            ("28000", "no pg_hba.conf entry for host", ErrorKind::Unauthorised, "host \"shop\" \"cdc\""),
+            (
+                "42501",
+                "must be superuser or replication role to start walsender",
+                ErrorKind::Unauthorised,
+                "ALTER ROLE \"cdc\" REPLICATION",
+            ),
+            ("3D000", "database \"shop\" does not exist", ErrorKind::Missing, "CREATE DATABASE \"shop\""),
+            ("53300", "number of requested standby connections exceeds max_wal_senders", ErrorKind::Throttled, "max_wal_senders"),
+            ("55000", "logical decoding requires wal_level >= logical", ErrorKind::Misconfigured, "wal_level = logical"),
+        ];
+        for (code, message, kind, mend) in cases {
+            let error = refusal(code, message);
+            assert_eq!(error.kind(), kind, "{code}");
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains(mend)), "{error}");
+            assert!(error.to_string().contains(message), "{error}");
+        }
+        for (code, message, kind) in [
+            ("57P03", "the database system is starting up", ErrorKind::Restarting),
+            ("57P01", "terminating connection", ErrorKind::Restarting),
+            ("55006", "replication slot \"s\" is active for PID 1", ErrorKind::Conflict),
+            ("55000", "can no longer get changes from replication slot \"s\"", ErrorKind::HistoryGone),
+            ("58P01", "requested WAL segment has already been removed", ErrorKind::HistoryGone),
+            ("08006", "", ErrorKind::Unreachable),
+            ("", "", ErrorKind::Misconfigured),
+        ] {
+            assert_eq!(refusal(code, message).kind(), kind, "{code}");
+        }
+    }
+}

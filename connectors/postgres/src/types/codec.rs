@@ -1,0 +1,314 @@
+//! Decoding one value.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use bytestring::ByteString;
+use tailwater_api::{Error, ErrorKind, Result, Schema, Value};
+
+use super::numeric::{self, Number};
+use super::{BinaryMode, Format, array, network, octet_string, temporal};
+use crate::octets::Malformed;
+
+/// How much room the scratch buffer gets at once.
+const SCRATCH: usize = 16 << 10;
+
+/// The decoder of one column's values, with their schema.
+#[derive(Debug)]
+pub struct ColumnCodec {
+    codec: Codec,
+    schema: Arc<Schema>,
+    lost: AtomicU64,
+}
+
+/// How values of a type are decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Codec {
+    Boolean,
+    Int16,
+    Int32,
+    Int64,
+    Oid,
+    Float32,
+    Float64,
+    /// Text that is the same in both formats
+    Text,
+    /// Text behind the number of its version in the binary form
+    VersionedText,
+    /// Text whose binary form is not read here
+    OnlyText,
+    /// `"char"`
+    Character,
+    Uuid,
+    Network,
+    HardwareAddress,
+    Bytea(BinaryMode),
+    Bit,
+    Bits,
+    Decimal {
+        scale: i32,
+    },
+    VariableScaleDecimal,
+    NumericText,
+    NumericDouble,
+    Money {
+        digits: u8,
+    },
+    MoneyText {
+        digits: u8,
+    },
+    MoneyDouble,
+    Date,
+    Time,
+    MicroTime,
+    Timestamp,
+    MicroTimestamp,
+    ZonedTime,
+    ZonedTimestamp {
+        digits: u8,
+    },
+    Interval,
+    Array(Box<Codec>),
+}
+
+/// Why a value cannot be decoded.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is not what the type's functions write.
+    Unreadable,
+    /// The binary form is not read here.
+    OnlyText,
+}
+
+impl From<Malformed> for Fault {
+    fn from(_: Malformed) -> Self {
+        Self::Unreadable
+    }
+}
+
+/// Where made-up text and octets go, and whether something was lost on the way.
+pub(super) struct Output<'a> {
+    pub(super) scratch: &'a mut BytesMut,
+    pub(super) lost: bool,
+}
+
+impl Output<'_> {
+    /// Cuts what `write` writes, at most `room` octets.
+    pub(super) fn cut(&mut self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+        if self.scratch.capacity() - self.scratch.len() < room {
+            self.scratch.reserve(room.max(SCRATCH));
+        }
+        write(self.scratch);
+        self.scratch.split().freeze()
+    }
+
+    /// Text that `write` writes.
+    pub(super) fn text(&mut self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Result<Value, Fault> {
+        text(self.cut(room, write))
+    }
+
+    /// A value that the schema has no room for.
+    pub(super) fn lose(&mut self, instead: Value) -> Value {
+        self.lost = true;
+        instead
+    }
+}
+
+pub(super) fn text(octets: Bytes) -> Result<Value, Fault> {
+    ByteString::try_from(octets).map(Value::String).map_err(|_| Fault::Unreadable)
+}
+
+impl ColumnCodec {
+    pub(super) fn new(codec: Codec, schema: Arc<Schema>) -> Self {
+        Self { codec, schema, lost: AtomicU64::new(0) }
+    }
+
+    /// Schema of the values: whether they may be null and their default included.
+    #[must_use]
+    pub fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    /// Whether the binary form can be decoded; the text always can.
+    #[must_use]
+    pub fn supports_binary(&self) -> bool {
+        self.codec.supports_binary()
+    }
+
+    /// How many values so far had no room in the schema and were written as null or as the nearest value.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Decodes a value that is not null. Text and octets of the result are slices of `raw` or of `scratch`, which has to be
+    /// empty and is left so.
+    ///
+    /// # Errors
+    /// `unreadable`: it is not what the server writes for the type; `unsupported`: a binary form that is not read here.
+    pub fn decode(&self, format: Format, raw: &Bytes, scratch: &mut BytesMut) -> Result<Value> {
+        let mut output = Output { scratch, lost: false };
+        let decoded = self.codec.decode(format, raw, &mut output);
+        if output.lost {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        decoded.map_err(|fault| {
+            scratch.clear();
+            let doing = format!("decode a value for {}", self.codec.description());
+            match fault {
+                Fault::Unreadable => Error::new(ErrorKind::Unreadable, doing).because("the server wrote it in an unknown way"),
+                Fault::OnlyText => Error::new(ErrorKind::Unsupported, doing).because("its binary form is not read"),
+            }
+        })
+    }
+}
+
+impl Codec {
+    fn supports_binary(&self) -> bool {
+        match self {
+            Self::OnlyText => false,
+            Self::Array(element) => element.supports_binary(),
+            _ => true,
+        }
+    }
+
+    fn description(&self) -> String {
+        match self {
+            Self::Array(element) => format!("an array of {}", element.description()),
+            scalar => format!("{scalar:?}").to_lowercase(),
+        }
+    }
+
+    pub(super) fn decode(&self, format: Format, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
+        match format {
+            Format::Text => self.decode_text(raw, output),
+            Format::Binary => self.decode_binary(raw, output),
+        }
+    }
+
+    fn decode_text(&self, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
+        match self {
+            Self::Boolean => match raw.as_ref() {
+                b"t" | b"true" => Ok(Value::Boolean(true)),
+                b"f" | b"false" => Ok(Value::Boolean(false)),
+                _ => Err(Fault::Unreadable),
+            },
+            Self::Int16 => parse(raw).map(Value::Int16),
+            Self::Int32 => parse(raw).map(Value::Int32),
+            Self::Int64 => parse(raw).map(Value::Int64),
+            Self::Oid => parse::<u32>(raw).map(|oid| Value::Int64(oid.into())),
+            Self::Float32 => parse(raw).map(Value::Float32),
+            Self::Float64 => parse(raw).map(Value::Float64),
+            Self::Text | Self::VersionedText | Self::OnlyText | Self::Character | Self::Uuid | Self::Network | Self::HardwareAddress => {
+                text(raw.clone())
+            }
+            Self::Bytea(mode) => octet_string::bytea_of_text(raw, *mode, output),
+            Self::Bit => octet_string::bit_of_text(raw),
+            Self::Bits => octet_string::bits_of_text(raw, output),
+            Self::Decimal { .. } | Self::VariableScaleDecimal | Self::NumericDouble => self.number(&Number::of_text(raw)?, output),
+            Self::NumericText => match Number::of_text(raw)? {
+                number @ (Number::NotANumber | Number::Infinity | Number::MinusInfinity) => self.number(&number, output),
+                Number::Finite { .. } => text(raw.clone()),
+            },
+            Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(numeric::money_of_text(raw)?, output),
+            Self::Date => temporal::date_of_text(raw).map(Value::Int32),
+            Self::Time => temporal::time_of_text(raw).map(temporal::milliseconds_of_day),
+            Self::MicroTime => temporal::time_of_text(raw).map(Value::Int64),
+            Self::Timestamp => temporal::timestamp_of_text(raw).map(temporal::milliseconds),
+            Self::MicroTimestamp => temporal::timestamp_of_text(raw).map(|time| temporal::microseconds(time, output)),
+            Self::ZonedTime => temporal::zoned_time(temporal::time_with_zone_of_text(raw)?, output),
+            Self::ZonedTimestamp { digits } => temporal::zoned_timestamp(temporal::timestamp_of_text(raw)?, *digits, output),
+            Self::Interval => temporal::interval_of_text(raw).map(|interval| temporal::duration(&interval, output)),
+            Self::Array(element) => array::of_text(element, raw, output),
+        }
+    }
+
+    fn decode_binary(&self, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
+        match self {
+            Self::Boolean => match raw.as_ref() {
+                [value] => Ok(Value::Boolean(*value != 0)),
+                _ => Err(Fault::Unreadable),
+            },
+            Self::Int16 => exact(raw).map(i16::from_be_bytes).map(Value::Int16),
+            Self::Int32 => exact(raw).map(i32::from_be_bytes).map(Value::Int32),
+            Self::Int64 => exact(raw).map(i64::from_be_bytes).map(Value::Int64),
+            Self::Oid => exact(raw).map(u32::from_be_bytes).map(|oid| Value::Int64(oid.into())),
+            Self::Float32 => exact(raw).map(f32::from_be_bytes).map(Value::Float32),
+            Self::Float64 => exact(raw).map(f64::from_be_bytes).map(Value::Float64),
+            Self::Text => text(raw.clone()),
+            Self::VersionedText => match raw.first() {
+                Some(1) => text(raw.slice(1..)),
+                Some(_) | None => Err(Fault::Unreadable),
+            },
+            Self::OnlyText => Err(Fault::OnlyText),
+            Self::Character => octet_string::character(raw, output),
+            Self::Uuid => octet_string::uuid(exact(raw)?, output),
+            Self::Network => network::address(raw, output),
+            Self::HardwareAddress => network::hardware_address(raw, output),
+            Self::Bytea(mode) => octet_string::bytea(raw, *mode, output),
+            Self::Bit => octet_string::bit_of_binary(raw),
+            Self::Bits => octet_string::bits_of_binary(raw, output),
+            Self::Decimal { scale } => match numeric::decimal_of_binary(raw, *scale)? {
+                Some(unscaled) => Ok(Value::Bytes(output.cut(16, |out| numeric::put_minimal(unscaled, out)))),
+                None => numeric::with_text(raw, output, |number, output| self.number(number, output)),
+            },
+            Self::VariableScaleDecimal | Self::NumericDouble => {
+                numeric::with_text(raw, output, |number, output| self.number(number, output))
+            }
+            Self::NumericText => numeric::text_of_binary(raw, output),
+            Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(exact(raw).map(i64::from_be_bytes)?, output),
+            Self::Date => exact(raw).map(i32::from_be_bytes).and_then(temporal::date).map(Value::Int32),
+            Self::Time => exact(raw).map(i64::from_be_bytes).map(temporal::milliseconds_of_day),
+            Self::MicroTime => exact(raw).map(i64::from_be_bytes).map(Value::Int64),
+            Self::Timestamp => exact(raw).map(i64::from_be_bytes).map(temporal::milliseconds),
+            Self::MicroTimestamp => exact(raw).map(i64::from_be_bytes).map(|time| temporal::microseconds(time, output)),
+            Self::ZonedTime => temporal::zoned_time(temporal::time_with_zone_of_binary(raw)?, output),
+            Self::ZonedTimestamp { digits } => temporal::zoned_timestamp(exact(raw).map(i64::from_be_bytes)?, *digits, output),
+            Self::Interval => temporal::interval_of_binary(raw).map(|interval| temporal::duration(&interval, output)),
+            Self::Array(element) => array::of_binary(element, raw, output),
+        }
+    }
+
+    /// A number as this codec writes it.
+    fn number(&self, number: &Number<'_>, output: &mut Output<'_>) -> Result<Value, Fault> {
+        match self {
+            Self::Decimal { scale } => Ok(numeric::decimal(number, *scale, output)),
+            Self::VariableScaleDecimal => Ok(numeric::variable_scale_decimal(number, output)),
+            Self::NumericDouble => Ok(numeric::double(number)),
+            // The words of Debezium.
+            Self::NumericText => match number {
+                Number::NotANumber => Ok(Value::text("NAN")),
+                Number::Infinity => Ok(Value::text("POSITIVE_INFINITY")),
+                Number::MinusInfinity => Ok(Value::text("NEGATIVE_INFINITY")),
+                Number::Finite { text, .. } => output.text(text.len(), |out| out.put_slice(text)),
+            },
+            _ => Err(Fault::Unreadable),
+        }
+    }
+
+    fn money(&self, hundredths: i64, output: &mut Output<'_>) -> Result<Value, Fault> {
+        match self {
+            Self::Money { digits } => {
+                Ok(Value::Bytes(output.cut(16, |out| numeric::put_minimal(numeric::rescale(hundredths, *digits), out))))
+            }
+            Self::MoneyText { digits } => numeric::money_text(hundredths, *digits, output),
+            Self::MoneyDouble => Ok(Value::Float64(numeric::money_double(hundredths))),
+            _ => Err(Fault::Unreadable),
+        }
+    }
+}
+
+/// A number of fixed length.
+pub(super) fn exact<const LENGTH: usize>(raw: &[u8]) -> Result<[u8; LENGTH], Fault> {
+    raw.try_into().map_err(|_| Fault::Unreadable)
+}
+
+pub(super) fn parse<T: std::str::FromStr>(raw: &[u8]) -> Result<T, Fault> {
+    str::from_utf8(raw).ok().and_then(|text| text.parse().ok()).ok_or(Fault::Unreadable)
+}
+
+/// Octets of `raw` that `part`, a slice of it, points at.
+pub(super) fn share(raw: &Bytes, part: &[u8]) -> Bytes {
+    if part.is_empty() { Bytes::new() } else { raw.slice_ref(part) }
+}

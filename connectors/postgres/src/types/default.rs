@@ -1,0 +1,141 @@
+//! Defaults of columns, out of their expression as `pg_get_expr` writes it.
+//!
+//! Connect's schemas hold values, so only literals can be told: numbers, truth values, and texts with or without a cast.
+//! Where the default is the result of a function, Debezium writes the type's zero, and so does this. Other expressions,
+//! and types for which Debezium writes none, have no default.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tailwater_api::Value;
+
+use super::Format;
+use super::catalog::Mapping;
+use super::codec::{Codec, Output, text};
+
+/// What defaults of a type may be, and its zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DefaultRule {
+    /// None at all
+    None,
+    /// Literals; there is no zero.
+    Literal,
+    Boolean,
+    Int16,
+    Int32,
+    Int64,
+    Float32,
+    Float64,
+    Decimal,
+    Text,
+    Uuid,
+    ZonedTimestamp,
+}
+
+/// Functions of SQL that are called without parentheses.
+const BARE_FUNCTIONS: [&str; 11] = [
+    "CURRENT_DATE",
+    "CURRENT_TIME",
+    "CURRENT_TIMESTAMP",
+    "LOCALTIME",
+    "LOCALTIMESTAMP",
+    "CURRENT_USER",
+    "CURRENT_ROLE",
+    "SESSION_USER",
+    "USER",
+    "CURRENT_CATALOG",
+    "CURRENT_SCHEMA",
+];
+
+/// The default that `expression` says, if a schema can hold it.
+pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value> {
+    if mapping.default == DefaultRule::None {
+        return None;
+    }
+    let mut scratch = BytesMut::new();
+    let mut output = Output { scratch: &mut scratch, lost: false };
+    if is_function(expression) {
+        return zero(mapping, &mut output);
+    }
+    let literal = Bytes::from(literal(expression)?);
+    let value = mapping.codec.decode(Format::Text, &literal, &mut output).ok()?;
+    // A default of null is none.
+    (!output.lost && !value.is_null()).then_some(value)
+}
+
+fn zero(mapping: &Mapping, output: &mut Output<'_>) -> Option<Value> {
+    match mapping.default {
+        DefaultRule::None | DefaultRule::Literal => None,
+        DefaultRule::Boolean => Some(Value::Boolean(false)),
+        DefaultRule::Int16 => Some(Value::Int16(0)),
+        DefaultRule::Int32 => Some(Value::Int32(0)),
+        DefaultRule::Int64 => Some(Value::Int64(0)),
+        DefaultRule::Float32 => Some(Value::Float32(0.0)),
+        DefaultRule::Float64 => Some(Value::Float64(0.0)),
+        DefaultRule::Decimal => Some(Value::Bytes(Bytes::from_static(&[0]))),
+        DefaultRule::Text => Some(Value::text("")),
+        DefaultRule::Uuid => Some(Value::text("00000000-0000-0000-0000-000000000000")),
+        DefaultRule::ZonedTimestamp => {
+            let Codec::ZonedTimestamp { digits } = &mapping.codec else { return None };
+            let fraction = if *digits > 0 { format!(".{:0width$}", 0, width = usize::from(*digits)) } else { String::new() };
+            text(output.cut(40, |out| out.put_slice(format!("1970-01-01T00:00:00{fraction}Z").as_bytes()))).ok()
+        }
+    }
+}
+
+/// A call and nothing else: `now()`, `nextval('s'::regclass)`, `public."Next"()`.
+fn is_function(expression: &str) -> bool {
+    if BARE_FUNCTIONS.contains(&expression) {
+        return true;
+    }
+    let Some(open) = expression.find('(') else { return false };
+    let name = &expression[..open];
+    let is_name = name.starts_with(|letter: char| letter.is_alphabetic() || matches!(letter, '_' | '"'))
+        && name.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.' | '"' | '$'));
+    is_name && closes_at_end(&expression[open..])
+}
+
+/// Whether the parenthesis that `text` begins with is closed by its last letter.
+fn closes_at_end(text: &str) -> bool {
+    let (mut depth, mut in_text) = (0_usize, false);
+    for (index, letter) in text.char_indices() {
+        match letter {
+            '\'' => in_text = !in_text,
+            '(' if !in_text => depth += 1,
+            ')' if !in_text => {
+                depth -= 1;
+                if depth == 0 {
+                    return index + 1 == text.len();
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The text of a literal.
+fn literal(expression: &str) -> Option<String> {
+    if let Some(rest) = expression.strip_prefix('\'') {
+        let mut text = String::new();
+        let mut letters = rest.char_indices().peekable();
+        while let Some((index, letter)) = letters.next() {
+            match letter {
+                '\'' if letters.next_if(|(_, next)| *next == '\'').is_some() => text.push('\''),
+                '\'' => return is_cast(&rest[index + 1..]).then_some(text),
+                letter => text.push(letter),
+            }
+        }
+        return None;
+    }
+    let is_number = expression.starts_with(|letter: char| letter.is_ascii_digit() || letter == '-')
+        && expression.bytes().all(|letter| matches!(letter, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E'));
+    (is_number || matches!(expression, "true" | "false")).then(|| expression.to_owned())
+}
+
+/// Nothing, or a cast to a type: `::character varying`, `::public."Odd Enum"`, `::numeric(5,2)`.
+fn is_cast(rest: &str) -> bool {
+    let Some(name) = rest.strip_prefix("::") else { return rest.is_empty() };
+    name.starts_with(|letter: char| letter.is_alphabetic() || matches!(letter, '_' | '"'))
+        && name
+            .chars()
+            .all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.' | '"' | '$' | ' ' | '(' | ')' | ',' | '[' | ']'))
+}
