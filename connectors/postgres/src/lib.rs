@@ -1,12 +1,39 @@
-//! Tailwater's PostgreSQL source.
+//! Tailwater's PostgreSQL source: the write-ahead log by logical decoding (`pgoutput`), and the rows that are there.
 //!
-//! - [`lsn`]: places in the server's log
-//! - [`replication`]: the connection that the server replicates over
-//! - [`pgoutput`]: the messages of the server's own output plug-in
-//! - [`types`]: values of every type, from text and from binary
+//! | module | holds |
+//! |---|---|
+//! | `config` | the keys |
+//! | `connect` | SQL connections |
+//! | [`replication`], [`pgoutput`], [`lsn`] | the replication protocol, its messages, places in the log |
+//! | [`types`] | values of every type, from text and from binary |
+//! | `catalog`, `publication`, `slot` | what the server says, and what has to be there |
+//! | `position`, `restart` | where to resume, and whether that can be done |
+//! | `relation`, `plans`, `event` | from tuples to records |
+//! | `copy`, `snapshot` | reading the rows that are there |
+//! | `stream`, `acknowledge` | following the log, answering the server |
+//! | `source`, `probe` | one run; what keeps it from running |
 
+mod acknowledge;
+mod catalog;
+mod config;
+mod connect;
+mod copy;
+mod event;
 pub mod lsn;
 mod octets;
 pub mod pgoutput;
+mod plans;
+mod position;
+mod probe;
+mod publication;
+mod relation;
 pub mod replication;
+mod restart;
+mod slot;
+mod snapshot;
+mod source;
+mod stream;
 pub mod types;
+
+pub use config::PostgresConfig;
+pub use source::PostgresConnector;

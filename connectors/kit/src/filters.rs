@@ -1,0 +1,207 @@
+//! Which tables and columns are captured, by Debezium's lists of regular expressions.
+//!
+//! A list holds expressions separated by commas (`\,` is a comma inside one), each matched against the *whole*
+//! name, without regard to case: `public.orders` or `public.orders.note`. Only one of an include list and its exclude
+//! list may be given. No list captures everything. The dialect is Java's as far as `fancy-regex` knows it, which
+//! includes look-around and back-references.
+
+use fancy_regex::Regex;
+use tailwater_api::config::{ConfigReader, split_list};
+
+/// One list of expressions.
+#[derive(Clone, Debug, Default)]
+pub struct NameList(Vec<Regex>);
+
+impl NameList {
+    /// Compiles the expressions of `text`.
+    ///
+    /// # Errors
+    /// A sentence that names the expression that does not compile.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        split_list(text).iter().map(|expression| whole_name(expression)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether one of the expressions matches the whole of `name`. An expression that backtracks without end counts
+    /// as not matching.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.0.iter().any(|expression| expression.is_match(name).unwrap_or(false))
+    }
+
+    /// Whether there is no expression at all.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Compiles one expression that must match a whole name, without regard to case.
+///
+/// # Errors
+/// A sentence that names the expression.
+pub fn whole_name(expression: &str) -> Result<Regex, String> {
+    Regex::new(&format!("(?i)^(?:{expression})$")).map_err(|error| format!("holds {expression:?}, which is no regular expression: {error}"))
+}
+
+/// Validator of keys that hold a list of expressions.
+///
+/// # Errors
+/// The sentence of the first expression that does not compile.
+pub fn validate_name_list(text: &str) -> Result<(), String> {
+    NameList::parse(text).map(|_| ())
+}
+
+/// An include list or an exclude list.
+#[derive(Clone, Debug, Default)]
+pub enum NameFilter {
+    /// Every name
+    #[default]
+    All,
+    /// Names that the list matches
+    Include(NameList),
+    /// Names that the list does not match
+    Exclude(NameList),
+}
+
+impl NameFilter {
+    /// Reads the pair of keys; both together are a fault of the exclude key.
+    pub fn read(reader: &mut ConfigReader<'_>, include: &str, exclude: &str) -> Self {
+        // What does not compile is already a fault of its key by its validator.
+        let list = |text: &str| NameList::parse(text).unwrap_or_default();
+        let included = reader.optional_text(include);
+        let excluded = reader.optional_text(exclude);
+        match (included, excluded) {
+            (None, None) => Self::All,
+            (Some(text), None) => Self::Include(list(&text)),
+            (None, Some(text)) => Self::Exclude(list(&text)),
+            (Some(_), Some(_)) => {
+                reader.fault(exclude, format!("cannot be given together with {include}; keep one of them"));
+                Self::All
+            }
+        }
+    }
+
+    /// Whether the filter lets `name` through.
+    #[must_use]
+    pub fn accepts(&self, name: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Include(list) => list.matches(name),
+            Self::Exclude(list) => !list.matches(name),
+        }
+    }
+}
+
+/// Which tables of which schemas.
+#[derive(Clone, Debug, Default)]
+pub struct TableFilter {
+    /// By name of the schema
+    pub schemas: NameFilter,
+    /// By `schema.table`
+    pub tables: NameFilter,
+}
+
+impl TableFilter {
+    /// Whether the table is captured.
+    #[must_use]
+    pub fn accepts(&self, schema: &str, table: &str) -> bool {
+        self.schemas.accepts(schema) && (matches!(self.tables, NameFilter::All) || self.tables.accepts(&format!("{schema}.{table}")))
+    }
+}
+
+/// The columns that stand in for a primary key: `message.key.columns`.
+#[derive(Clone, Debug, Default)]
+pub struct KeyColumns(Vec<(Regex, Vec<String>)>);
+
+impl KeyColumns {
+    /// Parses `TABLES:COLUMN,COLUMN;TABLES:COLUMN`, where TABLES is an expression on `schema.table`.
+    ///
+    /// # Errors
+    /// A sentence that names the entry.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let entries = text.split(';').map(str::trim).filter(|entry| !entry.is_empty());
+        let parse = |entry: &str| {
+            let wrong = || format!("holds {entry:?}; write TABLES:COLUMN,COLUMN with entries separated by semicolons");
+            let (tables, columns) = entry.rsplit_once(':').ok_or_else(wrong)?;
+            let columns = split_list(columns);
+            if columns.is_empty() {
+                return Err(wrong());
+            }
+            Ok((whole_name(tables.trim())?, columns))
+        };
+        entries.map(parse).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The key columns that the configuration names for the table, in its order.
+    #[must_use]
+    pub fn of(&self, schema: &str, table: &str) -> Option<&[String]> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let name = format!("{schema}.{table}");
+        self.0.iter().find(|(tables, _)| tables.is_match(&name).unwrap_or(false)).map(|(_, columns)| columns.as_slice())
+    }
+}
+
+/// Validator of `message.key.columns`.
+///
+/// # Errors
+/// The sentence of the first faulty entry.
+pub fn validate_key_columns(text: &str) -> Result<(), String> {
+    KeyColumns::parse(text).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_match_whole_names_without_regard_to_case() {
+        let list = NameList::parse(r"public\.orders, SHOP\.(a|b) ,x{1\,2}").unwrap();
+        for name in ["public.orders", "PUBLIC.Orders", "shop.a", "shop.B", "xx"] {
+            assert!(list.matches(name), "{name}");
+        }
+        for name in ["public.orders2", "my.public.orders", "shop.c", "xxx", "publicXorders"] {
+            assert!(!list.matches(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn alternatives_are_anchored_on_both_sides() {
+        assert!(!NameList::parse("a|b").unwrap().matches("ax"));
+        assert!(!NameList::parse("a|b").unwrap().matches("xb"));
+    }
+
+    #[test]
+    fn look_around_of_java_is_understood() {
+        let list = NameList::parse(r"public\.(?!secret).*").unwrap();
+        assert!(list.matches("public.orders"));
+        assert!(!list.matches("public.secrets"));
+    }
+
+    #[test]
+    fn what_does_not_compile_is_named() {
+        assert!(validate_name_list("fine,[").unwrap_err().contains("\"[\""));
+    }
+
+    #[test]
+    fn a_table_passes_its_schema_filter_and_its_table_filter() {
+        let filter = TableFilter {
+            schemas: NameFilter::Include(NameList::parse("public").unwrap()),
+            tables: NameFilter::Exclude(NameList::parse(r"public\.log.*").unwrap()),
+        };
+        assert!(filter.accepts("public", "orders"));
+        assert!(!filter.accepts("public", "logs"));
+        assert!(!filter.accepts("other", "orders"));
+    }
+
+    #[test]
+    fn key_columns_are_found_by_table() {
+        let keys = KeyColumns::parse(r"public\.customers:region,id; public\.(.*)_events:kind").unwrap();
+        assert_eq!(keys.of("public", "customers").unwrap(), ["region", "id"]);
+        assert_eq!(keys.of("public", "web_events").unwrap(), ["kind"]);
+        assert_eq!(keys.of("public", "orders"), None);
+        assert!(KeyColumns::parse("customers").is_err());
+        assert!(KeyColumns::parse("customers:").is_err());
+    }
+}

@@ -1,0 +1,400 @@
+//! The keys that Debezium's relational sources have in common (Debezium 3.6, `CommonConnectorConfig`,
+//! `HistorizedRelationalDatabaseConnectorConfig` and theirs), declared once for every relational source of ours.
+//!
+//! Every key that a Debezium configuration may hold is declared, so that a configuration is taken as it is; a key
+//! that does nothing here says so when the configuration is checked.
+
+use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, Text};
+use tailwater_api::config::{ConfigField, ConfigReader, Effect, Importance, split_list};
+use tailwater_api::envelope::Operation;
+
+use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter, validate_key_columns, validate_name_list};
+
+const JAVA_CLASS: Effect = Effect::Never("it names a Java class, and there is no JVM here");
+const NO_QUEUE: Effect = Effect::Never("memory is bounded by memory.budget of the worker");
+const NO_POLLING: Effect = Effect::Never("records are handed over as they arrive");
+const STREAMED: Effect = Effect::Never("rows are streamed");
+const NO_CACHE: Effect = Effect::Never("nothing is cached that needs a limit");
+const MASKED: Effect = Effect::Never("secrets are never shown");
+
+/// Keys of every relational source.
+pub const RELATIONAL_FIELDS: &[ConfigField] = &[
+    ConfigField::new("topic.prefix", Text, "Namespace of the topics, of the schemas and of the stored position.")
+        .required()
+        .validator(validate_topic_prefix),
+    ConfigField::new("database.server.name", Text, "").effect(Effect::OldNameOf("topic.prefix")).validator(validate_topic_prefix),
+    // What is captured
+    list("table.include.list", "Tables to capture: regular expressions on schema.table.").importance(Importance::High),
+    list("table.exclude.list", "Tables not to capture: regular expressions on schema.table."),
+    list("schema.include.list", "Schemas to capture: regular expressions."),
+    list("schema.exclude.list", "Schemas not to capture: regular expressions."),
+    list("column.include.list", "Columns to keep in values: regular expressions on schema.table.column."),
+    list("column.exclude.list", "Columns to leave out of values: regular expressions on schema.table.column."),
+    ConfigField::new("table.ignore.builtin", Boolean, "Whether system tables are left out.")
+        .default("true")
+        .effect(Effect::Never("system tables are always left out")),
+    ConfigField::new("message.key.columns", Text, "Key columns of chosen tables: TABLES:COLUMN,COLUMN;…").validator(validate_key_columns),
+    ConfigField::new("skipped.operations", List, "Operations that make no records: c, u, d, t, or none.")
+        .default("t")
+        .validator(validate_operations),
+    ConfigField::new("skip.messages.without.change", Boolean, "Whether updates without a change in captured columns are dropped.")
+        .default("false")
+        .effect(Effect::NotYet),
+    ConfigField::new("tombstones.on.delete", Boolean, "Whether a delete is followed by a record without value.").default("true"),
+    // How values are written
+    ConfigField::new("decimal.handling.mode", Choice(&["precise", "string", "double"]), "How decimals are written.").default("precise"),
+    ConfigField::new("binary.handling.mode", Choice(&["bytes", "base64", "base64-url-safe", "hex"]), "How binary values are written.")
+        .default("bytes"),
+    ConfigField::new("schema.name.adjustment.mode", Choice(&["none", "avro", "avro_unicode"]), "How schema names are made valid.")
+        .default("none")
+        .effect(Effect::NotYet),
+    ConfigField::new("field.name.adjustment.mode", Choice(&["none", "avro", "avro_unicode"]), "How field names are made valid.")
+        .default("none")
+        .effect(Effect::NotYet),
+    ConfigField::new("unavailable.value.placeholder", Text, "What stands for a value that a change left as it was.")
+        .default("__debezium_unavailable_value"),
+    ConfigField::new("column.mask.with.*", Text, "Columns replaced by asterisks.").effect(Effect::NotYet).validator(validate_name_list),
+    ConfigField::new("column.mask.hash.*", Text, "Columns replaced by a hash.").effect(Effect::NotYet).validator(validate_name_list),
+    ConfigField::new("column.truncate.to.*", Text, "Columns cut to a length.").effect(Effect::NotYet).validator(validate_name_list),
+    list("column.propagate.source.type", "Columns whose type is added to the schema.").effect(Effect::NotYet),
+    list("datatype.propagate.source.type", "Types whose columns carry their type in the schema.").effect(Effect::NotYet),
+    ConfigField::new("converters", List, "Converters of single values.").effect(Effect::NotYet),
+    ConfigField::new("post.processors", List, "Processors of events.").effect(Effect::NotYet),
+    ConfigField::new("post.processors.*", Text, "Options of a processor.").effect(Effect::NotYet),
+    ConfigField::new(
+        "event.processing.failure.handling.mode",
+        Choice(&["fail", "warn", "skip", "ignore"]),
+        "What happens with an event that cannot be handled.",
+    )
+    .default("fail")
+    .effect(Effect::NotYet),
+    ConfigField::new(
+        "event.converting.failure.handling.mode",
+        Choice(&["fail", "warn", "skip"]),
+        "What happens with a value that cannot be converted.",
+    )
+    .default("warn")
+    .effect(Effect::NotYet),
+    // Snapshots
+    ConfigField::new("snapshot.mode.configuration.based.snapshot.data", Boolean, "Whether rows are read at the start.").default("false"),
+    ConfigField::new("snapshot.mode.configuration.based.snapshot.schema", Boolean, "Whether definitions are read at the start.")
+        .default("false")
+        .effect(Effect::Never("definitions are always read")),
+    ConfigField::new("snapshot.mode.configuration.based.start.stream", Boolean, "Whether changes are followed.").default("false"),
+    ConfigField::new("snapshot.mode.configuration.based.snapshot.on.schema.error", Boolean, "Whether a lost schema leads to a snapshot.")
+        .default("false")
+        .effect(Effect::Never("the schema comes from the source's own log")),
+    ConfigField::new("snapshot.mode.configuration.based.snapshot.on.data.error", Boolean, "Whether a lost position leads to a snapshot.")
+        .default("false"),
+    ConfigField::new("snapshot.mode.custom.name", Class, "").effect(JAVA_CLASS),
+    ConfigField::new("snapshot.locking.mode.custom.name", Class, "").effect(JAVA_CLASS),
+    ConfigField::new("snapshot.query.mode.custom.name", Class, "").effect(JAVA_CLASS),
+    ConfigField::new("snapshot.query.mode", Choice(&["select_all", "custom"]), "How rows are selected.")
+        .default("select_all")
+        .effect(Effect::Never("rows are selected by snapshot.select.statement.overrides, or all of them")),
+    list("snapshot.include.collection.list", "Captured tables that a snapshot reads; all unless given."),
+    ConfigField::new("snapshot.select.statement.overrides", List, "Tables whose rows are selected by a statement of their own."),
+    ConfigField::new("snapshot.select.statement.overrides.*", Text, "The statement of one table."),
+    ConfigField::new("snapshot.fetch.size", Int, "Rows fetched at once.").effect(STREAMED),
+    ConfigField::new("snapshot.max.threads", Int, "Tables read side by side.").default("1").validator(positive).effect(Effect::NotYet),
+    ConfigField::new("snapshot.max.threads.multiplier", Int, "Chunks of a table.").default("1").effect(Effect::NotYet),
+    ConfigField::new("legacy.snapshot.max.threads", Boolean, "").effect(Effect::Never("tables are read one after another")),
+    ConfigField::new("snapshot.tables.order.by.row.count", Choice(&["disabled", "ascending", "descending"]), "Order of the tables.")
+        .default("disabled"),
+    ConfigField::new("snapshot.lock.timeout.ms", Long, "Longest wait for the lock of a table, in milliseconds.")
+        .default("10000")
+        .validator(not_negative),
+    ConfigField::new("snapshot.delay.ms", Long, "Wait before the snapshot, in milliseconds.").default("0").validator(not_negative),
+    ConfigField::new("streaming.delay.ms", Long, "Wait between snapshot and streaming, in milliseconds.")
+        .default("0")
+        .validator(not_negative),
+    ConfigField::new("query.fetch.size", Int, "").effect(STREAMED),
+    ConfigField::new("incremental.snapshot.chunk.size", Int, "Rows of a chunk.").default("1024").validator(positive).effect(Effect::NotYet),
+    ConfigField::new("incremental.snapshot.watermarking.strategy", Choice(&["insert_insert", "insert_delete"]), "")
+        .default("insert_insert")
+        .effect(Effect::NotYet),
+    ConfigField::new("incremental.snapshot.allow.schema.changes", Boolean, "").default("false").effect(Effect::NotYet),
+    // Side channels
+    ConfigField::new("include.schema.changes", Boolean, "Whether definitions are written to a topic of their own.").default("true"),
+    ConfigField::new("include.schema.comments", Boolean, "Whether comments are kept with definitions.")
+        .default("false")
+        .effect(Effect::NotYet),
+    ConfigField::new("provide.transaction.metadata", Boolean, "Whether transactions are described in records of their own.")
+        .default("false")
+        .effect(Effect::NotYet),
+    ConfigField::new("transaction.metadata.factory", Class, "").effect(JAVA_CLASS),
+    ConfigField::new("sourceinfo.struct.maker", Class, "").effect(JAVA_CLASS),
+    ConfigField::new("signal.data.collection", Text, "Table of signals.").effect(Effect::NotYet),
+    ConfigField::new("signal.enabled.channels", List, "Channels of signals.").default("source").effect(Effect::NotYet),
+    ConfigField::new("signal.poll.interval.ms", Long, "").default("5000").effect(Effect::NotYet),
+    ConfigField::new("signal.emit.failure.max.retries", Int, "").default("0").effect(Effect::NotYet),
+    ConfigField::new("signal.emit.failure.backoff.ms", Long, "").default("10000").effect(Effect::NotYet),
+    ConfigField::new("signal.kafka.*", Text, "").effect(Effect::NotYet),
+    ConfigField::new("signal.consumer.*", Text, "").effect(Effect::NotYet),
+    ConfigField::new("signal.file", Text, "").effect(Effect::NotYet),
+    ConfigField::new("notification.enabled.channels", List, "Channels of notifications.").effect(Effect::NotYet),
+    ConfigField::new("notification.sink.topic.name", Text, "").effect(Effect::NotYet),
+    ConfigField::new("heartbeat.interval.ms", Long, "Time between heartbeat records, in milliseconds; 0 for none.")
+        .default("0")
+        .validator(not_negative)
+        .effect(Effect::NotYet),
+    ConfigField::new("heartbeat.action.query", Text, "Statement run with each heartbeat.").effect(Effect::NotYet),
+    ConfigField::new("heartbeat.topics.prefix", Text, "").effect(Effect::NotYet),
+    ConfigField::new("topic.heartbeat.prefix", Text, "").default("__debezium-heartbeat").effect(Effect::NotYet),
+    ConfigField::new("topic.heartbeat.name", Text, "").effect(Effect::NotYet),
+    ConfigField::new("extended.headers.enabled", Boolean, "Whether records name their connector and task in headers.").default("true"),
+    // Names of topics
+    ConfigField::new("topic.naming.strategy", Class, "How topics are named.").effect(Effect::NotYet),
+    ConfigField::new("topic.delimiter", Text, "What joins the parts of a topic's name.").default("."),
+    ConfigField::new("topic.transaction", Text, "").default("transaction").effect(Effect::NotYet),
+    ConfigField::new("topic.regex", Text, "").effect(Effect::NotYet),
+    ConfigField::new("topic.replacement", Text, "").effect(Effect::NotYet),
+    ConfigField::new("topic.cache.size", Int, "").effect(NO_CACHE),
+    // Flow and failure
+    ConfigField::new("max.queue.size", Int, "").default("8192").validator(positive).effect(NO_QUEUE),
+    ConfigField::new("max.batch.size", Int, "").default("2048").validator(positive).effect(NO_QUEUE),
+    ConfigField::new("max.queue.size.in.bytes", Long, "").default("0").validator(not_negative).effect(NO_QUEUE),
+    ConfigField::new("queue.provider.type", Text, "").effect(NO_QUEUE),
+    ConfigField::new("poll.interval.ms", Long, "").default("500").validator(not_negative).effect(NO_POLLING),
+    ConfigField::new("poll.dispatch.interval.ms", Long, "").default("0").effect(NO_POLLING),
+    ConfigField::new("errors.max.retries", Int, "").default("-1").effect(Effect::NotYet),
+    ConfigField::new("retriable.restart.connector.wait.ms", Long, "").default("10000").effect(Effect::NotYet),
+    ConfigField::new("custom.retriable.exception", Text, "").effect(Effect::Never("failures are told apart by their kind")),
+    ConfigField::new("connection.validation.timeout.ms", Long, "").default("60000").effect(Effect::Never("a probe has a limit of its own")),
+    ConfigField::new("executor.shutdown.timeout.ms", Long, "")
+        .default("4000")
+        .effect(Effect::Never("shutdown.timeout.ms of the worker rules")),
+    ConfigField::new("guardrail.collections.max", Int, "").default("0").effect(Effect::NotYet),
+    ConfigField::new("guardrail.collections.limit.action", Choice(&["warn", "fail"]), "").default("warn").effect(Effect::NotYet),
+    // Figures and the rest
+    ConfigField::new("custom.metric.tags", Text, "").effect(Effect::NotYet),
+    ConfigField::new("statistics.metrics.enabled", Boolean, "").effect(Effect::NotYet),
+    ConfigField::new("advanced.metrics.enable", Boolean, "").effect(Effect::NotYet),
+    ConfigField::new("custom.sanitize.pattern", Text, "").effect(MASKED),
+    ConfigField::new("openlineage.integration.*", Text, "").effect(Effect::Never("lineage is not reported")),
+    ConfigField::new("log.position.check.enable", Boolean, "").effect(Effect::Never("positions are always checked")),
+    ConfigField::new("offset.activity.monitor.interval.ms", Long, "").effect(Effect::NotYet),
+    ConfigField::new("schemas.storage.*", Text, "").effect(JAVA_CLASS),
+    ConfigField::new("tables.storage.*", Text, "").effect(JAVA_CLASS),
+    ConfigField::new("internal.*", Text, "").effect(Effect::Never("it tunes the insides of Debezium")),
+];
+
+const fn list(name: &'static str, doc: &'static str) -> ConfigField {
+    ConfigField::new(name, List, doc).validator(validate_name_list)
+}
+
+/// Validator: a whole number above zero.
+///
+/// # Errors
+/// The sentence.
+pub fn positive(value: &str) -> Result<(), String> {
+    if value.parse::<i64>().is_ok_and(|number| number > 0) { Ok(()) } else { Err("must be above zero".into()) }
+}
+
+/// Validator: zero or a whole number above.
+///
+/// # Errors
+/// The sentence.
+pub fn not_negative(value: &str) -> Result<(), String> {
+    if value.parse::<i64>().is_ok_and(|number| number >= 0) { Ok(()) } else { Err("must not be negative".into()) }
+}
+
+fn validate_topic_prefix(value: &str) -> Result<(), String> {
+    let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
+    if value.is_empty() {
+        Err("must not be empty".into())
+    } else if value.chars().all(allowed) {
+        Ok(())
+    } else {
+        Err(format!("must consist of letters, digits, dots, hyphens and underscores, unlike {value:?}"))
+    }
+}
+
+fn validate_operations(value: &str) -> Result<(), String> {
+    SkippedOperations::parse(value).map(|_| ())
+}
+
+/// Operations that make no records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SkippedOperations {
+    create: bool,
+    update: bool,
+    delete: bool,
+    truncate: bool,
+}
+
+impl SkippedOperations {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut skipped = Self { create: false, update: false, delete: false, truncate: false };
+        let letters = split_list(text);
+        for letter in &letters {
+            match letter.to_ascii_lowercase().as_str() {
+                "c" => skipped.create = true,
+                "u" => skipped.update = true,
+                "d" => skipped.delete = true,
+                "t" => skipped.truncate = true,
+                "none" if letters.len() == 1 => {}
+                _ => return Err(format!("must be a list of c, u, d and t, or none, not {text:?}")),
+            }
+        }
+        Ok(skipped)
+    }
+
+    /// Whether `operation` makes no record. Rows of a snapshot and messages always do.
+    #[must_use]
+    pub fn contains(self, operation: Operation) -> bool {
+        match operation {
+            Operation::Create => self.create,
+            Operation::Update => self.update,
+            Operation::Delete => self.delete,
+            Operation::Truncate => self.truncate,
+            Operation::Read | Operation::Message => false,
+        }
+    }
+}
+
+/// In which order a snapshot reads the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TableOrder {
+    /// By name
+    #[default]
+    Name,
+    /// Those with few rows first
+    Ascending,
+    /// Those with many rows first
+    Descending,
+}
+
+/// The values of [`RELATIONAL_FIELDS`] that are in effect.
+#[derive(Clone)]
+pub struct RelationalConfig {
+    /// Namespace of topics, schemas and positions
+    pub topic_prefix: String,
+    /// What joins the parts of a topic's name
+    pub topic_delimiter: String,
+    /// Captured tables
+    pub tables: TableFilter,
+    /// Columns kept in values, by `schema.table.column`
+    pub columns: NameFilter,
+    /// Keys of chosen tables
+    pub key_columns: KeyColumns,
+    /// Operations that make no records
+    pub skipped_operations: SkippedOperations,
+    /// Whether the user wrote `skipped.operations` down
+    pub skips_operations_explicitly: bool,
+    /// Whether a delete is followed by a tombstone
+    pub tombstones_on_delete: bool,
+    /// Whether records name their connector and task in headers
+    pub extended_headers: bool,
+    /// What stands for a value that a change left as it was
+    pub unavailable_value_placeholder: String,
+    /// Captured tables that a snapshot reads; all where empty
+    pub snapshot_tables: NameList,
+    /// Statements that select the rows of a snapshot, by `schema.table`
+    pub snapshot_selects: Vec<(String, String)>,
+    /// Order of the tables
+    pub snapshot_order: TableOrder,
+    /// Longest wait for the lock of a table
+    pub snapshot_lock_timeout: std::time::Duration,
+    /// Wait before the snapshot
+    pub snapshot_delay: std::time::Duration,
+    /// Wait between snapshot and streaming
+    pub streaming_delay: std::time::Duration,
+}
+
+impl RelationalConfig {
+    /// Reads the values; the reader must know [`RELATIONAL_FIELDS`].
+    pub fn read(reader: &mut ConfigReader<'_>) -> Self {
+        let schemas = NameFilter::read(reader, "schema.include.list", "schema.exclude.list");
+        let tables = NameFilter::read(reader, "table.include.list", "table.exclude.list");
+        let columns = NameFilter::read(reader, "column.include.list", "column.exclude.list");
+        let mut snapshot_selects = Vec::new();
+        for table in reader.list("snapshot.select.statement.overrides") {
+            let key = format!("snapshot.select.statement.overrides.{table}");
+            let statement =
+                reader.family("snapshot.select.statement.overrides.").find(|(name, _)| *name == table).map(|(_, text)| text.to_owned());
+            match statement {
+                Some(statement) => snapshot_selects.push((table, statement)),
+                None => reader.fault(&key, "is missing, but snapshot.select.statement.overrides names its table"),
+            }
+        }
+        Self {
+            topic_prefix: reader.text("topic.prefix"),
+            topic_delimiter: reader.text("topic.delimiter"),
+            tables: TableFilter { schemas, tables },
+            columns,
+            // What does not parse is already a fault of its key by its validator.
+            key_columns: KeyColumns::parse(&reader.text("message.key.columns")).unwrap_or_default(),
+            skipped_operations: SkippedOperations::parse(&reader.text("skipped.operations")).unwrap_or(SkippedOperations {
+                create: false,
+                update: false,
+                delete: false,
+                truncate: true,
+            }),
+            skips_operations_explicitly: reader.is_set("skipped.operations"),
+            tombstones_on_delete: reader.boolean("tombstones.on.delete"),
+            extended_headers: reader.boolean("extended.headers.enabled"),
+            unavailable_value_placeholder: reader.text("unavailable.value.placeholder"),
+            snapshot_tables: NameList::parse(&reader.text("snapshot.include.collection.list")).unwrap_or_default(),
+            snapshot_selects,
+            snapshot_order: reader.choice(
+                "snapshot.tables.order.by.row.count",
+                &[("disabled", TableOrder::Name), ("ascending", TableOrder::Ascending), ("descending", TableOrder::Descending)],
+            ),
+            snapshot_lock_timeout: reader.milliseconds("snapshot.lock.timeout.ms"),
+            snapshot_delay: reader.milliseconds("snapshot.delay.ms"),
+            streaming_delay: reader.milliseconds("streaming.delay.ms"),
+        }
+    }
+
+    /// Name of the topic of a table: prefix, schema and table joined, with an underscore for each character that
+    /// Kafka does not allow in a topic.
+    #[must_use]
+    pub fn topic(&self, schema: &str, table: &str) -> String {
+        let delimiter = &self.topic_delimiter;
+        let name = format!("{}{delimiter}{schema}{delimiter}{table}", self.topic_prefix);
+        name.chars()
+            .map(|character| if character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-') { character } else { '_' })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operations_are_a_list_of_letters_or_none() {
+        let skipped = SkippedOperations::parse("c, T").unwrap();
+        assert!(skipped.contains(Operation::Create) && skipped.contains(Operation::Truncate));
+        assert!(!skipped.contains(Operation::Update) && !skipped.contains(Operation::Delete) && !skipped.contains(Operation::Read));
+        assert!(!SkippedOperations::parse("none").unwrap().contains(Operation::Truncate));
+        assert!(SkippedOperations::parse("c,x").is_err());
+        assert!(SkippedOperations::parse("none,c").is_err());
+    }
+
+    #[test]
+    fn no_key_is_declared_twice() {
+        let mut names: Vec<_> = RELATIONAL_FIELDS.iter().map(|field| field.name).collect();
+        names.sort_unstable();
+        let declared = names.len();
+        names.dedup();
+        assert_eq!(names.len(), declared);
+    }
+
+    #[test]
+    fn defaults_pass_their_own_checks() {
+        for field in RELATIONAL_FIELDS {
+            if let Some(default) = field.default {
+                field.check(default).unwrap_or_else(|fault| panic!("{} {fault}", field.name));
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_holds_what_topics_may_hold() {
+        assert!(validate_topic_prefix("user-db.v1_x").is_ok());
+        assert!(validate_topic_prefix("bad prefix").is_err());
+        assert!(validate_topic_prefix("").is_err());
+    }
+}

@@ -1,0 +1,279 @@
+//! What the server's catalog says: the server itself, its tables with their columns, keys and identities, and what a
+//! publication holds. One query each.
+//!
+//! The log's own messages describe columns, but neither their defaults nor whether they may be null nor the order of
+//! the key; those come from here.
+
+use tailwater_api::Result;
+use tokio_postgres::Row;
+use tokio_postgres::types::PgLsn;
+
+use crate::connect::{SqlConnection, sql_error};
+use crate::lsn::Lsn;
+use crate::pgoutput::ReplicaIdentity;
+
+/// The server and what the role may do there.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerFacts {
+    /// `server_version_num`: 150004
+    pub(crate) version: u32,
+    pub(crate) in_recovery: bool,
+    pub(crate) wal_level: String,
+    /// Milliseconds; 0 for none
+    pub(crate) wal_sender_timeout: u64,
+    pub(crate) may_replicate: bool,
+    /// End of what is written, or replayed on a standby
+    pub(crate) end: Lsn,
+    pub(crate) role: String,
+    pub(crate) free_slots: i64,
+}
+
+const SERVER: &str = "
+SELECT current_setting('server_version_num')::int4,
+       pg_is_in_recovery(),
+       current_setting('wal_level'),
+       (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_sender_timeout'),
+       (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)
+       OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' AND pg_has_role(current_user, oid, 'member')),
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END,
+       current_user::text,
+       current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots)";
+
+impl ServerFacts {
+    pub(crate) async fn load(sql: &SqlConnection) -> Result<Self> {
+        let row = sql.query_one(SERVER, &[]).await.map_err(|error| sql_error("read the server's settings", error))?;
+        Ok(Self {
+            version: row.get::<_, i32>(0).unsigned_abs(),
+            in_recovery: row.get(1),
+            wal_level: row.get(2),
+            wal_sender_timeout: row.get::<_, Option<i64>>(3).and_then(|timeout| timeout.try_into().ok()).unwrap_or(0),
+            may_replicate: row.get::<_, Option<bool>>(4).unwrap_or(false),
+            end: Lsn::new(row.get::<_, Option<PgLsn>>(5).map_or(0, u64::from)),
+            role: row.get(6),
+            free_slots: row.get(7),
+        })
+    }
+}
+
+/// One column of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ColumnDefinition {
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) type_modifier: i32,
+    pub(crate) not_null: bool,
+    /// Expression of the default
+    pub(crate) default: Option<String>,
+    /// The type as SQL writes it, for casts
+    pub(crate) type_name: String,
+    /// Kind of a generated column: stored or virtual
+    pub(crate) generated: Option<char>,
+}
+
+/// One table.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TableDefinition {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) partitioned: bool,
+    /// The partitioned tables that it is a part of
+    pub(crate) ancestors: Vec<u32>,
+    pub(crate) logged: bool,
+    pub(crate) identity: ReplicaIdentity,
+    pub(crate) has_primary_key: bool,
+    pub(crate) may_select: bool,
+    /// The server's estimate
+    pub(crate) rows: f32,
+    pub(crate) columns: Vec<ColumnDefinition>,
+    /// Columns of the primary key, or of the first unique index without nulls, in the index's order; may be empty
+    pub(crate) key: Vec<String>,
+}
+
+// An index that is partial, over an expression or over nullable columns identifies no row, so it makes no key.
+const TABLES: &str = "
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'p', c.relreplident::text,
+       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), c.reltuples,
+       CASE WHEN c.relispartition THEN array(SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid) ELSE '{}'::oid[] END,
+       coalesce(k.primary_key, false), coalesce(k.columns, '{}'::text[]),
+       a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
+       format_type(a.atttypid, a.atttypmod), a.attgenerated::text
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
+LEFT JOIN LATERAL (
+    SELECT i.indisprimary AS primary_key,
+           array(SELECT ka.attname::text FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS p(attnum, place)
+                 JOIN pg_attribute ka ON ka.attrelid = i.indrelid AND ka.attnum = p.attnum ORDER BY p.place) AS columns
+    FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid
+    WHERE i.indrelid = c.oid AND i.indisvalid AND (i.indisprimary OR (
+          i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL AND NOT EXISTS (
+              SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS u(attnum)
+              JOIN pg_attribute ua ON ua.attrelid = i.indrelid AND ua.attnum = u.attnum WHERE NOT ua.attnotnull)))
+    ORDER BY i.indisprimary DESC, ic.relname LIMIT 1) k ON true
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\\_temp\\_%'
+  AND ($1::oid IS NULL OR c.oid = $1)
+ORDER BY n.nspname, c.relname, a.attnum";
+
+impl TableDefinition {
+    /// All tables of the database, or the one with this oid.
+    pub(crate) async fn load(sql: &SqlConnection, oid: Option<u32>) -> Result<Vec<Self>> {
+        let rows = sql.query(TABLES, &[&oid]).await.map_err(|error| sql_error("read the definitions of the tables", error))?;
+        let mut tables: Vec<Self> = Vec::new();
+        for row in &rows {
+            let oid: u32 = row.get(0);
+            if tables.last().is_none_or(|last| last.oid != oid) {
+                tables.push(Self::of_row(row));
+            }
+            if let (Some(column), Some(table)) = (ColumnDefinition::of_row(row), tables.last_mut()) {
+                table.columns.push(column);
+            }
+        }
+        Ok(tables)
+    }
+
+    fn of_row(row: &Row) -> Self {
+        let identity = match row.get::<_, &str>(5) {
+            "n" => ReplicaIdentity::Nothing,
+            "f" => ReplicaIdentity::Full,
+            "i" => ReplicaIdentity::Index,
+            // 'd', the only other letter of pg_class.relreplident
+            _ => ReplicaIdentity::Default,
+        };
+        Self {
+            oid: row.get(0),
+            schema: row.get(1),
+            name: row.get(2),
+            partitioned: row.get(3),
+            logged: row.get(4),
+            identity,
+            may_select: row.get(6),
+            rows: row.get(7),
+            ancestors: row.get(8),
+            has_primary_key: row.get(9),
+            key: row.get(10),
+            columns: Vec::new(),
+        }
+    }
+
+    /// `schema.table`, as filters and topics name it.
+    pub(crate) fn full_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// `"schema"."table"`, for SQL.
+    pub(crate) fn quoted(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
+
+    /// Whether the server refuses updates and deletes of the table once they are published.
+    pub(crate) fn refuses_changes(&self) -> bool {
+        match self.identity {
+            ReplicaIdentity::Default => !self.has_primary_key,
+            ReplicaIdentity::Nothing => true,
+            ReplicaIdentity::Full | ReplicaIdentity::Index => false,
+        }
+    }
+}
+
+impl ColumnDefinition {
+    /// `None` for the row of a table without columns.
+    fn of_row(row: &Row) -> Option<Self> {
+        Some(Self {
+            name: row.get::<_, Option<String>>(11)?,
+            type_oid: row.get(12),
+            type_modifier: row.get(13),
+            not_null: row.get(14),
+            default: row.get(15),
+            type_name: row.get(16),
+            generated: row.get::<_, &str>(17).chars().next(),
+        })
+    }
+}
+
+/// A table as a publication publishes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PublishedTable {
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    /// `None` for all columns
+    pub(crate) columns: Option<Vec<String>>,
+    pub(crate) row_filter: Option<String>,
+}
+
+/// A publication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Publication {
+    pub(crate) all_tables: bool,
+    /// Tables named by it, not those that a root or a schema stands for
+    pub(crate) named: Vec<u32>,
+    /// What it publishes, roots and leaves resolved
+    pub(crate) tables: Vec<PublishedTable>,
+    pub(crate) updates_or_deletes: bool,
+    /// Whether stored generated columns are published (PostgreSQL 18)
+    pub(crate) generated: bool,
+}
+
+impl Publication {
+    /// The publication called `name`, if there is one.
+    pub(crate) async fn load(sql: &SqlConnection, facts: &ServerFacts, name: &str) -> Result<Option<Self>> {
+        let failed = |error| sql_error(format!("read the publication {name}"), error);
+        // Columns that older servers do not have are null this way.
+        let publication = "SELECT p.puballtables, p.pubupdate OR p.pubdelete, to_jsonb(p) ->> 'pubgencols' = 's',
+                                  array(SELECT prrelid FROM pg_publication_rel WHERE prpubid = p.oid)
+                           FROM pg_publication p WHERE p.pubname = $1";
+        let Some(row) = sql.query_opt(publication, &[&name]).await.map_err(failed)? else {
+            return Ok(None);
+        };
+        let published = if facts.version >= 150_000 {
+            "SELECT schemaname::text, tablename::text, attnames::text[], rowfilter FROM pg_publication_tables WHERE pubname = $1"
+        } else {
+            "SELECT schemaname::text, tablename::text, NULL::text[], NULL::text FROM pg_publication_tables WHERE pubname = $1"
+        };
+        let rows = sql.query(published, &[&name]).await.map_err(failed)?;
+        let tables = rows
+            .iter()
+            .map(|row| PublishedTable { schema: row.get(0), name: row.get(1), columns: row.get(2), row_filter: row.get(3) })
+            .collect();
+        Ok(Some(Self {
+            all_tables: row.get(0),
+            updates_or_deletes: row.get(1),
+            generated: row.get::<_, Option<bool>>(2).unwrap_or(false),
+            named: row.get(3),
+            tables,
+        }))
+    }
+
+    /// How the publication publishes the table, if it does.
+    pub(crate) fn table(&self, table: &TableDefinition) -> Option<&PublishedTable> {
+        self.tables.iter().find(|published| published.schema == table.schema && published.name == table.name)
+    }
+}
+
+/// An identifier in double quotes.
+pub(crate) fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text in single quotes.
+pub(crate) fn quote_text(text: &str) -> String {
+    if text.contains('\\') {
+        format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+    } else {
+        format!("'{}'", text.replace('\'', "''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_and_texts_are_quoted() {
+        assert_eq!(quote_identifier("a\"b.c"), "\"a\"\"b.c\"");
+        assert_eq!(quote_text("it's"), "'it''s'");
+        assert_eq!(quote_text("a\\'"), "E'a\\\\'''");
+    }
+}

@@ -1,0 +1,357 @@
+//! The configuration of the PostgreSQL source: Debezium's keys (3.6, `PostgresConnectorConfig`) and one of our own,
+//! `snapshot.strategy`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tailwater_api::Secret;
+use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, Password, Text};
+use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, Effect};
+use tailwater_kit::filters::validate_name_list;
+use tailwater_kit::relational_config::{RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
+use tailwater_kit::tls::{TlsMode, TlsOptions};
+
+use crate::types::{BinaryMode, DecimalMode, TimeMode, TypeOptions};
+
+const SNAPSHOT_MODES: &[&str] =
+    &["initial", "always", "initial_only", "no_data", "when_needed", "configuration_based", "custom", "never", "schema_only"];
+
+const POSTGRES_FIELDS: &[ConfigField] = &[
+    ConfigField::new("database.hostname", Text, "Name or address of the server.").required(),
+    ConfigField::new("database.port", Int, "Port of the server.").default("5432").validator(validate_port),
+    ConfigField::new("database.user", Text, "Role to log in with; it needs REPLICATION and SELECT on the captured tables.").required(),
+    ConfigField::new("database.password", Password, "Password of the role."),
+    ConfigField::new("database.dbname", Text, "Database to capture.").required(),
+    ConfigField::new(
+        "database.sslmode",
+        Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
+        "Whether the connection is encrypted and the server's certificate checked, as libpq means it.",
+    )
+    .default("prefer"),
+    ConfigField::new("database.sslrootcert", Text, "File with the certificates to trust, PEM."),
+    ConfigField::new("database.sslcert", Text, "File with the client's certificate, PEM."),
+    ConfigField::new("database.sslkey", Text, "File with the client's key, PEM."),
+    ConfigField::new("database.sslpassword", Password, "").effect(Effect::Never("keys have to be stored without a password")),
+    ConfigField::new("database.sslfactory", Class, "").effect(Effect::Never("it names a Java class, and there is no JVM here")),
+    ConfigField::new("database.connection.factory.class", Class, "")
+        .effect(Effect::Never("it names a Java class, and there is no JVM here")),
+    ConfigField::new("database.tcpKeepAlive", Boolean, "").default("true").effect(Effect::Never("connections are always kept alive")),
+    ConfigField::new("database.query.timeout.ms", Long, "Longest time of a statement on the catalog, in milliseconds; 0 for no limit.")
+        .default("600000")
+        .validator(not_negative),
+    ConfigField::new("database.initial.statements", Text, "Statements run on each connection, separated by semicolons; ;; is a semicolon.")
+        .effect(Effect::NotYet),
+    ConfigField::new("plugin.name", Text, "Decoding plug-in of the server.").default("pgoutput").validator(validate_plugin),
+    ConfigField::new("slot.name", Text, "Replication slot; created if it is missing.").default("debezium").validator(validate_slot_name),
+    ConfigField::new("slot.drop.on.stop", Boolean, "Whether the slot is dropped when the connector stops; for tests only.")
+        .default("false"),
+    ConfigField::new("slot.failover", Boolean, "").default("false").effect(Effect::NotYet),
+    ConfigField::new("slot.stream.params", Text, "Further options of the plug-in: NAME=VALUE;NAME=VALUE.")
+        .validator(validate_stream_options),
+    ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
+    ConfigField::new("slot.retry.delay.ms", Long, "Time between two such tries, in milliseconds.").default("10000").validator(not_negative),
+    ConfigField::new("publication.name", Text, "Publication; created if it is missing.").default("dbz_publication").validator(not_empty),
+    ConfigField::new(
+        "publication.autocreate.mode",
+        Choice(&["all_tables", "disabled", "filtered", "no_tables"]),
+        "Which tables a publication gets that is created here.",
+    )
+    .default("all_tables"),
+    ConfigField::new("publish.via.partition.root", Boolean, "Whether changes of partitions count as changes of their root.")
+        .default("false"),
+    ConfigField::new("replica.identity.autoset.values", Text, "").effect(Effect::NotYet),
+    ConfigField::new("offset.mismatch.strategy", Choice(&["no_validation", "trust_offset", "trust_slot", "trust_greater_lsn"]), "")
+        .effect(Effect::Never("a stored position is always held against the slot; snapshot.mode decides what follows")),
+    ConfigField::new(
+        "lsn.flush.mode",
+        Choice(&["connector", "manual", "connector_and_driver"]),
+        "Who confirms to the server what is durable; with manual nobody does.",
+    )
+    .default("connector"),
+    ConfigField::new("flush.lsn.source", Boolean, "Whether the server is told what is durable.")
+        .effect(Effect::Old("today lsn.flush.mode says it: true is connector, false is manual")),
+    ConfigField::new("lsn.flush.timeout.ms", Long, "").effect(Effect::Never("confirming does not wait for an answer")),
+    ConfigField::new("lsn.flush.timeout.action", Choice(&["fail", "warn", "ignore"]), "")
+        .effect(Effect::Never("confirming does not wait for an answer")),
+    ConfigField::new("status.update.interval.ms", Int, "Longest time between two answers to the server, in milliseconds.")
+        .default("10000")
+        .validator(positive),
+    ConfigField::new("xmin.fetch.interval.ms", Long, "").default("0").effect(Effect::NotYet),
+    ConfigField::new("snapshot.mode", Choice(SNAPSHOT_MODES), "When the rows that are there are read.").default("initial"),
+    ConfigField::new("snapshot.strategy", Choice(&["consistent", "watermark"]), "How the rows that are there are read.")
+        .default("consistent"),
+    ConfigField::new("snapshot.isolation.mode", Choice(&["serializable", "repeatable_read", "read_committed", "read_uncommitted"]), "")
+        .effect(Effect::Never("a snapshot is always read in repeatable read, as one state of the database")),
+    ConfigField::new("snapshot.locking.mode", Choice(&["none", "shared", "custom"]), "")
+        .effect(Effect::Never("a table is locked in ACCESS SHARE mode while it is read")),
+    ConfigField::new(
+        "time.precision.mode",
+        Choice(&["adaptive", "adaptive_time_microseconds", "isostring", "microseconds", "nanoseconds", "connect"]),
+        "How times are written.",
+    )
+    .default("adaptive"),
+    ConfigField::new("hstore.handling.mode", Choice(&["json", "map"]), "How hstore is written.").default("json").effect(Effect::NotYet),
+    ConfigField::new("interval.handling.mode", Choice(&["numeric", "string"]), "How intervals are written.")
+        .default("numeric")
+        .effect(Effect::NotYet),
+    ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point.").default("2").validator(validate_digits),
+    ConfigField::new("include.unknown.datatypes", Boolean, "").default("false").effect(Effect::NotYet),
+    ConfigField::new("schema.refresh.mode", Choice(&["columns_diff", "columns_diff_exclude_unchanged_toast"]), "")
+        .effect(Effect::Never("definitions follow the server's own messages")),
+    ConfigField::new("message.prefix.include.list", List, "").effect(Effect::NotYet).validator(validate_name_list),
+    ConfigField::new("message.prefix.exclude.list", List, "").effect(Effect::NotYet).validator(validate_name_list),
+    ConfigField::new("read.only", Boolean, "").default("false").effect(Effect::NotYet),
+    ConfigField::new("create.slot.command.timeout", Long, "").effect(Effect::Never("the log names what a new slot waits for")),
+];
+
+fn validate_port(value: &str) -> Result<(), String> {
+    if value.parse::<u16>().is_ok_and(|port| port > 0) { Ok(()) } else { Err("must be a port, 1 to 65535".into()) }
+}
+
+fn validate_digits(value: &str) -> Result<(), String> {
+    if value.parse::<u8>().is_ok_and(|digits| digits <= 18) { Ok(()) } else { Err("must be 0 to 18".into()) }
+}
+
+fn validate_plugin(value: &str) -> Result<(), String> {
+    if value.eq_ignore_ascii_case("pgoutput") {
+        Ok(())
+    } else {
+        Err(format!(
+            "must be pgoutput, not {value:?}; it is part of PostgreSQL, nothing has to be installed, but the slot has to be a new one"
+        ))
+    }
+}
+
+fn validate_slot_name(value: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if (1..=63).contains(&value.len()) && value.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(format!("must consist of 1 to 63 lower-case letters, digits and underscores, unlike {value:?}"))
+    }
+}
+
+fn not_empty(value: &str) -> Result<(), String> {
+    if value.is_empty() { Err("must not be empty".into()) } else { Ok(()) }
+}
+
+fn validate_stream_options(value: &str) -> Result<(), String> {
+    stream_options(value).map(|_| ())
+}
+
+fn stream_options(text: &str) -> Result<Vec<(String, String)>, String> {
+    let parse = |entry: &str| match entry.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        Some(_) | None => Err(format!("must be NAME=VALUE;NAME=VALUE, unlike {entry:?}")),
+    };
+    text.split(';').filter(|entry| !entry.trim().is_empty()).map(parse).collect()
+}
+
+/// When the rows that are there are read, and whether changes are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) struct SnapshotMode {
+    pub(crate) read: SnapshotWhen,
+    /// Whether a position that cannot be continued leads to a snapshot.
+    pub(crate) if_history_is_gone: bool,
+    pub(crate) stream: bool,
+}
+
+/// When the rows that are there are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum SnapshotWhen {
+    /// Where no complete snapshot is known
+    #[default]
+    Initially,
+    /// At every start
+    Always,
+    /// Never
+    Never,
+}
+
+/// Which tables a publication gets that is created here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum PublicationMode {
+    #[default]
+    AllTables,
+    Disabled,
+    Filtered,
+    NoTables,
+}
+
+/// Who confirms to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum FlushMode {
+    #[default]
+    Connector,
+    Manual,
+    ConnectorAndDriver,
+}
+
+/// A checked configuration of the PostgreSQL source.
+#[derive(Clone)]
+pub struct PostgresConfig {
+    pub(crate) relational: RelationalConfig,
+    pub(crate) hostname: String,
+    pub(crate) port: u16,
+    pub(crate) user: String,
+    pub(crate) password: Option<Secret>,
+    pub(crate) dbname: String,
+    pub(crate) tls: TlsOptions,
+    pub(crate) statement_timeout: Duration,
+    pub(crate) slot: String,
+    pub(crate) drop_slot_on_stop: bool,
+    pub(crate) stream_options: Vec<(String, String)>,
+    pub(crate) slot_retries: u32,
+    pub(crate) slot_retry_delay: Duration,
+    pub(crate) publication: String,
+    pub(crate) publication_mode: PublicationMode,
+    pub(crate) publish_via_root: bool,
+    pub(crate) flush_mode: FlushMode,
+    pub(crate) status_interval: Duration,
+    pub(crate) snapshot: SnapshotMode,
+    pub(crate) values: TypeOptions,
+}
+
+impl ConnectorConfig for PostgresConfig {
+    const FIELDS: &'static [&'static [ConfigField]] = &[POSTGRES_FIELDS, RELATIONAL_FIELDS];
+
+    fn read(reader: &mut ConfigReader<'_>) -> Self {
+        let relational = RelationalConfig::read(reader);
+        if reader.is_set("include.schema.changes") {
+            reader.note("include.schema.changes", "has no effect: the log of PostgreSQL holds no definitions (as with Debezium)");
+        }
+        if reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark") {
+            reader.note("snapshot.strategy", "watermark comes later; every snapshot is consistent");
+        }
+        if reader.boolean("slot.drop.on.stop") {
+            reader.note("slot.drop.on.stop", "loses every change between a stop and the next start");
+        }
+        if reader.text("lsn.flush.mode").eq_ignore_ascii_case("manual") {
+            reader.note("lsn.flush.mode", "manual keeps the server's log until somebody else confirms it");
+        }
+        if !reader.is_set("slot.name") {
+            reader.note("slot.name", "is not given: the slot is called debezium; two connectors on one server need two slots");
+        }
+        let flush_modes =
+            [("connector", FlushMode::Connector), ("manual", FlushMode::Manual), ("connector_and_driver", FlushMode::ConnectorAndDriver)];
+        let flush_mode = if reader.is_set("flush.lsn.source") && !reader.is_set("lsn.flush.mode") && !reader.boolean("flush.lsn.source") {
+            FlushMode::Manual
+        } else {
+            reader.choice("lsn.flush.mode", &flush_modes)
+        };
+        Self {
+            relational,
+            hostname: reader.text("database.hostname"),
+            port: reader.number("database.port"),
+            user: reader.text("database.user"),
+            password: reader.secret("database.password"),
+            dbname: reader.text("database.dbname"),
+            tls: read_tls(reader),
+            statement_timeout: reader.milliseconds("database.query.timeout.ms"),
+            slot: reader.text("slot.name"),
+            drop_slot_on_stop: reader.boolean("slot.drop.on.stop"),
+            // What does not parse is already a fault of its key by its validator.
+            stream_options: stream_options(&reader.text("slot.stream.params")).unwrap_or_default(),
+            slot_retries: reader.number("slot.max.retries"),
+            slot_retry_delay: reader.milliseconds("slot.retry.delay.ms"),
+            publication: reader.text("publication.name"),
+            publication_mode: reader.choice(
+                "publication.autocreate.mode",
+                &[
+                    ("all_tables", PublicationMode::AllTables),
+                    ("disabled", PublicationMode::Disabled),
+                    ("filtered", PublicationMode::Filtered),
+                    ("no_tables", PublicationMode::NoTables),
+                ],
+            ),
+            publish_via_root: reader.boolean("publish.via.partition.root"),
+            flush_mode,
+            status_interval: reader.milliseconds("status.update.interval.ms"),
+            snapshot: read_snapshot_mode(reader),
+            values: read_type_options(reader),
+        }
+    }
+}
+
+fn read_type_options(reader: &mut ConfigReader<'_>) -> TypeOptions {
+    let time_modes = [
+        ("adaptive", TimeMode::Adaptive),
+        ("adaptive_time_microseconds", TimeMode::AdaptiveTimeMicroseconds),
+        ("isostring", TimeMode::Isostring),
+        ("microseconds", TimeMode::Microseconds),
+        ("nanoseconds", TimeMode::Nanoseconds),
+        ("connect", TimeMode::Connect),
+    ];
+    let time = reader.choice("time.precision.mode", &time_modes);
+    match time {
+        TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds => {}
+        // Other readers rely on what these write, so another form would be worse than none.
+        TimeMode::Isostring | TimeMode::Microseconds | TimeMode::Nanoseconds | TimeMode::Connect => {
+            reader.fault("time.precision.mode", "must be adaptive or adaptive_time_microseconds so far; the other modes come later");
+        }
+    }
+    TypeOptions {
+        decimal: reader.choice(
+            "decimal.handling.mode",
+            &[("precise", DecimalMode::Precise), ("string", DecimalMode::String), ("double", DecimalMode::Double)],
+        ),
+        time,
+        binary: reader.choice(
+            "binary.handling.mode",
+            &[
+                ("bytes", BinaryMode::Bytes),
+                ("base64", BinaryMode::Base64),
+                ("base64-url-safe", BinaryMode::Base64UrlSafe),
+                ("hex", BinaryMode::Hex),
+            ],
+        ),
+        money_fraction_digits: reader.number("money.fraction.digits"),
+    }
+}
+
+fn read_tls(reader: &ConfigReader<'_>) -> TlsOptions {
+    let modes = [
+        ("disable", TlsMode::Disable),
+        ("allow", TlsMode::Allow),
+        ("prefer", TlsMode::Prefer),
+        ("require", TlsMode::Require),
+        ("verify-ca", TlsMode::VerifyCa),
+        ("verify-full", TlsMode::VerifyFull),
+    ];
+    let file = |key: &str| reader.optional_text(key).map(PathBuf::from);
+    TlsOptions {
+        mode: reader.choice("database.sslmode", &modes),
+        root_certificates: file("database.sslrootcert"),
+        client_certificate: file("database.sslcert"),
+        client_key: file("database.sslkey"),
+    }
+}
+
+fn read_snapshot_mode(reader: &mut ConfigReader<'_>) -> SnapshotMode {
+    let mode = |read, if_history_is_gone, stream| SnapshotMode { read, if_history_is_gone, stream };
+    match reader.text("snapshot.mode").to_ascii_lowercase().as_str() {
+        "always" => mode(SnapshotWhen::Always, true, true),
+        "initial_only" => mode(SnapshotWhen::Initially, false, false),
+        "no_data" => mode(SnapshotWhen::Never, false, true),
+        old @ ("never" | "schema_only") => {
+            reader.note("snapshot.mode", format!("{old} is an old value; today it is no_data"));
+            mode(SnapshotWhen::Never, false, true)
+        }
+        "when_needed" => mode(SnapshotWhen::Initially, true, true),
+        "configuration_based" => {
+            let data = reader.boolean("snapshot.mode.configuration.based.snapshot.data");
+            let on_error = reader.boolean("snapshot.mode.configuration.based.snapshot.on.data.error");
+            let stream = reader.boolean("snapshot.mode.configuration.based.start.stream");
+            if !data && !stream {
+                reader.fault("snapshot.mode", "configuration_based needs snapshot.mode.configuration.based.snapshot.data or …start.stream");
+            }
+            mode(if data { SnapshotWhen::Always } else { SnapshotWhen::Never }, on_error, stream)
+        }
+        "custom" => {
+            reader.fault("snapshot.mode", "custom names a Java class, and there is no JVM here; use one of the other modes");
+            SnapshotMode::default()
+        }
+        // `initial`; any other word is already a fault of its key by its type.
+        _ => mode(SnapshotWhen::Initially, false, true),
+    }
+}

@@ -1,0 +1,194 @@
+//! Ordinary SQL connections, and what they share with replication connections: address, credentials, TLS, and settings
+//! that make the server render text the same way on both (I7).
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::tls::TlsMode;
+use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::catalog::quote_identifier;
+use crate::config::PostgresConfig;
+use crate::replication::{ConnectOptions, kind_of};
+use crate::types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
+
+/// What the server's views call our sessions.
+const APPLICATION: &str = "tailwater";
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A connection for SQL. Dropping it closes it.
+pub(crate) struct SqlConnection {
+    client: Client,
+    task: JoinHandle<()>,
+}
+
+impl Deref for SqlConnection {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Drop for SqlConnection {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl SqlConnection {
+    pub(crate) async fn connect(config: &PostgresConfig) -> Result<Self> {
+        let doing = || format!("connect to {}:{} as {}", config.hostname, config.port, config.user);
+        let mut options = tokio_postgres::Config::new();
+        options
+            .host(&config.hostname)
+            .port(config.port)
+            .user(&config.user)
+            .dbname(&config.dbname)
+            .application_name(APPLICATION)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(Duration::from_secs(60))
+            .options(session_settings())
+            .ssl_mode(match config.tls.mode {
+                TlsMode::Disable => tokio_postgres::config::SslMode::Disable,
+                TlsMode::Allow | TlsMode::Prefer => tokio_postgres::config::SslMode::Prefer,
+                TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => tokio_postgres::config::SslMode::Require,
+            });
+        if let Some(password) = &config.password {
+            options.password(password.expose());
+        }
+        let (client, task) = match config.tls.client_config()? {
+            None => {
+                let (client, connection) = options.connect(NoTls).await.map_err(|error| connection_error(doing(), config, error))?;
+                (client, tokio::spawn(drive(connection)))
+            }
+            Some(tls) => {
+                let tls = MakeRustlsConnect::new(tls);
+                let (client, connection) = options.connect(tls).await.map_err(|error| connection_error(doing(), config, error))?;
+                (client, tokio::spawn(drive(connection)))
+            }
+        };
+        let connection = Self { client, task };
+        let timeout = config.statement_timeout.as_millis();
+        connection.batch_execute(&format!("SET statement_timeout = {timeout}")).await.map_err(|error| sql_error(doing(), error))?;
+        Ok(connection)
+    }
+
+    /// For transactions that read for hours: no limit of the server ends them.
+    pub(crate) async fn without_timeouts(&self) -> Result<()> {
+        // idle_session_timeout came with version 14; before that there is nothing to lift.
+        let statement = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
+                         SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
+        self.batch_execute(statement).await.map_err(|error| sql_error("lift the limits of the reading session", error))
+    }
+
+    /// The transaction number that the server gives out next, as a mark of now.
+    pub(crate) async fn next_xid(&self) -> Result<u32> {
+        let query = "SELECT (txid_snapshot_xmax(txid_current_snapshot()) & 4294967295)::int8";
+        let row = self.query_one(query, &[]).await.map_err(|error| sql_error("read the server's transaction number", error))?;
+        Ok(u32::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+    }
+}
+
+async fn drive<S, T>(connection: tokio_postgres::Connection<S, T>)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    // Whoever uses the client sees the failure there.
+    if let Err(error) = connection.await {
+        tracing::debug!("an SQL connection ended: {error}");
+    }
+}
+
+/// A connection that is made when it is needed, and made anew when it broke.
+pub(crate) struct SqlSession {
+    config: Arc<PostgresConfig>,
+    connection: Option<SqlConnection>,
+}
+
+impl SqlSession {
+    pub(crate) fn new(config: Arc<PostgresConfig>) -> Self {
+        Self { config, connection: None }
+    }
+
+    pub(crate) async fn get(&mut self) -> Result<&SqlConnection> {
+        let usable = self.connection.take().filter(|connection| !connection.is_closed());
+        let connection = match usable {
+            Some(connection) => connection,
+            None => SqlConnection::connect(&self.config).await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// Reads the types of the database.
+    pub(crate) async fn load_types(&mut self) -> Result<TypeCatalog> {
+        let options = self.config.values;
+        let rows =
+            self.get().await?.query(TypeCatalog::QUERY, &[]).await.map_err(|error| sql_error("read the types of the database", error))?;
+        let types = rows
+            .iter()
+            .map(|row| TypeRow {
+                oid: row.get(0),
+                name: row.get(1),
+                namespace: row.get(2),
+                // A letter, as pg_type.typtype always is.
+                kind: row.get::<_, &str>(3).chars().next().unwrap_or('b'),
+                element: row.get(4),
+                base: row.get(5),
+                modifier: row.get(6),
+                labels: row.get(7),
+            })
+            .collect();
+        Ok(TypeCatalog::new(types, options))
+    }
+}
+
+/// What a replication connection is made with.
+pub(crate) fn replication_options(config: &PostgresConfig) -> ConnectOptions {
+    ConnectOptions {
+        host: config.hostname.clone(),
+        port: config.port,
+        user: config.user.clone(),
+        password: config.password.clone(),
+        database: config.dbname.clone(),
+        application_name: APPLICATION.to_owned(),
+        connect_timeout: CONNECT_TIMEOUT,
+        tls: config.tls.clone(),
+        settings: Vec::new(),
+    }
+}
+
+/// The settings that make text mean the same on every connection, as the start-up message takes them.
+fn session_settings() -> String {
+    SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value} ")).collect()
+}
+
+/// Maps an error of an established connection to its kind by SQLSTATE (PostgreSQL 18, appendix A).
+pub(crate) fn sql_error(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
+    let kind = match error.code() {
+        Some(state) => kind_of(state.code(), error.as_db_error().map_or("", tokio_postgres::error::DbError::message)),
+        None => ErrorKind::Unreachable,
+    };
+    Error::new(kind, doing).because(error)
+}
+
+fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgres::Error) -> Error {
+    let state = error.code().cloned();
+    let error = sql_error(doing, error);
+    match state {
+        Some(SqlState::INVALID_PASSWORD) => error.mend("set database.password to the password of the role"),
+        Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => error.mend(format!(
+            "check database.user and pg_hba.conf; CREATE ROLE {} LOGIN REPLICATION PASSWORD '…';",
+            quote_identifier(&config.user)
+        )),
+        Some(SqlState::INVALID_CATALOG_NAME) => error.mend("set database.dbname to a database of the server"),
+        Some(_) | None => error,
+    }
+}

@@ -1,0 +1,139 @@
+//! The plans of all tables of a run, by the oid that the log names.
+//!
+//! The log describes a table before its first change in a session and whenever its shape may have changed. Where
+//! the description reads like the plan at hand, the plan stays. Otherwise the catalog is asked for what the log does not
+//! say, and a new plan is compiled. Looking up the plan of a row is one comparison while the table stays the same.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tailwater_api::record::Headers;
+use tailwater_api::{Error, ErrorKind, Result};
+use tracing::debug;
+
+use crate::catalog::TableDefinition;
+use crate::config::PostgresConfig;
+use crate::connect::SqlSession;
+use crate::event::Blocks;
+use crate::lsn::Lsn;
+use crate::position::CompletedTable;
+use crate::relation::{PlanContext, Shape, TablePlan};
+use crate::types::TypeCatalog;
+
+/// All plans of a run.
+pub(crate) struct Plans {
+    config: Arc<PostgresConfig>,
+    types: TypeCatalog,
+    headers: Headers,
+    definitions: HashMap<u32, TableDefinition>,
+    /// `None` for tables that are not captured
+    plans: HashMap<u32, Option<Arc<TablePlan>>>,
+    last: Option<(u32, Option<Arc<TablePlan>>)>,
+    /// By `schema.table`
+    anchors: HashMap<String, Lsn>,
+}
+
+impl Plans {
+    pub(crate) fn new(config: Arc<PostgresConfig>, types: TypeCatalog, headers: Headers, definitions: Vec<TableDefinition>) -> Self {
+        let definitions = definitions.into_iter().map(|table| (table.oid, table)).collect();
+        Self { config, types, headers, definitions, plans: HashMap::new(), last: None, anchors: HashMap::new() }
+    }
+
+    /// From now on, changes of these tables that were committed before their anchors are dropped.
+    pub(crate) fn set_anchors(&mut self, tables: &[CompletedTable]) {
+        self.anchors = tables.iter().map(|table| (table.name.clone(), table.anchor)).collect();
+        for plan in self.plans.values_mut().flatten() {
+            if let (Some(&anchor), Some(plan)) = (self.anchors.get(&plan.full_name), Arc::get_mut(plan)) {
+                plan.anchor = anchor;
+            }
+        }
+        self.last = None;
+    }
+
+    /// The plan by which the snapshot reads a table.
+    pub(crate) fn of_definition(&mut self, blocks: &Blocks, table: &TableDefinition, shape: Shape) -> Result<Arc<TablePlan>> {
+        let plan = Arc::new(self.compile(blocks, shape, Some(table), table.oid)?);
+        self.plans.insert(table.oid, Some(plan.clone()));
+        Ok(plan)
+    }
+
+    /// Takes the log's description of a table.
+    pub(crate) async fn describe(&mut self, session: &mut SqlSession, blocks: &Blocks, oid: u32, shape: Shape) -> Result<()> {
+        if !self.config.relational.tables.accepts(&shape.schema, &shape.table) {
+            self.plans.insert(oid, None);
+            self.last = None;
+            return Ok(());
+        }
+        if self.plans.get(&oid).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.shape == shape)) {
+            return Ok(());
+        }
+        let fits = |table: &TableDefinition| {
+            let known = |column: &crate::relation::TupleColumn| {
+                let alike = |other: &crate::catalog::ColumnDefinition| {
+                    other.name == column.name && other.type_oid == column.type_oid && other.type_modifier == column.type_modifier
+                };
+                table.columns.iter().any(alike)
+            };
+            table.schema == shape.schema && table.name == shape.table && shape.columns.iter().all(known)
+        };
+        // A shape that was seen before, or the catalog's own, needs no question.
+        let first = !self.plans.contains_key(&oid);
+        if !(first && self.definitions.get(&oid).is_some_and(fits)) {
+            self.refresh(session, oid).await?;
+        }
+        let unknown_type = shape.columns.iter().any(|column| !self.types.knows(column.type_oid));
+        if unknown_type {
+            self.types = session.load_types().await?;
+        }
+        let definition = self.definitions.get(&oid).cloned();
+        let plan = self.compile(blocks, shape, definition.as_ref(), oid)?;
+        debug!(table = %plan.full_name, oid, "the log describes the table anew");
+        self.plans.insert(oid, Some(Arc::new(plan)));
+        self.last = None;
+        Ok(())
+    }
+
+    /// Whether the server may send the values of all these tables in binary.
+    pub(crate) fn are_binary(&self, tables: &[&TableDefinition]) -> Result<bool> {
+        for column in tables.iter().flat_map(|table| &table.columns) {
+            let codec = self.types.column(column.type_oid, column.type_modifier, true, None)?;
+            if codec.is_some_and(|codec| !codec.supports_binary()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn refresh(&mut self, session: &mut SqlSession, oid: u32) -> Result<()> {
+        let found = TableDefinition::load(session.get().await?, Some(oid)).await?;
+        match found.into_iter().next() {
+            Some(table) => self.definitions.insert(oid, table),
+            // Dropped since; the log still holds its changes.
+            None => self.definitions.remove(&oid),
+        };
+        Ok(())
+    }
+
+    fn compile(&self, blocks: &Blocks, shape: Shape, definition: Option<&TableDefinition>, oid: u32) -> Result<TablePlan> {
+        let context = PlanContext { config: &self.config, types: &self.types, source_schema: blocks.schema(), headers: &self.headers };
+        let previous = self.plans.get(&oid).and_then(Option::as_deref);
+        let anchor = self.anchors.get(&format!("{}.{}", shape.schema, shape.table)).copied().unwrap_or(Lsn::INVALID);
+        TablePlan::compile(&context, shape, definition, anchor, previous)
+    }
+
+    /// The plan of the table, `None` where it is not captured.
+    pub(crate) fn of(&mut self, oid: u32) -> Result<Option<Arc<TablePlan>>> {
+        if let Some((last, plan)) = &self.last
+            && *last == oid
+        {
+            return Ok(plan.clone());
+        }
+        let Some(plan) = self.plans.get(&oid) else {
+            return Err(
+                Error::new(ErrorKind::Unreadable, "decode a change").because(format!("the log has not described the table with oid {oid}"))
+            );
+        };
+        self.last = Some((oid, plan.clone()));
+        Ok(plan.clone())
+    }
+}

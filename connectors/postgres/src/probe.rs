@@ -1,0 +1,117 @@
+//! What keeps the source from running, with the statements that mend it. Changes nothing (I15).
+
+use tailwater_api::probe::ProbeReport;
+use tailwater_api::{Error, Result};
+
+use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
+use crate::config::PostgresConfig;
+use crate::connect::{SqlConnection, replication_options};
+use crate::publication::{self, Step, identity_advice};
+use crate::replication::ReplicationConnection;
+use crate::restart::{Offer, usable_slot};
+use crate::slot;
+use crate::source::{captured, check_server};
+
+/// Connects and looks.
+pub(crate) async fn probe(config: &PostgresConfig) -> ProbeReport {
+    let mut report = ProbeReport::default();
+    let sql = match SqlConnection::connect(config).await {
+        Ok(sql) => sql,
+        Err(error) => {
+            fault(&mut report, Some("database.hostname"), &error);
+            return report;
+        }
+    };
+    if let Err(error) = look(config, &sql, &mut report).await {
+        fault(&mut report, None, &error);
+    }
+    report
+}
+
+async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeReport) -> Result<()> {
+    let facts = ServerFacts::load(sql).await?;
+    let definitions = TableDefinition::load(sql, None).await?;
+    let captured = captured(config, &definitions);
+    if captured.is_empty() {
+        let mend = "names are written schema.table, with \\. for the dot".to_owned();
+        report.note(Some("table.include.list"), "no table passes the filters", Some(mend));
+    }
+    for table in captured.iter().filter(|table| !table.may_select) {
+        let role = quote_identifier(&facts.role);
+        let mend =
+            format!("GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role};", quote_identifier(&table.schema), table.quoted());
+        report.fault(Some("database.user"), format!("role {} may not read {}", facts.role, table.full_name()), Some(mend));
+    }
+    if !config.snapshot.stream {
+        return Ok(());
+    }
+    let ready = match check_server(config, &facts) {
+        Ok(()) => true,
+        Err(error) => {
+            fault(report, Some("database.user").filter(|_| !facts.may_replicate), &error);
+            false
+        }
+    };
+    let existing = Publication::load(sql, &facts, &config.publication).await?;
+    match publication::plan(config, &facts, existing.as_ref(), &captured) {
+        Ok(Step::Nothing) => {}
+        Ok(Step::Run(statements)) => {
+            report.note(Some("publication.name"), format!("on start, this is run: {}", statements.join(" ")), None);
+        }
+        Err(error) => fault(report, Some("publication.autocreate.mode"), &error),
+    }
+    for table in captured.iter().filter(|table| table.refuses_changes()) {
+        let refused = existing.as_ref().is_none_or(|publication| publication.updates_or_deletes);
+        if refused {
+            report.note(Some("table.include.list"), format!("{}: {}", table.full_name(), identity_advice(table)), None);
+        }
+    }
+    look_at_slot(config, sql, &facts, ready, report).await
+}
+
+async fn look_at_slot(
+    config: &PostgresConfig,
+    sql: &SqlConnection,
+    facts: &ServerFacts,
+    ready: bool,
+    report: &mut ProbeReport,
+) -> Result<()> {
+    let slot = slot::load(sql, &config.slot).await?;
+    match &slot {
+        None if facts.free_slots <= 0 => {
+            let mend = "as superuser: ALTER SYSTEM SET max_replication_slots = 20; and restart the server, or drop slots that nobody uses";
+            report.fault(Some("slot.name"), "the server has no free replication slot", Some(mend.into()));
+        }
+        None => report.note(Some("slot.name"), format!("on start, the slot {} is created", config.slot), None),
+        Some(state) => {
+            let offer = Offer {
+                system: String::new(),
+                timeline: 0,
+                end: facts.end,
+                database: config.dbname.clone(),
+                switch_points: Vec::new(),
+                slot: slot.clone(),
+            };
+            if let Err(refusal) = usable_slot(&offer) {
+                fault(report, Some("slot.name"), &refusal.into_error(&config.slot, None));
+            } else if let Some(pid) = state.active_pid {
+                report.note(Some("slot.name"), format!("the slot {} is in use by pid {pid}", config.slot), None);
+            }
+        }
+    }
+    if ready {
+        // Rights may be there and pg_hba.conf refuse replication all the same.
+        let options = replication_options(config);
+        match ReplicationConnection::connect(&options).await {
+            Ok(mut connection) => {
+                connection.identify_system().await?;
+            }
+            Err(error) => fault(report, Some("database.hostname"), &error),
+        }
+    }
+    Ok(())
+}
+
+fn fault(report: &mut ProbeReport, key: Option<&'static str>, error: &Error) {
+    report.fault(key, error.to_string(), error.remedy().map(str::to_owned));
+}

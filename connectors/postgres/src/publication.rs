@@ -1,0 +1,180 @@
+//! The publication, created and kept as `publication.autocreate.mode` says.
+//!
+//! It comes before the slot: a slot whose history begins before its publication cannot be decoded. Tables are added
+//! to and removed from an existing filtered publication one by one, so that row filters and column lists that
+//! somebody gave to the others stay.
+//!
+//! Publishing a table without a replica identity makes the server refuse updates and deletes of it, so such tables
+//! are named before the publication changes.
+
+use tailwater_api::{Error, ErrorKind, Result};
+use tokio_postgres::error::SqlState;
+use tracing::{info, warn};
+
+use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
+use crate::config::{PostgresConfig, PublicationMode};
+use crate::connect::{SqlConnection, sql_error};
+
+/// What has to be done to have the publication that the configuration asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It is there as it should be.
+    Nothing,
+    /// These statements, in this order.
+    Run(Vec<String>),
+}
+
+/// Compares what is there with what the configuration asks for. `captured` are the tables to capture.
+///
+/// # Errors
+/// The configuration asks for what cannot be had; the error says what to do.
+pub(crate) fn plan(
+    config: &PostgresConfig,
+    facts: &ServerFacts,
+    existing: Option<&Publication>,
+    captured: &[&TableDefinition],
+) -> Result<Step> {
+    let name = &config.publication;
+    let quoted = quote_identifier(name);
+    let Some(publication) = existing else {
+        let statement = creation(config, captured)?;
+        if config.publication_mode == PublicationMode::Disabled {
+            return Err(Error::new(ErrorKind::Missing, format!("use the publication {name}"))
+                .because("it does not exist, and publication.autocreate.mode is disabled")
+                .mend(statement));
+        }
+        if facts.in_recovery {
+            return Err(Error::new(ErrorKind::Missing, format!("use the publication {name}"))
+                .because("it does not exist, and this server is a standby")
+                .mend(format!("on the primary: {statement}")));
+        }
+        return Ok(Step::Run(vec![statement]));
+    };
+    if config.publication_mode != PublicationMode::Filtered {
+        return Ok(Step::Nothing);
+    }
+    if publication.all_tables {
+        return Err(Error::new(ErrorKind::Conflict, format!("filter the publication {name}"))
+            .because("it is a publication for all tables, which cannot be narrowed")
+            .mend(format!("DROP PUBLICATION {quoted}; (it is created again), or set publication.autocreate.mode to all_tables")));
+    }
+    refuse_empty(config, captured)?;
+    let missing: Vec<_> = captured.iter().filter(|table| !publication.named.contains(&table.oid)).map(|table| table.quoted()).collect();
+    let extra = publication.named.iter().any(|oid| !captured.iter().any(|table| table.oid == *oid));
+    let mut statements = Vec::new();
+    if !missing.is_empty() {
+        statements.push(format!("ALTER PUBLICATION {quoted} ADD TABLE {};", missing.join(", ")));
+    }
+    if extra {
+        // Names of tables that are not captured are not known here; the server resolves them.
+        let kept: Vec<_> = captured.iter().map(|table| table.oid.to_string()).collect();
+        statements.push(format!(
+            "DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT prrelid::regclass FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
+             WHERE p.pubname = {} AND prrelid NOT IN ({}) LOOP EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', {}, t); END LOOP; END $$;",
+            quote_text(name),
+            kept.join(", "),
+            quote_text(name),
+        ));
+    }
+    if statements.is_empty() {
+        return Ok(Step::Nothing);
+    }
+    if facts.in_recovery {
+        return Err(Error::new(ErrorKind::Conflict, format!("filter the publication {name}"))
+            .because("its tables are not those to capture, and this server is a standby")
+            .mend(format!("on the primary: {}", statements.join(" "))));
+    }
+    Ok(Step::Run(statements))
+}
+
+fn refuse_empty(config: &PostgresConfig, captured: &[&TableDefinition]) -> Result<()> {
+    if captured.is_empty() {
+        return Err(Error::new(ErrorKind::Misconfigured, format!("filter the publication {}", config.publication))
+            .because("no table passes the filters of the configuration")
+            .mend("mend table.include.list; names are written schema.table, with \\. for the dot"));
+    }
+    Ok(())
+}
+
+fn creation(config: &PostgresConfig, captured: &[&TableDefinition]) -> Result<String> {
+    let tables = || captured.iter().map(|table| table.quoted()).collect::<Vec<_>>().join(", ");
+    let what = match config.publication_mode {
+        PublicationMode::AllTables => " FOR ALL TABLES".to_owned(),
+        PublicationMode::NoTables => String::new(),
+        PublicationMode::Filtered => {
+            refuse_empty(config, captured)?;
+            format!(" FOR TABLE {}", tables())
+        }
+        // Only shown to the user.
+        PublicationMode::Disabled if captured.is_empty() => " FOR ALL TABLES".to_owned(),
+        PublicationMode::Disabled => format!(" FOR TABLE {}", tables()),
+    };
+    let mut options = Vec::new();
+    if config.publish_via_root {
+        options.push("publish_via_partition_root = true".to_owned());
+    }
+    if config.relational.skips_operations_explicitly {
+        options.push(format!("publish = '{}'", published_operations(config).join(", ")));
+    }
+    let options = if options.is_empty() { String::new() } else { format!(" WITH ({})", options.join(", ")) };
+    Ok(format!("CREATE PUBLICATION {}{what}{options};", quote_identifier(&config.publication)))
+}
+
+fn published_operations(config: &PostgresConfig) -> Vec<&'static str> {
+    use tailwater_api::envelope::Operation::{Create, Delete, Truncate, Update};
+    let named = [(Create, "insert"), (Update, "update"), (Delete, "delete"), (Truncate, "truncate")];
+    let published = |operation| !config.relational.skipped_operations.contains(operation);
+    named.into_iter().filter(|(operation, _)| published(*operation)).map(|(_, name)| name).collect()
+}
+
+/// Creates or changes the publication where the configuration asks for it, and returns what is there then.
+pub(crate) async fn ensure(
+    sql: &SqlConnection,
+    config: &PostgresConfig,
+    facts: &ServerFacts,
+    captured: &[&TableDefinition],
+) -> Result<Publication> {
+    let name = &config.publication;
+    let existing = Publication::load(sql, facts, name).await?;
+    let publication = match plan(config, facts, existing.as_ref(), captured)? {
+        Step::Nothing => existing,
+        Step::Run(statements) => {
+            warn_about_identities(captured);
+            for statement in &statements {
+                sql.batch_execute(statement).await.map_err(|error| refused(config, statement, error))?;
+                info!(publication = %name, "changed the publication: {statement}");
+            }
+            Publication::load(sql, facts, name).await?
+        }
+    };
+    publication.ok_or_else(|| Error::new(ErrorKind::Missing, format!("use the publication {name}")).because("somebody dropped it just now"))
+}
+
+fn refused(config: &PostgresConfig, statement: &str, error: tokio_postgres::Error) -> Error {
+    let unauthorised = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+    let error = sql_error(format!("create the publication {}", config.publication), error);
+    if !unauthorised {
+        return error;
+    }
+    let advice = match config.publication_mode {
+        PublicationMode::AllTables => ", or set publication.autocreate.mode to filtered and make the role the owner of the tables",
+        PublicationMode::Disabled | PublicationMode::Filtered | PublicationMode::NoTables => "",
+    };
+    error.mend(format!("as superuser: {statement}{advice}"))
+}
+
+/// Names the tables whose updates and deletes the server refuses once they are published.
+fn warn_about_identities(captured: &[&TableDefinition]) {
+    for table in captured.iter().filter(|table| table.refuses_changes()) {
+        warn!(table = %table.full_name(), "{}", identity_advice(table));
+    }
+}
+
+/// What is wrong with the replica identity of a table, and the statement that mends it.
+pub(crate) fn identity_advice(table: &TableDefinition) -> String {
+    format!(
+        "the table has no replica identity: once it is published, the server refuses its updates and deletes. To mend it: \
+         ALTER TABLE {} REPLICA IDENTITY FULL;",
+        table.quoted()
+    )
+}

@@ -1,0 +1,347 @@
+//! From a table's shape to a plan that turns its tuples into records without looking anything up by name.
+//!
+//! A plan is compiled once per shape: the columns in the order of the tuples, each with the codec of its type and its
+//! place in the row. The snapshot and the stream compile their plans here from the same codecs (I7). While the shape
+//! stays, the plan and with it the schemas stay the same objects, so that encoders downstream stay compiled.
+//!
+//! The row's values stand in one vector: first the fields of the row, behind them key columns that the column filters
+//! leave out of the row. The key is cloned out of it, then the tail is cut off.
+//!
+//! What a tuple does not hold keeps its meaning (I8). A column marked *unchanged* in the new tuple is taken from the
+//! old tuple where that has it (identity full, or a column of the identity) and is [`Value::Unchanged`] otherwise. An old
+//! tuple of the identity's columns alone holds nulls for the others; they become [`Value::NotInIdentity`].
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tailwater_api::record::Headers;
+use tailwater_api::{Error, ErrorKind, Field, Result, Schema, Scope, Value};
+use tailwater_kit::envelope::{Change, ChangeEvents, EnvelopeSchemas};
+use tracing::info;
+
+use crate::catalog::TableDefinition;
+use crate::config::PostgresConfig;
+use crate::lsn::Lsn;
+use crate::pgoutput::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleValue};
+use crate::types::{ColumnCodec, TypeCatalog};
+
+/// One column of a tuple.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TupleColumn {
+    pub(crate) name: String,
+    pub(crate) type_oid: u32,
+    pub(crate) type_modifier: i32,
+    /// Whether the log marks it as part of the replica identity
+    pub(crate) in_identity: bool,
+}
+
+/// A table's shape as it was when its tuples were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    pub(crate) columns: Vec<TupleColumn>,
+    /// Whether old tuples hold whole rows
+    pub(crate) identity_full: bool,
+}
+
+struct PlannedColumn {
+    codec: ColumnCodec,
+    /// Place in the vector of values
+    place: usize,
+    in_identity: bool,
+}
+
+/// How the tuples of one shape become records.
+pub(crate) struct TablePlan {
+    /// The shape it was compiled from
+    pub(crate) shape: Shape,
+    /// `schema.table`
+    pub(crate) full_name: String,
+    pub(crate) events: ChangeEvents,
+    pub(crate) schema_value: Value,
+    pub(crate) table_value: Value,
+    /// By column of the tuple; `None` for a column that is in no record
+    columns: Vec<Option<PlannedColumn>>,
+    /// Fields of the row
+    width: usize,
+    /// Fields of the row and key columns outside it
+    places: usize,
+    /// Places of the key's columns; empty where there is no key
+    key: Vec<usize>,
+    identity_full: bool,
+    /// Changes committed before are in the table's snapshot.
+    pub(crate) anchor: Lsn,
+}
+
+/// What all plans of a run share.
+pub(crate) struct PlanContext<'a> {
+    pub(crate) config: &'a PostgresConfig,
+    pub(crate) types: &'a TypeCatalog,
+    pub(crate) source_schema: &'a Arc<Schema>,
+    pub(crate) headers: &'a Headers,
+}
+
+impl TablePlan {
+    /// Compiles the plan. `definition` is the table as the catalog has it now, if it still does: it knows the order
+    /// of the key, defaults and which columns may be null.
+    ///
+    /// The schemas are those of `previous` where they say the same.
+    pub(crate) fn compile(
+        context: &PlanContext<'_>,
+        shape: Shape,
+        definition: Option<&TableDefinition>,
+        anchor: Lsn,
+        previous: Option<&Self>,
+    ) -> Result<Self> {
+        let relational = &context.config.relational;
+        let full_name = format!("{}.{}", shape.schema, shape.table);
+        let known = |name: &str| definition.and_then(|table| table.columns.iter().find(|column| column.name == name));
+        let key_names = key_of(context.config, &shape, definition);
+
+        let mut fields = Vec::new();
+        let mut key_only = Vec::new();
+        let mut codecs = Vec::with_capacity(shape.columns.len());
+        for (index, column) in shape.columns.iter().enumerate() {
+            let in_key = key_names.contains(&column.name);
+            let in_row = relational.columns.accepts(&format!("{full_name}.{}", column.name));
+            // Where the catalog knows the column no more, nothing is known but that it may be null.
+            let definition = known(&column.name).filter(|definition| definition.type_oid == column.type_oid);
+            let not_null = definition.is_some_and(|definition| definition.not_null);
+            let default = definition.and_then(|definition| definition.default.as_deref());
+            let codec =
+                if in_key || in_row { context.types.column(column.type_oid, column.type_modifier, !not_null, default)? } else { None };
+            match codec {
+                Some(codec) if in_row => {
+                    fields.push(Field::new(column.name.as_str(), codec.schema().clone()));
+                    codecs.push(Some((codec, fields.len() - 1)));
+                }
+                Some(codec) => {
+                    key_only.push(index);
+                    codecs.push(Some((codec, 0)));
+                }
+                None => {
+                    if in_key || in_row {
+                        info!(table = %full_name, column = %column.name, "left out: its type (oid {}) has no mapping", column.type_oid);
+                    }
+                    codecs.push(None);
+                }
+            }
+        }
+        let width = fields.len();
+        for (offset, index) in key_only.iter().enumerate() {
+            if let Some((_, place)) = &mut codecs[*index] {
+                *place = width + offset;
+            }
+        }
+
+        let mut key = Vec::with_capacity(key_names.len());
+        let mut key_fields = Vec::with_capacity(key_names.len());
+        for name in &key_names {
+            let index = shape.columns.iter().position(|column| column.name == *name);
+            let Some((codec, place)) = index.and_then(|index| codecs[index].as_ref()) else { continue };
+            key.push(*place);
+            key_fields.push(Field::new(name.as_str(), codec.schema().clone()));
+        }
+        let topic: Arc<str> = relational.topic(&shape.schema, &shape.table).into();
+        let key_fields = (!key_fields.is_empty()).then_some(key_fields);
+        let mut schemas = EnvelopeSchemas::new(&topic, key_fields, fields, context.source_schema);
+        if let Some(known) = previous.map(|plan| plan.events.schemas())
+            && known.key == schemas.key
+            && known.envelope == schemas.envelope
+        {
+            schemas = known.clone();
+        }
+        let columns = codecs
+            .into_iter()
+            .zip(&shape.columns)
+            .map(|(codec, column)| codec.map(|(codec, place)| PlannedColumn { codec, place, in_identity: column.in_identity }))
+            .collect();
+        Ok(Self {
+            events: ChangeEvents::new(topic, schemas, context.headers.clone(), relational.tombstones_on_delete),
+            schema_value: shape.schema.as_str().into(),
+            table_value: shape.table.as_str().into(),
+            columns,
+            width,
+            places: width + key_only.len(),
+            key,
+            identity_full: shape.identity_full,
+            shape,
+            full_name,
+            anchor,
+        })
+    }
+
+    /// The codec of a column of the tuple; `None` where the column is in no record.
+    pub(crate) fn codec(&self, column: usize) -> Option<&ColumnCodec> {
+        self.columns[column].as_ref().map(|column| &column.codec)
+    }
+
+    /// An inserted row.
+    pub(crate) fn create(&self, new: &Tuple<'_>, arena: &mut BytesMut) -> Result<Change> {
+        let values = self.new_values(new, None, arena)?;
+        let key = self.key(&values);
+        Ok(Change::Create { key, after: self.row(values) })
+    }
+
+    /// A row read by a snapshot, from its values in the tuple's order; a column in no record has no value there.
+    pub(crate) fn read(&self, mut decode: impl FnMut(usize, &ColumnCodec) -> Result<Value>) -> Result<Change> {
+        let mut values = vec![Value::Null; self.places];
+        for (index, column) in self.columns.iter().enumerate() {
+            if let Some(column) = column {
+                values[column.place] = decode(index, &column.codec)?;
+            }
+        }
+        let key = self.key(&values);
+        Ok(Change::Read { key, after: self.row(values) })
+    }
+
+    /// An updated row; a changed key where the old tuple shows another one.
+    pub(crate) fn update(&self, old: Option<&OldTuple<'_>>, new: &Tuple<'_>, arena: &mut BytesMut) -> Result<Change> {
+        let before = old.map(|old| self.old_values(old, arena)).transpose()?;
+        let after = self.new_values(new, before.as_deref(), arena)?;
+        let new_key = self.key(&after);
+        let Some(before) = before else {
+            return Ok(Change::Update { key: new_key, before: Value::Null, after: self.row(after) });
+        };
+        // A key column outside the identity is unknown in the old tuple; then it counts as unchanged, because the
+        // server logs the old identity whenever it changes.
+        let changed = self.key.iter().any(|&place| before[place].is_known() && before[place] != after[place]);
+        if changed {
+            let old_key = self.key(&before);
+            Ok(Change::KeyChange { old_key, new_key, before: self.row(before), after: self.row(after) })
+        } else {
+            Ok(Change::Update { key: new_key, before: self.row(before), after: self.row(after) })
+        }
+    }
+
+    /// A deleted row.
+    pub(crate) fn delete(&self, old: &OldTuple<'_>, arena: &mut BytesMut) -> Result<Change> {
+        let before = self.old_values(old, arena)?;
+        let key = self.key(&before);
+        Ok(Change::Delete { key, before: self.row(before) })
+    }
+
+    fn new_values(&self, tuple: &Tuple<'_>, before: Option<&[Value]>, arena: &mut BytesMut) -> Result<Vec<Value>> {
+        let mut values = vec![Value::Null; self.places];
+        self.each(tuple, |column, value| {
+            values[column.place] = match value {
+                TupleValue::Null => Value::Null,
+                // I8: known from the before image, or unchanged and unknown.
+                TupleValue::Unchanged => match before.map(|before| &before[column.place]) {
+                    Some(known) if known.is_known() && (column.in_identity || self.identity_full) => known.clone(),
+                    Some(_) | None => Value::Unchanged,
+                },
+                TupleValue::Text(bytes) => self.decode(column, crate::types::Format::Text, &bytes, arena)?,
+                TupleValue::Binary(bytes) => self.decode(column, crate::types::Format::Binary, &bytes, arena)?,
+            };
+            Ok(())
+        })?;
+        Ok(values)
+    }
+
+    fn old_values(&self, old: &OldTuple<'_>, arena: &mut BytesMut) -> Result<Vec<Value>> {
+        let (tuple, whole) = match old {
+            OldTuple::Full(tuple) => (tuple, true),
+            OldTuple::Key(tuple) => (tuple, false),
+        };
+        let mut values = vec![Value::Null; self.places];
+        self.each(tuple, |column, value| {
+            values[column.place] = match value {
+                // I8: the server writes null for what is outside the identity.
+                TupleValue::Null if !whole && !column.in_identity => Value::NotInIdentity,
+                TupleValue::Null => Value::Null,
+                TupleValue::Unchanged => Value::Unchanged,
+                TupleValue::Text(bytes) => self.decode(column, crate::types::Format::Text, &bytes, arena)?,
+                TupleValue::Binary(bytes) => self.decode(column, crate::types::Format::Binary, &bytes, arena)?,
+            };
+            Ok(())
+        })?;
+        Ok(values)
+    }
+
+    fn each(&self, tuple: &Tuple<'_>, mut take: impl FnMut(&PlannedColumn, TupleValue) -> Result<()>) -> Result<()> {
+        if tuple.len() != self.columns.len() {
+            let message = format!("it has {} columns, its relation {}", tuple.len(), self.columns.len());
+            return Err(Error::new(ErrorKind::Unreadable, "decode a row").because(message).scoped(Scope::Table(self.full_name.clone())));
+        }
+        for (column, value) in self.columns.iter().zip(tuple.values()) {
+            if let Some(column) = column {
+                take(column, value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(&self, column: &PlannedColumn, format: crate::types::Format, bytes: &Bytes, arena: &mut BytesMut) -> Result<Value> {
+        column.codec.decode(format, bytes, arena).map_err(|error| error.scoped(Scope::Table(self.full_name.clone())))
+    }
+
+    fn key(&self, values: &[Value]) -> Value {
+        if self.key.is_empty() {
+            return Value::Null;
+        }
+        Value::Struct(self.key.iter().map(|&place| values[place].clone()).collect())
+    }
+
+    fn row(&self, mut values: Vec<Value>) -> Value {
+        values.truncate(self.width);
+        Value::Struct(values.into_boxed_slice())
+    }
+}
+
+/// Names of the key's columns: those that the configuration names, the primary key of the catalog, or else the
+/// identity that the log marks.
+fn key_of(config: &PostgresConfig, shape: &Shape, definition: Option<&TableDefinition>) -> Vec<String> {
+    let there = |name: &String| shape.columns.iter().any(|column| column.name == *name);
+    if let Some(names) = config.relational.key_columns.of(&shape.schema, &shape.table) {
+        return names.iter().filter(|name| there(name)).cloned().collect();
+    }
+    match definition {
+        // A key of today that was not there when the row was written is none of that row.
+        Some(table) if table.key.iter().all(there) => table.key.clone(),
+        Some(_) | None if shape.identity_full => Vec::new(),
+        Some(_) | None => shape.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone()).collect(),
+    }
+}
+
+impl Shape {
+    /// The shape as the log describes it.
+    pub(crate) fn of_relation(relation: &Relation<'_>) -> Self {
+        let column = |column: &RelationColumn<'_>| TupleColumn {
+            name: column.name.to_owned(),
+            type_oid: column.type_oid,
+            type_modifier: column.type_modifier,
+            in_identity: column.in_identity,
+        };
+        Self {
+            schema: relation.namespace.to_owned(),
+            table: relation.name.to_owned(),
+            columns: relation.columns.iter().map(column).collect(),
+            identity_full: relation.replica_identity == ReplicaIdentity::Full,
+        }
+    }
+
+    /// The shape of a table as the catalog has it: what the log would say about it.
+    pub(crate) fn of_definition(table: &TableDefinition, published: Option<&[String]>, generated: bool) -> Self {
+        use ReplicaIdentity::{Default, Full, Index, Nothing};
+        let is_published = |name: &String| published.is_none_or(|columns| columns.contains(name));
+        let columns = table
+            .columns
+            .iter()
+            .filter(|column| is_published(&column.name) && (column.generated.is_none() || (generated && column.generated == Some('s'))))
+            .map(|column| TupleColumn {
+                name: column.name.clone(),
+                type_oid: column.type_oid,
+                type_modifier: column.type_modifier,
+                in_identity: match table.identity {
+                    Default => table.has_primary_key && table.key.contains(&column.name),
+                    Index => table.key.contains(&column.name),
+                    Full => true,
+                    Nothing => false,
+                },
+            })
+            .collect();
+        Self { schema: table.schema.clone(), table: table.name.clone(), columns, identity_full: table.identity == Full }
+    }
+}

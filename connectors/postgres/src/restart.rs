@@ -1,0 +1,355 @@
+//! Whether a stored position can be continued on the server that answers: one total function (I3).
+//!
+//! | found | action |
+//! |---|---|
+//! | other system identifier | refused |
+//! | slot missing, lost, of another database or plug-in | refused |
+//! | same timeline, position beyond the server's end of log | diverged |
+//! | newer timeline, position at or before its switch point | goes on below |
+//! | newer timeline, position behind the switch point; older timeline; a branch the server does not know | diverged |
+//! | position before the slot's `confirmed_flush_lsn` | gap: the server would skip it without a word |
+//! | position at or after `confirmed_flush_lsn` | resume |
+//!
+//! `START_REPLICATION` with a place before `confirmed_flush_lsn` silently starts at `confirmed_flush_lsn` (PostgreSQL,
+//! `CreateDecodingContext`), which is why the gap has to be found here. An offset taken over from Debezium names no
+//! server; there is nothing to hold against the system identifier and the timeline. With
+//! `lsn.flush.mode=connector_and_driver` Debezium confirms before it stores, so for its offsets a gap is only warned about.
+
+use tailwater_api::{Error, ErrorKind};
+
+use crate::lsn::Lsn;
+use crate::position::Position;
+
+/// The plug-in that our slots decode with.
+pub(crate) const PLUGIN: &str = "pgoutput";
+
+/// A timeline of the past and where it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SwitchPoint {
+    pub(crate) timeline: u32,
+    pub(crate) end: Lsn,
+}
+
+/// What the server says about a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SlotState {
+    /// `None` for a physical slot
+    pub(crate) plugin: Option<String>,
+    pub(crate) database: Option<String>,
+    pub(crate) confirmed_flush: Option<Lsn>,
+    /// Whether the server removed log that the slot needs
+    pub(crate) lost: bool,
+    pub(crate) active_pid: Option<i32>,
+}
+
+/// What the server offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) system: String,
+    pub(crate) timeline: u32,
+    /// End of the server's log
+    pub(crate) end: Lsn,
+    pub(crate) database: String,
+    /// History of the server's timeline
+    pub(crate) switch_points: Vec<SwitchPoint>,
+    pub(crate) slot: Option<SlotState>,
+}
+
+/// What to do with a stored position.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Restart {
+    /// Go on from here.
+    Resume(Lsn),
+    /// Go on from here, although the slot is ahead: Debezium confirmed before it stored.
+    ResumeBehind { from: Lsn, confirmed: Lsn },
+    /// What stood after the position cannot be had.
+    Refused(Refusal),
+}
+
+/// Why a position cannot be continued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    OtherSystem { stored: String, found: String },
+    SlotMissing,
+    SlotLost,
+    SlotOfOtherDatabase { found: String },
+    SlotOfOtherPlugin { found: String },
+    Diverged { stored_timeline: u32, found_timeline: u32, ended: Option<Lsn> },
+    BeyondEnd { end: Lsn },
+    Gap { confirmed: Lsn },
+}
+
+/// The table above.
+pub(crate) fn decide(position: &Position, offer: &Offer, confirmed_before_stored: bool) -> Restart {
+    if let Some(log) = &position.log
+        && log.system != offer.system
+    {
+        return Restart::Refused(Refusal::OtherSystem { stored: log.system.clone(), found: offer.system.clone() });
+    }
+    let confirmed = match usable_slot(offer) {
+        Ok(confirmed) => confirmed,
+        Err(refusal) => return Restart::Refused(refusal),
+    };
+    if let Some(log) = &position.log {
+        let diverged = |ended| Refusal::Diverged { stored_timeline: log.timeline, found_timeline: offer.timeline, ended };
+        if log.timeline != offer.timeline {
+            match offer.switch_points.iter().find(|past| past.timeline == log.timeline) {
+                Some(past) if log.timeline < offer.timeline && position.resume <= past.end => {}
+                Some(past) => return Restart::Refused(diverged(Some(past.end))),
+                None => return Restart::Refused(diverged(None)),
+            }
+        }
+    }
+    if position.resume > offer.end {
+        return Restart::Refused(Refusal::BeyondEnd { end: offer.end });
+    }
+    if position.resume >= confirmed {
+        Restart::Resume(position.resume)
+    } else if position.log.is_none() && confirmed_before_stored {
+        Restart::ResumeBehind { from: position.resume, confirmed }
+    } else {
+        Restart::Refused(Refusal::Gap { confirmed })
+    }
+}
+
+/// The place up to which the slot is confirmed, if it is ours to use.
+pub(crate) fn usable_slot(offer: &Offer) -> Result<Lsn, Refusal> {
+    let Some(slot) = &offer.slot else {
+        return Err(Refusal::SlotMissing);
+    };
+    if slot.plugin.as_deref() != Some(PLUGIN) {
+        return Err(Refusal::SlotOfOtherPlugin { found: slot.plugin.clone().unwrap_or_else(|| "none (a physical slot)".into()) });
+    }
+    if slot.database.as_deref() != Some(&offer.database) {
+        return Err(Refusal::SlotOfOtherDatabase { found: slot.database.clone().unwrap_or_default() });
+    }
+    match slot.confirmed_flush {
+        Some(confirmed) if !slot.lost => Ok(confirmed),
+        // Without it the slot was never consistent: its creation was interrupted.
+        Some(_) | None => Err(Refusal::SlotLost),
+    }
+}
+
+impl Refusal {
+    /// Whether a new snapshot can mend it without touching what belongs to somebody else.
+    pub(crate) fn snapshot_mends(&self) -> bool {
+        match self {
+            Self::OtherSystem { .. }
+            | Self::SlotMissing
+            | Self::SlotLost
+            | Self::Diverged { .. }
+            | Self::BeyondEnd { .. }
+            | Self::Gap { .. } => true,
+            Self::SlotOfOtherDatabase { .. } | Self::SlotOfOtherPlugin { .. } => false,
+        }
+    }
+
+    /// The error of a connector that may not take a new snapshot.
+    pub(crate) fn into_error(self, slot: &str, position: Option<Lsn>) -> Error {
+        let kind = if self.snapshot_mends() { ErrorKind::HistoryGone } else { ErrorKind::Conflict };
+        let doing = match position {
+            Some(_) => format!("continue with slot {slot}"),
+            None => format!("use slot {slot}"),
+        };
+        let resnapshot = "set snapshot.mode to when_needed, which reads all tables again, \
+                          or delete the connector's offsets (DELETE /connectors/NAME/offsets)";
+        let (cause, mend) = match self {
+            Self::OtherSystem { stored, found } => (
+                format!("the stored position belongs to the server with system identifier {stored}, this one is {found}"),
+                format!("connect to the former server, or {resnapshot}"),
+            ),
+            Self::SlotMissing => ("the slot does not exist any more; changes since the stored position are lost".into(), resnapshot.into()),
+            Self::SlotLost => (
+                "the server has removed log that the slot needs (max_slot_wal_keep_size)".into(),
+                format!("SELECT pg_drop_replication_slot('{slot}'); and {resnapshot}"),
+            ),
+            Self::SlotOfOtherDatabase { found } => (
+                format!("it belongs to database {found}"),
+                "name another slot with slot.name; slots are shared by all databases of a server".into(),
+            ),
+            Self::SlotOfOtherPlugin { found } => (
+                format!("its plug-in is {found}, not {PLUGIN}"),
+                format!("name another slot with slot.name, or SELECT pg_drop_replication_slot('{slot}');"),
+            ),
+            Self::Diverged { stored_timeline, found_timeline, ended } => {
+                let ended = ended.map_or_else(|| "which this server never had".to_owned(), |end| format!("which ended at {end}"));
+                (
+                    format!(
+                        "the stored position lies on timeline {stored_timeline}, {ended}; the server is on timeline {found_timeline}, \
+                         so changes were published that no longer exist there"
+                    ),
+                    resnapshot.into(),
+                )
+            }
+            Self::BeyondEnd { end } => (
+                format!(
+                    "the server's log ends at {end}: it was restored from an older state, and changes were published that no longer exist there"
+                ),
+                resnapshot.into(),
+            ),
+            Self::Gap { confirmed } => (
+                format!("the slot is confirmed up to {confirmed}: changes between were given to somebody else or were skipped"),
+                resnapshot.into(),
+            ),
+        };
+        let error = Error::new(kind, doing).because(cause).mend(mend);
+        match position {
+            Some(position) => error.at(position),
+            None => error,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::position::{LastMessage, LogIdentity, MessageKind, SnapshotProgress};
+
+    fn position(resume: u64) -> Position {
+        Position {
+            log: Some(LogIdentity { system: "7".into(), timeline: 1, slot: "s".into() }),
+            resume: Lsn::new(resume),
+            last_commit: None,
+            partial: None,
+            snapshot: SnapshotProgress::Streaming,
+            last: LastMessage { lsn: Lsn::new(resume), xid: None, timestamp: 0, kind: MessageKind::Commit },
+        }
+    }
+
+    fn slot(confirmed: u64) -> SlotState {
+        SlotState {
+            plugin: Some(PLUGIN.into()),
+            database: Some("shop".into()),
+            confirmed_flush: Some(Lsn::new(confirmed)),
+            lost: false,
+            active_pid: None,
+        }
+    }
+
+    fn offer(confirmed: u64) -> Offer {
+        Offer {
+            system: "7".into(),
+            timeline: 1,
+            end: Lsn::new(1000),
+            database: "shop".into(),
+            switch_points: Vec::new(),
+            slot: Some(slot(confirmed)),
+        }
+    }
+
+    fn promoted(confirmed: u64, switched_at: u64) -> Offer {
+        let switch_points = vec![SwitchPoint { timeline: 1, end: Lsn::new(switched_at) }];
+        Offer { timeline: 2, switch_points, ..offer(confirmed) }
+    }
+
+    #[test]
+    fn a_position_at_or_after_the_confirmed_place_resumes() {
+        assert_eq!(decide(&position(100), &offer(100), false), Restart::Resume(Lsn::new(100)));
+        assert_eq!(decide(&position(101), &offer(100), false), Restart::Resume(Lsn::new(101)));
+    }
+
+    #[test]
+    fn a_position_before_the_confirmed_place_is_a_gap() {
+        assert_eq!(decide(&position(99), &offer(100), false), Restart::Refused(Refusal::Gap { confirmed: Lsn::new(100) }));
+        assert_eq!(decide(&position(99), &offer(100), true), Restart::Refused(Refusal::Gap { confirmed: Lsn::new(100) }));
+    }
+
+    #[test]
+    fn debeziums_driver_may_have_confirmed_what_was_not_stored() {
+        let taken_over = Position { log: None, ..position(99) };
+        assert_eq!(decide(&taken_over, &offer(100), true), Restart::ResumeBehind { from: Lsn::new(99), confirmed: Lsn::new(100) });
+        assert_eq!(decide(&taken_over, &offer(100), false), Restart::Refused(Refusal::Gap { confirmed: Lsn::new(100) }));
+    }
+
+    #[test]
+    fn a_newer_timeline_resumes_up_to_its_switch_point() {
+        assert_eq!(decide(&position(100), &promoted(50, 100), false), Restart::Resume(Lsn::new(100)));
+        let diverged = Refusal::Diverged { stored_timeline: 1, found_timeline: 2, ended: Some(Lsn::new(99)) };
+        assert_eq!(decide(&position(100), &promoted(50, 99), false), Restart::Refused(diverged));
+    }
+
+    #[test]
+    fn a_newer_timeline_with_a_slot_ahead_is_a_gap() {
+        assert_eq!(decide(&position(100), &promoted(101, 200), false), Restart::Refused(Refusal::Gap { confirmed: Lsn::new(101) }));
+    }
+
+    #[test]
+    fn an_older_or_unknown_timeline_has_diverged() {
+        let mut older = position(100);
+        older.log.as_mut().unwrap().timeline = 3;
+        let diverged = |stored| Restart::Refused(Refusal::Diverged { stored_timeline: stored, found_timeline: 2, ended: None });
+        assert_eq!(decide(&older, &promoted(50, 200), false), diverged(3));
+        let unknown = Offer { switch_points: Vec::new(), ..promoted(50, 200) };
+        assert_eq!(decide(&position(100), &unknown, false), diverged(1));
+    }
+
+    #[test]
+    fn a_position_beyond_the_end_of_the_log_is_refused() {
+        assert_eq!(decide(&position(1001), &offer(100), false), Restart::Refused(Refusal::BeyondEnd { end: Lsn::new(1000) }));
+    }
+
+    #[test]
+    fn another_system_is_refused_before_anything_is_compared() {
+        let other = Offer { system: "8".into(), slot: None, ..offer(100) };
+        let refusal = Refusal::OtherSystem { stored: "7".into(), found: "8".into() };
+        assert_eq!(decide(&position(100), &other, false), Restart::Refused(refusal));
+    }
+
+    #[test]
+    fn a_slot_that_is_missing_lost_or_not_ours_is_refused() {
+        let with = |slot| decide(&position(100), &Offer { slot, ..offer(100) }, false);
+        assert_eq!(with(None), Restart::Refused(Refusal::SlotMissing));
+        assert_eq!(with(Some(SlotState { lost: true, ..slot(100) })), Restart::Refused(Refusal::SlotLost));
+        assert_eq!(with(Some(SlotState { confirmed_flush: None, ..slot(100) })), Restart::Refused(Refusal::SlotLost));
+        let other = SlotState { database: Some("b".into()), ..slot(100) };
+        assert_eq!(with(Some(other)), Restart::Refused(Refusal::SlotOfOtherDatabase { found: "b".into() }));
+        let other = SlotState { plugin: Some("decoderbufs".into()), ..slot(100) };
+        assert_eq!(with(Some(other)), Restart::Refused(Refusal::SlotOfOtherPlugin { found: "decoderbufs".into() }));
+        let physical = SlotState { plugin: None, database: None, ..slot(100) };
+        assert!(matches!(with(Some(physical)), Restart::Refused(Refusal::SlotOfOtherPlugin { .. })));
+    }
+
+    #[test]
+    fn every_refusal_says_how_to_mend_it() {
+        let at = Some(Lsn::new(1));
+        for refusal in [
+            Refusal::OtherSystem { stored: "7".into(), found: "8".into() },
+            Refusal::SlotMissing,
+            Refusal::SlotLost,
+            Refusal::SlotOfOtherDatabase { found: "b".into() },
+            Refusal::SlotOfOtherPlugin { found: "x".into() },
+            Refusal::Diverged { stored_timeline: 1, found_timeline: 2, ended: None },
+            Refusal::BeyondEnd { end: Lsn::new(1) },
+            Refusal::Gap { confirmed: Lsn::new(1) },
+        ] {
+            let mends = refusal.snapshot_mends();
+            let error = refusal.into_error("s", at);
+            assert!(error.remedy().is_some_and(|mend| !mend.is_empty()));
+            assert_eq!(error.kind() == ErrorKind::HistoryGone, mends);
+        }
+    }
+
+    proptest! {
+        // I3: whatever is found, the stream never starts where the server would skip silently.
+        #[test]
+        fn a_resumed_stream_starts_at_the_stored_place_and_not_before_the_confirmed_one(
+            resume in 0_u64..2000, confirmed in 0_u64..2000, end in 0_u64..2000, stored_timeline in 1_u32..4, timeline in 1_u32..4,
+            switches in proptest::collection::vec((1_u32..4, 0_u64..2000), 0..3),
+        ) {
+            let mut stored = position(resume);
+            stored.log.as_mut().unwrap().timeline = stored_timeline;
+            let switch_points = switches.iter().map(|&(timeline, end)| SwitchPoint { timeline, end: Lsn::new(end) }).collect();
+            let offer = Offer { timeline, end: Lsn::new(end), switch_points, ..offer(confirmed) };
+            match decide(&stored, &offer, false) {
+                Restart::Resume(from) => {
+                    prop_assert_eq!(from, stored.resume);
+                    prop_assert!(confirmed <= resume && resume <= end && stored_timeline <= timeline);
+                }
+                Restart::ResumeBehind { .. } => prop_assert!(false, "the position is ours"),
+                Restart::Refused(_) => {}
+            }
+        }
+    }
+}

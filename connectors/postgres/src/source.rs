@@ -1,0 +1,504 @@
+//! One run of the source: from what is stored and what the server offers to the stream.
+//!
+//! 1. The server, its tables and types are read; what keeps the source from running is an error with its remedy.
+//! 2. The publication is brought in order, then the stored position is held against the slot (`restart`).
+//! 3. Where rows have to be read, that happens in the snapshot of a slot (`snapshot`); the position that says so is stored
+//!    first, with the log that it belongs to.
+//! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tailwater_api::metrics::Gauge;
+use tailwater_api::probe::ProbeReport;
+use tailwater_api::record::Headers;
+use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
+use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::envelope::context_headers;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use crate::acknowledge::{Acknowledgements, answer, answer_interval};
+use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
+use crate::config::{FlushMode, PostgresConfig, SnapshotWhen};
+use crate::connect::{SqlConnection, SqlSession, replication_options};
+use crate::event::{Blocks, LogicalMessages, now};
+use crate::lsn::Lsn;
+use crate::plans::Plans;
+use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Position, SnapshotProgress};
+use crate::replication::{ReplicationConnection, SnapshotAction};
+use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
+use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
+use crate::stream::{Start, Streaming};
+use crate::{probe, publication, slot};
+
+/// How often the retained log is measured.
+const LAG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The PostgreSQL source.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PostgresConnector;
+
+impl SourceConnector for PostgresConnector {
+    const NAME: &'static str = "postgres";
+    const CLASS: &'static str = "io.debezium.connector.postgresql.PostgresConnector";
+    type Config = PostgresConfig;
+
+    async fn probe(config: &Self::Config) -> ProbeReport {
+        probe::probe(config).await
+    }
+
+    async fn run(config: Self::Config, mut context: SourceContext) -> Result<()> {
+        let mut stopping = context.stopping();
+        let stopped = async move {
+            // A daemon that is gone is a stop, too.
+            let _ = stopping.wait_for(|stop| *stop).await;
+        };
+        let config = Arc::new(config);
+        let mut run = Run::open(config.clone(), &context).await?;
+        // A stop while rows are read drops the reading: pending rows are forgotten, complete tables stay.
+        let position = tokio::select! {
+            biased;
+            () = stopped => return Ok(()),
+            position = run.prepare(&mut context) => position?,
+        };
+        let Some(position) = position else {
+            return Ok(());
+        };
+        run.stream(&mut context, position).await
+    }
+
+    fn unavailable_value_placeholder(config: &Self::Config) -> String {
+        config.relational.unavailable_value_placeholder.clone()
+    }
+}
+
+struct Run {
+    config: Arc<PostgresConfig>,
+    sql: SqlConnection,
+    facts: ServerFacts,
+    definitions: Vec<TableDefinition>,
+    publication: Option<Publication>,
+    blocks: Blocks,
+    headers: Headers,
+    plans: Plans,
+    session: SqlSession,
+}
+
+/// The server as the replication protocol sees it.
+struct Server {
+    connection: ReplicationConnection,
+    offer: Offer,
+    log: LogIdentity,
+}
+
+impl Run {
+    async fn open(config: Arc<PostgresConfig>, context: &SourceContext) -> Result<Self> {
+        let sql = SqlConnection::connect(&config).await?;
+        let facts = ServerFacts::load(&sql).await?;
+        check_server(&config, &facts)?;
+        let definitions = TableDefinition::load(&sql, None).await?;
+        let captured = captured(&config, &definitions);
+        if captured.is_empty() {
+            warn!("no table passes the filters of the configuration");
+        }
+        let publication = if config.snapshot.stream {
+            let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
+            warn_about_unpublished(&config, &publication, &captured);
+            Some(publication)
+        } else {
+            None
+        };
+        let mut session = SqlSession::new(config.clone());
+        let types = session.load_types().await?;
+        let blocks = Blocks::new(&config);
+        let headers = if config.relational.extended_headers {
+            context_headers(&config.relational.topic_prefix, &context.task().to_string(), "postgresql", &run_id())
+        } else {
+            Headers::default()
+        };
+        let plans = Plans::new(config.clone(), types, headers.clone(), definitions.clone());
+        Ok(Self { config, sql, facts, definitions, publication, blocks, headers, plans, session })
+    }
+
+    /// Does what has to be done before the stream; `None` where nothing is streamed.
+    async fn prepare(&mut self, context: &mut SourceContext) -> Result<Option<Position>> {
+        let server = self.config.relational.topic_prefix.clone();
+        let stored = Position::load(context.state(), &server)?;
+        let completed = CompletedTable::load_all(context.state(), &server);
+        if !self.config.snapshot.stream {
+            let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
+            if !done || self.config.snapshot.read == SnapshotWhen::Always {
+                self.read_without_slot(context).await?;
+            }
+            return Ok(None);
+        }
+        let mut offered = self.identify().await?;
+        let stored = self.hold_against(stored, &offered.offer)?;
+        let continues = stored.as_ref().is_some_and(|position| position.snapshot == SnapshotProgress::Running);
+        let reads = match self.config.snapshot.read {
+            SnapshotWhen::Always => true,
+            SnapshotWhen::Initially => stored.is_none() || continues,
+            SnapshotWhen::Never => false,
+        };
+        match (stored, reads) {
+            (Some(mut position), false) => {
+                if continues {
+                    warn!(
+                        "the initial snapshot is not complete, and snapshot.mode forbids to go on with it: rows that were not read are missing"
+                    );
+                }
+                position.log = Some(offered.log.clone());
+                self.plans.set_anchors(&completed);
+                Ok(Some(position))
+            }
+            (None, false) => {
+                let from = self.slot_without_snapshot(&mut offered).await?;
+                let position = self.new_position(&offered.log, from, SnapshotProgress::Streaming).await?;
+                send_state(context, vec![position.change(&server)]).await?;
+                Ok(Some(position))
+            }
+            (stored, true) => {
+                tokio::time::sleep(self.config.relational.snapshot_delay).await;
+                let kept = stored.filter(|_| continues && self.config.snapshot.read != SnapshotWhen::Always);
+                let position = self.read_with_slot(context, offered, kept, completed).await?;
+                tokio::time::sleep(self.config.relational.streaming_delay).await;
+                Ok(Some(position))
+            }
+        }
+    }
+
+    /// Asks the server who it is and what its slot is.
+    async fn identify(&self) -> Result<Server> {
+        let mut connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
+        let identity = connection.identify_system().await?;
+        let switch_points = if identity.timeline > 1 {
+            let history = connection.timeline_history(identity.timeline).await?;
+            history.into_iter().map(|past| SwitchPoint { timeline: past.timeline, end: past.end }).collect()
+        } else {
+            Vec::new()
+        };
+        let offer = Offer {
+            system: identity.system_id.clone(),
+            timeline: identity.timeline,
+            end: identity.xlog_position,
+            database: self.config.dbname.clone(),
+            switch_points,
+            slot: slot::load(&self.sql, &self.config.slot).await?,
+        };
+        let log = LogIdentity { system: identity.system_id, timeline: identity.timeline, slot: self.config.slot.clone() };
+        Ok(Server { connection, offer, log })
+    }
+
+    /// The stored position if it can be continued, `None` where a new beginning is made.
+    fn hold_against(&self, stored: Option<Position>, offer: &Offer) -> Result<Option<Position>> {
+        let Some(position) = stored else {
+            return match usable_slot(offer) {
+                Ok(_) => Ok(None),
+                Err(refusal) if offer.slot.is_none() || (self.config.snapshot.if_history_is_gone && refusal.snapshot_mends()) => Ok(None),
+                Err(refusal) => Err(refusal.into_error(&self.config.slot, None)),
+            };
+        };
+        match decide(&position, offer, self.config.flush_mode == FlushMode::ConnectorAndDriver) {
+            Restart::Resume(_) => Ok(Some(position)),
+            Restart::ResumeBehind { from, confirmed } => {
+                warn!(
+                    "the slot is confirmed up to {confirmed}, but the position taken over from Debezium is {from}: with \
+                     lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost"
+                );
+                Ok(Some(position))
+            }
+            Restart::Refused(refusal) if self.config.snapshot.if_history_is_gone && refusal.snapshot_mends() => {
+                let reason = refusal.into_error(&self.config.slot, Some(position.resume));
+                warn!("a new snapshot is taken, as snapshot.mode allows: {reason}");
+                Ok(None)
+            }
+            Restart::Refused(refusal) => Err(refusal.into_error(&self.config.slot, Some(position.resume))),
+        }
+    }
+
+    /// Where to start without a snapshot: the slot's place, or that of a new slot.
+    async fn slot_without_snapshot(&self, offered: &mut Server) -> Result<Lsn> {
+        match usable_slot(&offered.offer) {
+            Ok(confirmed) => Ok(confirmed),
+            Err(_) => {
+                self.drop_unusable_slot(offered).await?;
+                let creation = offered.connection.create_slot(&self.config.slot, false, SnapshotAction::Nothing);
+                Ok(slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot_refused)?.consistent_point)
+            }
+        }
+    }
+
+    /// A slot of ours that lost its log is in the way of a new one.
+    async fn drop_unusable_slot(&self, offered: &mut Server) -> Result<()> {
+        if offered.offer.slot.is_some() {
+            warn!(slot = %self.config.slot, "the slot is of no use any more and is dropped");
+            offered.connection.drop_slot(&self.config.slot).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the tables in the snapshot of the new slot, or of a temporary one where the slot is there already.
+    async fn read_with_slot(
+        &mut self,
+        context: &mut SourceContext,
+        mut offered: Server,
+        kept: Option<Position>,
+        completed: Vec<CompletedTable>,
+    ) -> Result<Position> {
+        let server = self.config.relational.topic_prefix.clone();
+        let anchor = if usable_slot(&offered.offer).is_ok() {
+            temporary_anchor(&self.config, &self.sql).await?
+        } else {
+            self.drop_unusable_slot(&mut offered).await?;
+            let creation = offered.connection.create_slot(&self.config.slot, false, SnapshotAction::Export);
+            let created = slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot_refused)?;
+            info!(slot = %self.config.slot, at = %created.consistent_point, "created the slot");
+            Anchor { lsn: created.consistent_point, exported: created.snapshot_name, keeper: Some(offered.connection) }
+        };
+        let (position, completed) = match kept {
+            Some(position) => (Position { log: Some(offered.log), ..position }, completed),
+            None => {
+                let mut state: Vec<_> = completed.iter().map(|table| table.removal(&server)).collect();
+                let position = self.new_position(&offered.log, anchor.lsn, SnapshotProgress::Running).await?;
+                state.push(position.change(&server));
+                send_state(context, state).await?;
+                (position, Vec::new())
+            }
+        };
+        let captured = captured(&self.config, &self.definitions);
+        let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+        tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()));
+        let reader = SqlConnection::connect(&self.config).await?;
+        reader.without_timeouts().await?;
+        let writer = Writer::new(context, &position, &completed);
+        let mut snapshot = Snapshot {
+            config: &self.config,
+            context,
+            plans: &mut self.plans,
+            blocks: &self.blocks,
+            publication: self.publication.as_ref(),
+            completed,
+            position,
+            writer,
+        };
+        snapshot.read_all(&reader, &self.sql, &tables, &anchor, || temporary_anchor(&self.config, &self.sql)).await?;
+        let (position, completed) = (snapshot.position, snapshot.completed);
+        drop(anchor.keeper);
+        self.plans.set_anchors(&completed);
+        Ok(position)
+    }
+
+    /// Reads the tables in one transaction of their own.
+    async fn read_without_slot(&mut self, context: &mut SourceContext) -> Result<()> {
+        let log = LogIdentity { system: String::new(), timeline: 0, slot: self.config.slot.clone() };
+        let mut position = self.new_position(&log, self.facts.end, SnapshotProgress::Running).await?;
+        // No slot, no log to come back to.
+        position.log = None;
+        let captured = captured(&self.config, &self.definitions);
+        let tables = tables_to_read(&self.config, None, &captured);
+        let reader = SqlConnection::connect(&self.config).await?;
+        reader.without_timeouts().await?;
+        let writer = Writer::new(context, &position, &[]);
+        let mut snapshot = Snapshot {
+            config: &self.config,
+            context,
+            plans: &mut self.plans,
+            blocks: &self.blocks,
+            publication: None,
+            completed: Vec::new(),
+            position,
+            writer,
+        };
+        snapshot.read_together(&reader, &self.sql, &tables).await
+    }
+
+    async fn new_position(&self, log: &LogIdentity, at: Lsn, snapshot: SnapshotProgress) -> Result<Position> {
+        Ok(Position {
+            log: Some(log.clone()),
+            resume: at,
+            last_commit: None,
+            partial: None,
+            snapshot,
+            last: LastMessage { lsn: at, xid: Some(self.sql.next_xid().await?), timestamp: now() / 1000, kind: MessageKind::Commit },
+        })
+    }
+
+    /// Follows the log from `position`.
+    async fn stream(self, context: &mut SourceContext, position: Position) -> Result<()> {
+        let binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions))?;
+        let mut options = vec![
+            ("proto_version".to_owned(), "1".to_owned()),
+            ("publication_names".to_owned(), quote_identifier(&self.config.publication)),
+        ];
+        if self.facts.version >= 140_000 {
+            options.push(("messages".to_owned(), "true".to_owned()));
+            if binary {
+                options.push(("binary".to_owned(), "true".to_owned()));
+            }
+        }
+        options.extend(self.config.stream_options.iter().cloned());
+        let Some((mut stream, feedback)) = self.start_replication(context, position.resume, &options).await? else {
+            return Ok(());
+        };
+        info!(slot = %self.config.slot, from = %position.resume, binary, "follows the log");
+
+        let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
+        let acknowledgements = Acknowledgements::new(position.resume);
+        let mut beside = JoinSet::new();
+        beside.spawn(answer(
+            feedback,
+            acknowledgements.clone(),
+            context.confirmed(),
+            answer_interval(self.config.status_interval, self.facts.wal_sender_timeout),
+            self.config.flush_mode != FlushMode::Manual,
+        ));
+        let retained = context.metrics().gauge("retained_wal_bytes", "Log that the server keeps for the slot.", None);
+        beside.spawn(measure_lag(self.config.clone(), retained));
+
+        let messages = LogicalMessages::new(&self.config, &self.blocks, self.headers.clone());
+        let start = Start { plans: self.plans, session: self.session, blocks: self.blocks, messages, log, position, acknowledgements };
+        let config = self.config.clone();
+        let mut streaming = Streaming::new(&config, context, start);
+        let result = tokio::select! {
+            result = streaming.run(&mut stream) => result,
+            Some(ended) = beside.join_next() => ended.unwrap_or_else(|panicked| Err(Error::new(ErrorKind::Bug, "answer the server").because(panicked))),
+        };
+        if result.is_ok() && config.drop_slot_on_stop {
+            drop(stream);
+            drop(beside);
+            let mut connection = ReplicationConnection::connect(&replication_options(&config)).await?;
+            connection.drop_slot(&config.slot).await?;
+        }
+        result
+    }
+
+    /// Attaches to the slot, again while somebody else does; `None` where the task is to end.
+    async fn start_replication(
+        &self,
+        context: &SourceContext,
+        from: Lsn,
+        options: &[(String, String)],
+    ) -> Result<Option<(crate::replication::ReplicationStream, crate::replication::FeedbackSender)>> {
+        let mut tries = 0;
+        loop {
+            let connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
+            let error = match connection.start_replication(&self.config.slot, from, options).await {
+                Ok(started) => return Ok(Some(started)),
+                Err(error) => error,
+            };
+            if error.kind() != ErrorKind::Conflict {
+                return Err(error);
+            }
+            let pid = slot::load(&self.sql, &self.config.slot).await?.and_then(|slot| slot.active_pid);
+            if tries == self.config.slot_retries {
+                let holder = pid.map_or_else(String::new, |pid| format!(", held by pid {pid}"));
+                return Err(Error::new(ErrorKind::Conflict, format!("use slot {}{holder}", self.config.slot)).because(error).mend(
+                    format!(
+                        "give each connector a slot.name of its own, or end the other: SELECT pg_terminate_backend({});",
+                        pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string())
+                    ),
+                ));
+            }
+            tries += 1;
+            warn!(slot = %self.config.slot, pid, "the slot is in use; try {tries} of {} follows", self.config.slot_retries);
+            tokio::select! {
+                () = tokio::time::sleep(self.config.slot_retry_delay) => {}
+                () = context.stopped() => return Ok(None),
+            }
+        }
+    }
+}
+
+/// A UUID of version 7, by which readers tell the runs of a connector apart.
+fn run_id() -> String {
+    let milliseconds = u64::try_from(now() / 1_000_000).unwrap_or(0);
+    let random = fastrand::u128(..).to_be_bytes();
+    let (random, _) = random.split_first_chunk().expect("16 octets begin with 10");
+    uuid::Builder::from_unix_timestamp_millis(milliseconds, random).into_uuid().to_string()
+}
+
+/// The tables that the configuration captures.
+pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefinition]) -> Vec<&'a TableDefinition> {
+    let mut captured = Vec::new();
+    for table in definitions {
+        if config.relational.tables.accepts(&table.schema, &table.name) {
+            if table.logged {
+                captured.push(table);
+            } else {
+                warn!(table = %table.full_name(), "the table is unlogged: its changes are not in the log, so it is not captured");
+            }
+        }
+    }
+    captured
+}
+
+/// What no configuration can do without.
+pub(crate) fn check_server(config: &PostgresConfig, facts: &ServerFacts) -> Result<()> {
+    if !config.snapshot.stream {
+        return Ok(());
+    }
+    if facts.wal_level != "logical" {
+        return Err(Error::new(ErrorKind::Misconfigured, "follow the log")
+            .because(format!("wal_level is {}, not logical", facts.wal_level))
+            .mend("as superuser: ALTER SYSTEM SET wal_level = logical; and restart the server"));
+    }
+    if !facts.may_replicate {
+        return Err(Error::new(ErrorKind::Unauthorised, "follow the log")
+            .because(format!("role {} may not replicate", facts.role))
+            .mend(format!("as superuser: ALTER ROLE {} REPLICATION;", quote_identifier(&facts.role))));
+    }
+    Ok(())
+}
+
+fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {
+    for table in captured.iter().filter(|table| !table.partitioned && publication.table(table).is_none()) {
+        let by_root = table.ancestors.iter().any(|oid| captured.iter().any(|root| root.oid == *oid && publication.table(root).is_some()));
+        if !by_root {
+            warn!(
+                table = %table.full_name(),
+                "the publication {0} does not publish the table, so its changes are not captured. To mend it: ALTER PUBLICATION {1} ADD TABLE {2};",
+                config.publication,
+                quote_identifier(&config.publication),
+                table.quoted()
+            );
+        }
+    }
+}
+
+/// A temporary slot, made for its snapshot.
+async fn temporary_anchor(config: &PostgresConfig, sql: &SqlConnection) -> Result<Anchor> {
+    let mut connection = ReplicationConnection::connect(&replication_options(config)).await?;
+    let name = format!("tailwater_{:016x}", fastrand::u64(..));
+    let creation = connection.create_slot(&name, true, SnapshotAction::Export);
+    let created = slot::explain_wait(sql, &name, creation).await.map_err(slot_refused)?;
+    Ok(Anchor { lsn: created.consistent_point, exported: created.snapshot_name, keeper: Some(connection) })
+}
+
+fn slot_refused(error: Error) -> Error {
+    if error.kind() == ErrorKind::Throttled {
+        error.mend("as superuser: ALTER SYSTEM SET max_replication_slots = 20; and restart the server, or drop slots that nobody uses")
+    } else {
+        error
+    }
+}
+
+async fn send_state(context: &mut SourceContext, state: Vec<tailwater_api::state::StateChange>) -> Result<()> {
+    let reservation = context.reserve(0).await;
+    context.send(SourceBatch { state, ..SourceBatch::default() }, reservation).await?;
+    Ok(())
+}
+
+/// Keeps the figure of the retained log current. Never ends; a server that does not answer is asked again.
+async fn measure_lag(config: Arc<PostgresConfig>, gauge: Gauge) -> Result<()> {
+    let mut session = SqlSession::new(config.clone());
+    loop {
+        tokio::time::sleep(LAG_INTERVAL).await;
+        // Only a figure depends on it, and the stream itself notices when the server is gone.
+        if let Ok(sql) = session.get().await
+            && let Ok(Some(bytes)) = slot::retained_bytes(sql, &config.slot).await
+        {
+            gauge.set(bytes);
+        }
+    }
+}

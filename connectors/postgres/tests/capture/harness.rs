@@ -1,0 +1,261 @@
+//! Runs the source against a throwaway server as the daemon would: takes its batches, keeps what a log would keep, and
+//! confirms.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tailwater_api::config::{ConfigValues, read_config};
+use tailwater_api::envelope::Envelope;
+use tailwater_api::metrics::NoMetrics;
+use tailwater_api::record::Record;
+use tailwater_api::source::{ByteBudget, Reservation, SentBatch, SourceConnector, SourceContext};
+use tailwater_api::state::SourceState;
+use tailwater_api::{Error, Result, Value};
+use tailwater_postgres::{PostgresConfig, PostgresConnector};
+use tailwater_testkit::{PostgresServer, Version, required_or_skip};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Long enough for a busy machine; every wait ends earlier when what is waited for happens.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Generous;
+
+impl ByteBudget for Generous {
+    fn reserve(self: Arc<Self>, bytes: usize) -> BoxFuture<'static, Reservation> {
+        std::future::ready(Reservation::new(bytes, |_| {})).boxed()
+    }
+}
+
+/// A server that can be captured; `None` where PostgreSQL is not installed.
+pub(crate) async fn server(settings: &[(&str, &str)]) -> Option<PostgresServer> {
+    required_or_skip(PostgresServer::start(Version::V15, settings).await)
+}
+
+/// A configuration with short intervals; later entries win.
+pub(crate) fn config(server: &PostgresServer, entries: &[(&str, &str)]) -> PostgresConfig {
+    let mut values: ConfigValues = [
+        ("topic.prefix", "shop"),
+        ("database.hostname", "127.0.0.1"),
+        ("database.user", "postgres"),
+        ("database.dbname", "postgres"),
+        ("slot.name", "shop"),
+        ("publication.name", "shop"),
+        ("status.update.interval.ms", "200"),
+        ("slot.max.retries", "20"),
+        ("slot.retry.delay.ms", "250"),
+        ("extended.headers.enabled", "false"),
+    ]
+    .into_iter()
+    .collect();
+    values.set("database.port", server.port().to_string());
+    for (key, value) in entries {
+        values.set(*key, *value);
+    }
+    match read_config::<PostgresConfig>(&values) {
+        Ok((config, _)) => config,
+        Err(report) => panic!("{report:?}"),
+    }
+}
+
+/// What a topic log would hold: published records, the state, pending rows.
+#[derive(Clone, Default)]
+pub(crate) struct Log {
+    pub(crate) records: Vec<Record>,
+    pub(crate) state: SourceState,
+    pending: HashMap<String, Vec<Record>>,
+    /// The log after each batch: how many records, which state
+    pub(crate) points: Vec<(usize, SourceState)>,
+}
+
+impl Log {
+    fn take(&mut self, sent: SentBatch) {
+        let batch = sent.batch;
+        match batch.pending {
+            Some(id) => self.pending.entry(id.to_string()).or_default().extend(batch.records),
+            None => {
+                for id in &batch.publish {
+                    let rows = self.pending.remove(&**id).unwrap_or_else(|| panic!("{id} is published without rows"));
+                    self.records.extend(rows);
+                }
+                self.records.extend(batch.records);
+            }
+        }
+        for change in &batch.state {
+            self.state.apply(change);
+        }
+        self.points.push((self.records.len(), self.state.clone()));
+    }
+
+    /// The log as a crash after batch `index` leaves it: pending rows are gone.
+    pub(crate) fn after_crash(&self, index: usize) -> Self {
+        let (records, state) = &self.points[index];
+        Self { records: self.records[..*records].to_vec(), state: state.clone(), ..Self::default() }
+    }
+
+    fn end(&self) -> Vec<String> {
+        self.records[self.records.len().saturating_sub(20)..].iter().map(line).collect()
+    }
+
+    /// Records in short: `r public.orders 1 -> {1,a}`.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.records.iter().map(line).collect()
+    }
+}
+
+/// A running source.
+pub(crate) struct Running {
+    pub(crate) task: JoinHandle<Result<()>>,
+    batches: mpsc::Receiver<SentBatch>,
+    confirmed: watch::Sender<u64>,
+    stop: watch::Sender<bool>,
+    pub(crate) log: Log,
+    confirms: bool,
+}
+
+/// Starts the source on what `log` holds.
+pub(crate) fn start(config: &PostgresConfig, log: Log) -> Running {
+    let (sender, batches) = mpsc::channel(4);
+    let (confirmed, confirmed_receiver) = watch::channel(0);
+    let (stop, stop_receiver) = watch::channel(false);
+    let context = SourceContext::new(
+        "shop".into(),
+        0,
+        log.state.clone(),
+        sender,
+        Arc::new(Generous),
+        confirmed_receiver,
+        stop_receiver,
+        Arc::new(NoMetrics),
+    );
+    let task = tokio::spawn(PostgresConnector::run(config.clone(), context));
+    Running { task, batches, confirmed, stop, log: Log { points: Vec::new(), pending: HashMap::new(), ..log }, confirms: true }
+}
+
+impl Running {
+    /// From now on nothing becomes durable any more.
+    pub(crate) fn refuse_confirmation(&mut self) {
+        self.confirms = false;
+    }
+
+    /// Takes batches until `done` says so. Panics where the source fails or nothing comes for long.
+    pub(crate) async fn until(&mut self, mut done: impl FnMut(&Log) -> bool) {
+        while !done(&self.log) {
+            let sent = tokio::time::timeout(PATIENCE, self.batches.recv()).await;
+            match sent {
+                Ok(Some(sent)) => {
+                    let number = sent.number;
+                    self.log.take(sent);
+                    if self.confirms {
+                        self.confirmed.send_replace(number);
+                    }
+                }
+                Ok(None) => panic!("the source ended: {:?}; log ends in {:#?}", (&mut self.task).await, self.log.end()),
+                Err(_) => panic!("nothing came for long; log of {} ends in {:#?}", self.log.records.len(), self.log.end()),
+            }
+        }
+    }
+
+    /// Waits for so many records.
+    pub(crate) async fn records(&mut self, count: usize) {
+        self.until(|log| log.records.len() >= count).await;
+    }
+
+    /// Takes whatever comes within the time.
+    pub(crate) async fn for_a_while(&mut self, time: Duration) {
+        let _ = tokio::time::timeout(time, self.until(|_| false)).await;
+    }
+
+    /// Ends the source as a crash would.
+    pub(crate) async fn crash(self) -> Log {
+        self.task.abort();
+        let _ = self.task.await;
+        self.log
+    }
+
+    /// Ends the source in order and takes what it still sends.
+    pub(crate) async fn stop(mut self) -> Log {
+        self.stop.send_replace(true);
+        while let Some(sent) = tokio::time::timeout(PATIENCE, self.batches.recv()).await.expect("the source stops in time") {
+            let number = sent.number;
+            self.log.take(sent);
+            self.confirmed.send_replace(number);
+        }
+        self.task.await.expect("the source does not panic").expect("the source stops in order");
+        self.log
+    }
+
+    /// Takes batches until the source ends by itself.
+    pub(crate) async fn ended(mut self) -> (Result<()>, Log) {
+        while let Some(sent) = tokio::time::timeout(PATIENCE, self.batches.recv()).await.expect("the source ends") {
+            let number = sent.number;
+            self.log.take(sent);
+            self.confirmed.send_replace(number);
+        }
+        (self.task.await.expect("the source does not panic"), self.log)
+    }
+
+    /// The error with which the source ends.
+    pub(crate) async fn failed(self) -> Error {
+        let (result, _) = self.ended().await;
+        result.expect_err("the source fails")
+    }
+}
+
+/// One record in short.
+pub(crate) fn line(record: &Record) -> String {
+    let key = show(&record.key.value);
+    let table = record.topic.strip_prefix("shop.").unwrap_or(&record.topic);
+    match Envelope::of(record) {
+        Some(envelope) => {
+            format!("{} {table} {key} {}->{}", envelope.operation().code(), show(envelope.before()), show(envelope.after()))
+        }
+        None if record.is_tombstone() => format!("- {table} {key}"),
+        None => format!("? {table} {key}"),
+    }
+}
+
+/// A value in short.
+pub(crate) fn show(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Unchanged => "unchanged".into(),
+        Value::NotInIdentity => "?".into(),
+        Value::Boolean(value) => value.to_string(),
+        Value::Int8(value) => value.to_string(),
+        Value::Int16(value) => value.to_string(),
+        Value::Int32(value) => value.to_string(),
+        Value::Int64(value) => value.to_string(),
+        Value::Float32(value) => value.to_string(),
+        Value::Float64(value) => value.to_string(),
+        Value::Bytes(bytes) => format!("{bytes:?}"),
+        Value::String(text) if text.len() > 40 => format!("text of {}", text.len()),
+        Value::String(text) => text.to_string(),
+        Value::Array(values) => format!("[{}]", values.iter().map(show).collect::<Vec<_>>().join(",")),
+        Value::Map(_) => "map".into(),
+        Value::Struct(values) => format!("{{{}}}", values.iter().map(show).collect::<Vec<_>>().join(",")),
+    }
+}
+
+/// A field of the source block.
+pub(crate) fn source_field(record: &Record, name: &str) -> Value {
+    let envelope = Envelope::of(record).expect("a change event");
+    let (schema, source) = envelope.source().expect("a source block");
+    let (index, _) = schema.field(name).expect("a field of the source block");
+    source.as_struct().expect("a struct")[index].clone()
+}
+
+/// Waits until a query answers true.
+pub(crate) async fn eventually(client: &tokio_postgres::Client, query: &str) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if client.query_one(query, &[]).await.expect("the query runs").get::<_, Option<bool>>(0) == Some(true) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never true: {query}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,7 @@
+//! The source against real servers: what is captured, what a restart repeats (nothing), what is refused.
+
+mod harness;
+mod positions;
+mod refusals;
+mod rows;
+mod snapshots;

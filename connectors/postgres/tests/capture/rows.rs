@@ -1,0 +1,178 @@
+//! What changes of rows become.
+
+use tailwater_api::Value;
+
+use crate::harness::{Log, config, line, server, show, source_field, start};
+
+#[tokio::test]
+async fn every_operation_becomes_its_records() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, email varchar(80), vip boolean DEFAULT false);
+             INSERT INTO customers VALUES (1, 'Ada', 'ada@example.org', true), (2, 'Grace', NULL, false);",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[("skipped.operations", "none")]), Log::default());
+    running.records(2).await;
+    client
+        .batch_execute(
+            "INSERT INTO customers VALUES (3, 'Edsger', 'e@example.org');
+             UPDATE customers SET email = 'grace@example.org' WHERE id = 2;
+             UPDATE customers SET id = 30 WHERE id = 3;
+             DELETE FROM customers WHERE id = 1;
+             TRUNCATE customers;",
+        )
+        .await
+        .unwrap();
+    running.records(10).await;
+    let log = running.stop().await;
+    assert_eq!(
+        log.lines(),
+        [
+            "r public.customers {1} null->{1,Ada,ada@example.org,true}",
+            "r public.customers {2} null->{2,Grace,null,false}",
+            "c public.customers {3} null->{3,Edsger,e@example.org,false}",
+            "u public.customers {2} null->{2,Grace,grace@example.org,false}",
+            "d public.customers {3} {3,?,?,?}->null",
+            "- public.customers {3}",
+            "c public.customers {30} null->{30,Edsger,e@example.org,false}",
+            "d public.customers {1} {1,?,?,?}->null",
+            "- public.customers {1}",
+            "t public.customers null null->null",
+        ]
+    );
+    // One multi-statement text is one transaction here; the first transaction after a snapshot has none before it.
+    assert!(show(&source_field(&log.records[2], "sequence")).starts_with("[null,\""));
+    assert_eq!(source_field(&log.records[0], "snapshot"), "first".into());
+    assert_eq!(source_field(&log.records[1], "snapshot"), "last".into());
+    let names: Vec<_> = log.records[4].headers.iter().map(|header| header.name.to_string()).collect();
+    assert_eq!(names, ["__debezium.newkey"]);
+    let schema = |index: usize| log.records[index].value.schema.as_ref().unwrap().id();
+    assert_eq!(schema(0), schema(2), "snapshot and stream share their schemas");
+}
+
+#[tokio::test]
+async fn before_images_follow_the_replica_identity_and_unchanged_values_stay_known() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE plain (id int PRIMARY KEY, small text, large text);
+             CREATE TABLE whole (id int PRIMARY KEY, small text, large text);
+             ALTER TABLE plain ALTER large SET STORAGE EXTERNAL;
+             ALTER TABLE whole ALTER large SET STORAGE EXTERNAL;
+             ALTER TABLE whole REPLICA IDENTITY FULL;
+             CREATE TABLE keyless (a int, b text);
+             ALTER TABLE keyless REPLICA IDENTITY FULL;",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client
+        .batch_execute(
+            "INSERT INTO plain VALUES (1, 'a', repeat('x', 9000)); UPDATE plain SET small = 'b';
+             INSERT INTO whole VALUES (1, 'a', repeat('x', 9000)); UPDATE whole SET small = 'b'; DELETE FROM whole;
+             INSERT INTO keyless VALUES (1, NULL); UPDATE keyless SET b = 'x'; DELETE FROM keyless;",
+        )
+        .await
+        .unwrap();
+    running.records(10).await;
+    assert_eq!(
+        running.stop().await.lines(),
+        [
+            "c public.plain {1} null->{1,a,text of 9000}",
+            "u public.plain {1} null->{1,b,unchanged}",
+            "c public.whole {1} null->{1,a,text of 9000}",
+            "u public.whole {1} {1,a,text of 9000}->{1,b,text of 9000}",
+            "d public.whole {1} {1,b,text of 9000}->null",
+            "- public.whole {1}",
+            "c public.keyless null null->{1,null}",
+            "u public.keyless null {1,null}->{1,x}",
+            "d public.keyless null {1,x}->null",
+            "- public.keyless null",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn filters_keys_and_skipped_operations_are_heeded() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE kept (id int PRIMARY KEY, secret text, note text);
+             CREATE TABLE hidden (id int PRIMARY KEY);
+             INSERT INTO kept VALUES (1, 's', 'n'); INSERT INTO hidden VALUES (1);",
+        )
+        .await
+        .unwrap();
+    let settings = [
+        ("table.include.list", r"PUBLIC\.Kept"),
+        ("column.exclude.list", r"public\.kept\.(id|secret)"),
+        ("skipped.operations", "u,t"),
+        ("tombstones.on.delete", "false"),
+    ];
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.records(1).await;
+    client
+        .batch_execute(
+            "INSERT INTO hidden VALUES (2); UPDATE kept SET note = 'm'; DELETE FROM kept; INSERT INTO kept VALUES (2, 't', 'o');",
+        )
+        .await
+        .unwrap();
+    running.records(3).await;
+    // A key column that the filters leave out of the row stays in the key, in snapshot and stream alike (I7).
+    let expected = ["r public.kept {1} null->{n}", "d public.kept {1} {?}->null", "c public.kept {2} null->{o}"];
+    assert_eq!(running.stop().await.lines(), expected);
+}
+
+#[tokio::test]
+async fn definitions_changed_while_streaming_are_followed() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text);").await.unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client
+        .batch_execute(
+            "INSERT INTO t VALUES (1, 'a');
+             ALTER TABLE t ADD COLUMN w int NOT NULL DEFAULT 5; INSERT INTO t VALUES (2, 'b');
+             ALTER TABLE t DROP COLUMN v; INSERT INTO t VALUES (3, 7);
+             CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE TABLE later (id int PRIMARY KEY, m mood); INSERT INTO later VALUES (1, 'happy');
+             DROP TABLE later;",
+        )
+        .await
+        .unwrap();
+    running.records(4).await;
+    let log = running.stop().await;
+    assert_eq!(log.lines()[..3], ["c public.t {1} null->{1,a}", "c public.t {2} null->{2,b,5}", "c public.t {3} null->{3,7}"]);
+    // Dropped before its row was decoded: only the log knows the table.
+    assert!(log.lines()[3].starts_with("c public.later {1} null->{1"), "{}", log.lines()[3]);
+}
+
+#[tokio::test]
+async fn logical_messages_become_records_in_and_outside_transactions() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client
+        .batch_execute(
+            "BEGIN; SELECT pg_logical_emit_message(true, 'in', 'one'); INSERT INTO t VALUES (1);
+             SELECT pg_logical_emit_message(false, 'out', 'two'); COMMIT;",
+        )
+        .await
+        .unwrap();
+    running.records(3).await;
+    let log = running.stop().await;
+    let prefixes: Vec<_> = log.records.iter().map(line).collect();
+    assert_eq!(prefixes, ["? message {out}", "? message {in}", "c public.t {1} null->{1}"]);
+    let source = |index: usize| log.records[index].value.value.as_struct().unwrap()[2].as_struct().unwrap().to_vec();
+    assert_eq!(source(0)[11], Value::Null, "outside a transaction there is no txId");
+    assert_ne!(source(1)[11], Value::Null);
+}

@@ -1,0 +1,177 @@
+//! Reading the rows that are there.
+
+use std::time::Duration;
+
+use crate::harness::{Log, PATIENCE, config, server, show, source_field, start};
+
+fn marks(log: &Log) -> Vec<String> {
+    log.records.iter().map(|record| show(&source_field(record, "snapshot"))).collect()
+}
+
+#[tokio::test]
+async fn rows_are_marked_and_ordered_as_debezium_does_it() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a_empty (id int PRIMARY KEY); CREATE TABLE b_one (id int PRIMARY KEY);
+             CREATE TABLE c_three (id int PRIMARY KEY); CREATE TABLE d_empty (id int PRIMARY KEY);
+             INSERT INTO b_one VALUES (1); INSERT INTO c_three VALUES (1), (2), (3);",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.records(4).await;
+    client.batch_execute("INSERT INTO a_empty VALUES (1)").await.unwrap();
+    running.records(5).await;
+    let log = running.stop().await;
+    assert_eq!(marks(&log), ["last_in_data_collection", "first_in_data_collection", "true", "last", "null"]);
+    assert_eq!(log.lines()[4], "c public.a_empty {1} null->{1}");
+}
+
+#[tokio::test]
+async fn initial_only_reads_without_a_slot_and_ends() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute("CREATE SCHEMA b; CREATE TABLE a1 (id int PRIMARY KEY); CREATE TABLE b.b1 (id int PRIMARY KEY); INSERT INTO a1 VALUES (2), (1); INSERT INTO b.b1 VALUES (1);")
+        .await
+        .unwrap();
+    let config = config(&server, &[("snapshot.mode", "initial_only")]);
+    let (result, log) = start(&config, Log::default()).ended().await;
+    result.unwrap();
+    assert_eq!(log.lines(), ["r b.b1 {1} null->{1}", "r public.a1 {2} null->{2}", "r public.a1 {1} null->{1}"]);
+    assert_eq!(marks(&log), ["first", "first_in_data_collection", "last"]);
+    let slots: i64 = client.query_one("SELECT count(*) FROM pg_replication_slots", &[]).await.unwrap().get(0);
+    assert_eq!(slots, 0);
+    // Started again, it has nothing to do.
+    let (result, again) = start(&config, log).ended().await;
+    result.unwrap();
+    assert_eq!(again.records.len(), 3);
+}
+
+#[tokio::test]
+async fn no_data_streams_only() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);").await.unwrap();
+    let mut running = start(&config(&server, &[("snapshot.mode", "no_data")]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    running.records(1).await;
+    assert_eq!(running.stop().await.lines(), ["c public.t {2} null->{2}"]);
+}
+
+#[tokio::test]
+async fn always_reads_again_at_each_start() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);").await.unwrap();
+    let config = config(&server, &[("snapshot.mode", "always")]);
+    let mut running = start(&config, Log::default());
+    running.records(1).await;
+    let log = running.stop().await;
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    let mut running = start(&config, log);
+    running.records(3).await;
+    client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+    running.records(4).await;
+    let expected = ["r public.t {1} null->{1}", "r public.t {1} null->{1}", "r public.t {2} null->{2}", "c public.t {3} null->{3}"];
+    assert_eq!(running.stop().await.lines(), expected);
+}
+
+#[tokio::test]
+async fn a_table_rewritten_after_the_snapshot_was_taken_loses_no_row() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a_first (id int PRIMARY KEY, v text); INSERT INTO a_first SELECT -i, repeat('x', 1000) FROM generate_series(1, 40000) i;
+             CREATE TABLE rewritten (id int PRIMARY KEY, v int); INSERT INTO rewritten SELECT i, i FROM generate_series(1, 500) i;",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    // Nobody takes more batches, so the reader stands still in the first table.
+    running.until(|log| log.points.len() >= 2).await;
+    client.batch_execute("ALTER TABLE rewritten ALTER v TYPE bigint; INSERT INTO rewritten VALUES (501, 501);").await.unwrap();
+    running.records(40_501).await;
+    client.batch_execute("INSERT INTO rewritten VALUES (502, 502)").await.unwrap();
+    running.records(40_502).await;
+    running.for_a_while(Duration::from_millis(500)).await;
+    let mut log = running.stop().await;
+    log.records.retain(|record| record.topic.ends_with("rewritten"));
+    let mut keys: Vec<String> = log.records.iter().map(|record| show(&record.key.value)).collect();
+    keys.sort();
+    let mut expected: Vec<String> = (1..=502).map(|id| format!("{{{id}}}")).collect();
+    expected.sort();
+    assert_eq!(keys, expected);
+}
+
+#[tokio::test]
+async fn every_crash_during_the_snapshot_loses_nothing_and_repeats_nothing() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY, v text); CREATE TABLE b (id int PRIMARY KEY, v text); CREATE TABLE c (id int, v text);
+             INSERT INTO a SELECT i, repeat('x', 200) FROM generate_series(1, 3000) i;
+             INSERT INTO b SELECT i, repeat('x', 200) FROM generate_series(1, 3000) i;
+             INSERT INTO c SELECT i, repeat('x', 200) FROM generate_series(1, 3000) i;",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[]);
+    let mut running = start(&config, Log::default());
+    running.refuse_confirmation();
+    running.records(9000).await;
+    let whole = running.crash().await;
+    client.batch_execute("INSERT INTO a VALUES (3001, 'y'); INSERT INTO c VALUES (3001, 'y')").await.unwrap();
+    for point in 0..whole.points.len() {
+        let mut running = start(&config, whole.after_crash(point));
+        // The slot has to serve the older states, too.
+        running.refuse_confirmation();
+        running.records(9002).await;
+        running.for_a_while(Duration::from_millis(300)).await;
+        let log = running.crash().await;
+        let mut rows: Vec<_> = log
+            .records
+            .iter()
+            .map(|record| {
+                let envelope = tailwater_api::envelope::Envelope::of(record).unwrap();
+                (record.topic.to_string(), envelope.after().as_struct().unwrap()[0].as_integer().unwrap())
+            })
+            .collect();
+        rows.sort();
+        let expected: Vec<_> = ["a", "b", "c"]
+            .into_iter()
+            .flat_map(|table| (1..=if table == "b" { 3000 } else { 3001 }).map(move |id| (format!("shop.public.{table}"), id)))
+            .collect();
+        assert!(rows == expected, "after a crash behind batch {point}: {} rows", rows.len());
+        // A walsender that was left behind frees the slot only when it notices.
+        crate::harness::eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_longer_than_every_timeout_of_the_server_goes_on() {
+    let settings = [
+        ("wal_sender_timeout", "1s"),
+        ("idle_in_transaction_session_timeout", "1s"),
+        ("statement_timeout", "1s"),
+        ("idle_session_timeout", "1s"),
+    ];
+    let Some(server) = server(&settings).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i; CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1)")
+        .await
+        .unwrap();
+    drop(client);
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.until(|log| log.points.len() >= 2).await;
+    // Nobody takes batches for longer than the server's patience: the reader stands still in the middle of a table.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::timeout(PATIENCE, running.records(20001)).await.unwrap();
+    drop(running);
+}
