@@ -18,6 +18,8 @@ use crate::runtime::worker::ConnectorType;
 
 /// The list. A line is the feature, the type, and the Java classes that mean the same.
 static ALL: &[&dyn Plugin] = &[
+    #[cfg(feature = "postgres")]
+    &SourcePlugin::<tailwater_postgres::PostgresConnector>::new(&[]),
     #[cfg(feature = "sql")]
     &SinkPlugin::<tailwater_sql::SqlConnector>::new(&[]),
     #[cfg(feature = "file")]
