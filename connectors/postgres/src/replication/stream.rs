@@ -163,8 +163,11 @@ fn unreadable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Err
 }
 
 impl Frame {
-    /// Reads the body of a `CopyData`.
-    fn parse(mut body: Bytes) -> Result<Self> {
+    /// Reads the body of a `CopyData`; the payload shares it.
+    ///
+    /// # Errors
+    /// `unreadable`: it is neither a change nor a sign of life.
+    pub fn parse(mut body: Bytes) -> Result<Self> {
         let mut octets = Octets::new(&body);
         let time = |octets: &mut Octets<'_>| Ok::<_, Malformed>(octets.i64()?.saturating_add(EPOCH_MICROSECONDS));
         match octets.u8().map_err(unreadable)? {
