@@ -234,9 +234,10 @@ async fn attend(worker: &Worker, file: &WorkerFile, address: SocketAddr, api: &A
         Some(path) => Some(Directory::open(path, worker.clone()).await?),
         None => None,
     };
+    api.started(worker.clone());
+    // Who finds the file finds a worker that answers.
     write_address(&file.data_dir, address)
         .map_err(|error| Error::new(ErrorKind::Unreachable, format!("write {}", address_file(&file.data_dir).display())).because(error))?;
-    api.started(worker.clone());
     tracing::info!(address = %address, "listening");
     if !address.ip().is_loopback() {
         tracing::warn!("the REST API listens on {address} without authentication; whoever reaches it can read and change all connectors");

@@ -76,16 +76,19 @@ impl SqlConnection {
         };
         let connection = Self { client, task };
         let timeout = config.statement_timeout.as_millis();
-        connection.batch_execute(&format!("SET statement_timeout = {timeout}")).await.map_err(|error| sql_error(doing(), error))?;
+        // Roles and databases may set limits that are meant for people. Those that came with later versions are set where
+        // they are known.
+        let settings = format!(
+            "SET statement_timeout = {timeout}; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; \
+             SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
+        );
+        connection.batch_execute(&settings).await.map_err(|error| sql_error(doing(), error))?;
         Ok(connection)
     }
 
-    /// For transactions that read for hours: no limit of the server ends them.
-    pub(crate) async fn without_timeouts(&self) -> Result<()> {
-        // idle_session_timeout came with version 14; before that there is nothing to lift.
-        let statement = "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; \
-                         SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
-        self.batch_execute(statement).await.map_err(|error| sql_error("lift the limits of the reading session", error))
+    /// For statements that read for hours.
+    pub(crate) async fn without_timeout(&self) -> Result<()> {
+        self.batch_execute("SET statement_timeout = 0").await.map_err(|error| sql_error("lift the limit of the reading session", error))
     }
 
     /// The transaction number that the server gives out next, as a mark of now.

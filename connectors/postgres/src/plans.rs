@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tailwater_api::record::Headers;
 use tailwater_api::{Error, ErrorKind, Result};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
@@ -31,12 +31,25 @@ pub(crate) struct Plans {
     last: Option<(u32, Option<Arc<TablePlan>>)>,
     /// By `schema.table`
     anchors: HashMap<String, Lsn>,
+    /// Whether the stream's values come in binary
+    binary: bool,
+    lost: HashMap<String, u64>,
 }
 
 impl Plans {
     pub(crate) fn new(config: Arc<PostgresConfig>, types: TypeCatalog, headers: Headers, definitions: Vec<TableDefinition>) -> Self {
         let definitions = definitions.into_iter().map(|table| (table.oid, table)).collect();
-        Self { config, types, headers, definitions, plans: HashMap::new(), last: None, anchors: HashMap::new() }
+        Self {
+            config,
+            types,
+            headers,
+            definitions,
+            plans: HashMap::new(),
+            last: None,
+            anchors: HashMap::new(),
+            binary: false,
+            lost: HashMap::new(),
+        }
     }
 
     /// From now on, changes of these tables that were committed before their anchors are dropped.
@@ -87,6 +100,12 @@ impl Plans {
         }
         let definition = self.definitions.get(&oid).cloned();
         let plan = self.compile(blocks, shape, definition.as_ref(), oid)?;
+        if self.binary && !plan.is_binary() {
+            return Err(Error::new(ErrorKind::Restarting, "follow the log in binary").because(format!(
+                "the table {} now has a column whose type is read as text; the stream starts again in text",
+                plan.full_name
+            )));
+        }
         debug!(table = %plan.full_name, oid, "the log describes the table anew");
         self.plans.insert(oid, Some(Arc::new(plan)));
         self.last = None;
@@ -102,6 +121,28 @@ impl Plans {
             }
         }
         Ok(true)
+    }
+
+    /// Says how the stream's values come.
+    pub(crate) fn stream_in_binary(&mut self, binary: bool) {
+        self.binary = binary;
+    }
+
+    /// Values since the last call that their schemas had no room for (I11). The first of each column is logged.
+    pub(crate) fn newly_lost(&mut self) -> u64 {
+        let mut newly = 0;
+        for plan in self.plans.values().flatten() {
+            for (column, count) in plan.lost() {
+                let name = format!("{}.{column}", plan.full_name);
+                let known = self.lost.entry(name).or_insert_with_key(|name| {
+                    warn!(column = %name, "a value does not fit into the schema of its type and was written as null or as the nearest value");
+                    0
+                });
+                newly += count.saturating_sub(*known);
+                *known = count;
+            }
+        }
+        newly
     }
 
     async fn refresh(&mut self, session: &mut SqlSession, oid: u32) -> Result<()> {

@@ -37,8 +37,9 @@ pub(crate) struct LogIdentity {
 pub(crate) enum Partial {
     /// The first `rows` row messages of the transaction, counted before filters and transforms.
     Rows { xid: u32, commit: Lsn, rows: u64 },
-    /// As Debezium stores it: every message of the transaction up to this one.
-    UpTo { xid: u32, lsn: Lsn },
+    /// As Debezium stores it: the messages of the transaction before this place, and this many at it. Rows that one
+    /// `COPY` writes share a place.
+    UpTo { xid: u32, lsn: Lsn, messages: u64 },
 }
 
 /// How far the initial snapshot is.
@@ -189,7 +190,9 @@ impl Position {
             (Some(xid), Some(commit), Some(rows)) => Some(Partial::Rows { xid, commit, rows }),
             (None, None, None) => match last.xid {
                 Some(xid) if own_resume.is_none() && snapshot == SnapshotProgress::Streaming && kind != MessageKind::Commit => {
-                    Some(Partial::UpTo { xid, lsn: processed.unwrap_or(event) })
+                    // Without the count, which came with Debezium 3.6, repeating a row is better than losing one.
+                    let messages = number("lsn_events_processed")?.unwrap_or(1);
+                    Some(Partial::UpTo { xid, lsn: processed.unwrap_or(event), messages })
                 }
                 Some(_) | None => None,
             },
@@ -322,7 +325,7 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(position.resume, Lsn::new(2_954_365_000));
-        assert_eq!(position.partial, Some(Partial::UpTo { xid: 58273, lsn: Lsn::new(2_954_365_776) }));
+        assert_eq!(position.partial, Some(Partial::UpTo { xid: 58273, lsn: Lsn::new(2_954_365_776), messages: 1 }));
     }
 
     #[test]

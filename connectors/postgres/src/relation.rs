@@ -177,6 +177,18 @@ impl TablePlan {
         self.columns[column].as_ref().map(|column| &column.codec)
     }
 
+    /// Whether all values that are kept can come in binary.
+    pub(crate) fn is_binary(&self) -> bool {
+        self.columns.iter().flatten().all(|column| column.codec.supports_binary())
+    }
+
+    /// The columns of which values had no room in their schema, with their number so far.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (&str, u64)> {
+        let lost = |(column, shape): (&Option<PlannedColumn>, _)| column.as_ref().map(|column| (shape, column.codec.lost()));
+        let named = self.columns.iter().zip(self.shape.columns.iter().map(|column| column.name.as_str()));
+        named.filter_map(lost).filter(|(_, count)| *count > 0)
+    }
+
     /// An inserted row.
     pub(crate) fn create(&self, new: &Tuple<'_>, arena: &mut BytesMut) -> Result<Change> {
         let values = self.new_values(new, None, arena)?;

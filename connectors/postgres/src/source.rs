@@ -270,7 +270,7 @@ impl Run {
         let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
         tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()));
         let reader = SqlConnection::connect(&self.config).await?;
-        reader.without_timeouts().await?;
+        reader.without_timeout().await?;
         let writer = Writer::new(context, &position, &completed);
         let mut snapshot = Snapshot {
             config: &self.config,
@@ -298,7 +298,7 @@ impl Run {
         let captured = captured(&self.config, &self.definitions);
         let tables = tables_to_read(&self.config, None, &captured);
         let reader = SqlConnection::connect(&self.config).await?;
-        reader.without_timeouts().await?;
+        reader.without_timeout().await?;
         let writer = Writer::new(context, &position, &[]);
         let mut snapshot = Snapshot {
             config: &self.config,
@@ -325,7 +325,7 @@ impl Run {
     }
 
     /// Follows the log from `position`.
-    async fn stream(self, context: &mut SourceContext, position: Position) -> Result<()> {
+    async fn stream(mut self, context: &mut SourceContext, position: Position) -> Result<()> {
         let binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions))?;
         let mut options = vec![
             ("proto_version".to_owned(), "1".to_owned()),
@@ -338,6 +338,7 @@ impl Run {
             }
         }
         options.extend(self.config.stream_options.iter().cloned());
+        self.plans.stream_in_binary(binary);
         let Some((mut stream, feedback)) = self.start_replication(context, position.resume, &options).await? else {
             return Ok(());
         };

@@ -47,6 +47,8 @@ const SMALLEST_BATCH: usize = 16 << 10;
 const LARGEST_BATCH: usize = 512 << 10;
 /// Shortest time between two positions that are stored although no record came.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
+/// Time between two counts of lost values.
+const LOST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a transaction may keep records back while the server is silent in its middle.
 const MIDDLE_PAUSE: Duration = Duration::from_millis(10);
 
@@ -70,7 +72,23 @@ struct Transaction {
 enum Skip {
     Nothing,
     Rows(u64),
-    UpTo(Lsn),
+    /// What stands before the place, and this many messages at it
+    UpTo(Lsn, u64),
+}
+
+impl Transaction {
+    /// Whether the message that was just counted is durable since an earlier run.
+    fn is_durable(&mut self, lsn: Lsn) -> bool {
+        match &mut self.skip {
+            Skip::Nothing => false,
+            Skip::Rows(rows) => self.rows <= *rows,
+            Skip::UpTo(place, messages) if lsn == *place && *messages > 0 => {
+                *messages -= 1;
+                true
+            }
+            Skip::UpTo(place, _) => lsn < *place,
+        }
+    }
 }
 
 /// The figures of a stream; touched once a batch.
@@ -78,6 +96,7 @@ struct Figures {
     rows: Counter,
     transactions: Counter,
     lag: Gauge,
+    lost: Counter,
 }
 
 /// Follows the log.
@@ -103,6 +122,8 @@ pub(crate) struct Streaming<'a> {
     /// The position moved since it was sent last.
     moved: bool,
     stored_at: Instant,
+    /// When lost values are counted next
+    lost_at: Instant,
 }
 
 #[derive(Default)]
@@ -136,6 +157,7 @@ impl<'a> Streaming<'a> {
         let figures = Figures {
             rows: metrics.counter("source_rows", "Row changes that were captured.", None),
             transactions: metrics.counter("source_transactions", "Transactions that were captured.", None),
+            lost: metrics.counter("source_values_lost", "Values that the schema of their type had no room for.", None),
             lag: metrics.gauge("lag_milliseconds", "Time between the commit of the newest change and its capture.", None),
         };
         Self {
@@ -156,6 +178,7 @@ impl<'a> Streaming<'a> {
             batch: Batch { size: SMALLEST_BATCH, ..Batch::default() },
             moved: false,
             stored_at: Instant::now(),
+            lost_at: Instant::now(),
         }
     }
 
@@ -300,13 +323,8 @@ impl<'a> Streaming<'a> {
         if is_row {
             transaction.rows += 1;
         }
-        let durable = match transaction.skip {
-            Skip::Nothing => false,
-            Skip::Rows(rows) => transaction.rows <= rows,
-            Skip::UpTo(place) => lsn <= place,
-        };
         let commit = transaction.commit;
-        if durable {
+        if transaction.is_durable(lsn) {
             return Ok(None);
         }
         // Committed before the anchor: the snapshot holds it.
@@ -373,12 +391,7 @@ impl<'a> Streaming<'a> {
         let (xid, timestamp) = match &mut self.transaction {
             Some(transaction) if transactional => {
                 transaction.rows += 1;
-                let durable = match transaction.skip {
-                    Skip::Nothing => false,
-                    Skip::Rows(rows) => transaction.rows <= rows,
-                    Skip::UpTo(place) => lsn <= place,
-                };
-                if durable {
+                if transaction.is_durable(lsn) {
                     return;
                 }
                 transaction.ours = true;
@@ -404,8 +417,8 @@ impl<'a> Streaming<'a> {
     fn position(&self) -> Position {
         let partial = match &self.transaction {
             Some(transaction) => match transaction.skip {
-                Skip::Nothing | Skip::UpTo(_) if transaction.rows == 0 => None,
-                Skip::Nothing | Skip::UpTo(_) => Some(transaction.rows),
+                Skip::Nothing | Skip::UpTo(..) if transaction.rows == 0 => None,
+                Skip::Nothing | Skip::UpTo(..) => Some(transaction.rows),
                 // Never less than what is durable already.
                 Skip::Rows(durable) => Some(transaction.rows.max(durable)),
             }
@@ -450,6 +463,10 @@ impl<'a> Streaming<'a> {
         self.acknowledgements.sent(number, resume);
         self.moved = false;
         self.stored_at = Instant::now();
+        if self.stored_at >= self.lost_at {
+            self.figures.lost.add(self.plans.newly_lost());
+            self.lost_at = self.stored_at + LOST_PAUSE;
+        }
         Ok(())
     }
 }
@@ -469,7 +486,7 @@ fn recognise(expected: Option<Partial>, xid: u32, commit: Lsn) -> Result<(Skip, 
         Some(Partial::Rows { xid: stored, commit: at, .. }) => {
             Err(another_history(format!("transaction {stored}, committed at {at}, is half durable, but the server does not send it again")))
         }
-        Some(Partial::UpTo { xid: stored, lsn }) if stored == xid => Ok((Skip::UpTo(lsn), None)),
+        Some(Partial::UpTo { xid: stored, lsn, messages }) if stored == xid => Ok((Skip::UpTo(lsn, messages), None)),
         // Only rows at or before a place would be dropped, so waiting on for it loses nothing.
         Some(partial @ Partial::UpTo { .. }) => Ok((Skip::Nothing, Some(partial))),
     }
@@ -516,8 +533,8 @@ mod tests {
 
     #[test]
     fn debeziums_place_drops_only_rows_of_its_transaction() {
-        let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50) });
-        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (Skip::UpTo(Lsn::new(50)), None));
+        let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50), messages: 1 });
+        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (Skip::UpTo(Lsn::new(50), 1), None));
         assert_eq!(recognise(place, 8, Lsn::new(100)).unwrap(), (Skip::Nothing, place));
     }
 }

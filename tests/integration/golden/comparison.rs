@@ -191,7 +191,8 @@ fn normalised(header: &str, payload: &str) -> Vec<Token> {
             },
         };
         if volatile && !matches!(text.as_str(), "{" | "}" | "[" | "]") {
-            *text = shape(path, text);
+            // A header's value has no path of its own.
+            *text = shape(if path.is_empty() { header } else { path }, text);
         }
     }
     tokens
@@ -218,7 +219,7 @@ fn shape(path: &str, text: &str) -> String {
     if text == "null" {
         return text.to_owned();
     }
-    if path.ends_with("version") && text.starts_with('"') {
+    if path.ends_with("version") {
         return "<a version>".to_owned();
     }
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');

@@ -94,9 +94,10 @@ pub(crate) async fn wait_for_confirmed(client: &Client, slot: &str) {
     wait_until(&format!("slot {slot} to confirm {place}"), async || has_confirmed(client, slot, &place).await).await;
 }
 
-/// Whether a connection reads from the slot.
+/// Whether a connection reads from the slot. One that is still making it does not.
 pub(crate) async fn is_streaming(client: &Client, slot: &str) -> bool {
-    let query = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE slot_name = $1";
+    let query = "SELECT count(*) > 0 FROM pg_replication_slots JOIN pg_stat_replication ON pid = active_pid \
+                 WHERE slot_name = $1 AND state IN ('catchup', 'streaming')";
     client.query_one(query, &[&slot]).await.unwrap().get(0)
 }
 

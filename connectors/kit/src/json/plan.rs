@@ -96,7 +96,13 @@ impl Node {
             }
             Kind::Bytes => Shape::Bytes,
             Kind::String => Shape::String,
-            Kind::Array(element) => Shape::Array(boxed(element)?),
+            Kind::Array(element) => {
+                let mut element = boxed(element)?;
+                // Debezium's schema of an enum array has required elements, although the database allows nulls among them.
+                // All elements are written as they are.
+                element.null.get_or_insert_with(|| Box::from(*b"null"));
+                Shape::Array(element)
+            }
             Kind::Map(keys, values) if matches!(keys.kind(), Kind::String) => Shape::Object(boxed(keys)?, boxed(values)?),
             Kind::Map(keys, values) => Shape::Entries(boxed(keys)?, boxed(values)?),
             Kind::Struct(fields) => {

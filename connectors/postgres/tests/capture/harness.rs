@@ -12,7 +12,7 @@ use tailwater_api::envelope::Envelope;
 use tailwater_api::metrics::NoMetrics;
 use tailwater_api::record::Record;
 use tailwater_api::source::{ByteBudget, Reservation, SentBatch, SourceConnector, SourceContext};
-use tailwater_api::state::SourceState;
+use tailwater_api::state::{SourceState, StateChange};
 use tailwater_api::{Error, Result, Value};
 use tailwater_postgres::{PostgresConfig, PostgresConnector};
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
@@ -30,9 +30,15 @@ impl ByteBudget for Generous {
     }
 }
 
-/// A server that can be captured; `None` where PostgreSQL is not installed.
+/// A server that can be captured, of the version that `TAILWATER_TEST_POSTGRES` names (15, 17 or 18; 15 by default); `None`
+/// where it is not installed.
 pub(crate) async fn server(settings: &[(&str, &str)]) -> Option<PostgresServer> {
-    required_or_skip(PostgresServer::start(Version::V15, settings).await)
+    let version = match std::env::var("TAILWATER_TEST_POSTGRES").as_deref() {
+        Ok("17") => Version::V17,
+        Ok("18") => Version::V18,
+        Ok(_) | Err(_) => Version::V15,
+    };
+    required_or_skip(PostgresServer::start(version, settings).await)
 }
 
 /// A configuration with short intervals; later entries win.
@@ -94,6 +100,20 @@ impl Log {
     pub(crate) fn after_crash(&self, index: usize) -> Self {
         let (records, state) = &self.points[index];
         Self { records: self.records[..*records].to_vec(), state: state.clone(), ..Self::default() }
+    }
+
+    /// Leaves of the state what Debezium would have stored.
+    pub(crate) fn forget_own_keys(&mut self) {
+        let changes: Vec<_> = self
+            .state
+            .iter()
+            .map(|(partition, offset)| {
+                let mut offset = offset.clone();
+                offset.retain(|key, _| !key.starts_with("tailwater."));
+                StateChange { partition: partition.clone(), offset: Some(offset) }
+            })
+            .collect();
+        changes.iter().for_each(|change| self.state.apply(change));
     }
 
     fn end(&self) -> Vec<String> {

@@ -203,3 +203,50 @@ async fn a_probe_of_a_captured_database_is_ready() {
         .get(0);
     assert_eq!(made, 0, "I15: a probe changes nothing");
 }
+
+#[tokio::test]
+async fn every_place_of_debezium_is_continued_without_loss_or_repetition() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY)").await.unwrap();
+    let config = config(&server, &[("skipped.operations", "none"), ("snapshot.mode", "no_data")]);
+    let mut running = start(&config, Log::default());
+    running.refuse_confirmation();
+    running.until(|log| !log.state.is_empty()).await;
+    for statement in WRITES.split(";\n") {
+        client.batch_execute(statement).await.unwrap();
+    }
+    running.until(|log| log.lines().last().is_some_and(|line| line.starts_with("c public.t {30000}"))).await;
+    let whole = running.crash().await;
+    for point in 0..whole.points.len() {
+        let mut log = whole.after_crash(point);
+        log.forget_own_keys();
+        eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+        let mut running = start(&config, log);
+        running.refuse_confirmation();
+        running.records(whole.records.len()).await;
+        running.for_a_while(Duration::from_millis(100)).await;
+        let log = running.crash().await;
+        assert!(log.lines() == whole.lines(), "from batch {point} of {}", whole.points.len());
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_crashes_is_followed_again_from_the_same_place() {
+    let Some(mut server) = server(&[("fsync", "on")]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    running.records(1).await;
+    server.kill().unwrap();
+    let (result, log) = running.ended().await;
+    assert!(result.unwrap_err().kind().is_transient());
+    server.start_again().await.unwrap();
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    let mut running = start(&config(&server, &[]), log);
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["c public.t {1} null->{1}", "c public.t {2} null->{2}"]);
+}

@@ -225,3 +225,30 @@ fn debeziums_old_values_and_keys_are_taken_with_a_note() {
         assert!(report.notes.iter().any(|note| note.key == key), "{key}: {report:?}");
     }
 }
+
+#[test]
+fn a_configuration_written_for_debezium_is_taken_as_it_is() {
+    let report = check(&[
+        ("database.hostname", "postgres-primary"),
+        ("database.port", "5432"),
+        ("database.user", "debezium"),
+        ("database.password", "secret"),
+        ("database.dbname", "userdb"),
+        ("database.server.name", "user-db"),
+        ("table.include.list", "public.users,public.orders,public.payments"),
+        ("plugin.name", "pgoutput"),
+        ("slot.name", "debezium_user_slot"),
+        ("publication.name", "debezium_publication"),
+        ("snapshot.mode", "initial"),
+        ("decimal.handling.mode", "double"),
+        ("include.schema.changes", "true"),
+        ("provide.transaction.metadata", "true"),
+        ("max.batch.size", "2048"),
+        ("max.queue.size", "81920"),
+    ])
+    .unwrap();
+    let noted: Vec<_> = report.notes.iter().map(|note| note.key.as_str()).collect();
+    for key in ["database.server.name", "include.schema.changes", "provide.transaction.metadata", "max.batch.size", "max.queue.size"] {
+        assert!(noted.contains(&key), "{key}: {noted:?}");
+    }
+}

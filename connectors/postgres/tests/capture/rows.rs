@@ -176,3 +176,21 @@ async fn logical_messages_become_records_in_and_outside_transactions() {
     assert_eq!(source(0)[11], Value::Null, "outside a transaction there is no txId");
     assert_ne!(source(1)[11], Value::Null);
 }
+
+#[tokio::test]
+async fn a_type_that_is_read_as_text_turns_a_binary_stream_into_text() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let config = config(&server, &[]);
+    let mut running = start(&config, Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    running.records(1).await;
+    client.batch_execute("ALTER TABLE t ADD r int4range; INSERT INTO t VALUES (2, '[1,5)')").await.unwrap();
+    let (result, log) = running.ended().await;
+    assert!(result.unwrap_err().kind().is_transient(), "the daemon starts it again");
+    let mut running = start(&config, log);
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["c public.t {1} null->{1}", "c public.t {2} null->{2,[1,5)}"]);
+}

@@ -175,3 +175,67 @@ async fn a_snapshot_longer_than_every_timeout_of_the_server_goes_on() {
     tokio::time::timeout(PATIENCE, running.records(20001)).await.unwrap();
     drop(running);
 }
+
+#[tokio::test]
+async fn rows_of_partitions_and_of_inheriting_tables_are_read_once() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE low PARTITION OF root FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF root FOR VALUES FROM (10) TO (20);
+             CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent);
+             INSERT INTO root VALUES (1), (11); INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2);",
+        )
+        .await
+        .unwrap();
+    for (by_root, tables) in [("false", ["high", "low"]), ("true", ["root", "root"])] {
+        let name = format!("root_{by_root}");
+        let settings = [("publish.via.partition.root", by_root), ("slot.name", &name), ("publication.name", &name)];
+        let mut running = start(&config(&server, &settings), Log::default());
+        running.records(4).await;
+        client.batch_execute("INSERT INTO root VALUES (12)").await.unwrap();
+        running.records(5).await;
+        let log = running.stop().await;
+        client.batch_execute("DELETE FROM root WHERE id = 12").await.unwrap();
+        let (first, second) = (tables[0], tables[1]);
+        let mut expected = vec![
+            format!("r public.{first} {{11}} null->{{11}}"),
+            format!("r public.{second} {{1}} null->{{1}}"),
+            "r public.child {2} null->{2}".to_owned(),
+            "r public.parent {1} null->{1}".to_owned(),
+            format!("c public.{first} {{12}} null->{{12}}"),
+        ];
+        let mut lines = log.lines();
+        expected.sort();
+        lines.sort();
+        assert_eq!(lines, expected, "publish.via.partition.root={by_root}");
+    }
+}
+
+#[tokio::test]
+async fn statements_filters_and_lists_of_the_publication_choose_rows_and_columns() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY, v varchar(5), w int); CREATE TABLE b (id int PRIMARY KEY, v text, secret text);
+             INSERT INTO a VALUES (1, 'x', 1), (2, 'y', 2), (3, 'z', 3); INSERT INTO b VALUES (1, 'p', 's'), (2, 'q', 's');
+             CREATE PUBLICATION shop FOR TABLE a, TABLE b (id, v) WHERE (id > 1);",
+        )
+        .await
+        .unwrap();
+    let settings = [
+        ("publication.autocreate.mode", "disabled"),
+        ("snapshot.select.statement.overrides", "public.a"),
+        ("snapshot.select.statement.overrides.public.a", "SELECT upper(v) AS v, w, id FROM a WHERE w > 1 ORDER BY id DESC;"),
+    ];
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.records(3).await;
+    client.batch_execute("INSERT INTO b VALUES (3, 'r', 's'), (0, 'o', 's')").await.unwrap();
+    running.records(4).await;
+    running.for_a_while(Duration::from_millis(300)).await;
+    let expected =
+        ["r public.a {3} null->{3,Z,3}", "r public.a {2} null->{2,Y,2}", "r public.b {2} null->{2,q}", "c public.b {3} null->{3,r}"];
+    assert_eq!(running.stop().await.lines(), expected);
+}
