@@ -3,7 +3,7 @@
 //! The writer's half that sources see encodes groups and knows every offset, because nobody else gives offsets away.
 //! A thread of its own appends what is queued, fsyncs once for all of it, and only then makes it visible and says that it
 //! is durable (I1). A refused write or fsync ends the writer for good: what the kernel did with the pages is not known, so
-//! nothing is tried again on the same file handle. The next writer begins with recovery.
+//! nothing is tried again on the same file handle. The next writer first cuts off what was not durable.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -11,14 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tailwater_api::sink::LogId;
-use tailwater_api::source::{BatchNumber, PendingId};
-use tailwater_api::state::{SourceState, StateChange};
+use tailwater_api::sink::{LogId, LogPosition};
+use tailwater_api::source::PendingId;
+use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::{Notify, watch};
 
-use super::group::{Head, PublishedGroup};
-use super::segment::{self, SegmentError, SegmentReader};
+use super::dictionary::SchemaPool;
+use super::group::{Head, Opening, OpeningPartition, Place};
+use super::index::{self, PublishedFrom};
+use super::recovery;
+use super::segment::{self, SegmentError};
 use super::storage::Storage;
 
 /// A topic's partition within a journal.
@@ -27,14 +30,43 @@ pub(super) type Partition = (Arc<str>, u32);
 /// Offsets of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Range {
-    /// First offset that is still there
+    /// First offset
     pub(super) first: u64,
     /// Offset of the next record
     pub(super) next: u64,
 }
 
+/// How offsets of a partition were given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offsets {
+    /// Offset of the next record
+    pub(super) next: u64,
+    /// For each incarnation that added records, ascending: its number and the first offset that it gave
+    pub(super) marks: Vec<(u64, u64)>,
+}
+
+impl Offsets {
+    /// Gives offsets to `count` records and says the first one.
+    pub(super) fn give(&mut self, count: u64, incarnation: u64) -> u64 {
+        let base = self.next;
+        if self.marks.last().is_none_or(|(last, _)| *last != incarnation) {
+            self.marks.push((incarnation, base));
+        }
+        self.next += count;
+        base
+    }
+}
+
+/// A partition's offsets and what of it is still there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct PartitionFacts {
+    /// First offset that is still there
+    pub(super) first: u64,
+    pub(super) offsets: Offsets,
+}
+
 /// A segment as it is known without reading it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SegmentFacts {
     /// Durable octets
     pub(super) length: u64,
@@ -42,136 +74,231 @@ pub(super) struct SegmentFacts {
     pub(super) newest: i64,
     /// First offset and end of the records that become visible in this segment
     pub(super) visible: BTreeMap<Partition, Range>,
-    /// End of the records that stand here and became visible in another segment
+    /// Pending records that groups of this segment made visible
+    pub(super) published: Vec<PublishedFrom>,
+    /// End of the records that stand here, as pending ones, and became visible here or in a later segment
     pub(super) held: BTreeMap<Partition, u64>,
-    /// Groups that nobody has published yet
-    pub(super) pending: u64,
 }
 
-/// Where a group of pending records stands, and what it holds.
-#[derive(Clone, Debug)]
-pub(super) struct PendingGroup {
-    pub(super) segment: u64,
-    pub(super) place: u64,
-    pub(super) counts: Vec<(Partition, u64)>,
+/// Incarnations kept; one older is no longer known. Each start of the worker that adds to the journal makes one.
+const INCARNATIONS: usize = 64 * 1024;
+
+/// The processes that have written the journal. See [`super::recovery`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Incarnations {
+    first: u64,
+    tokens: Vec<u64>,
 }
 
-/// Everything durable of a journal.
-#[derive(Default)]
-pub(super) struct Durable {
-    pub(super) segments: BTreeMap<u64, SegmentFacts>,
-    pub(super) partitions: BTreeMap<Partition, Range>,
-    pub(super) state: SourceState,
-    pub(super) pending: HashMap<PendingId, Vec<PendingGroup>>,
-    /// Sequence of the newest group; none in an empty journal
-    pub(super) sequence: Option<u64>,
-}
-
-/// What a group changes once it is durable.
-pub(super) struct Effect {
-    pub(super) segment: u64,
-    pub(super) place: u64,
-    pub(super) end: u64,
-    pub(super) sequence: u64,
-    pub(super) appended: i64,
-    pub(super) pending: Option<PendingId>,
-    pub(super) discard_pending: bool,
-    pub(super) publishes: Vec<PendingId>,
-    pub(super) published: Vec<PublishedGroup>,
-    pub(super) state: Vec<StateChange>,
-    pub(super) next: Vec<(Arc<str>, u32, u64)>,
-    pub(super) runs: Vec<(Partition, u64, u64)>,
-}
-
-impl Effect {
-    fn of(segment: u64, place: u64, end: u64, sequence: u64, head: Head, topics: &[Arc<str>]) -> Self {
-        let runs = head.runs.iter().filter_map(|run| Some(((Arc::clone(topics.get(run.topic)?), run.partition), run.base, run.count)));
-        Self {
-            segment,
-            place,
-            end,
-            sequence,
-            runs: runs.collect(),
-            appended: head.appended,
-            pending: head.pending,
-            discard_pending: head.discard_pending,
-            publishes: head.publishes,
-            published: head.published,
-            state: head.state,
-            next: head.next,
+impl Incarnations {
+    /// Begins the incarnation `token`, unless it is the last one.
+    pub(super) fn begin(&mut self, token: u64) {
+        if self.tokens.last() == Some(&token) {
+            return;
         }
+        if self.tokens.len() >= INCARNATIONS {
+            self.tokens.remove(0);
+            self.first += 1;
+        }
+        self.tokens.push(token);
+    }
+
+    /// Number of the last one.
+    pub(super) fn current(&self) -> u64 {
+        (self.first + self.tokens.len() as u64).saturating_sub(1)
+    }
+
+    fn number(&self, token: u64) -> Option<u64> {
+        let place = self.tokens.iter().rposition(|known| *known == token)?;
+        Some(self.first + place as u64)
+    }
+
+    /// What a group needs so that it can be read without those before it.
+    pub(super) fn opening<'a>(&self, partitions: impl Iterator<Item = (&'a Partition, &'a Offsets)>) -> Opening {
+        let partitions = partitions.map(|((topic, partition), offsets)| OpeningPartition {
+            topic: Arc::clone(topic),
+            partition: *partition,
+            next: offsets.next,
+            marks: offsets.marks.clone(),
+        });
+        Opening { first_incarnation: self.first, incarnations: self.tokens.clone(), partitions: partitions.collect() }
     }
 }
 
+/// Everything durable of a journal.
+pub(super) struct Durable {
+    uuid: Arc<str>,
+    pub(super) segments: BTreeMap<u64, SegmentFacts>,
+    pub(super) partitions: BTreeMap<Partition, PartitionFacts>,
+    pub(super) state: SourceState,
+    pub(super) incarnations: Incarnations,
+    /// The log as it is named in new positions
+    pub(super) log: LogId,
+    /// Pending records of the running writer: the segment in which they begin
+    pub(super) pending: HashMap<PendingId, u64>,
+    /// Sequence of the next group
+    pub(super) sequence: u64,
+    /// Octets of all segments
+    pub(super) octets: u64,
+}
+
 impl Durable {
-    pub(super) fn apply(&mut self, effect: Effect) {
-        self.sequence = Some(effect.sequence);
-        for (topic, partition, next) in effect.next {
-            // Of what stood before this segment nothing may be left; then its first offset is the next one.
-            self.partitions.entry((topic, partition)).or_insert(Range { first: next, next }).next = next;
+    pub(super) fn new(uuid: &str) -> Self {
+        Self {
+            uuid: Arc::from(uuid),
+            segments: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+            state: SourceState::default(),
+            incarnations: Incarnations::default(),
+            log: Arc::from(uuid),
+            pending: HashMap::new(),
+            sequence: 0,
+            octets: 0,
         }
-        if effect.discard_pending {
-            for group in self.pending.drain().flat_map(|(_, groups)| groups) {
-                if let Some(facts) = self.segments.get_mut(&group.segment) {
-                    facts.pending -= 1;
+    }
+
+    /// Takes over a group that is durable.
+    pub(super) fn apply(&mut self, place: Place, end: u64, sequence: u64, head: &Head) {
+        if let Some(opening) = &head.opening {
+            self.open(opening);
+        }
+        for publication in &head.publications {
+            self.pending.remove(&publication.id);
+            let runs = publication.runs.iter().map(|run| ((Arc::clone(&run.topic), run.partition), run.base + run.count));
+            let published = PublishedFrom { first: publication.first.segment, last: publication.last.segment, ends: runs.collect() };
+            self.hold(&published);
+            self.facts(place.segment).published.push(published);
+            for run in &publication.runs {
+                self.show(place.segment, (Arc::clone(&run.topic), run.partition), run.base, run.count);
+            }
+        }
+        match &head.pending {
+            Some(id) => {
+                self.pending.entry(Arc::clone(id)).or_insert(place.segment);
+            }
+            None => {
+                for run in &head.runs {
+                    self.show(place.segment, (Arc::clone(&run.topic), run.partition), run.base, run.count);
                 }
             }
         }
-        for id in &effect.publishes {
-            for group in self.pending.remove(id).into_iter().flatten() {
-                if let Some(facts) = self.segments.get_mut(&group.segment) {
-                    facts.pending -= 1;
-                }
-            }
-        }
-        for group in &effect.published {
-            for (topic, partition, base, count) in &group.runs {
-                let partition = (Arc::clone(topic), *partition);
-                if let Some(facts) = self.segments.get_mut(&group.segment) {
-                    let end = facts.held.entry(partition.clone()).or_default();
-                    *end = (*end).max(base + count);
-                }
-                self.show(effect.segment, partition, *base, *count);
-            }
-        }
-        if let Some(id) = effect.pending {
-            let counts = effect.runs.into_iter().map(|(partition, _, count)| (partition, count)).collect();
-            self.pending.entry(id).or_default().push(PendingGroup { segment: effect.segment, place: effect.place, counts });
-            self.segments.entry(effect.segment).or_default().pending += 1;
-        } else {
-            for (partition, base, count) in effect.runs {
-                self.show(effect.segment, partition, base, count);
-            }
-        }
-        for change in &effect.state {
+        for change in &head.state {
             self.state.apply(change);
         }
-        let facts = self.segments.entry(effect.segment).or_default();
-        facts.length = effect.end;
-        facts.newest = facts.newest.max(effect.appended);
+        self.sequence = sequence + 1;
+        let facts = self.facts(place.segment);
+        let grown = end.saturating_sub(facts.length);
+        facts.length = end;
+        facts.newest = facts.newest.max(head.appended);
+        self.octets += grown;
+    }
+
+    fn facts(&mut self, segment: u64) -> &mut SegmentFacts {
+        self.segments.entry(segment).or_default()
+    }
+
+    fn open(&mut self, opening: &Opening) {
+        self.state = SourceState::default();
+        self.incarnations = Incarnations { first: opening.first_incarnation, tokens: opening.incarnations.clone() };
+        if let Some(token) = opening.incarnations.last() {
+            self.log = format!("{}.{token:016x}", self.uuid).into();
+        }
+        for partition in &opening.partitions {
+            let key = (Arc::clone(&partition.topic), partition.partition);
+            let facts = self.partitions.entry(key).or_insert(PartitionFacts { first: partition.next, offsets: Offsets::default() });
+            facts.offsets = Offsets { next: partition.next, marks: partition.marks.clone() };
+        }
     }
 
     fn show(&mut self, segment: u64, partition: Partition, base: u64, count: u64) {
         let end = base + count;
-        let facts = self.segments.entry(segment).or_default();
-        facts.visible.entry(partition.clone()).or_insert(Range { first: base, next: end }).next = end;
-        self.partitions.entry(partition).or_insert(Range { first: base, next: end }).next = end;
+        let incarnation = self.incarnations.current();
+        self.facts(segment).visible.entry(partition.clone()).or_insert(Range { first: base, next: end }).next = end;
+        let facts = self.partitions.entry(partition).or_insert(PartitionFacts { first: base, offsets: Offsets::default() });
+        facts.offsets.next = base;
+        facts.offsets.give(count, incarnation);
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.segments.values().map(|facts| facts.length).sum()
+    fn hold(&mut self, published: &PublishedFrom) {
+        for (_, facts) in self.segments.range_mut(published.first..=published.last.max(published.first)) {
+            for (partition, end) in &published.ends {
+                let held = facts.held.entry(partition.clone()).or_default();
+                *held = (*held).max(*end);
+            }
+        }
     }
 
-    /// Forgets the oldest segment.
-    pub(super) fn forget(&mut self, segment: u64) {
-        if let Some(facts) = self.segments.remove(&segment) {
-            let ends = facts.visible.iter().map(|(partition, range)| (partition, range.next));
-            for (partition, end) in ends.chain(facts.held.iter().map(|(partition, end)| (partition, *end))) {
-                if let Some(range) = self.partitions.get_mut(partition) {
-                    range.first = range.first.max(end);
+    /// Takes over a segment by its index, in ascending order.
+    pub(super) fn add(&mut self, segment: u64, facts: SegmentFacts) {
+        self.octets += facts.length;
+        let published = facts.published.clone();
+        self.segments.insert(segment, facts);
+        for published in &published {
+            self.hold(published);
+        }
+    }
+
+    /// Ends recovery: pending records of earlier runs are gone, and what is still there of each partition is found.
+    pub(super) fn settle(&mut self) {
+        self.pending.clear();
+        let Some(oldest) = self.segments.keys().next().copied() else { return };
+        for facts in self.partitions.values_mut() {
+            facts.first = facts.offsets.next;
+        }
+        for facts in self.segments.values() {
+            for (partition, range) in &facts.visible {
+                if let Some(known) = self.partitions.get_mut(partition) {
+                    known.first = known.first.min(range.first);
                 }
             }
         }
+        // Of what was published from segments that are gone nothing is left, nor of what was visible before it.
+        let gone = self.segments.values().flat_map(|facts| &facts.published).filter(|published| published.first < oldest);
+        for (partition, end) in gone.flat_map(|published| &published.ends) {
+            if let Some(known) = self.partitions.get_mut(partition) {
+                known.first = known.first.max(*end);
+            }
+        }
+    }
+
+    /// Forgets the oldest segment.
+    fn forget(&mut self, segment: u64) {
+        if let Some(facts) = self.segments.remove(&segment) {
+            self.octets = self.octets.saturating_sub(facts.length);
+            let ends = facts.visible.iter().map(|(partition, range)| (partition, range.next));
+            for (partition, end) in ends.chain(facts.held.iter().map(|(partition, end)| (partition, *end))) {
+                if let Some(known) = self.partitions.get_mut(partition) {
+                    known.first = known.first.max(end);
+                }
+            }
+        }
+    }
+
+    /// The offset of a position, or why this journal cannot go on from it.
+    pub(super) fn offset_of(&self, partition: &Partition, position: &LogPosition) -> Result<u64, String> {
+        let (uuid, token) = position.log.split_once('.').unwrap_or((&position.log, ""));
+        if uuid != &*self.uuid {
+            return Err(format!("the position belongs to the log {uuid}, this one is {}", self.uuid));
+        }
+        let incarnation = u64::from_str_radix(token, 16).ok().and_then(|token| self.incarnations.number(token));
+        let Some(incarnation) = incarnation else {
+            return Err(format!("the log was restored from a copy that is older than the position, which is of its incarnation {token}"));
+        };
+        let Some(facts) = self.partitions.get(partition) else {
+            return Err("the log does not hold the partition".to_owned());
+        };
+        let later = facts.offsets.marks.iter().find(|(number, _)| *number > incarnation);
+        let end = later.map_or(facts.offsets.next, |(_, base)| *base);
+        if position.offset > end {
+            return Err(format!(
+                "the position is {}, but the log ends at {end} there: it was restored from an older copy or lost its end",
+                position.offset
+            ));
+        }
+        if position.offset < facts.first {
+            return Err(format!("the position is {}, but the log begins at {}", position.offset, facts.first));
+        }
+        Ok(position.offset)
     }
 }
 
@@ -179,45 +306,45 @@ impl Durable {
 pub(super) struct Journal {
     pub(super) name: Arc<str>,
     pub(super) folder: PathBuf,
-    pub(super) id: LogId,
+    /// Token of the incarnation that this process writes
+    pub(super) token: u64,
     pub(super) storage: Arc<dyn Storage>,
+    pub(super) pool: Arc<SchemaPool>,
     durable: Mutex<Durable>,
-    /// The sequence up to which groups are durable, plus one
-    pub(super) durable_next: AtomicU64,
+    /// Sequence of the group that is accepted next
+    pub(super) accepted: AtomicU64,
     pub(super) has_writer: AtomicBool,
+    /// A writer has failed; what is in the files behind what is durable is not known
+    pub(super) is_torn: AtomicBool,
     /// Told when segments went
     pub(super) room: Notify,
     pub(super) changed: watch::Sender<u64>,
 }
 
 impl Journal {
-    /// Opens the journal in `folder`, made if it is not there and `make` says so.
-    pub(super) fn open(
-        name: &str,
-        folder: &Path,
-        storage: Arc<dyn Storage>,
-        changed: watch::Sender<u64>,
-        read_only: bool,
-    ) -> Result<Self> {
+    /// Opens the journal in `folder`, made if it is not there, unless it is only read.
+    pub(super) fn open(name: &str, folder: &Path, storage: Arc<dyn Storage>, changed: watch::Sender<u64>, read_only: bool) -> Result<Self> {
         let doing = || format!("open the journal of {name} in {}", folder.display());
-        let identity = folder.join("id");
-        if !read_only && !identity.exists() {
-            make_identity(folder, &identity).map_err(|error| io_error(doing(), error))?;
+        if !read_only && !identity(folder).exists() {
+            make_identity(folder).map_err(|error| io_error(doing(), error))?;
         }
-        let id = std::fs::read_to_string(&identity).map_err(|error| io_error(doing(), error))?;
-        let journal = Self {
+        let uuid = read_identity(folder).map_err(|error| io_error(doing(), error))?;
+        let pool = Arc::new(SchemaPool::default());
+        let may_write = (!read_only).then_some(&*storage);
+        let durable = recovery::recover(name, &uuid, folder, &pool, may_write).map_err(|error| segment_error(doing(), error))?;
+        Ok(Self {
             name: Arc::from(name),
             folder: folder.to_owned(),
-            id: Arc::from(id.trim()),
+            token: uuid::Uuid::new_v4().as_u64_pair().0,
             storage,
-            durable: Mutex::default(),
-            durable_next: AtomicU64::new(0),
+            pool,
+            accepted: AtomicU64::new(durable.sequence),
+            durable: Mutex::new(durable),
             has_writer: AtomicBool::new(false),
+            is_torn: AtomicBool::new(false),
             room: Notify::new(),
             changed,
-        };
-        journal.recover(!read_only)?;
-        Ok(journal)
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Durable> {
@@ -225,79 +352,63 @@ impl Journal {
         self.durable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads what is durable from the files. Cuts a torn tail off, if it may.
-    pub(super) fn recover(&self, cut: bool) -> Result<()> {
-        let doing = || format!("recover the journal of {} in {}", self.name, self.folder.display());
-        let fail = |error: SegmentError| damaged(doing(), error);
-        let segments = segment::list(&self.folder).map_err(|error| io_error(doing(), error))?;
-        let mut durable = Durable::default();
-        for (index, first) in segments.iter().copied().enumerate() {
-            let mut reader = SegmentReader::open(&self.folder, first).map_err(|error| io_error(doing(), error))?;
-            let length = reader.length().map_err(|error| io_error(doing(), error))?;
-            let is_last = index + 1 == segments.len();
-            let end = if is_last { reader.intact_end(first).map_err(fail)? } else { length };
-            if end < length {
-                tracing::warn!(
-                    connector = &*self.name,
-                    "the journal has a torn tail: {} octets behind {end} in segment {first} were never durable and are cut off",
-                    length - end
-                );
-                if cut {
-                    let path = segment::path(&self.folder, first);
-                    drop(self.storage.resume(&path, end).map_err(|error| io_error(doing(), error))?);
-                }
-            }
-            durable.segments.insert(first, SegmentFacts::default());
-            let mut expected = first;
-            while let Some(group) = reader.next_head(end).map_err(fail)? {
-                if group.frame.sequence != expected {
-                    return Err(fail(reader.damaged(group.place, super::wire::Malformed("its sequence does not follow"))));
-                }
-                expected += 1;
-                let (place, end, sequence) = (group.place, group.end(), group.frame.sequence);
-                durable.apply(Effect::of(first, place, end, sequence, group.head, &reader.dictionary.topics));
-            }
-            if let Some(next) = segments.get(index + 1)
-                && *next != expected
-            {
-                let why = super::wire::Malformed("groups are missing before the next segment");
-                return Err(fail(reader.damaged(end, why)));
+    /// Makes room for a new writer: cuts off what a failed one left, and forgets pending records.
+    pub(super) fn reset(&self) -> Result<()> {
+        let doing = || format!("clean the journal of {} in {}", self.name, self.folder.display());
+        let mut durable = self.lock();
+        durable.pending.clear();
+        self.accepted.store(durable.sequence, Ordering::Release);
+        if !self.is_torn.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        for first in segment::list(&self.folder).map_err(|error| io_error(doing(), error))? {
+            if !durable.segments.contains_key(&first) {
+                self.storage.remove(&segment::path(&self.folder, first)).map_err(|error| io_error(doing(), error))?;
             }
         }
-        self.durable_next.store(durable.sequence.map_or(0, |sequence| sequence + 1), Ordering::Release);
-        *self.lock() = durable;
+        if let Some((last, facts)) = durable.segments.last_key_value() {
+            let path = segment::path(&self.folder, *last);
+            self.storage.settle(&path, facts.length, facts.length).map_err(|error| io_error(doing(), error))?;
+        }
+        self.is_torn.store(false, Ordering::Release);
         Ok(())
     }
 
-    /// Makes groups visible that are durable now.
-    pub(super) fn publish(&self, effects: impl Iterator<Item = Effect>) {
-        let mut durable = self.lock();
-        for effect in effects {
-            self.durable_next.store(effect.sequence + 1, Ordering::Release);
-            durable.apply(effect);
-        }
-        drop(durable);
+    /// Tells readers that something is new.
+    pub(super) fn wake(&self) {
         self.changed.send_modify(|count| *count += 1);
     }
 
     /// Removes the oldest segment, never the one that is written.
     pub(super) fn remove_segment(&self, segment: u64) -> Result<()> {
         let path = segment::path(&self.folder, segment);
-        let doing = || format!("remove the old segment {}", path.display());
-        // The file first: a reader that is late then finds it gone and looks again.
-        self.storage.remove(&path).map_err(|error| io_error(doing(), error))?;
-        self.lock().forget(segment);
+        let _ = std::fs::remove_file(index::path(&self.folder, segment));
+        // Under the lock, so that a reader that does not find the file finds it forgotten, too. If it cannot be removed it
+        // is not forgotten: a younger segment must not go before it.
+        let mut durable = self.lock();
+        self.storage.remove(&path).map_err(|error| io_error(format!("remove the old segment {}", path.display()), error))?;
+        durable.forget(segment);
+        drop(durable);
         self.room.notify_waiters();
         Ok(())
     }
 }
 
-fn make_identity(folder: &Path, identity: &Path) -> std::io::Result<()> {
+fn identity(folder: &Path) -> PathBuf {
+    folder.join("id")
+}
+
+/// The identity of the journal in `folder`.
+pub(super) fn read_identity(folder: &Path) -> std::io::Result<String> {
+    Ok(std::fs::read_to_string(identity(folder))?.trim().to_owned())
+}
+
+fn make_identity(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let partial = folder.join("id.new");
     std::fs::write(&partial, uuid::Uuid::new_v4().to_string())?;
     std::fs::File::open(&partial)?.sync_all()?;
-    std::fs::rename(&partial, identity)?;
+    std::fs::rename(&partial, identity(folder))?;
     std::fs::File::open(folder)?.sync_all()?;
     if let Some(parent) = folder.parent() {
         std::fs::File::open(parent)?.sync_all()?;
@@ -331,7 +442,7 @@ pub(super) fn io_error(doing: String, error: std::io::Error) -> Error {
 }
 
 /// An error of a segment, with what mends it.
-pub(super) fn damaged(doing: String, error: SegmentError) -> Error {
+pub(super) fn segment_error(doing: String, error: SegmentError) -> Error {
     match error {
         SegmentError::Io(error) => io_error(doing, error),
         SegmentError::Damaged { .. } => Error::new(ErrorKind::Unreadable, doing).because(error).mend(
@@ -340,14 +451,14 @@ pub(super) fn damaged(doing: String, error: SegmentError) -> Error {
     }
 }
 
-/// What a writer's accepted group has to do with numbers of batches.
-pub(super) struct QueuedGroup {
-    /// The batch that ends with this group
-    pub(super) number: Option<BatchNumber>,
-    pub(super) bytes: Vec<u8>,
-    pub(super) effect: Effect,
-    /// The group begins a new segment
-    pub(super) begins_segment: bool,
-    /// Room in the queue, given back when the group is written
-    pub(super) _room: Option<tokio::sync::OwnedSemaphorePermit>,
+/// The same error once more, for an error that several have to be told of.
+pub(super) fn again(error: &Error) -> Error {
+    let mut copy = Error::new(error.kind(), error.doing());
+    if let Some(cause) = std::error::Error::source(error) {
+        copy = copy.because(cause.to_string());
+    }
+    match error.remedy() {
+        Some(mend) => copy.mend(mend),
+        None => copy,
+    }
 }

@@ -1,22 +1,28 @@
 //! The embedded engine: one journal of segment files per source connector, and one for records that no source sent.
 //!
 //! - [`wire`], [`value`], [`dictionary`], [`group`]: the format
-//! - [`segment`], [`storage`]: files of groups, recovery, all access of the writer to the disk
-//! - [`journal`], [`writer`]: what is durable, and the one writer
+//! - [`segment`], [`index`], [`recovery`]: files of groups, and what of them is durable
+//! - [`storage`], [`folder`]: all access of the writer to the disk, the data directory
+//! - [`journal`], [`writer`], [`writer_thread`]: what is durable, and the one writer
 //! - [`reader`], [`subscription`]: reading for one topic and for a sink
-//! - [`retention`]: what is kept
+//! - [`retention`], [`owners`]: what is kept, and which journal a topic belongs to
 //!
 //! ```text
 //! data.dir/lock                      held by the one worker
 //! data.dir/state.redb                connectors, positions of sinks
 //! data.dir/journals/NAME/id          the log's identity
 //! data.dir/journals/NAME/*.segment   named by the sequence of the first group
+//! data.dir/journals/NAME/*.index     facts of a segment that is complete; made anew where missing
 //! ```
 
 mod dictionary;
+mod folder;
 mod group;
+mod index;
 mod journal;
+mod owners;
 mod reader;
+mod recovery;
 mod retention;
 mod segment;
 mod storage;
@@ -26,10 +32,12 @@ mod tests;
 mod value;
 mod wire;
 mod writer;
+mod writer_thread;
 
-use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,7 +51,10 @@ use tokio::sync::watch;
 
 pub use retention::{EmbeddedOptions, FullPolicy};
 
-use self::journal::{Journal, io_error};
+use self::folder::OWN;
+use self::group::Room;
+use self::journal::{Journal, Partition, again, io_error};
+use self::owners::Owners;
 use self::reader::{JournalReader, Wanted};
 use self::retention::Retention;
 use self::storage::{Disk, Storage};
@@ -52,10 +63,14 @@ use self::writer::JournalWriter;
 use crate::state::redb::RedbStore;
 use crate::topics::{LogReader, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
 
-/// Name of the journal for records that no source sent. No connector can have it: it is empty.
-const OWN: &str = "";
 /// How often old segments are looked for.
 const EXPIRY: Duration = Duration::from_secs(10);
+/// How long a new writer waits for the one before it to end.
+const HANDOVER: Duration = Duration::from_secs(10);
+/// Bytes of records that are read at once for [`TopicLog::read`].
+const PAGE: usize = 1024 * 1024;
+/// Places kept for the next call of [`TopicLog::read`].
+const BOOKMARKS: usize = 8;
 
 /// The embedded topic log of one data directory. Cloning shares it.
 #[derive(Clone)]
@@ -68,10 +83,14 @@ struct Shared {
     storage: Arc<dyn Storage>,
     store: Option<RedbStore>,
     retention: Arc<Retention>,
-    segment_bytes: u64,
+    owners: Arc<Owners>,
     journals: Mutex<BTreeMap<Arc<str>, Arc<Journal>>>,
+    /// Journals that could not be opened, with the error and, where it could be read, the identity
+    broken: Mutex<BTreeMap<String, (Arc<Error>, Option<String>)>>,
     own: tokio::sync::Mutex<Option<OwnWriter>>,
     changed: watch::Sender<u64>,
+    bookmarks: Mutex<VecDeque<Bookmark>>,
+    is_closed: AtomicBool,
     /// Held while the log is open for writing
     lock: Option<File>,
 }
@@ -81,13 +100,21 @@ struct OwnWriter {
     number: u64,
 }
 
+/// Where reading a partition ended. Whoever reads it page by page goes on there, without looking for the place.
+struct Bookmark {
+    partition: Partition,
+    offset: u64,
+    reader: JournalReader,
+}
+
 impl EmbeddedLog {
     /// Opens the log in `data_dir`, made if it is not there, for the only worker that may write it.
     ///
     /// # Errors
-    /// `conflict` if another worker has it open; `unreadable` if a journal is damaged; errors of the file system.
+    /// `conflict` if another worker has it open; errors of the file system. A damaged journal is an error of its connector alone
+    /// (I10).
     pub fn open(data_dir: &Path, options: EmbeddedOptions, store: RedbStore) -> Result<Self> {
-        let lock = lock(data_dir)?;
+        let lock = folder::lock(data_dir)?;
         let shared = Shared::open(data_dir, options, Arc::new(Disk), Some(store), Some(lock))?;
         let weak = Arc::downgrade(&shared);
         tokio::spawn(async move {
@@ -103,11 +130,12 @@ impl EmbeddedLog {
         Ok(Self { shared })
     }
 
-    /// Opens the log in `data_dir` to look at it, also while a worker writes it. Nothing is changed; what a worker that is
-    /// down left as a torn tail is not shown.
+    /// Opens the log in `data_dir` to look at it, also while a worker writes it. It shows what stood there when it was opened, and
+    /// changes nothing. Of a worker that is down it shows every group that is whole, as the next start would; of one that
+    /// runs it may show a group that is about to be fsynced.
     ///
     /// # Errors
-    /// `missing` if there is no log; `unreadable` if a journal is damaged.
+    /// `missing` if there is no log.
     pub fn open_read_only(data_dir: &Path) -> Result<Self> {
         let shared = Shared::open(data_dir, EmbeddedOptions::default(), Arc::new(Disk), None, None)?;
         Ok(Self { shared })
@@ -128,15 +156,17 @@ impl Shared {
             std::fs::create_dir_all(&folder).map_err(|error| io_error(doing(), error))?;
         }
         let positions = store.as_ref().map(RedbStore::positions).transpose()?.unwrap_or_default();
-        let segment_bytes = options.segment_bytes;
         let log = Self {
             storage,
             retention: Arc::new(Retention::new(options, positions)),
+            owners: Arc::default(),
             store,
-            segment_bytes,
             journals: Mutex::default(),
+            broken: Mutex::default(),
             own: tokio::sync::Mutex::new(None),
             changed: watch::Sender::new(0),
+            bookmarks: Mutex::default(),
+            is_closed: AtomicBool::new(false),
             lock,
             folder: folder.clone(),
         };
@@ -144,9 +174,10 @@ impl Shared {
             let entry = entry.map_err(|error| io_error(doing(), error))?;
             // A folder without an identity was being made when the power went.
             if entry.path().join("id").exists()
-                && let Some(name) = entry.file_name().to_str().and_then(name_of_folder)
+                && let Some(name) = entry.file_name().to_str().and_then(folder::to_name)
+                && let Err(error) = log.open_journal(&name)
             {
-                log.open_journal(&name)?;
+                tracing::error!(connector = name, error.kind = error.kind().code(), error.mend = error.remedy(), "{error}");
             }
         }
         Ok(Arc::new(log))
@@ -156,17 +187,36 @@ impl Shared {
         self.journals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn broken(&self) -> MutexGuard<'_, BTreeMap<String, (Arc<Error>, Option<String>)>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn open_journal(&self, name: &str) -> Result<Arc<Journal>> {
         let mut journals = self.journals();
         if let Some(journal) = journals.get(name) {
             return Ok(Arc::clone(journal));
         }
-        let folder = self.folder.join(folder_of_name(name));
+        let folder = self.folder.join(folder::of_name(name)?);
         let read_only = self.lock.is_none();
-        let journal = Arc::new(Journal::open(name, &folder, Arc::clone(&self.storage), self.changed.clone(), read_only)?);
-        self.retention.watch(Arc::clone(&journal));
-        journals.insert(Arc::from(name), Arc::clone(&journal));
-        Ok(journal)
+        let opened = Journal::open(name, &folder, Arc::clone(&self.storage), self.changed.clone(), read_only).and_then(|journal| {
+            let journal = Arc::new(journal);
+            let topics: Vec<Arc<str>> = journal.lock().partitions.keys().map(|(topic, _)| Arc::clone(topic)).collect();
+            topics.iter().try_for_each(|topic| self.owners.claim(topic, &journal.name))?;
+            Ok(journal)
+        });
+        match opened {
+            Ok(journal) => {
+                self.broken().remove(name);
+                self.retention.watch(Arc::clone(&journal));
+                journals.insert(Arc::from(name), Arc::clone(&journal));
+                Ok(journal)
+            }
+            Err(error) => {
+                let identity = journal::read_identity(&folder).ok();
+                self.broken().insert(name.to_owned(), (Arc::new(again(&error)), identity));
+                Err(error)
+            }
+        }
     }
 
     fn all(&self) -> Vec<Arc<Journal>> {
@@ -175,80 +225,90 @@ impl Shared {
 
     /// The journal that holds `topic`.
     fn journal_of(&self, topic: &str) -> Option<Arc<Journal>> {
-        self.all().into_iter().find(|journal| journal.lock().partitions.keys().any(|(name, _)| **name == *topic))
+        self.owners.of(topic).and_then(|name| self.journals().get(&name).cloned())
     }
 
-    async fn append_own(&self, records: Vec<Record>) -> Result<()> {
-        let mut own = self.own.lock().await;
-        let mut opened = match own.take() {
-            Some(opened) => opened,
-            None => {
-                let journal = self.open_journal(OWN)?;
-                OwnWriter { writer: JournalWriter::open(journal, Arc::clone(&self.retention), self.segment_bytes)?, number: 0 }
-            }
+    /// The error of a journal in which a sink has a position and which could not be opened: leaving it out would be a skip (I11).
+    fn broken_under(&self, positions: &[LogPosition]) -> Option<Error> {
+        let broken = self.broken();
+        let is_under = |identity: &Option<String>| {
+            identity.as_ref().is_some_and(|identity| positions.iter().any(|position| position.log.starts_with(identity.as_str())))
         };
-        opened.number += 1;
-        let number = opened.number;
-        opened.writer.append(number, SourceBatch { records, ..SourceBatch::default() }).await?;
-        let mut durable = opened.writer.durable();
+        broken.values().find(|(_, identity)| is_under(identity)).map(|(error, _)| again(error))
+    }
+
+    /// The writer of the journal `name`, once its earlier writer has written what was queued.
+    async fn open_writer(self: &Arc<Self>, name: &str) -> Result<JournalWriter> {
+        let (log, name) = (Arc::clone(self), name.to_owned());
+        let journal = blocking({
+            let log = Arc::clone(&log);
+            move || log.open_journal(&name)
+        })
+        .await?;
+        let deadline = tokio::time::Instant::now() + HANDOVER;
+        while journal.has_writer.load(Ordering::Acquire) && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if log.is_closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Restarting, format!("open the journal of {} for writing", journal.name))
+                .because("the topic log is closed"));
+        }
+        blocking(move || JournalWriter::open(journal, Arc::clone(&log.retention), Arc::clone(&log.owners))).await
+    }
+
+    async fn append_own(self: &Arc<Self>, records: Vec<Record>) -> Result<()> {
+        let (mut durable, number) = {
+            let mut own = self.own.lock().await;
+            // A call that is dropped half way, and a writer that failed, are not put back: the next call opens a new one.
+            let mut opened = match own.take() {
+                Some(opened) if opened.writer.durable().borrow().is_ok() => opened,
+                Some(_) | None => OwnWriter { writer: self.open_writer(OWN).await?, number: 0 },
+            };
+            opened.number += 1;
+            let number = opened.number;
+            opened.writer.append(number, SourceBatch { records, ..SourceBatch::default() }).await?;
+            let durable = opened.writer.durable();
+            *own = Some(opened);
+            (durable, number)
+        };
+        // Others append while this waits, and share the fsync.
         let ended = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await;
-        match ended {
-            Ok(now) if now.is_ok() => {}
-            Ok(_) | Err(_) => {
-                return Err(Error::new(ErrorKind::Unreachable, "keep records of the worker").because("the journal's writer has ended"));
+        match ended.as_deref() {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(again(error)),
+            Err(_) => Err(Error::new(ErrorKind::Restarting, "keep records of the worker").because("the topic log was closed")),
+        }
+    }
+
+    /// Reads one partition, from a bookmark if there is one.
+    fn read(&self, journal: &Journal, partition: Partition, offset: u64, limit: usize) -> Result<Vec<StoredRecord>> {
+        let bookmarks = || self.bookmarks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reader = {
+            let mut bookmarks = bookmarks();
+            let place = bookmarks.iter().position(|mark| mark.offset == offset && mark.partition == partition);
+            place.and_then(|place| bookmarks.remove(place)).map(|mark| mark.reader).unwrap_or_default()
+        };
+        let mut wanted = Wanted::from([(partition.clone(), offset)]);
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let mut room = Room { bytes: PAGE, records: limit - found.len() };
+            let records = reader.read(journal, &mut wanted, &mut room)?;
+            if records.is_empty() {
+                break;
             }
+            found.extend(records.into_iter().map(|read| StoredRecord {
+                partition: read.partition,
+                offset: read.offset,
+                record: read.record,
+            }));
         }
-        // A writer that failed is not put back; the next call recovers.
-        *own = Some(opened);
-        Ok(())
-    }
-}
-
-fn lock(data_dir: &Path) -> Result<File> {
-    let doing = || format!("lock the data directory {}", data_dir.display());
-    std::fs::create_dir_all(data_dir).map_err(|error| io_error(doing(), error))?;
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(data_dir.join("lock"));
-    let file = file.map_err(|error| io_error(doing(), error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::new(ErrorKind::Conflict, doing())
-            .because("another worker has it open")
-            .mend("stop the other worker, or give this one a data.dir of its own")),
-        Err(TryLockError::Error(error)) => Err(io_error(doing(), error)),
-    }
-}
-
-/// Letters, digits, `-`, `_` and inner dots stand for themselves, every other octet is `%XX`.
-fn folder_of_name(name: &str) -> String {
-    if name == OWN {
-        return "%worker".to_owned();
-    }
-    let mut folder = String::new();
-    for (index, octet) in name.bytes().enumerate() {
-        match octet {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => folder.push(char::from(octet)),
-            b'.' if index > 0 => folder.push('.'),
-            _ => folder.push_str(&format!("%{octet:02X}")),
+        if let Some(last) = found.last() {
+            let mut bookmarks = bookmarks();
+            bookmarks.truncate(BOOKMARKS - 1);
+            bookmarks.push_front(Bookmark { partition, offset: last.offset + 1, reader });
         }
+        Ok(found)
     }
-    folder
-}
-
-fn name_of_folder(folder: &str) -> Option<String> {
-    if folder == "%worker" {
-        return Some(OWN.to_owned());
-    }
-    let mut octets = Vec::new();
-    let mut rest = folder.bytes();
-    while let Some(octet) = rest.next() {
-        if octet == b'%' {
-            let digits = [rest.next()?, rest.next()?];
-            octets.push(u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?);
-        } else {
-            octets.push(octet);
-        }
-    }
-    String::from_utf8(octets).ok()
 }
 
 /// Runs file access off the async threads.
@@ -262,17 +322,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 impl TopicLog for EmbeddedLog {
     fn writer(&self, connector: &str) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
         let connector = connector.to_owned();
-        let log = Arc::clone(&self.shared);
-        Box::pin(async move {
-            let journal = log.open_journal(&connector)?;
-            // The thread of an earlier run may still have to write what was queued.
-            let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-            while journal.has_writer.load(std::sync::atomic::Ordering::Acquire) && tokio::time::Instant::now() < deadline {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-            let (retention, segment_bytes) = (Arc::clone(&log.retention), log.segment_bytes);
-            blocking(move || Ok(Box::new(JournalWriter::open(journal, retention, segment_bytes)?) as Box<dyn LogWriter>)).await
-        })
+        Box::pin(async move { Ok(Box::new(self.shared.open_writer(&connector).await?) as Box<dyn LogWriter>) })
     }
 
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<()>> {
@@ -280,8 +330,9 @@ impl TopicLog for EmbeddedLog {
     }
 
     fn reader(&self, group: &str, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
+        let broken = self.shared.broken_under(&self.shared.retention.committed(group));
         let reader = SinkReader::new(Arc::clone(&self.shared), group, subscription);
-        Box::pin(async move { Ok(Box::new(reader) as Box<dyn LogReader>) })
+        Box::pin(async move { broken.map_or_else(|| Ok(Box::new(reader) as Box<dyn LogReader>), Err) })
     }
 
     fn retain_for(&self, groups: Vec<(String, Subscription)>) {
@@ -289,8 +340,9 @@ impl TopicLog for EmbeddedLog {
     }
 
     fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
+        let broken = self.shared.broken().get(connector).map(|(error, _)| again(error));
         let state = self.shared.journals().get(connector).map(|journal| journal.lock().state.clone()).unwrap_or_default();
-        Box::pin(async move { Ok(state) })
+        Box::pin(async move { broken.map_or(Ok(state), Err) })
     }
 
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>> {
@@ -302,15 +354,17 @@ impl TopicLog for EmbeddedLog {
         let mut topics: BTreeMap<Arc<str>, TopicInfo> = BTreeMap::new();
         for journal in self.shared.all() {
             let durable = journal.lock();
-            for ((name, _), range) in &durable.partitions {
+            for ((name, partition), facts) in &durable.partitions {
                 let writer = (*journal.name != *OWN).then(|| Arc::clone(&journal.name));
                 let topic = topics.entry(Arc::clone(name)).or_insert_with(|| TopicInfo {
                     name: Arc::clone(name),
-                    log: Arc::clone(&journal.id),
+                    log: Arc::clone(&durable.log),
                     writer,
                     partitions: Vec::new(),
                 });
-                topic.partitions.push((range.first, range.next));
+                // Partitions that nothing was written to are empty.
+                topic.partitions.resize(topic.partitions.len().max(*partition as usize), (0, 0));
+                topic.partitions.push((facts.first, facts.offsets.next));
             }
         }
         topics.into_values().collect()
@@ -319,25 +373,13 @@ impl TopicLog for EmbeddedLog {
     fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
         let topic: Arc<str> = Arc::from(topic);
         Box::pin(async move {
-            let unknown = || Error::new(ErrorKind::Missing, format!("read {topic}-{partition}")).because("there is no such topic or partition");
+            let unknown =
+                || Error::new(ErrorKind::Missing, format!("read {topic}-{partition}")).because("there is no such topic or partition");
             let journal = self.shared.journal_of(&topic).ok_or_else(unknown)?;
             let wanted = (Arc::clone(&topic), partition);
             let first = journal.lock().partitions.get(&wanted).ok_or_else(unknown)?.first;
-            blocking(move || {
-                let mut reader = JournalReader::default();
-                let mut places = Wanted::from([(wanted, offset.max(first))]);
-                let mut found = Vec::new();
-                while found.len() < limit {
-                    let records = reader.read(&journal, &mut places, 64 * 1024)?;
-                    if records.is_empty() {
-                        break;
-                    }
-                    let records = records.into_iter().map(|read| StoredRecord { partition: read.partition, offset: read.offset, record: read.record });
-                    found.extend(records.take(limit - found.len()));
-                }
-                Ok(found)
-            })
-            .await
+            let shared = Arc::clone(&self.shared);
+            blocking(move || shared.read(&journal, wanted, offset.max(first), limit)).await
         })
     }
 
@@ -347,10 +389,19 @@ impl TopicLog for EmbeddedLog {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
-            match self.shared.own.lock().await.take() {
-                Some(own) => Box::new(own.writer).close().await,
-                None => Ok(()),
+            self.shared.is_closed.store(true, Ordering::Release);
+            if let Some(own) = self.shared.own.lock().await.take() {
+                own.writer.finish().await?;
             }
+            // Writers that their sources still hold: what they accepted becomes durable, or they fail.
+            for journal in self.shared.all() {
+                let is_settled =
+                    || journal.is_torn.load(Ordering::Acquire) || journal.lock().sequence >= journal.accepted.load(Ordering::Acquire);
+                while journal.has_writer.load(Ordering::Acquire) && !is_settled() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            Ok(())
         })
     }
 }

@@ -84,6 +84,11 @@ impl Retention {
             let partition = (Arc::clone(&position.topic_partition.topic), position.topic_partition.partition);
             of_group.insert(partition, position.clone());
         }
+        drop(all);
+        // A held source may go on.
+        for journal in self.all() {
+            journal.room.notify_waiters();
+        }
     }
 
     pub(super) fn committed(&self, group: &str) -> Vec<LogPosition> {
@@ -97,30 +102,38 @@ impl Retention {
 
     /// Whether `journal` is as long as it may be.
     pub(super) fn is_full(&self, journal: &Journal) -> bool {
-        self.options.max_bytes.is_some_and(|limit| journal.lock().bytes() >= limit)
+        self.options.max_bytes.is_some_and(|limit| journal.lock().octets >= limit)
+    }
+
+    /// Octets after which a segment is followed by a new one: small enough that `max_bytes` has room for several, because
+    /// only whole segments go.
+    pub(super) fn segment_bytes(&self) -> u64 {
+        let part = self.options.max_bytes.map_or(u64::MAX, |limit| limit / 8);
+        self.options.segment_bytes.min(part).max(1)
     }
 
     /// Whether every sink has read what `facts` holds of `journal`.
     fn is_read(&self, journal: &Journal, facts: &SegmentFacts) -> bool {
         let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
         let positions = self.positions.read().unwrap_or_else(PoisonError::into_inner);
+        let durable = journal.lock();
         let ends = facts.visible.iter().map(|(partition, range)| (partition, range.next));
         ends.chain(facts.held.iter().map(|(partition, end)| (partition, *end))).all(|(partition, end)| {
             sinks.iter().filter(|(_, subscription)| subscription.covers(&partition.0)).all(|(group, _)| {
                 let position = positions.get(group).and_then(|positions| positions.get(partition));
-                position.is_some_and(|position| position.log == journal.id && position.offset >= end)
+                position.is_some_and(|position| durable.offset_of(partition, position).is_ok_and(|offset| offset >= end))
             })
         })
     }
 
-    /// The oldest segment, if there is a younger one and nothing in it is pending.
+    /// The oldest segment, if there is a younger one and nothing in it is pending, and the journal's octets.
     fn oldest(journal: &Journal) -> Option<(u64, SegmentFacts, u64)> {
         let durable = journal.lock();
-        let bytes = durable.bytes();
         let mut segments = durable.segments.iter();
         let (first, facts) = segments.next()?;
         segments.next()?;
-        (facts.pending == 0).then(|| (*first, facts.clone(), bytes))
+        let is_pending = durable.pending.values().any(|begin| begin <= first);
+        (!is_pending).then(|| (*first, facts.clone(), durable.octets))
     }
 
     /// Removes what has outlived its retention. Blocks on the disk.
@@ -128,9 +141,10 @@ impl Retention {
         for journal in self.all() {
             while let Some((segment, facts, bytes)) = Self::oldest(&journal) {
                 let too_long = self.options.retention_bytes.is_some_and(|limit| bytes.saturating_sub(facts.length) >= limit);
-                let too_old = self.options.retention.is_some_and(|limit| {
-                    i64::try_from(limit.as_millis()).is_ok_and(|limit| now().saturating_sub(facts.newest) > limit)
-                });
+                let too_old = self
+                    .options
+                    .retention
+                    .is_some_and(|limit| i64::try_from(limit.as_millis()).is_ok_and(|limit| now().saturating_sub(facts.newest) > limit));
                 if !(too_long || too_old) || !self.is_read(&journal, &facts) {
                     break;
                 }

@@ -1,26 +1,18 @@
-//! Segments: files of groups, and what recovery makes of them.
+//! Segments: files of groups, read group by group.
 //!
-//! A segment is named by the sequence of its first group. It begins with a group that holds the whole state of the source
-//! and the next offset of every topic partition, so that it can be read when the ones before it are gone.
-//!
-//! # A torn tail, or damage?
-//!
-//! Groups are written one after another and fsynced together, so after a power loss any part of what was not yet fsynced
-//! may be missing, also an earlier group while a later one is there. What was fsynced must be whole. Every group says up to
-//! which sequence its writer had fsynced before: a broken group that a later intact group calls durable is damage, and so is
-//! a broken group in any segment but the last, because a segment is fsynced before the next one is made. A broken group that
-//! no intact group vouches for is a torn tail: it is cut off, with everything behind it. If the very last durable group is
-//! damaged the journal alone cannot tell; then the positions that others hold, of the sinks and of the source's server, lie
-//! beyond the end, and they say `history-gone`.
+//! A segment is named by the sequence of its first group. It begins with a group that has an [`Opening`](super::group::Opening):
+//! the whole state of the source and the next offset of every partition, so that it can be read when the ones before it are
+//! gone. A writer that goes on in a segment begins with such a group too.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::dictionary::ReaderDictionary;
+use super::dictionary::{ReaderDictionary, SchemaPool};
 use super::group::{FRAME, Frame, Head};
 use super::wire::{Cursor, Malformed};
 
@@ -69,26 +61,32 @@ impl FoundGroup {
     }
 }
 
+/// How much is read at once while groups are short.
+const WINDOW: usize = 256 * 1024;
+/// How much is read for a head behind a long group, whose neighbours are likely to be long.
+const HEAD: usize = 4 * 1024;
+
 /// Reads a segment group by group.
 pub(super) struct SegmentReader {
     path: PathBuf,
     file: File,
+    /// Where the next group begins
     pub(super) place: u64,
     pub(super) dictionary: ReaderDictionary,
     window: Bytes,
     window_start: u64,
-    /// Where reading ends; what stands behind it may still change.
+    /// Where reading ends; what stands behind it may still change
     limit: u64,
+    /// Length of the last group
+    last: u64,
 }
 
-/// How much is read at once, where a group is not longer.
-const WINDOW: usize = 256 * 1024;
-
 impl SegmentReader {
-    pub(super) fn open(folder: &Path, sequence: u64) -> io::Result<Self> {
+    pub(super) fn open(folder: &Path, sequence: u64, pool: &Arc<SchemaPool>) -> io::Result<Self> {
         let path = path(folder, sequence);
         let file = File::open(&path)?;
-        Ok(Self { path, file, place: 0, dictionary: ReaderDictionary::default(), window: Bytes::new(), window_start: 0, limit: 0 })
+        let dictionary = ReaderDictionary::new(Arc::clone(pool));
+        Ok(Self { path, file, place: 0, dictionary, window: Bytes::new(), window_start: 0, limit: 0, last: 0 })
     }
 
     pub(super) fn length(&self) -> io::Result<u64> {
@@ -99,8 +97,8 @@ impl SegmentReader {
         SegmentError::Damaged { path: self.path.clone(), place, why }
     }
 
-    /// `length` octets from `place`, fewer at the end of the file.
-    fn octets(&mut self, place: u64, length: usize) -> io::Result<Bytes> {
+    /// `length` octets from `place`, fewer at the limit. Reads at least `ahead`.
+    fn octets(&mut self, place: u64, length: usize, ahead: usize) -> io::Result<Bytes> {
         let inside = place.checked_sub(self.window_start).and_then(|skip| usize::try_from(skip).ok());
         if let Some(skip) = inside
             && let Some(end) = skip.checked_add(length)
@@ -109,13 +107,17 @@ impl SegmentReader {
             return Ok(self.window.slice(skip..end));
         }
         let left = usize::try_from(self.limit.saturating_sub(place)).unwrap_or(usize::MAX);
-        let wanted = length.max(WINDOW).min(left);
+        let wanted = length.max(ahead).min(left);
+        // The old window goes first, unless records share it.
+        self.window = Bytes::new();
         let mut buffer = BytesMut::zeroed(wanted);
         let mut filled = 0;
         while filled < wanted {
-            match self.file.read_at(&mut buffer[filled..], place + filled as u64)? {
-                0 => break,
-                count => filled += count,
+            match self.file.read_at(&mut buffer[filled..], place + filled as u64) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         buffer.truncate(filled);
@@ -124,76 +126,62 @@ impl SegmentReader {
         Ok(self.window.slice(..length.min(filled)))
     }
 
-    /// Frame and head of the group at the current place, which lies before `end`. Goes on behind it. The checksum is not
-    /// looked at; [`SegmentReader::records`] does.
+    /// Frame and front of the group at `place`, if they are whole.
+    fn front(&mut self, place: u64) -> io::Result<Result<(Frame, Bytes), Malformed>> {
+        let ahead = if self.last > WINDOW as u64 / 2 { HEAD } else { WINDOW };
+        let Some(frame) = Frame::read(&self.octets(place, FRAME, ahead)?, place) else {
+            return Ok(Err(Malformed("it has no frame")));
+        };
+        if frame.length() > self.limit.saturating_sub(place) {
+            return Ok(Err(Malformed("it is longer than the segment")));
+        }
+        let front = self.octets(place, FRAME + frame.head as usize, ahead)?;
+        Ok(if Frame::is_front_intact(&front) { Ok((frame, front)) } else { Err(Malformed("the checksum of its head is wrong")) })
+    }
+
+    /// The group at the current place, if one begins before `end`. Goes on behind it.
     pub(super) fn next_head(&mut self, end: u64) -> Result<Option<FoundGroup>, SegmentError> {
         let place = self.place;
         if place >= end {
             return Ok(None);
         }
         self.limit = end;
-        let frame = self.octets(place, FRAME)?;
-        let frame = Frame::read(&frame).ok_or_else(|| self.damaged(place, Malformed("it has no frame")))?;
-        if frame.length() > end - place {
-            return Err(self.damaged(place, Malformed("it is longer than the segment")));
-        }
-        let head = self.octets(place + FRAME as u64, frame.head as usize)?;
-        // A copy, because names and schemas outlive the window.
-        let head = Bytes::copy_from_slice(&head);
-        let mut cursor = Cursor::new(&head);
-        let head = Head::read(&mut cursor, &mut self.dictionary).map_err(|why| self.damaged(place, why))?;
+        let (frame, front) = self.front(place)?.map_err(|why| self.damaged(place, why))?;
+        // A copy, because what schemas hold outlives the window.
+        let head = Bytes::copy_from_slice(&front[FRAME..]);
+        let head = Head::read(&mut Cursor::new(&head), &mut self.dictionary).map_err(|why| self.damaged(place, why))?;
         self.place = place + frame.length();
+        self.last = frame.length();
         Ok(Some(FoundGroup { place, frame, head }))
     }
 
-    /// The octets of a group's records, after its checksum was found right.
+    /// The octets of a group's records, found as they were written.
     pub(super) fn records(&mut self, group: &FoundGroup) -> Result<Bytes, SegmentError> {
-        let length = usize::try_from(group.frame.length()).map_err(|_| self.damaged(group.place, Malformed("it is too long")))?;
-        let whole = self.octets(group.place, length)?;
-        if !group.frame.is_intact(&whole) {
-            return Err(self.damaged(group.place, Malformed("its checksum is wrong")));
+        let ahead = if group.frame.length() > WINDOW as u64 / 2 { 0 } else { WINDOW };
+        let records = self.octets(group.place + group.frame.front(), group.frame.records as usize, ahead)?;
+        if !group.frame.are_records_intact(&records) {
+            return Err(self.damaged(group.place, Malformed("the checksum of its records is wrong")));
         }
-        Ok(whole.slice(FRAME + group.frame.head as usize..))
+        Ok(records)
     }
 
-    /// Whether the group at `place` is whole, and its frame.
-    fn intact_at(&mut self, place: u64) -> io::Result<Option<Frame>> {
-        let Some(frame) = Frame::read(&self.octets(place, FRAME)?) else { return Ok(None) };
-        if frame.length() > self.limit.saturating_sub(place) {
-            return Ok(None);
-        }
-        let Ok(length) = usize::try_from(frame.length()) else { return Ok(None) };
-        let whole = self.octets(place, length)?;
-        Ok(frame.is_intact(&whole).then_some(frame))
-    }
-
-    /// The end of the intact groups, which are `sequence`, `sequence + 1` …
-    ///
-    /// # Errors
-    /// A group that was durable is broken.
-    pub(super) fn intact_end(&mut self, mut sequence: u64) -> Result<u64, SegmentError> {
-        let length = self.length()?;
-        self.limit = length;
-        let mut place = 0;
-        while let Some(frame) = self.intact_at(place)? {
-            if frame.sequence != sequence {
-                return Err(self.damaged(place, Malformed("its sequence does not follow")));
-            }
-            place += frame.length();
-            sequence += 1;
-        }
-        // Does anything behind the break vouch for what is broken?
+    /// Whether an intact head behind `place` says that the group `sequence` was durable.
+    pub(super) fn is_vouched_for(&mut self, place: u64, sequence: u64) -> io::Result<bool> {
+        self.limit = self.length()?;
+        self.last = 0;
         let mut behind = place + 1;
-        while behind + FRAME as u64 <= length {
-            let window = self.octets(behind, WINDOW)?;
-            match memchr::memmem::find(&window, b"TWG1") {
+        while behind + FRAME as u64 <= self.limit {
+            let window = self.octets(behind, WINDOW.min(usize::try_from(self.limit - behind).unwrap_or(WINDOW)), WINDOW)?;
+            if window.is_empty() {
+                break;
+            }
+            match memchr::memmem::find(&window, &super::group::MAGIC) {
                 Some(skip) => {
                     behind += skip as u64;
-                    if let Some(later) = self.intact_at(behind)?
-                        && later.sequence > sequence
-                        && later.durable >= sequence
+                    if let Ok((later, _)) = self.front(behind)?
+                        && later.durable > sequence
                     {
-                        return Err(self.damaged(place, Malformed("it is broken, and a later group says that it was durable")));
+                        return Ok(true);
                     }
                     behind += 1;
                 }
@@ -201,6 +189,6 @@ impl SegmentReader {
                 None => behind += (window.len().max(4) - 3) as u64,
             }
         }
-        Ok(place)
+        Ok(false)
     }
 }

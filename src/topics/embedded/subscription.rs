@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::Shared;
+use super::group::Room;
 use super::journal::{Journal, Partition};
 use super::reader::{JournalReader, Wanted, history_gone};
 use crate::topics::{LogReader, Polled, Subscription};
@@ -26,6 +27,8 @@ pub(super) struct SinkReader {
     reading: Option<JoinHandle<(Arc<str>, Place, Result<Vec<SinkRecord>>)>>,
     /// The journal that is read next, so that one does not starve the others
     turn: usize,
+    /// For each journal, how many partitions were there when they were looked through
+    seen: BTreeMap<Arc<str>, usize>,
 }
 
 struct Place {
@@ -37,42 +40,47 @@ struct Place {
 impl SinkReader {
     pub(super) fn new(log: Arc<Shared>, group: &str, subscription: Subscription) -> Self {
         let changed = log.changed.subscribe();
-        Self { log, group: Arc::from(group), subscription, changed, places: BTreeMap::new(), reading: None, turn: 0 }
+        Self { log, group: Arc::from(group), subscription, changed, places: BTreeMap::new(), reading: None, turn: 0, seen: BTreeMap::new() }
     }
 
     /// Takes over partitions that are subscribed and not read yet, at the committed position or else at their beginning.
     fn discover(&mut self) -> Result<Vec<Assignment>> {
         let mut assigned = Vec::new();
-        let mut committed: Option<Vec<LogPosition>> = None;
         for journal in self.log.all() {
-            let fresh: Vec<Partition> = {
-                let known = self.places.get(&journal.name);
-                let durable = journal.lock();
-                let partitions = durable.partitions.keys();
-                partitions
-                    .filter(|partition| known.is_none_or(|place| !place.wanted.contains_key(*partition)))
-                    .filter(|(topic, _)| self.subscription.covers(topic))
-                    .cloned()
-                    .collect()
-            };
-            for partition in fresh {
-                let committed = committed.get_or_insert_with(|| self.log.retention.committed(&self.group));
-                let stored = committed.iter().find(|position| is_at(position, &partition));
-                let offset = match stored {
-                    Some(position) => checked(&journal, &partition, position)?,
-                    None => journal.lock().partitions.get(&partition).map_or(0, |range| range.first),
-                };
-                let place = self.places.entry(Arc::clone(&journal.name)).or_insert_with(|| Place {
-                    journal: Arc::clone(&journal),
-                    reader: JournalReader::default(),
-                    wanted: Wanted::new(),
-                });
-                place.wanted.insert(partition.clone(), offset);
-                // What is wanted now may lie behind the place.
-                place.reader = JournalReader::default();
-                let topic_partition = TopicPartition { topic: partition.0, partition: partition.1 };
-                assigned.push(Assignment { topic_partition, log: Arc::clone(&journal.id) });
+            let seen = self.seen.get(&journal.name).copied().unwrap_or(0);
+            let durable = journal.lock();
+            if durable.partitions.len() == seen {
+                continue;
             }
+            let committed = self.log.retention.committed(&self.group);
+            let known = self.places.get(&journal.name);
+            let mut fresh = Vec::new();
+            for (partition, facts) in &durable.partitions {
+                if known.is_some_and(|place| place.wanted.contains_key(partition)) || !self.subscription.covers(&partition.0) {
+                    continue;
+                }
+                let offset = match committed.iter().find(|position| is_at(position, partition)) {
+                    Some(position) => durable.offset_of(partition, position).map_err(|why| history_gone(&journal, partition, why))?,
+                    None => facts.first,
+                };
+                let topic_partition = TopicPartition { topic: Arc::clone(&partition.0), partition: partition.1 };
+                assigned.push(Assignment { topic_partition, log: Arc::clone(&durable.log) });
+                fresh.push((partition.clone(), offset));
+            }
+            let seen = durable.partitions.len();
+            drop(durable);
+            self.seen.insert(Arc::clone(&journal.name), seen);
+            if fresh.is_empty() {
+                continue;
+            }
+            let place = self.places.entry(Arc::clone(&journal.name)).or_insert_with(|| Place {
+                journal: Arc::clone(&journal),
+                reader: JournalReader::default(),
+                wanted: Wanted::new(),
+            });
+            place.wanted.extend(fresh);
+            // What is wanted now may lie behind the place.
+            place.reader = JournalReader::default();
         }
         Ok(assigned)
     }
@@ -90,7 +98,8 @@ impl SinkReader {
             let mut place = self.places.remove(name).expect("the name was just listed");
             let name = Arc::clone(name);
             self.reading = Some(tokio::task::spawn_blocking(move || {
-                let records = place.reader.read(&place.journal, &mut place.wanted, bytes);
+                let mut room = Room { bytes, records: usize::MAX };
+                let records = place.reader.read(&place.journal, &mut place.wanted, &mut room);
                 (name, place, records)
             }));
             return Ok(true);
@@ -109,21 +118,22 @@ impl SinkReader {
 
     fn batch(&self, records: Vec<SinkRecord>) -> RecordBatch {
         let mut next: Vec<LogPosition> = Vec::new();
+        let mut latest = 0;
         for record in &records {
             let offset = record.offset + 1;
-            let same = |position: &&mut LogPosition| {
+            let is_of = |position: &LogPosition| {
                 position.topic_partition.partition == record.partition && position.topic_partition.topic == record.record.topic
             };
-            match next.iter_mut().find(same) {
-                Some(position) => position.offset = offset,
-                None => {
+            if !next.get(latest).is_some_and(is_of) {
+                latest = next.iter().position(is_of).unwrap_or_else(|| {
                     let topic_partition = record.topic_partition();
-                    let log = self.places.values().find(|place| place.wanted.contains_key(&key(&topic_partition)));
-                    if let Some(place) = log {
-                        next.push(LogPosition { log: Arc::clone(&place.journal.id), topic_partition, offset });
-                    }
-                }
+                    let place = self.places.values().find(|place| place.wanted.contains_key(&key(&topic_partition)));
+                    let place = place.expect("a record was read because its partition is wanted");
+                    next.push(LogPosition { log: Arc::clone(&place.journal.lock().log), topic_partition, offset });
+                    next.len() - 1
+                });
             }
+            next[latest].offset = offset;
         }
         RecordBatch { records, next }
     }
@@ -155,9 +165,12 @@ impl SinkReader {
         let partition = key(&position.topic_partition);
         let place = self.places.values_mut().find(|place| place.wanted.contains_key(&partition));
         let Some(place) = place else {
-            return Err(Error::new(ErrorKind::Missing, format!("seek in {}", position.topic_partition)).because("the partition is not assigned"));
+            return Err(
+                Error::new(ErrorKind::Missing, format!("seek in {}", position.topic_partition)).because("the partition is not assigned")
+            );
         };
-        let offset = checked(&place.journal, &partition, &position)?;
+        let found = place.journal.lock().offset_of(&partition, &position);
+        let offset = found.map_err(|why| history_gone(&place.journal, &partition, why))?;
         place.wanted.insert(partition, offset);
         place.reader = JournalReader::default();
         Ok(())
@@ -172,38 +185,17 @@ fn is_at(position: &LogPosition, partition: &Partition) -> bool {
     position.topic_partition.partition == partition.1 && position.topic_partition.topic == partition.0
 }
 
-/// The offset of a stored position, if this journal can go on from it.
-fn checked(journal: &Journal, partition: &Partition, position: &LogPosition) -> Result<u64> {
-    if position.log != journal.id {
-        let why = format!("the position belongs to the log {}, this one is {}", position.log, journal.id);
-        return Err(history_gone(journal, partition, why));
-    }
-    let range = journal.lock().partitions.get(partition).copied();
-    let Some(range) = range else {
-        return Err(history_gone(journal, partition, "the log does not hold the partition any more".to_owned()));
-    };
-    if position.offset > range.next {
-        let why = format!("the position is {}, but the log ends at {}: it was restored from an older copy or lost its end", position.offset, range.next);
-        return Err(history_gone(journal, partition, why));
-    }
-    if position.offset < range.first {
-        let why = format!("the position is {}, but the log begins at {}", position.offset, range.first);
-        return Err(history_gone(journal, partition, why));
-    }
-    Ok(position.offset)
-}
-
 /// How many records of a journal are still to be read.
 fn behind(place: &Place) -> Result<u64> {
     let durable = place.journal.lock();
     let mut behind = 0;
     for (partition, offset) in &place.wanted {
-        let Some(range) = durable.partitions.get(partition) else { continue };
-        if *offset < range.first {
-            let why = format!("the next record was {offset}, but the log begins at {} now", range.first);
+        let Some(facts) = durable.partitions.get(partition) else { continue };
+        if *offset < facts.first {
+            let why = format!("the next record was {offset}, but the log begins at {} now", facts.first);
             return Err(history_gone(&place.journal, partition, why));
         }
-        behind += range.next.saturating_sub(*offset);
+        behind += facts.offsets.next.saturating_sub(*offset);
     }
     Ok(behind)
 }

@@ -1,14 +1,23 @@
 //! Values in the journal.
 //!
-//! A value stands behind one tag. With a schema its kind is known and only presence is tagged; without one the tag names
-//! the kind. [`SAME`] says that the value is that of the same field in the previous record of the topic in this group:
-//! most of an event's source block is, and so costs one octet a field. Null, *unchanged* and *not in the identity*
-//! are tags of their own (I8).
+//! A value begins with one tag octet. With a schema its kind is known and the tag says only whether and how it is there;
+//! without one the tag names the kind. [`SAME`] says that the value is that of the same field in the previous record of the
+//! topic in this group: most of an event's source block is, and so costs one octet a field. Null, *unchanged* and *not in
+//! the identity* are tags of their own (I8). Short texts and bytes have their length in the tag, small integers are one.
+//!
+//! ```text
+//! 0 null · 1 unchanged · 2 not in the identity · 3 same · 4 false · 5 true · 6 present, of the schema's kind
+//! 16 … 26 present, of the kind that the tag names: always so without a schema
+//! 0x40 + n   text or bytes of n octets, n < 64, where the schema says which
+//! 0x80 + n   integer whose zigzag form is n, n < 128, where the schema says which
+//! ```
 
+use bytes::Bytes;
+use bytestring::ByteString;
 use tailwater_api::schema::{Kind, Schema};
 use tailwater_api::value::Value;
 
-use super::wire::{Cursor, Malformed, put_bytes, put_signed, put_unsigned};
+use super::wire::{Cursor, Malformed, put_bytes, put_signed, put_unsigned, zigzag};
 
 const NULL: u8 = 0;
 const UNCHANGED: u8 = 1;
@@ -16,7 +25,6 @@ const NOT_IN_IDENTITY: u8 = 2;
 const SAME: u8 = 3;
 const FALSE: u8 = 4;
 const TRUE: u8 = 5;
-/// The value follows, of the kind that the schema says.
 const PRESENT: u8 = 6;
 const INT8: u8 = 16;
 const INT16: u8 = 17;
@@ -29,14 +37,31 @@ const STRING: u8 = 23;
 const ARRAY: u8 = 24;
 const MAP: u8 = 25;
 const STRUCT: u8 = 26;
+const SHORT: u8 = 0x40;
+const SMALL: u8 = 0x80;
 
-/// Values nest no deeper than this; a journal that says otherwise is damaged.
-const DEEPEST: usize = 128;
+/// Values nest no deeper than this, so that reading one never exhausts the stack.
+const DEEPEST: usize = 96;
 
-/// Whether two values are the same without looking far: equal scalars, or the same slice of a shared buffer.
+/// Texts and bytes up to this length are compared; longer ones only count as the same if they are the same buffer.
+const COMPARED: usize = 64;
+
+/// A value nests too deeply to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a value nests deeper than {DEEPEST} levels")]
+pub(super) struct TooDeep;
+
+/// Writes `value`. `previous` is the value of the same field in the previous record.
+pub(super) fn write(out: &mut Vec<u8>, schema: Option<&Schema>, value: &Value, previous: Option<&Value>) -> Result<(), TooDeep> {
+    write_nested(out, schema, value, previous, 0)
+}
+
+/// Whether two values are the same without looking far.
+#[inline]
 fn is_same(value: &Value, previous: &Value) -> bool {
+    #[inline]
     fn same_slice(one: &[u8], two: &[u8]) -> bool {
-        one.len() == two.len() && (std::ptr::eq(one.as_ptr(), two.as_ptr()) || (one.len() <= 16 && one == two))
+        one.len() == two.len() && (std::ptr::eq(one.as_ptr(), two.as_ptr()) || (one.len() <= COMPARED && one == two))
     }
     match (value, previous) {
         (Value::Int8(one), Value::Int8(two)) => one == two,
@@ -49,15 +74,11 @@ fn is_same(value: &Value, previous: &Value) -> bool {
     }
 }
 
-/// Writes `value`, which fits `schema` where there is one.
-pub(super) fn write(out: &mut Vec<u8>, schema: Option<&Schema>, value: &Value, previous: Option<&Value>) {
-    if let Some(previous) = previous
-        && is_same(value, previous)
-    {
+fn write_nested(out: &mut Vec<u8>, schema: Option<&Schema>, value: &Value, previous: Option<&Value>, depth: usize) -> Result<(), TooDeep> {
+    if previous.is_some_and(|previous| is_same(value, previous)) {
         out.push(SAME);
-        return;
+        return Ok(());
     }
-    let tagged = |out: &mut Vec<u8>, tag: u8| out.push(if schema.is_some() { PRESENT } else { tag });
     match value {
         Value::Null => out.push(NULL),
         Value::Unchanged => out.push(UNCHANGED),
@@ -65,89 +86,108 @@ pub(super) fn write(out: &mut Vec<u8>, schema: Option<&Schema>, value: &Value, p
         Value::Boolean(false) => out.push(FALSE),
         Value::Boolean(true) => out.push(TRUE),
         // A value of another kind than its schema's keeps its own tag, so that it comes back as it was.
-        _ if schema.is_some_and(|schema| !fits(schema.kind(), value)) => write(out, None, value, None),
-        Value::Int8(number) => {
-            tagged(out, INT8);
-            put_signed(out, i64::from(*number));
-        }
-        Value::Int16(number) => {
-            tagged(out, INT16);
-            put_signed(out, i64::from(*number));
-        }
-        Value::Int32(number) => {
-            tagged(out, INT32);
-            put_signed(out, i64::from(*number));
-        }
-        Value::Int64(number) => {
-            tagged(out, INT64);
-            put_signed(out, *number);
-        }
+        Value::Int8(number) => integer(out, matches!(kind(schema), Some(Kind::Int8)), INT8, i64::from(*number)),
+        Value::Int16(number) => integer(out, matches!(kind(schema), Some(Kind::Int16)), INT16, i64::from(*number)),
+        Value::Int32(number) => integer(out, matches!(kind(schema), Some(Kind::Int32)), INT32, i64::from(*number)),
+        Value::Int64(number) => integer(out, matches!(kind(schema), Some(Kind::Int64)), INT64, *number),
         Value::Float32(number) => {
-            tagged(out, FLOAT32);
+            out.push(if matches!(kind(schema), Some(Kind::Float32)) { PRESENT } else { FLOAT32 });
             out.extend_from_slice(&number.to_bits().to_le_bytes());
         }
         Value::Float64(number) => {
-            tagged(out, FLOAT64);
+            out.push(if matches!(kind(schema), Some(Kind::Float64)) { PRESENT } else { FLOAT64 });
             out.extend_from_slice(&number.to_bits().to_le_bytes());
         }
-        Value::Bytes(bytes) => {
-            tagged(out, BYTES);
-            put_bytes(out, bytes);
-        }
-        Value::String(text) => {
-            tagged(out, STRING);
-            put_bytes(out, text.as_bytes());
-        }
+        Value::Bytes(bytes) => slice(out, matches!(kind(schema), Some(Kind::Bytes)), BYTES, bytes),
+        Value::String(text) => slice(out, matches!(kind(schema), Some(Kind::String)), STRING, text.as_bytes()),
         Value::Array(values) => {
-            tagged(out, ARRAY);
-            let items = schema.and_then(|schema| match schema.kind() {
-                Kind::Array(items) => Some(&**items),
+            let items = match kind(schema) {
+                Some(Kind::Array(items)) => Some(&**items),
                 _ => None,
-            });
+            };
+            out.push(if items.is_some() { PRESENT } else { ARRAY });
             put_unsigned(out, values.len() as u64);
+            let depth = deeper(depth)?;
             for value in values {
-                write(out, items, value, None);
+                write_nested(out, items, value, None, depth)?;
             }
         }
         Value::Map(entries) => {
-            tagged(out, MAP);
-            let (keys, values) = schema.map_or((None, None), |schema| match schema.kind() {
-                Kind::Map(keys, values) => (Some(&**keys), Some(&**values)),
-                _ => (None, None),
-            });
+            let parts = match kind(schema) {
+                Some(Kind::Map(keys, values)) => Some((&**keys, &**values)),
+                _ => None,
+            };
+            out.push(if parts.is_some() { PRESENT } else { MAP });
             put_unsigned(out, entries.len() as u64);
+            let depth = deeper(depth)?;
             for (key, value) in entries {
-                write(out, keys, key, None);
-                write(out, values, value, None);
+                write_nested(out, parts.map(|(keys, _)| keys), key, None, depth)?;
+                write_nested(out, parts.map(|(_, values)| values), value, None, depth)?;
             }
         }
         Value::Struct(values) => {
-            tagged(out, STRUCT);
-            let fields = schema.map(Schema::fields).unwrap_or_default();
-            let before = previous.and_then(Value::as_struct).unwrap_or_default();
-            put_unsigned(out, values.len() as u64);
-            for (index, value) in values.iter().enumerate() {
-                write(out, fields.get(index).map(|field| &*field.schema), value, before.get(index));
+            let depth = deeper(depth)?;
+            match kind(schema) {
+                Some(Kind::Struct(fields)) if fields.len() == values.len() => {
+                    out.push(PRESENT);
+                    match previous.and_then(Value::as_struct).filter(|previous| previous.len() == values.len()) {
+                        Some(previous) => {
+                            for ((field, value), previous) in fields.iter().zip(values).zip(previous) {
+                                write_nested(out, Some(&field.schema), value, Some(previous), depth)?;
+                            }
+                        }
+                        None => {
+                            for (field, value) in fields.iter().zip(values) {
+                                write_nested(out, Some(&field.schema), value, None, depth)?;
+                            }
+                        }
+                    }
+                }
+                _ => {
+                    out.push(STRUCT);
+                    put_unsigned(out, values.len() as u64);
+                    for value in values {
+                        write_nested(out, None, value, None, depth)?;
+                    }
+                }
             }
         }
     }
+    Ok(())
 }
 
-fn fits(kind: &Kind, value: &Value) -> bool {
-    matches!(
-        (kind, value),
-        (Kind::Int8, Value::Int8(_))
-            | (Kind::Int16, Value::Int16(_))
-            | (Kind::Int32, Value::Int32(_))
-            | (Kind::Int64, Value::Int64(_))
-            | (Kind::Float32, Value::Float32(_))
-            | (Kind::Float64, Value::Float64(_))
-            | (Kind::Bytes, Value::Bytes(_))
-            | (Kind::String, Value::String(_))
-            | (Kind::Array(_), Value::Array(_))
-            | (Kind::Map(..), Value::Map(_))
-            | (Kind::Struct(_), Value::Struct(_))
-    )
+#[inline]
+fn kind(schema: Option<&Schema>) -> Option<&Kind> {
+    schema.map(Schema::kind)
+}
+
+fn deeper(depth: usize) -> Result<usize, TooDeep> {
+    if depth >= DEEPEST { Err(TooDeep) } else { Ok(depth + 1) }
+}
+
+#[inline]
+fn integer(out: &mut Vec<u8>, fits: bool, tag: u8, number: i64) {
+    let folded = zigzag(number);
+    if !fits {
+        out.push(tag);
+        put_signed(out, number);
+    } else if folded < u64::from(SMALL) {
+        out.push(SMALL | folded as u8);
+    } else {
+        out.push(PRESENT);
+        put_unsigned(out, folded);
+    }
+}
+
+#[inline]
+fn slice(out: &mut Vec<u8>, fits: bool, tag: u8, octets: &[u8]) {
+    if fits && octets.len() < usize::from(SHORT) {
+        out.push(SHORT | octets.len() as u8);
+        out.extend_from_slice(octets);
+    } else {
+        out.push(if fits { PRESENT } else { tag });
+        put_bytes(out, octets);
+    }
 }
 
 /// Reads what [`write`] wrote with the same schema and the same previous value.
@@ -159,76 +199,110 @@ fn read_nested(cursor: &mut Cursor<'_>, schema: Option<&Schema>, previous: Optio
     if depth > DEEPEST {
         return Err(Malformed("a value nests too deeply"));
     }
-    let tag = match cursor.octet()? {
-        NULL => return Ok(Value::Null),
-        UNCHANGED => return Ok(Value::Unchanged),
-        NOT_IN_IDENTITY => return Ok(Value::NotInIdentity),
-        FALSE => return Ok(Value::Boolean(false)),
-        TRUE => return Ok(Value::Boolean(true)),
-        SAME => return previous.cloned().ok_or(Malformed("a value repeats one that is not there")),
-        PRESENT => match schema.ok_or(Malformed("a value without a schema has no kind"))?.kind() {
-            Kind::Boolean => return Err(Malformed("a truth value is neither true nor false")),
-            Kind::Int8 => INT8,
-            Kind::Int16 => INT16,
-            Kind::Int32 => INT32,
-            Kind::Int64 => INT64,
-            Kind::Float32 => FLOAT32,
-            Kind::Float64 => FLOAT64,
-            Kind::Bytes => BYTES,
-            Kind::String => STRING,
-            Kind::Array(_) => ARRAY,
-            Kind::Map(..) => MAP,
-            Kind::Struct(_) => STRUCT,
+    let tag = cursor.octet()?;
+    if tag >= SMALL {
+        let folded = u64::from(tag & !SMALL);
+        return integer_of(kind(schema), folded);
+    }
+    if tag >= SHORT {
+        let octets = cursor.slice(usize::from(tag & !SHORT))?;
+        return slice_of(kind(schema), octets);
+    }
+    match tag {
+        NULL => Ok(Value::Null),
+        UNCHANGED => Ok(Value::Unchanged),
+        NOT_IN_IDENTITY => Ok(Value::NotInIdentity),
+        SAME => previous.cloned().ok_or(Malformed("a value repeats one that is not there")),
+        FALSE => Ok(Value::Boolean(false)),
+        TRUE => Ok(Value::Boolean(true)),
+        PRESENT => match kind(schema) {
+            None => Err(Malformed("a value without a schema has no kind")),
+            Some(Kind::Boolean) => Err(Malformed("a truth value is neither true nor false")),
+            Some(kind @ (Kind::Int8 | Kind::Int16 | Kind::Int32 | Kind::Int64)) => integer_of(Some(kind), cursor.unsigned()?),
+            Some(Kind::Float32) => Ok(Value::Float32(f32::from_bits(u32::from_le_bytes(cursor.fixed()?)))),
+            Some(Kind::Float64) => Ok(Value::Float64(f64::from_bits(u64::from_le_bytes(cursor.fixed()?)))),
+            Some(kind @ (Kind::Bytes | Kind::String)) => slice_of(Some(kind), cursor.bytes()?),
+            Some(Kind::Array(items)) => array(cursor, Some(items), depth),
+            Some(Kind::Map(keys, values)) => map(cursor, Some((keys, values)), depth),
+            Some(Kind::Struct(fields)) => {
+                if fields.len() > cursor.left() {
+                    return Err(Malformed("a struct ends early"));
+                }
+                let mut values = Vec::with_capacity(fields.len());
+                match previous.and_then(Value::as_struct).filter(|previous| previous.len() == fields.len()) {
+                    Some(previous) => {
+                        for (field, previous) in fields.iter().zip(previous) {
+                            values.push(read_nested(cursor, Some(&field.schema), Some(previous), depth + 1)?);
+                        }
+                    }
+                    None => {
+                        for field in fields {
+                            values.push(read_nested(cursor, Some(&field.schema), None, depth + 1)?);
+                        }
+                    }
+                }
+                Ok(Value::Struct(values.into_boxed_slice()))
+            }
         },
-        tag => tag,
-    };
-    let narrow = || Malformed("an integer is out of its range");
-    Ok(match tag {
-        INT8 => Value::Int8(cursor.signed()?.try_into().map_err(|_| narrow())?),
-        INT16 => Value::Int16(cursor.signed()?.try_into().map_err(|_| narrow())?),
-        INT32 => Value::Int32(cursor.signed()?.try_into().map_err(|_| narrow())?),
-        INT64 => Value::Int64(cursor.signed()?),
-        FLOAT32 => Value::Float32(f32::from_bits(u32::from_le_bytes(cursor.fixed()?))),
-        FLOAT64 => Value::Float64(f64::from_bits(u64::from_le_bytes(cursor.fixed()?))),
-        BYTES => Value::Bytes(cursor.bytes()?),
-        STRING => Value::String(cursor.text()?),
-        ARRAY => {
-            let items = schema.and_then(|schema| match schema.kind() {
-                Kind::Array(items) => Some(&**items),
-                _ => None,
-            });
-            let count = cursor.count()?;
-            let mut values = Vec::with_capacity(count);
-            for _ in 0..count {
-                values.push(read_nested(cursor, items, None, depth + 1)?);
-            }
-            Value::Array(values.into_boxed_slice())
-        }
-        MAP => {
-            let (keys, values) = schema.map_or((None, None), |schema| match schema.kind() {
-                Kind::Map(keys, values) => (Some(&**keys), Some(&**values)),
-                _ => (None, None),
-            });
-            let count = cursor.count()?;
-            let mut entries = Vec::with_capacity(count);
-            for _ in 0..count {
-                let key = read_nested(cursor, keys, None, depth + 1)?;
-                entries.push((key, read_nested(cursor, values, None, depth + 1)?));
-            }
-            Value::Map(entries.into_boxed_slice())
-        }
+        INT8 => integer_of(Some(&Kind::Int8), cursor.unsigned()?),
+        INT16 => integer_of(Some(&Kind::Int16), cursor.unsigned()?),
+        INT32 => integer_of(Some(&Kind::Int32), cursor.unsigned()?),
+        INT64 => integer_of(Some(&Kind::Int64), cursor.unsigned()?),
+        FLOAT32 => Ok(Value::Float32(f32::from_bits(u32::from_le_bytes(cursor.fixed()?)))),
+        FLOAT64 => Ok(Value::Float64(f64::from_bits(u64::from_le_bytes(cursor.fixed()?)))),
+        BYTES => slice_of(Some(&Kind::Bytes), cursor.bytes()?),
+        STRING => slice_of(Some(&Kind::String), cursor.bytes()?),
+        ARRAY => array(cursor, None, depth),
+        MAP => map(cursor, None, depth),
         STRUCT => {
-            let fields = schema.map(Schema::fields).unwrap_or_default();
-            let before = previous.and_then(Value::as_struct).unwrap_or_default();
             let count = cursor.count()?;
             let mut values = Vec::with_capacity(count);
-            for index in 0..count {
-                let field = fields.get(index).map(|field| &*field.schema);
-                values.push(read_nested(cursor, field, before.get(index), depth + 1)?);
+            for _ in 0..count {
+                values.push(read_nested(cursor, None, None, depth + 1)?);
             }
-            Value::Struct(values.into_boxed_slice())
+            Ok(Value::Struct(values.into_boxed_slice()))
         }
-        _ => return Err(Malformed("a value has an unknown tag")),
-    })
+        _ => Err(Malformed("a value has an unknown tag")),
+    }
 }
 
+#[inline]
+fn integer_of(kind: Option<&Kind>, folded: u64) -> Result<Value, Malformed> {
+    let number = ((folded >> 1) as i64) ^ -((folded & 1) as i64);
+    let narrow = |_| Malformed("an integer is out of its range");
+    match kind {
+        Some(Kind::Int8) => number.try_into().map(Value::Int8).map_err(narrow),
+        Some(Kind::Int16) => number.try_into().map(Value::Int16).map_err(narrow),
+        Some(Kind::Int32) => number.try_into().map(Value::Int32).map_err(narrow),
+        Some(Kind::Int64) => Ok(Value::Int64(number)),
+        _ => Err(Malformed("an integer has the schema of another kind")),
+    }
+}
+
+#[inline]
+fn slice_of(kind: Option<&Kind>, octets: Bytes) -> Result<Value, Malformed> {
+    match kind {
+        Some(Kind::Bytes) => Ok(Value::Bytes(octets)),
+        Some(Kind::String) => ByteString::try_from(octets).map(Value::String).map_err(|_| Malformed("a text is not UTF-8")),
+        _ => Err(Malformed("text or bytes have the schema of another kind")),
+    }
+}
+
+fn array(cursor: &mut Cursor<'_>, items: Option<&Schema>, depth: usize) -> Result<Value, Malformed> {
+    let count = cursor.count()?;
+    let mut values = Vec::with_capacity(count);
+    for _ in 0..count {
+        values.push(read_nested(cursor, items, None, depth + 1)?);
+    }
+    Ok(Value::Array(values.into_boxed_slice()))
+}
+
+fn map(cursor: &mut Cursor<'_>, parts: Option<(&Schema, &Schema)>, depth: usize) -> Result<Value, Malformed> {
+    let count = cursor.count()?;
+    let mut entries = Vec::with_capacity(count);
+    for _ in 0..count {
+        let key = read_nested(cursor, parts.map(|(keys, _)| keys), None, depth + 1)?;
+        entries.push((key, read_nested(cursor, parts.map(|(_, values)| values), None, depth + 1)?));
+    }
+    Ok(Value::Map(entries.into_boxed_slice()))
+}

@@ -13,6 +13,7 @@ pub(super) struct Malformed(pub(super) &'static str);
 
 type Read<T> = Result<T, Malformed>;
 
+#[inline]
 pub(super) fn put_unsigned(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8) | 0x80);
@@ -21,8 +22,15 @@ pub(super) fn put_unsigned(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// Small for small numbers of either sign.
+#[inline]
+pub(super) fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)) as u64
+}
+
+#[inline]
 pub(super) fn put_signed(out: &mut Vec<u8>, value: i64) {
-    put_unsigned(out, ((value << 1) ^ (value >> 63)) as u64);
+    put_unsigned(out, zigzag(value));
 }
 
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -39,7 +47,12 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(super) fn new(buffer: &'a Bytes) -> Self {
-        Self { buffer, place: 0 }
+        Self::at(buffer, 0)
+    }
+
+    /// A cursor that goes on at `place`.
+    pub(super) fn at(buffer: &'a Bytes, place: usize) -> Self {
+        Self { buffer, place }
     }
 
     pub(super) fn is_at_end(&self) -> bool {
@@ -50,12 +63,19 @@ impl<'a> Cursor<'a> {
         self.place
     }
 
+    /// How many octets are left.
+    pub(super) fn left(&self) -> usize {
+        self.buffer.len().saturating_sub(self.place)
+    }
+
+    #[inline]
     pub(super) fn octet(&mut self) -> Read<u8> {
         let octet = *self.buffer.get(self.place).ok_or(Malformed("the group ends early"))?;
         self.place += 1;
         Ok(octet)
     }
 
+    #[inline]
     pub(super) fn unsigned(&mut self) -> Read<u64> {
         let mut value = 0_u64;
         for shift in (0..64).step_by(7) {
@@ -80,7 +100,7 @@ impl<'a> Cursor<'a> {
     /// A count of things of which each takes at least one octet, so that a count is never larger than what is left.
     pub(super) fn count(&mut self) -> Read<usize> {
         let count = self.index()?;
-        if count > self.buffer.len() - self.place {
+        if count > self.left() {
             return Err(Malformed("a count reaches beyond the group"));
         }
         Ok(count)
@@ -95,6 +115,14 @@ impl<'a> Cursor<'a> {
 
     pub(super) fn bytes(&mut self) -> Read<Bytes> {
         let length = self.count()?;
+        self.slice(length)
+    }
+
+    #[inline]
+    pub(super) fn slice(&mut self, length: usize) -> Read<Bytes> {
+        if length > self.left() {
+            return Err(Malformed("the group ends early"));
+        }
         let bytes = self.buffer.slice(self.place..self.place + length);
         self.place += length;
         Ok(bytes)

@@ -1,47 +1,72 @@
-//! The one writer of a journal: encodes groups, queues them, and a thread makes them durable.
+//! The one writer of a journal: encodes groups and queues them for a thread that makes them durable
+//! (see [`super::writer_thread`]).
+//!
+//! Offsets, places and sequences are given here, ahead of the disk: nobody else gives any, and a writer that fails takes
+//! everything with it that is not durable. Names of topics and schemas begin anew with each writer and each segment, in a
+//! group that has an [`Opening`](super::group::Opening).
+//!
+//! # Pending records
+//!
+//! Groups of pending records stand in the journal like others, but without offsets: their runs count within the id. The group
+//! that publishes the id says where the first and the last of them stand and which offsets they begin at; it need not
+//! name each, so there may be millions. An id is only known to the writer that was sent it: what a writer leaves unpublished
+//! is gone, whatever a later one publishes under the same name.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tailwater_api::record::Record;
 use tailwater_api::source::{BatchNumber, PendingId, SourceBatch};
-use tailwater_api::state::SourceState;
+use tailwater_api::state::{SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::dictionary::WriterDictionary;
-use super::group::{self, Head, PublishedGroup, RecordWriter, Run};
-use super::journal::{Effect, Journal, Partition, PendingGroup, QueuedGroup, damaged, io_error, now};
+use super::group::{self, FRAME, Head, Place, Publication, Run};
+use super::journal::{Incarnations, Journal, Offsets, Partition, again, now};
+use super::owners::Owners;
 use super::retention::Retention;
-use super::segment::{self, SegmentError};
-use super::storage::SegmentFile;
-use crate::runtime::crash_point::crash_point;
+use super::writer_thread::{Command, DurableNumber, QueuedGroup, WriterThread};
 use crate::topics::LogWriter;
 
 /// Encoded octets that may wait for the disk (I6).
 const QUEUE: usize = 4 * 1024 * 1024;
 /// Groups that may wait for the disk.
-const GROUPS: usize = 256;
-/// Octets that are written before an fsync, unless a group is longer.
-const PER_SYNC: usize = 2 * 1024 * 1024;
+const GROUPS: usize = 1024;
+/// A partition's number is smaller than this.
+const PARTITIONS: u32 = 1000;
+/// Buffers kept for the next groups, and their length.
+const SPARE: usize = 4;
+const SPARE_LENGTH: usize = 2 * 1024 * 1024;
 
-/// What is durable, or the error that ended the writer.
-type DurableNumber = Result<BatchNumber, Arc<Error>>;
+/// Buffers that were written and can be used again.
+#[derive(Clone, Default)]
+pub(super) struct SpareBuffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
-enum Command {
-    Write(QueuedGroup),
-    /// Answered when everything before is durable
-    Settle(oneshot::Sender<()>),
+impl SpareBuffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        let mut spare = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE && buffer.capacity() <= SPARE_LENGTH {
+            buffer.clear();
+            spare.push(buffer);
+        }
+    }
 }
 
 /// See [`LogWriter`].
 pub(super) struct JournalWriter {
     journal: Arc<Journal>,
     retention: Arc<Retention>,
+    owners: Arc<Owners>,
+    /// Topics that are this journal's
+    claimed: HashSet<Arc<str>>,
     /// As of the start
     state: SourceState,
     dictionary: WriterDictionary,
@@ -49,182 +74,140 @@ pub(super) struct JournalWriter {
     accepted: Accepted,
     commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
+    spare: SpareBuffers,
     durable: watch::Receiver<DurableNumber>,
-    thread: Option<JoinHandle<()>>,
     segment_bytes: u64,
+    /// The journal is as long as it may be, and the user knows
+    is_held: bool,
 }
 
 struct Accepted {
-    next: BTreeMap<Partition, u64>,
-    pending: HashMap<PendingId, Vec<PendingGroup>>,
+    partitions: BTreeMap<Partition, Offsets>,
+    pending: HashMap<PendingId, PendingRecords>,
     state: SourceState,
+    incarnations: Incarnations,
     sequence: u64,
-    /// The segment that is written and its length; none before the first group
+    /// The segment that is written and its length; none before the first group of a new journal
     segment: Option<(u64, u64)>,
-    discard_pending: bool,
+    /// This writer's names are in the segment
+    is_open: bool,
+}
+
+/// What is pending under an id.
+struct PendingRecords {
+    first: Place,
+    last: Place,
+    counts: BTreeMap<Partition, u64>,
 }
 
 impl JournalWriter {
-    /// Takes the journal over. What is not durable is cut off first, and pending records of earlier runs are discarded
-    /// with the first group.
-    pub(super) fn open(journal: Arc<Journal>, retention: Arc<Retention>, segment_bytes: u64) -> Result<Self> {
-        if journal.has_writer.swap(true, Ordering::AcqRel) {
+    /// Takes the journal over. What is not durable is cut off first, and pending records of earlier writers are gone.
+    pub(super) fn open(journal: Arc<Journal>, retention: Arc<Retention>, owners: Arc<Owners>) -> Result<Self> {
+        let Some(slot) = WriterSlot::take(&journal) else {
             return Err(Error::new(ErrorKind::Conflict, format!("open the journal of {} for writing", journal.name))
                 .because("its earlier writer has not ended yet"));
-        }
-        let opened = Self::recover_and_start(Arc::clone(&journal), retention, segment_bytes);
-        if opened.is_err() {
-            journal.has_writer.store(false, Ordering::Release);
-        }
-        opened
-    }
-
-    fn recover_and_start(journal: Arc<Journal>, retention: Arc<Retention>, segment_bytes: u64) -> Result<Self> {
-        journal.recover(true)?;
+        };
+        journal.reset()?;
         let (accepted, state) = {
             let durable = journal.lock();
+            let offsets = durable.partitions.iter().map(|(partition, facts)| (partition.clone(), facts.offsets.clone()));
             let accepted = Accepted {
-                next: durable.partitions.iter().map(|(partition, range)| (partition.clone(), range.next)).collect(),
+                partitions: offsets.collect(),
                 pending: HashMap::new(),
                 state: durable.state.clone(),
-                sequence: durable.sequence.map_or(0, |sequence| sequence + 1),
-                segment: None,
-                discard_pending: !durable.pending.is_empty(),
+                incarnations: durable.incarnations.clone(),
+                sequence: durable.sequence,
+                segment: durable.segments.last_key_value().map(|(first, facts)| (*first, facts.length)),
+                is_open: false,
             };
             (accepted, durable.state.clone())
         };
-        // A new segment for each writer: names of topics and schemas start anew, and nothing is ever written behind octets
-        // that another writer left. An empty last segment would have the same name and is taken over.
-        let empty = journal.lock().segments.last_key_value().filter(|(_, facts)| facts.length == 0).map(|(first, _)| *first);
-        if let Some(first) = empty {
-            journal.remove_segment(first)?;
-        }
         let (commands, queue) = mpsc::channel(GROUPS);
-        let (report, durable) = watch::channel(Ok(0));
-        let thread = std::thread::Builder::new()
-            .name(format!("journal {}", journal.name))
-            .spawn({
-                let journal = Arc::clone(&journal);
-                move || WriterThread { journal, file: None, durable_length: 0, segment: 0, report }.run(queue)
-            })
-            .map_err(|error| Error::new(ErrorKind::Bug, "start the journal's thread").because(error))?;
+        let spare = SpareBuffers::default();
+        let durable = WriterThread::start(slot, queue, spare.clone())?;
         Ok(Self {
+            segment_bytes: retention.segment_bytes(),
             journal,
             retention,
+            owners,
+            claimed: HashSet::new(),
             state,
             dictionary: WriterDictionary::default(),
             accepted,
             commands,
             room: Arc::new(Semaphore::new(QUEUE)),
+            spare,
             durable,
-            thread: Some(thread),
-            segment_bytes,
+            is_held: false,
         })
     }
 
-    /// Encodes a group of `records`, without offsets where they are pending.
-    fn encode(&mut self, number: Option<BatchNumber>, records: &[Record], mut head: Head) -> Result<QueuedGroup> {
+    /// Encodes a group. Nothing has changed if it fails.
+    fn encode(&mut self, number: Option<BatchNumber>, batch: SourceBatch) -> Result<QueuedGroup> {
+        let SourceBatch { records, pending, publish, state } = batch;
         let sequence = self.accepted.sequence;
-        let begins_segment = match self.accepted.segment {
-            Some((_, length)) => length >= self.segment_bytes,
-            None => true,
-        };
-        if begins_segment {
-            // So that the segment can be read without those before it.
-            self.dictionary = WriterDictionary::default();
-            self.accepted.segment = Some((sequence, 0));
-            let changes = std::mem::take(&mut head.state);
-            let all = self.accepted.state.iter().map(|(partition, offset)| tailwater_api::state::StateChange {
-                partition: partition.clone(),
-                offset: Some(offset.clone()),
-            });
-            head.state = all.chain(changes).collect();
-            head.next = self.accepted.next.iter().map(|((topic, partition), next)| (Arc::clone(topic), *partition, *next)).collect();
+        let going_on = self.accepted.segment.filter(|(_, length)| *length < self.segment_bytes);
+        let (segment, octet) = going_on.unwrap_or((sequence, 0));
+        let place = Place { segment, octet };
+        let mut head = Head { appended: now(), pending, state, ..Head::default() };
+        if !self.accepted.is_open || octet == 0 {
+            self.dictionary = WriterDictionary::new(Arc::clone(&self.journal.pool));
+            self.accepted.is_open = false;
+            self.accepted.incarnations.begin(self.journal.token);
+            head.opening = Some(self.accepted.incarnations.opening(self.accepted.partitions.iter()));
+            let whole = self
+                .accepted
+                .state
+                .iter()
+                .map(|(partition, offset)| StateChange { partition: partition.clone(), offset: Some(offset.clone()) });
+            head.state = whole.chain(std::mem::take(&mut head.state)).collect();
         }
-        head.appended = now();
-        head.discard_pending = std::mem::take(&mut self.accepted.discard_pending);
-        let mut encoded = Vec::new();
-        let mut names: Vec<Arc<str>> = Vec::new();
-        {
-            let mut writer = RecordWriter::new(&mut self.dictionary, &mut encoded);
-            for record in records {
-                writer.write(record);
-                // The name of each run, in the order in which runs appear.
-                if writer.runs.len() > names.len() {
-                    names.push(Arc::clone(&record.topic));
+        let refused = |why: String| Error::new(ErrorKind::Unsupported, "append a batch to the journal").because(why);
+        let mut octets = self.spare.take();
+        head.runs = group::write_records(&mut self.dictionary, &records, &mut octets).map_err(|error| refused(error.to_string()))?;
+        let too_long = |_| refused("it is longer than 4 GiB".to_owned());
+        let records_length = u32::try_from(octets.len()).map_err(too_long)?;
+
+        // From here on nothing fails.
+        let incarnation = self.accepted.incarnations.current();
+        for id in publish {
+            if let Some(pending) = self.accepted.pending.remove(&id) {
+                let runs = pending.counts.into_iter().map(|((topic, partition), count)| {
+                    let offsets = self.accepted.partitions.entry((Arc::clone(&topic), partition)).or_default();
+                    Run { base: offsets.give(count, incarnation), topic, partition, count }
+                });
+                head.publications.push(Publication { id, first: pending.first, last: pending.last, runs: runs.collect() });
+            }
+        }
+        match &head.pending {
+            Some(id) => {
+                let pending = self.accepted.pending.entry(Arc::clone(id));
+                let pending = pending.or_insert_with(|| PendingRecords { first: place, last: place, counts: BTreeMap::new() });
+                pending.last = place;
+                for run in &mut head.runs {
+                    let count = pending.counts.entry((Arc::clone(&run.topic), run.partition)).or_default();
+                    run.base = *count;
+                    *count += run.count;
                 }
             }
-            head.runs = writer.runs;
-        }
-        head.published = self.published(&head.publishes);
-        for group in &head.published {
-            for (topic, partition, base, count) in &group.runs {
-                self.accepted.next.insert((Arc::clone(topic), *partition), base + count);
-            }
-        }
-        if head.pending.is_none() {
-            for (run, name) in head.runs.iter_mut().zip(&names) {
-                let next = self.accepted.next.entry((Arc::clone(name), run.partition)).or_insert(0);
-                run.base = *next;
-                *next += run.count;
+            None => {
+                for run in &mut head.runs {
+                    let offsets = self.accepted.partitions.entry((Arc::clone(&run.topic), run.partition)).or_default();
+                    run.base = offsets.give(run.count, incarnation);
+                }
             }
         }
         for change in &head.state {
             self.accepted.state.apply(change);
         }
-        let mut head_bytes = Vec::new();
-        head.write(&mut self.dictionary, &mut head_bytes);
-        let durable = self.journal.durable_next.load(Ordering::Acquire).saturating_sub(1);
-        let mut bytes = Vec::with_capacity(group::FRAME + head_bytes.len() + encoded.len());
-        group::write_frame(&mut bytes, sequence, durable, &head_bytes, &encoded)
-            .map_err(|why| Error::new(ErrorKind::Rejected, "append a batch").because(why))?;
-        let (segment, place) = self.accepted.segment.expect("a segment was begun above if there was none");
-        let end = place + bytes.len() as u64;
+        let mut front = Vec::new();
+        head.write(&mut self.dictionary, &mut front);
+        let end = octet + front.len() as u64 + u64::from(records_length);
+        self.accepted.is_open = true;
         self.accepted.segment = Some((segment, end));
         self.accepted.sequence += 1;
-        let partitions = |runs: &[Run]| -> Vec<(Partition, u64, u64)> {
-            runs.iter().zip(&names).map(|(run, name)| ((Arc::clone(name), run.partition), run.base, run.count)).collect()
-        };
-        let runs = partitions(&head.runs);
-        if let Some(id) = &head.pending {
-            let counts = runs.iter().map(|(partition, _, count)| (partition.clone(), *count)).collect();
-            self.accepted.pending.entry(Arc::clone(id)).or_default().push(PendingGroup { segment, place, counts });
-        }
-        let effect = Effect {
-            segment,
-            place,
-            end,
-            sequence,
-            appended: head.appended,
-            pending: head.pending,
-            discard_pending: head.discard_pending,
-            publishes: head.publishes,
-            published: head.published,
-            state: head.state,
-            next: head.next,
-            runs,
-        };
-        Ok(QueuedGroup { number, bytes, effect, begins_segment, _room: None })
-    }
-
-    /// Gives offsets to the pending records of `ids`, in the order in which they were sent.
-    fn published(&mut self, ids: &[PendingId]) -> Vec<PublishedGroup> {
-        if ids.is_empty() {
-            return Vec::new();
-        }
-        let mut next = self.accepted.next.clone();
-        let groups = ids.iter().filter_map(|id| self.accepted.pending.remove(id)).flatten();
-        groups
-            .map(|group| {
-                let runs = group.counts.into_iter().map(|((topic, partition), count)| {
-                    let place = next.entry((Arc::clone(&topic), partition)).or_insert(0);
-                    let base = *place;
-                    *place += count;
-                    (topic, partition, base, count)
-                });
-                PublishedGroup { segment: group.segment, place: group.place, runs: runs.collect() }
-            })
-            .collect()
+        self.journal.accepted.store(self.accepted.sequence, Ordering::Release);
+        Ok(QueuedGroup { number, place, end, sequence, head, front, records: octets, room: None })
     }
 
     fn failure(&self) -> Option<Error> {
@@ -234,22 +217,42 @@ impl JournalWriter {
         }
     }
 
-    async fn accept(&mut self, number: BatchNumber, batch: SourceBatch) -> Result<()> {
+    async fn accept(&mut self, number: Option<BatchNumber>, batch: SourceBatch) -> Result<()> {
         if let Some(error) = self.failure() {
             return Err(error);
         }
+        self.claim(&batch.records)?;
         self.wait_for_disk().await?;
-        let head = Head { pending: batch.pending, publishes: batch.publish, state: batch.state, ..Head::default() };
-        let mut group = self.encode(Some(number), &batch.records, head)?;
-        let permits = u32::try_from(group.bytes.len().min(QUEUE)).expect("the queue is shorter than 4 GiB");
+        let mut group = self.encode(number, batch)?;
+        let permits = u32::try_from(group.records.len().saturating_add(FRAME).min(QUEUE)).expect("the queue is shorter than 4 GiB");
         let closed = || Error::new(ErrorKind::Restarting, "append to the journal").because("its thread has ended");
-        group._room = Some(Arc::clone(&self.room).acquire_many_owned(permits).await.map_err(|_| closed())?);
+        let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
+        group.room = Some(room.map_err(|_| closed())?);
         self.commands.send(Command::Write(group)).await.map_err(|_| self.failure().unwrap_or_else(closed))
     }
 
-    /// `hold`: waits while the log is full (I6).
-    async fn wait_for_disk(&self) -> Result<()> {
-        let mut told = false;
+    /// Makes sure that the topics are this journal's and the partitions in reason.
+    fn claim(&mut self, records: &[Record]) -> Result<()> {
+        let mut last: Option<&Record> = None;
+        for record in records {
+            let is_known = |last: &Record| Arc::ptr_eq(&last.topic, &record.topic) && last.partition == record.partition;
+            if !last.is_some_and(is_known) {
+                if record.partition.is_some_and(|partition| partition >= PARTITIONS) {
+                    return Err(Error::new(ErrorKind::Unsupported, format!("append to the topic {}", record.topic))
+                        .because(format!("a record demands a partition that is not below {PARTITIONS}")));
+                }
+                if !self.claimed.contains(&record.topic) {
+                    self.owners.claim(&record.topic, &self.journal.name)?;
+                    self.claimed.insert(Arc::clone(&record.topic));
+                }
+            }
+            last = Some(record);
+        }
+        Ok(())
+    }
+
+    /// `hold`: waits while the journal is full (I6).
+    async fn wait_for_disk(&mut self) -> Result<()> {
         while self.retention.is_full(&self.journal) {
             let journal = Arc::clone(&self.journal);
             let retention = Arc::clone(&self.retention);
@@ -258,32 +261,46 @@ impl JournalWriter {
             if !self.retention.is_full(&self.journal) {
                 break;
             }
-            if !told {
-                told = true;
+            if !self.is_held {
+                self.is_held = true;
                 tracing::error!(
                     connector = &*self.journal.name,
                     "the journal has reached topics.embedded.max.bytes and a sink has not read its oldest records: the source is held until it has"
                 );
             }
-            // Sinks move on without telling; a second is soon enough.
+            // A sink that moves on tells; the time limit is for what comes in between.
             let _ = tokio::time::timeout(Duration::from_secs(1), self.journal.room.notified()).await;
             if let Some(error) = self.failure() {
                 return Err(error);
             }
         }
+        if self.is_held {
+            self.is_held = false;
+            tracing::info!(connector = &*self.journal.name, "the journal has room again");
+        }
         Ok(())
     }
-}
 
-/// The same error once more, for an error that several have to be told of.
-fn again(error: &Error) -> Error {
-    let mut copy = Error::new(error.kind(), error.doing());
-    if let Some(cause) = std::error::Error::source(error) {
-        copy = copy.because(cause.to_string());
+    /// Returns when everything accepted is durable, or the writer has failed.
+    async fn settle(&self) {
+        let (settled, wait) = oneshot::channel();
+        if self.commands.send(Command::Settle(settled)).await.is_ok() {
+            // An answer that does not come means that the thread has ended with an error.
+            let _ = wait.await;
+        }
     }
-    match error.remedy() {
-        Some(mend) => copy.mend(mend),
-        None => copy,
+
+    /// Ends well: an empty last group vouches for all before it. See [`super::recovery`].
+    pub(super) async fn finish(mut self) -> Result<()> {
+        self.settle().await;
+        let goes_on = self.accepted.segment.is_some_and(|(_, length)| length < self.segment_bytes);
+        if self.failure().is_none() && self.accepted.is_open && goes_on {
+            let group = self.encode(None, SourceBatch::default())?;
+            if self.commands.send(Command::Write(group)).await.is_ok() {
+                self.settle().await;
+            }
+        }
+        self.failure().map_or(Ok(()), Err)
     }
 }
 
@@ -293,7 +310,7 @@ impl LogWriter for JournalWriter {
     }
 
     fn append(&mut self, number: BatchNumber, batch: SourceBatch) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.accept(number, batch))
+        Box::pin(self.accept(Some(number), batch))
     }
 
     fn durable(&self) -> watch::Receiver<DurableNumber> {
@@ -301,142 +318,22 @@ impl LogWriter for JournalWriter {
     }
 
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
-        Box::pin(async move {
-            let (settled, wait) = oneshot::channel();
-            if self.commands.send(Command::Settle(settled)).await.is_ok() {
-                // An answer that does not come means that the thread has ended with an error.
-                let _ = wait.await;
-            }
-            self.failure().map_or(Ok(()), Err)
-        })
+        Box::pin((*self).finish())
     }
 }
 
-impl Drop for JournalWriter {
+/// The right to write a journal; given back when dropped.
+pub(super) struct WriterSlot(pub(super) Arc<Journal>);
+
+impl WriterSlot {
+    fn take(journal: &Arc<Journal>) -> Option<Self> {
+        let is_free = !journal.has_writer.swap(true, Ordering::AcqRel);
+        is_free.then(|| Self(Arc::clone(journal)))
+    }
+}
+
+impl Drop for WriterSlot {
     fn drop(&mut self) {
-        // Closing the channel ends the thread when it has written what is queued.
-        let (closed, _) = mpsc::channel(1);
-        self.commands = closed;
-        let journal = Arc::clone(&self.journal);
-        match self.thread.take() {
-            Some(thread) if !thread.is_finished() => {
-                // The next writer may only come when this one has written its last octet.
-                std::thread::spawn(move || {
-                    let _ = thread.join();
-                    journal.has_writer.store(false, Ordering::Release);
-                });
-            }
-            Some(_) | None => journal.has_writer.store(false, Ordering::Release),
-        }
+        self.0.has_writer.store(false, Ordering::Release);
     }
-}
-
-struct WriterThread {
-    journal: Arc<Journal>,
-    file: Option<Box<dyn SegmentFile>>,
-    segment: u64,
-    /// Durable octets of the segment
-    durable_length: u64,
-    report: watch::Sender<DurableNumber>,
-}
-
-impl WriterThread {
-    fn run(mut self, mut queue: mpsc::Receiver<Command>) {
-        while let Some(command) = queue.blocking_recv() {
-            let mut groups = VecDeque::new();
-            let mut settled = Vec::new();
-            let mut octets = 0;
-            let mut next = Some(command);
-            while let Some(command) = next.take() {
-                match command {
-                    Command::Write(group) => {
-                        octets += group.bytes.len();
-                        groups.push_back(group);
-                    }
-                    Command::Settle(answer) => settled.push(answer),
-                }
-                if octets < PER_SYNC {
-                    next = queue.try_recv().ok();
-                }
-            }
-            if let Err(error) = self.write(groups) {
-                tracing::debug!(connector = &*self.journal.name, "the journal's writer ends");
-                let _ = self.report.send_replace(Err(Arc::new(error)));
-                return;
-            }
-            for answer in settled {
-                let _ = answer.send(());
-            }
-        }
-    }
-
-    /// Writes groups and makes them durable, then visible, then says so: in this order (I1).
-    fn write(&mut self, groups: VecDeque<QueuedGroup>) -> Result<()> {
-        let mut done: Vec<QueuedGroup> = Vec::with_capacity(groups.len());
-        let mut run: Vec<u8> = Vec::new();
-        for mut group in groups {
-            if group.begins_segment {
-                self.append(&run)?;
-                run.clear();
-                self.sync(&mut done)?;
-                self.begin_segment(group.effect.segment)?;
-            }
-            let bytes = std::mem::take(&mut group.bytes);
-            if run.is_empty() {
-                run = bytes;
-            } else {
-                run.extend_from_slice(&bytes);
-            }
-            done.push(group);
-        }
-        self.append(&run)?;
-        self.sync(&mut done)
-    }
-
-    fn begin_segment(&mut self, segment: u64) -> Result<()> {
-        crash_point("segment-roll");
-        let path = segment::path(&self.journal.folder, segment);
-        let file = self.journal.storage.create(&path).map_err(|error| io_error(format!("make the segment {}", path.display()), error))?;
-        self.file = Some(file);
-        self.segment = segment;
-        self.durable_length = 0;
-        Ok(())
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some(file) = self.file.as_mut().filter(|_| !bytes.is_empty()) else { return Ok(()) };
-        crash_point("journal-before-write");
-        let written = file.append(bytes);
-        crash_point("journal-after-write");
-        written.map_err(|error| {
-            // A part may have been written; without it a full disk has room again for the next try.
-            let _ = file.cut(self.durable_length);
-            io_error(format!("append to the journal in {}", self.journal.folder.display()), error)
-        })
-    }
-
-    fn sync(&mut self, done: &mut Vec<QueuedGroup>) -> Result<()> {
-        let (Some(file), Some(last)) = (self.file.as_mut(), done.last()) else { return Ok(()) };
-        let (end, published) = (last.effect.end, done.iter().any(|group| !group.effect.published.is_empty()));
-        file.sync().map_err(|error| {
-            let _ = file.cut(self.durable_length);
-            io_error(format!("make the journal in {} durable", self.journal.folder.display()), error)
-        })?;
-        self.durable_length = end;
-        crash_point("journal-after-fsync");
-        let number = done.iter().filter_map(|group| group.number).next_back();
-        self.journal.publish(done.drain(..).map(|group| group.effect));
-        if published {
-            crash_point("journal-published");
-        }
-        if let Some(number) = number {
-            let _ = self.report.send_replace(Ok(number));
-        }
-        Ok(())
-    }
-}
-
-/// An error of reading the journal.
-pub(super) fn read_error(journal: &Journal, error: SegmentError) -> Error {
-    damaged(format!("read the journal of {} in {}", journal.name, journal.folder.display()), error)
 }
