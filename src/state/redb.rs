@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use serde_json::json;
 use tailwater_api::record::TopicPartition;
 use tailwater_api::sink::LogPosition;
@@ -25,13 +26,12 @@ const POSITIONS: TableDefinition<(&str, &str, u32), (&str, u64)> = TableDefiniti
 /// The state of a worker with the embedded log. Cloning shares it.
 #[derive(Clone)]
 pub struct RedbStore {
-    database: Arc<Access>,
+    database: Arc<Database>,
+    is_read_only: bool,
 }
 
-enum Access {
-    Write(Database),
-    Read(ReadOnlyDatabase),
-}
+/// Memory that redb may use for pages: the state is small.
+const CACHE: usize = 1024 * 1024;
 
 fn failed(doing: &str, error: impl Into<redb::Error>) -> Error {
     let error = error.into();
@@ -53,36 +53,43 @@ impl RedbStore {
     pub fn open(data_dir: &Path) -> Result<Self> {
         let doing = format!("open the state in {}", data_dir.display());
         std::fs::create_dir_all(data_dir).map_err(|error| failed(&doing, redb::Error::Io(error)))?;
-        let database = Database::create(data_dir.join("state.redb")).map_err(|error| failed(&doing, error))?;
+        let database = Builder::new().set_cache_size(CACHE).create(data_dir.join("state.redb")).map_err(|error| failed(&doing, error))?;
         let write = database.begin_write().map_err(|error| failed(&doing, error))?;
         write.open_table(CONNECTORS).map_err(|error| failed(&doing, error))?;
         write.open_table(POSITIONS).map_err(|error| failed(&doing, error))?;
         write.commit().map_err(|error| failed(&doing, error))?;
-        Ok(Self { database: Arc::new(Access::Write(database)) })
+        Ok(Self { database: Arc::new(database), is_read_only: false })
     }
 
-    /// Opens the state of a worker that is down, to look at it.
+    /// Looks at the state as it is now, also while a worker has it open. A worker that was killed leaves a file that wants to be
+    /// repaired; that is done in memory, and the file stays as it is.
     ///
     /// # Errors
-    /// `missing` if there is none, `conflict` while a worker has it open.
+    /// `missing` if there is none, `unreadable` if it is damaged.
     pub fn open_read_only(data_dir: &Path) -> Result<Self> {
         let doing = format!("read the state in {}", data_dir.display());
-        let database = ReadOnlyDatabase::open(data_dir.join("state.redb")).map_err(|error| failed(&doing, error))?;
-        Ok(Self { database: Arc::new(Access::Read(database)) })
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            match copy(&data_dir.join("state.redb")) {
+                Ok(database) => return Ok(Self { database: Arc::new(database), is_read_only: true }),
+                Err(DatabaseError::Storage(redb::StorageError::Io(error))) => return Err(failed(&doing, redb::Error::Io(error))),
+                // A worker may have written while the file was copied.
+                Err(error) if tries == 0 => return Err(failed(&doing, error)),
+                Err(_) => {}
+            }
+        }
     }
 
     fn begin_read(&self, doing: &str) -> Result<ReadTransaction> {
-        match &*self.database {
-            Access::Write(database) => database.begin_read(),
-            Access::Read(database) => database.begin_read(),
-        }
-        .map_err(|error| failed(doing, error))
+        self.database.begin_read().map_err(|error| failed(doing, error))
     }
 
     fn write(&self, doing: &str, change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<()> {
-        let Access::Write(database) = &*self.database else {
+        if self.is_read_only {
             return Err(Error::new(ErrorKind::Bug, doing).because("the state is open for reading only"));
-        };
+        }
+        let database = &self.database;
         let write = database.begin_write().map_err(|error| failed(doing, error))?;
         change(&write).map_err(|error| failed(doing, error))?;
         write.commit().map_err(|error| failed(doing, error))
@@ -122,6 +129,14 @@ impl RedbStore {
             Ok(())
         })
     }
+}
+
+fn copy(path: &Path) -> Result<Database, DatabaseError> {
+    let octets = std::fs::read(path)?;
+    let memory = InMemoryBackend::new();
+    memory.set_len(octets.len() as u64)?;
+    memory.write(0, &octets)?;
+    Builder::new().set_cache_size(CACHE).create_with_backend(memory)
 }
 
 const TARGETS: [(TargetState, &str); 3] =
@@ -212,6 +227,22 @@ mod tests {
         assert_eq!(store.positions().unwrap()["copy"][&("t".into(), 3)], position);
         store.remove("copy").await.unwrap();
         assert_eq!(store.list().await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn the_state_of_a_running_or_killed_worker_can_be_looked_at_and_is_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = JsonMap::new();
+        let connector = StoredConnector { name: "copy".into(), config, target: TargetState::Running, file: None };
+        let store = RedbStore::open(folder.path()).unwrap();
+        store.put(connector.clone()).await.unwrap();
+        // What a kill leaves: the file as it is while it is open.
+        let before = std::fs::read(folder.path().join("state.redb")).unwrap();
+        let looked = RedbStore::open_read_only(folder.path()).unwrap();
+        assert_eq!(looked.list().await.unwrap(), [connector.clone()]);
+        assert_eq!(looked.put(connector).await.unwrap_err().kind(), ErrorKind::Bug);
+        assert_eq!(std::fs::read(folder.path().join("state.redb")).unwrap(), before);
+        assert_eq!(RedbStore::open_read_only(&folder.path().join("none")).err().unwrap().kind(), ErrorKind::Missing);
     }
 
     #[test]

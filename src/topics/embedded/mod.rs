@@ -16,6 +16,8 @@
 //! ```
 
 mod dictionary;
+#[cfg(test)]
+mod faulty_disk;
 mod folder;
 mod group;
 mod index;

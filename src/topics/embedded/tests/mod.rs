@@ -1,10 +1,6 @@
 //! The engine through its face, over a disk that can lose power.
 
-use std::time::Duration;
-
-use bytes::Bytes;
-use proptest::prelude::*;
-use tailwater_api::record::{Header, Headers, Record, SchemaAndValue};
+use tailwater_api::record::{Header, Headers, Record, SchemaAndValue, TopicPartition};
 use tailwater_api::schema::{Field, Kind, Schema};
 use tailwater_api::sink::{LogPosition, SinkRecord};
 use tailwater_api::source::SourceBatch;
@@ -13,7 +9,16 @@ use tailwater_api::value::Value;
 use tailwater_api::{ErrorKind, Result};
 use tempfile::TempDir;
 
-use super::{EmbeddedLog, EmbeddedOptions, FullPolicy};
+mod durability;
+mod format;
+mod history;
+mod reading;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::faulty_disk::FaultyDisk;
+use super::{EmbeddedLog, EmbeddedOptions, FullPolicy, Shared, folder};
 use crate::state::redb::RedbStore;
 use crate::topics::{LogReader, LogWriter, Polled, Subscription, TopicLog};
 
@@ -31,6 +36,29 @@ async fn open(folder: &TempDir) -> EmbeddedLog {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     open_with(folder, EmbeddedOptions::default()).unwrap()
+}
+
+/// The log on a disk that a test can break, once the log before it is closed.
+async fn open_on(disk: &FaultyDisk, folder: &TempDir, options: EmbeddedOptions) -> EmbeddedLog {
+    for _ in 0..500 {
+        if let Ok(store) = RedbStore::open(folder.path())
+            && let Ok(lock) = folder::lock(folder.path())
+        {
+            let shared = Shared::open(folder.path(), options, Arc::new(disk.clone()), Some(store), Some(lock)).unwrap();
+            return EmbeddedLog { shared };
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the log before has not closed");
+}
+
+fn at(log: &EmbeddedLog, topic: &str, offset: u64) -> LogPosition {
+    let log = log.topics().into_iter().find(|info| &*info.name == topic).unwrap().log;
+    LogPosition { log, topic_partition: TopicPartition { topic: topic.into(), partition: 0 }, offset }
+}
+
+fn of_numbers(topic: &str, numbers: std::ops::Range<i64>) -> SourceBatch {
+    SourceBatch { records: rows(topic, numbers), ..SourceBatch::default() }
 }
 
 fn record(topic: &str, number: i64) -> Record {
@@ -146,11 +174,8 @@ async fn a_sink_goes_on_where_it_committed_and_never_in_another_log() {
     let mut writer = log.writer("shop").await.unwrap();
     append(&mut writer, 1, SourceBatch { records: rows("a", 0..10), ..SourceBatch::default() }).await;
     let id = log.topics()[0].log.clone();
-    let at = |offset, log: &str| LogPosition {
-        log: log.into(),
-        topic_partition: tailwater_api::record::TopicPartition { topic: "a".into(), partition: 0 },
-        offset,
-    };
+    let at =
+        |offset, log: &str| LogPosition { log: log.into(), topic_partition: TopicPartition { topic: "a".into(), partition: 0 }, offset };
     let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
     reader.commit(vec![at(4, &id)]).await.unwrap();
     assert_eq!(numbers(&read_all(&mut reader).await), [4, 5, 6, 7, 8, 9]);
@@ -228,7 +253,7 @@ async fn old_segments_go_when_every_sink_has_read_them() {
     };
     let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
     assert_eq!(read_all(&mut reader).await.len() as i64, held);
-    let topic_partition = tailwater_api::record::TopicPartition { topic: "a".into(), partition: 0 };
+    let topic_partition = TopicPartition { topic: "a".into(), partition: 0 };
     let position = LogPosition { log: log.topics()[0].log.clone(), topic_partition, offset: held as u64 };
     reader.commit(vec![position]).await.unwrap();
     append(&mut writer, 2, SourceBatch { records: rows("a", held..held + 1), ..SourceBatch::default() }).await;
@@ -240,52 +265,4 @@ async fn old_segments_go_when_every_sink_has_read_them() {
     let log = open(&folder).await;
     assert_eq!(log.topics()[0].partitions[0], (first, held as u64 + 1), "the first offset is known without the segments that went");
     assert_eq!(log.source_state("shop").await.unwrap().iter().next().unwrap().1["n"], 7);
-}
-
-fn values() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![
-        Just(Value::Null),
-        Just(Value::Unchanged),
-        Just(Value::NotInIdentity),
-        any::<bool>().prop_map(Value::Boolean),
-        any::<i8>().prop_map(Value::Int8),
-        any::<i16>().prop_map(Value::Int16),
-        any::<i32>().prop_map(Value::Int32),
-        any::<i64>().prop_map(Value::Int64),
-        (-1e30_f32..1e30).prop_map(Value::Float32),
-        (-1e300_f64..1e300).prop_map(Value::Float64),
-        proptest::collection::vec(any::<u8>(), 0..20).prop_map(|bytes| Value::Bytes(Bytes::from(bytes))),
-        ".{0,20}".prop_map(Value::from),
-    ];
-    leaf.prop_recursive(3, 20, 4, |inner| {
-        prop_oneof![
-            proptest::collection::vec(inner.clone(), 0..4).prop_map(|values| Value::Array(values.into())),
-            proptest::collection::vec((inner.clone(), inner), 0..4).prop_map(|entries| Value::Map(entries.into())),
-        ]
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn any_value_comes_back(value in values(), schema_kind in 0..4) {
-        use super::wire::Cursor;
-        let kinds = [None, Some(Kind::Int32), Some(Kind::String), Some(Kind::Array(Schema::of(Kind::Int64).build()))];
-        let schema = kinds[schema_kind as usize].clone().map(|kind| Schema::of(kind).build());
-        let mut out = Vec::new();
-        super::value::write(&mut out, schema.as_deref(), &value, None).unwrap();
-        let buffer = Bytes::from(out);
-        prop_assert_eq!(super::value::read(&mut Cursor::new(&buffer), schema.as_deref(), None).unwrap(), value);
-    }
-
-    #[test]
-    fn octets_that_are_no_group_are_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-        use super::wire::Cursor;
-        let buffer = Bytes::from(bytes);
-        let mut dictionary = super::dictionary::ReaderDictionary::default();
-        let _ = super::group::Head::read(&mut Cursor::new(&buffer), &mut dictionary);
-        let _ = super::index::read(&buffer);
-        let _ = super::value::read(&mut Cursor::new(&buffer), None, None);
-    }
 }
