@@ -23,6 +23,9 @@ const CONNECTORS: TableDefinition<&str, &str> = TableDefinition::new("connectors
 /// Sink, topic, partition → log, offset
 const POSITIONS: TableDefinition<(&str, &str, u32), (&str, u64)> = TableDefinition::new("positions");
 
+/// Positions of all sinks: by sink, then by topic and partition.
+pub(crate) type Positions = HashMap<String, HashMap<(Arc<str>, u32), LogPosition>>;
+
 /// The state of a worker with the embedded log. Cloning shares it.
 #[derive(Clone)]
 pub struct RedbStore {
@@ -95,15 +98,15 @@ impl RedbStore {
         write.commit().map_err(|error| failed(doing, error))
     }
 
-    /// Positions of all sinks by sink, then by topic and partition. Blocks on the disk.
+    /// Positions of all sinks. Blocks on the disk.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn positions(&self) -> Result<HashMap<String, HashMap<(Arc<str>, u32), LogPosition>>> {
+    pub(crate) fn positions(&self) -> Result<Positions> {
         const DOING: &str = "read the positions of the sinks";
         let read = self.begin_read(DOING)?;
         let table = read.open_table(POSITIONS).map_err(|error| failed(DOING, error))?;
-        let mut positions: HashMap<String, HashMap<_, _>> = HashMap::new();
+        let mut positions = Positions::new();
         for entry in table.iter().map_err(|error| failed(DOING, error))? {
             let (key, value) = entry.map_err(|error| failed(DOING, error))?;
             let ((group, topic, partition), (log, offset)) = (key.value(), value.value());
@@ -239,7 +242,7 @@ mod tests {
         // What a kill leaves: the file as it is while it is open.
         let before = std::fs::read(folder.path().join("state.redb")).unwrap();
         let looked = RedbStore::open_read_only(folder.path()).unwrap();
-        assert_eq!(looked.list().await.unwrap(), [connector.clone()]);
+        assert_eq!(looked.list().await.unwrap(), std::slice::from_ref(&connector));
         assert_eq!(looked.put(connector).await.unwrap_err().kind(), ErrorKind::Bug);
         assert_eq!(std::fs::read(folder.path().join("state.redb")).unwrap(), before);
         assert_eq!(RedbStore::open_read_only(&folder.path().join("none")).err().unwrap().kind(), ErrorKind::Missing);

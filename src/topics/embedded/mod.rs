@@ -87,8 +87,8 @@ struct Shared {
     retention: Arc<Retention>,
     owners: Arc<Owners>,
     journals: Mutex<BTreeMap<Arc<str>, Arc<Journal>>>,
-    /// Journals that could not be opened, with the error and, where it could be read, the identity
-    broken: Mutex<BTreeMap<String, (Arc<Error>, Option<String>)>>,
+    /// Journals that could not be opened
+    broken: Mutex<Broken>,
     own: tokio::sync::Mutex<Option<OwnWriter>>,
     changed: watch::Sender<u64>,
     bookmarks: Mutex<VecDeque<Bookmark>>,
@@ -96,6 +96,9 @@ struct Shared {
     /// Held while the log is open for writing
     lock: Option<File>,
 }
+
+/// By name: the error, and the identity where it could be read.
+type Broken = BTreeMap<String, (Arc<Error>, Option<String>)>;
 
 struct OwnWriter {
     writer: JournalWriter,
@@ -189,7 +192,7 @@ impl Shared {
         self.journals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn broken(&self) -> MutexGuard<'_, BTreeMap<String, (Arc<Error>, Option<String>)>> {
+    fn broken(&self) -> MutexGuard<'_, Broken> {
         self.broken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

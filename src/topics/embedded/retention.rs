@@ -5,14 +5,14 @@
 //! oldest segments go all the same, and a sink that had not read them finds its position before the first offset, which is
 //! `history-gone`, not a skip.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tailwater_api::Result;
 use tailwater_api::sink::LogPosition;
 
-use super::journal::{Journal, Partition, SegmentFacts, now};
+use super::journal::{Journal, SegmentFacts, now};
+use crate::state::redb::Positions;
 use crate::topics::Subscription;
 
 /// What happens at `max.bytes` when a sink has not read the oldest records.
@@ -53,8 +53,6 @@ impl Default for EmbeddedOptions {
     }
 }
 
-/// Positions of all sinks, as they are durable in the state store.
-pub(super) type Positions = HashMap<String, HashMap<Partition, LogPosition>>;
 
 /// Decides which segments may go.
 pub(super) struct Retention {

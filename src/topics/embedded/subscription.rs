@@ -24,12 +24,15 @@ pub(super) struct SinkReader {
     changed: watch::Receiver<u64>,
     places: BTreeMap<Arc<str>, Place>,
     /// A read that is under way. Kept here, so that a dropped `poll` loses nothing.
-    reading: Option<JoinHandle<(Arc<str>, Place, Result<Vec<SinkRecord>>)>>,
+    reading: Option<JoinHandle<ReadPlace>>,
     /// The journal that is read next, so that one does not starve the others
     turn: usize,
     /// For each journal, how many partitions were there when they were looked through
     seen: BTreeMap<Arc<str>, usize>,
 }
+
+/// A journal's name, the place in it, and what was read there.
+type ReadPlace = (Arc<str>, Place, Result<Vec<SinkRecord>>);
 
 struct Place {
     journal: Arc<Journal>,

@@ -228,7 +228,7 @@ impl JournalWriter {
         let closed = || Error::new(ErrorKind::Restarting, "append to the journal").because("its thread has ended");
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
         group.room = Some(room.map_err(|_| closed())?);
-        self.commands.send(Command::Write(group)).await.map_err(|_| self.failure().unwrap_or_else(closed))
+        self.commands.send(Command::Write(Box::new(group))).await.map_err(|_| self.failure().unwrap_or_else(closed))
     }
 
     /// Makes sure that the topics are this journal's and the partitions in reason.
@@ -296,7 +296,7 @@ impl JournalWriter {
         let goes_on = self.accepted.segment.is_some_and(|(_, length)| length < self.segment_bytes);
         if self.failure().is_none() && self.accepted.is_open && goes_on {
             let group = self.encode(None, SourceBatch::default())?;
-            if self.commands.send(Command::Write(group)).await.is_ok() {
+            if self.commands.send(Command::Write(Box::new(group))).await.is_ok() {
                 self.settle().await;
             }
         }

@@ -30,7 +30,7 @@ const PER_SYNC: usize = 2 * 1024 * 1024;
 pub(super) type DurableNumber = Result<BatchNumber, Arc<Error>>;
 
 pub(super) enum Command {
-    Write(QueuedGroup),
+    Write(Box<QueuedGroup>),
     /// Answered when everything before is durable
     Settle(oneshot::Sender<()>),
 }
@@ -92,7 +92,7 @@ impl WriterThread {
                 match command {
                     Command::Write(group) => {
                         octets += group.front.len() + group.records.len();
-                        groups.push_back(group);
+                        groups.push_back(*group);
                     }
                     Command::Settle(answer) => settled.push(answer),
                 }
