@@ -10,17 +10,17 @@ use bytes::BufMut;
 use tailwater_api::Result;
 use tokio::io::{AsyncWriteExt, WriteHalf};
 
-use super::wire::{Socket, broken};
+use super::wire::{AnySocket, broken};
 use crate::lsn::Lsn;
 use crate::pgoutput::EPOCH_MICROSECONDS;
 
 /// Sends answers; the writing half of a streaming connection.
 pub struct FeedbackSender {
-    write: WriteHalf<Box<dyn Socket>>,
+    write: WriteHalf<AnySocket>,
 }
 
 impl FeedbackSender {
-    pub(super) fn new(write: WriteHalf<Box<dyn Socket>>) -> Self {
+    pub(super) fn new(write: WriteHalf<AnySocket>) -> Self {
         Self { write }
     }
 

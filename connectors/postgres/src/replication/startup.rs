@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use super::channel_binding::tls_server_end_point;
 use super::refusal::Refusal;
-use super::wire::{Socket, Wire, broken};
+use super::wire::{AnySocket, Wire, broken};
 use crate::octets::Octets;
 use crate::types::SESSION_SETTINGS;
 
@@ -130,7 +130,7 @@ async fn attempt(options: &ConnectOptions, tls: Option<&Arc<ClientConfig>>, encr
     let doing = doing(options);
     let unreachable =
         |error| broken(&doing, error).mend("check database.hostname and database.port, and that the server runs and listens there");
-    let (socket, binding): (Box<dyn Socket>, _) = if options.host.starts_with('/') {
+    let (socket, binding): (AnySocket, _) = if options.host.starts_with('/') {
         let path = format!("{}/.s.PGSQL.{}", options.host.trim_end_matches('/'), options.port);
         (Box::new(UnixStream::connect(path).await.map_err(unreachable)?), Binding::NotEncrypted)
     } else {
@@ -178,7 +178,7 @@ async fn encrypt(
     tls: &Arc<ClientConfig>,
     options: &ConnectOptions,
     encryption: Encryption,
-) -> Result<(Box<dyn Socket>, Binding)> {
+) -> Result<(AnySocket, Binding)> {
     let doing = doing(options);
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
@@ -196,7 +196,7 @@ async fn encrypt(
     let name = ServerName::try_from(options.host.clone()).map_err(|error| unusable(&doing, error))?;
     let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|error| {
         // rustls hands its own errors on inside of those of the socket.
-        let is_about_certificates = error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+        let is_about_certificates = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some();
         if is_about_certificates {
             Error::new(ErrorKind::Misconfigured, &*doing)
                 .because(error)

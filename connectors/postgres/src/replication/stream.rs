@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, ReadHalf};
 use tokio::time::{Instant, sleep_until};
 
 use super::refusal::Refusal;
-use super::wire::{Socket, broken, message_length};
+use super::wire::{AnySocket, broken, message_length};
 use crate::lsn::Lsn;
 use crate::octets::{Malformed, Octets};
 use crate::pgoutput::EPOCH_MICROSECONDS;
@@ -64,7 +64,7 @@ pub enum Frame {
 
 /// The reading half of a streaming connection.
 pub struct ReplicationStream {
-    read: ReadHalf<Box<dyn Socket>>,
+    read: ReadHalf<AnySocket>,
     received: BytesMut,
     ended: bool,
     pace: Pace,
@@ -73,7 +73,7 @@ pub struct ReplicationStream {
 }
 
 impl ReplicationStream {
-    pub(super) fn new(read: ReadHalf<Box<dyn Socket>>, received: BytesMut, user: String, database: String) -> Self {
+    pub(super) fn new(read: ReadHalf<AnySocket>, received: BytesMut, user: String, database: String) -> Self {
         Self { read, received, ended: false, pace: Pace::new(), user, database }
     }
 
@@ -163,8 +163,11 @@ fn unreadable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Err
 }
 
 impl Frame {
-    /// Reads the body of a `CopyData`.
-    fn parse(mut body: Bytes) -> Result<Self> {
+    /// Reads the body of a `CopyData`; the payload shares it.
+    ///
+    /// # Errors
+    /// `unreadable`: it is neither a change nor a sign of life.
+    pub fn parse(mut body: Bytes) -> Result<Self> {
         let mut octets = Octets::new(&body);
         let time = |octets: &mut Octets<'_>| Ok::<_, Malformed>(octets.i64()?.saturating_add(EPOCH_MICROSECONDS));
         match octets.u8().map_err(unreadable)? {
@@ -262,7 +265,7 @@ mod tests {
     }
 
     fn stream(socket: tokio::io::DuplexStream) -> ReplicationStream {
-        let socket: Box<dyn Socket> = Box::new(socket);
+        let socket: AnySocket = Box::new(socket);
         ReplicationStream::new(split(socket).0, BytesMut::new(), "cdc".into(), "shop".into())
     }
 

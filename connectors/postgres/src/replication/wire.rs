@@ -15,9 +15,12 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for S {}
 
+/// A socket of any kind.
+pub(super) type AnySocket = Box<dyn Socket>;
+
 /// A socket with what was received and not yet read.
 pub(super) struct Wire {
-    socket: Box<dyn Socket>,
+    socket: AnySocket,
     received: BytesMut,
     /// For error messages
     pub(super) user: String,
@@ -25,7 +28,7 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new(socket: Box<dyn Socket>, user: &str, database: &str) -> Self {
+    pub(super) fn new(socket: AnySocket, user: &str, database: &str) -> Self {
         Self { socket, received: BytesMut::new(), user: user.to_owned(), database: database.to_owned() }
     }
 
@@ -67,7 +70,7 @@ impl Wire {
     }
 
     /// Takes the connection apart: what reads, with what was received already, and what writes.
-    pub(super) fn split(self) -> (ReadHalf<Box<dyn Socket>>, BytesMut, WriteHalf<Box<dyn Socket>>) {
+    pub(super) fn split(self) -> (ReadHalf<AnySocket>, BytesMut, WriteHalf<AnySocket>) {
         let (read, write) = split(self.socket);
         (read, self.received, write)
     }

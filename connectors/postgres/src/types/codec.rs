@@ -208,7 +208,7 @@ impl Codec {
             Self::Bits => octet_string::bits_of_text(raw, output),
             Self::Decimal { .. } | Self::VariableScaleDecimal | Self::NumericDouble => self.number(&Number::of_text(raw)?, output),
             Self::NumericText => match Number::of_text(raw)? {
-                number @ (Number::NotANumber | Number::Infinity | Number::MinusInfinity) => self.number(&number, output),
+                number @ (Number::Nan | Number::Infinity | Number::MinusInfinity) => self.number(&number, output),
                 Number::Finite { .. } => text(raw.clone()),
             },
             Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(numeric::money_of_text(raw)?, output),
@@ -278,7 +278,7 @@ impl Codec {
             Self::NumericDouble => Ok(numeric::double(number)),
             // The words of Debezium.
             Self::NumericText => match number {
-                Number::NotANumber => Ok(Value::text("NAN")),
+                Number::Nan => Ok(Value::text("NAN")),
                 Number::Infinity => Ok(Value::text("POSITIVE_INFINITY")),
                 Number::MinusInfinity => Ok(Value::text("NEGATIVE_INFINITY")),
                 Number::Finite { text, .. } => output.text(text.len(), |out| out.put_slice(text)),

@@ -107,3 +107,6 @@ impl Default for TypeOptions {
         Self { decimal: DecimalMode::default(), time: TimeMode::default(), binary: BinaryMode::default(), money_fraction_digits: 2 }
     }
 }
+
+#[cfg(test)]
+mod tests;

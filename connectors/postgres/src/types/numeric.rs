@@ -23,7 +23,7 @@ const MONEY_DIGITS: u8 = 2;
 /// A numeric, taken apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Number<'a> {
-    NotANumber,
+    Nan,
     Infinity,
     MinusInfinity,
     Finite {
@@ -39,7 +39,7 @@ pub(super) enum Number<'a> {
 impl<'a> Number<'a> {
     pub(super) fn of_text(text: &'a [u8]) -> Result<Self, Fault> {
         match text {
-            b"NaN" => return Ok(Self::NotANumber),
+            b"NaN" => return Ok(Self::Nan),
             b"Infinity" => return Ok(Self::Infinity),
             b"-Infinity" => return Ok(Self::MinusInfinity),
             _ => {}
@@ -90,7 +90,7 @@ fn unscaled(negative: bool, integer: &[u8], fraction: &[u8], scale: i32, output:
 pub(super) fn decimal(number: &Number<'_>, scale: i32, output: &mut Output<'_>) -> Value {
     match *number {
         Number::Finite { negative, integer, fraction, .. } => Value::Bytes(unscaled(negative, integer, fraction, scale, output)),
-        Number::NotANumber | Number::Infinity | Number::MinusInfinity => output.lose(Value::Null),
+        Number::Nan | Number::Infinity | Number::MinusInfinity => output.lose(Value::Null),
     }
 }
 
@@ -103,13 +103,13 @@ pub(super) fn variable_scale_decimal(number: &Number<'_>, output: &mut Output<'_
             let value = unscaled(negative, integer, &fraction[..scale], scale as i32, output);
             Value::Struct(Box::new([Value::Int32(scale as i32), Value::Bytes(value)]))
         }
-        Number::NotANumber | Number::Infinity | Number::MinusInfinity => output.lose(Value::Null),
+        Number::Nan | Number::Infinity | Number::MinusInfinity => output.lose(Value::Null),
     }
 }
 
 pub(super) fn double(number: &Number<'_>) -> Value {
     Value::Float64(match number {
-        Number::NotANumber => f64::NAN,
+        Number::Nan => f64::NAN,
         Number::Infinity => f64::INFINITY,
         Number::MinusInfinity => f64::NEG_INFINITY,
         // Digits, a sign and a point are a number of Rust's, too.
@@ -140,7 +140,7 @@ impl<'a> Digits<'a> {
     fn special(&self) -> Result<Option<Number<'static>>, Fault> {
         match self.sign {
             0 | NEGATIVE => Ok(None),
-            NOT_A_NUMBER => Ok(Some(Number::NotANumber)),
+            NOT_A_NUMBER => Ok(Some(Number::Nan)),
             INFINITY => Ok(Some(Number::Infinity)),
             MINUS_INFINITY => Ok(Some(Number::MinusInfinity)),
             _ => Err(Fault::Unreadable),
@@ -223,7 +223,7 @@ pub(super) fn with_text(
 pub(super) fn text_of_binary(raw: &[u8], output: &mut Output<'_>) -> Result<Value, Fault> {
     let digits = Digits::read(raw)?;
     match digits.special()? {
-        Some(Number::NotANumber) => Ok(Value::text("NAN")),
+        Some(Number::Nan) => Ok(Value::text("NAN")),
         Some(Number::Infinity) => Ok(Value::text("POSITIVE_INFINITY")),
         Some(Number::MinusInfinity) => Ok(Value::text("NEGATIVE_INFINITY")),
         Some(Number::Finite { .. }) | None => text(output.cut(digits.room(), |out| digits.put_text(out))),

@@ -159,7 +159,7 @@ pub(super) fn zoned_time((time, west): (i64, i64), output: &mut Output<'_>) -> R
         let mut fraction = (time % SECOND) as u64;
         if fraction > 0 {
             let mut digits = 6;
-            while fraction % 10 == 0 {
+            while fraction.is_multiple_of(10) {
                 (fraction, digits) = (fraction / 10, digits - 1);
             }
             out.put_u8(b'.');

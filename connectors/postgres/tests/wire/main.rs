@@ -1,5 +1,7 @@
 //! The wire and the codecs against real servers.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod authentication;
 mod streaming;
 mod values;

@@ -1,0 +1,362 @@
+//! Values, schemas and defaults as they were recorded of Debezium 3.6, and octets that no server writes.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use proptest::prelude::*;
+use tailwater_api::{ErrorKind, Kind, Value};
+
+use super::*;
+
+fn row(oid: u32, name: &str, kind: char) -> TypeRow {
+    TypeRow { oid, name: name.to_owned(), namespace: "pg_catalog".to_owned(), kind, element: 0, base: 0, modifier: -1, labels: Vec::new() }
+}
+
+const NAMES: [&str; 40] = [
+    "bool",
+    "int2",
+    "int4",
+    "int8",
+    "oid",
+    "float4",
+    "float8",
+    "numeric",
+    "money",
+    "text",
+    "varchar",
+    "bpchar",
+    "name",
+    "char",
+    "bytea",
+    "json",
+    "jsonb",
+    "xml",
+    "uuid",
+    "inet",
+    "cidr",
+    "macaddr",
+    "macaddr8",
+    "int4range",
+    "int8range",
+    "numrange",
+    "daterange",
+    "tsrange",
+    "tstzrange",
+    "tsvector",
+    "bit",
+    "varbit",
+    "interval",
+    "date",
+    "time",
+    "timestamp",
+    "timetz",
+    "timestamptz",
+    "mood",
+    "pg_lsn",
+];
+/// Arrays have the oids of their elements and this.
+const ARRAY: u32 = 1000;
+const DOMAIN: u32 = 2000;
+
+fn catalog(options: TypeOptions) -> TypeCatalog {
+    let mut types = Vec::new();
+    for (oid, name) in (1..).zip(NAMES) {
+        let mut scalar = row(oid, name, 'b');
+        if name == "mood" {
+            scalar = TypeRow { namespace: "public".into(), kind: 'e', labels: vec!["sad".into(), "with,comma".into()], ..scalar };
+        }
+        types.push(TypeRow { element: oid, ..row(oid + ARRAY, &format!("_{name}"), 'b') });
+        types.push(scalar);
+    }
+    let numeric = oid("numeric");
+    types.push(TypeRow { base: numeric, modifier: modifier(6, 2), ..row(DOMAIN, "over_numeric", 'd') });
+    types.push(TypeRow { base: DOMAIN, ..row(DOMAIN + 1, "over_domain", 'd') });
+    // Nothing of a catalog is taken for granted.
+    types.push(TypeRow { base: DOMAIN + 2, ..row(DOMAIN + 2, "over_itself", 'd') });
+    TypeCatalog::new(types, options)
+}
+
+fn oid(name: &str) -> u32 {
+    (1..).zip(NAMES).find(|(_, known)| *known == name).map(|(oid, _)| oid).unwrap()
+}
+
+fn modifier(precision: i32, scale: i32) -> i32 {
+    (precision << 16 | scale & 0x7ff) + 4
+}
+
+fn column(name: &str, modifier: i32, default: Option<&str>) -> ColumnCodec {
+    catalog(TypeOptions::default()).column(oid(name), modifier, true, default).unwrap().unwrap()
+}
+
+fn array(name: &str, modifier: i32) -> ColumnCodec {
+    catalog(TypeOptions::default()).column(oid(name) + ARRAY, modifier, true, None).unwrap().unwrap()
+}
+
+fn read(codec: &ColumnCodec, text: &str) -> Value {
+    codec.decode(Format::Text, &Bytes::copy_from_slice(text.as_bytes()), &mut BytesMut::new()).unwrap()
+}
+
+fn octets(value: &Value) -> &[u8] {
+    match value {
+        Value::Bytes(octets) => octets,
+        other => panic!("{other:?} is no octets"),
+    }
+}
+
+#[test]
+fn numbers_are_written_as_recorded() {
+    let cases: [(i32, &str, &[u8]); 8] = [
+        (modifier(5, 0), "-99999", &[0xfe, 0x79, 0x61]),
+        (modifier(5, 2), "999.99", &[0x01, 0x86, 0x9f]),
+        (modifier(5, 2), "1.28", &[0x00, 0x80]),
+        (modifier(5, 2), "0.00", &[0x00]),
+        (modifier(2, 4), "-0.0099", &[0x9d]),
+        (modifier(5, 0), "127", &[0x7f]),
+        (modifier(5, 0), "128", &[0x00, 0x80]),
+        (modifier(3, -2), "12300", &[0x7b]),
+    ];
+    for (modifier, text, expected) in cases {
+        assert_eq!(octets(&read(&column("numeric", modifier, None), text)), expected, "{text}");
+    }
+    // Without a precision each value has its own scale, without the zeros at the end.
+    let free = column("numeric", -1, None);
+    for (text, scale, unscaled) in [
+        ("123.4500", 2, &[0x30, 0x39][..]),
+        ("100.000", 0, &[0x64]),
+        ("0.00", 0, &[0x00]),
+        ("-123.45", 2, &[0xcf, 0xc7]),
+        ("2.50", 1, &[0x19]),
+    ] {
+        let expected = Value::Struct(Box::new([Value::Int32(scale), Value::Bytes(Bytes::copy_from_slice(unscaled))]));
+        assert_eq!(read(&free, text), expected, "{text}");
+    }
+    assert_eq!(free.lost(), 0);
+    assert_eq!(read(&free, "NaN"), Value::Null);
+    assert_eq!(free.lost(), 1, "what has no room in the schema is counted");
+}
+
+#[test]
+fn times_are_written_as_recorded() {
+    for (name, modifier, text, expected) in [
+        ("date", -1, "0044-03-15 BC", Value::Int32(-735_160)),
+        ("date", -1, "12345-06-07", Value::Int32(3_789_548)),
+        ("time", 3, "24:00:00", Value::Int32(86_400_000)),
+        ("time", -1, "23:59:59.999999", Value::Int64(86_399_999_999)),
+        ("time", 4, "00:00:00.0001", Value::Int64(100)),
+        ("timetz", -1, "23:59:59.999999-07", Value::text("06:59:59.999999Z")),
+        ("timetz", 0, "24:00:00-12", Value::text("12:00:00Z")),
+        ("timestamp", 3, "0044-03-15 12:00:00.5 BC", Value::Int64(-63_517_780_799_500)),
+        ("timestamp", -1, "12345-06-07 08:09:10.123456", Value::Int64(327_416_976_550_123_456)),
+        ("timestamp", -1, "infinity", Value::Int64(9_223_372_036_825_200_000)),
+        ("timestamp", 0, "-infinity", Value::Int64(-9_223_372_036_832_400)),
+        ("timestamptz", -1, "2024-02-29 23:59:59.999999-08", Value::text("2024-03-01T07:59:59.999999Z")),
+        ("timestamptz", 0, "0044-03-15 12:00:00+00 BC", Value::text("-0043-03-15T12:00:00Z")),
+        ("timestamptz", 3, "12345-06-07 08:09:10.1+00", Value::text("+12345-06-07T08:09:10.100Z")),
+        ("timestamptz", -1, "infinity", Value::text("infinity")),
+        ("interval", -1, "1 year 2 mons 3 days 04:05:06.78", Value::Int64(37_091_106_780_000)),
+        ("interval", -1, "1 mon -1 days +00:00:00.000001", Value::Int64(2_543_400_000_001)),
+    ] {
+        assert_eq!(read(&column(name, modifier, None), text), expected, "{name} {text}");
+    }
+    let codec = column("timestamp", -1, None);
+    assert_eq!(read(&codec, "294276-12-31 23:59:59.999999"), Value::Int64(i64::MAX));
+    assert_eq!(codec.lost(), 1);
+}
+
+#[test]
+fn octets_and_bits_are_written_as_recorded() {
+    for (modifier, text, expected) in [
+        (9, "100000000", &[0, 1][..]),
+        (9, "111111111", &[0xff, 1]),
+        (9, "000000000", &[]),
+        (-1, "1010101010101", &[0x55, 0x15]),
+        (31, "1", &[1]),
+    ] {
+        assert_eq!(octets(&read(&column("bit", modifier, None), text)), expected, "{text}");
+    }
+    assert_eq!(read(&column("bit", 1, None), "1"), Value::Boolean(true));
+    for text in ["\\x00ff5c41", "\\000\\377\\\\A"] {
+        assert_eq!(
+            octets(&read(&column("bytea", -1, None), text)),
+            [0, 0xff, b'\\', b'A'],
+            "a session that writes another way is understood, too"
+        );
+    }
+}
+
+#[test]
+fn arrays_are_written_as_recorded() {
+    assert_eq!(read(&array("int4", -1), "[0:1]={7,8}"), Value::Array(Box::new([Value::Int32(7), Value::Int32(8)])));
+    let texts = Value::Array(Box::new(["a\"b".into(), "NULL".into(), "".into(), "{}".into(), Value::Null]));
+    assert_eq!(read(&array("text", -1), r#"{"a\"b","NULL","","{}",NULL}"#), texts);
+    assert_eq!(read(&array("mood", -1), "{sad,NULL}"), Value::Array(Box::new(["sad".into(), Value::Null])));
+    let codec = array("int4", -1);
+    assert_eq!(read(&codec, "{{1,2},{3,4}}"), Value::Array(Box::new([Value::Null, Value::Null])));
+    assert_eq!(codec.lost(), 1);
+    for text in ["", "{", "1}", "{1,}", "{\"a}", "{{1}", "{1}2}"] {
+        let raw = Bytes::copy_from_slice(text.as_bytes());
+        let error = codec.decode(Format::Text, &raw, &mut BytesMut::new()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unreadable, "{text}");
+    }
+}
+
+#[test]
+fn schemas_are_those_of_debezium() {
+    let name = |codec: &ColumnCodec| codec.schema().name().unwrap_or_default().to_owned();
+    for (column, expected) in [
+        (column("json", -1, None), "io.debezium.data.Json"),
+        (column("jsonb", -1, None), "io.debezium.data.Json"),
+        (column("xml", -1, None), "io.debezium.data.Xml"),
+        (column("uuid", -1, None), "io.debezium.data.Uuid"),
+        (column("time", 3, None), "io.debezium.time.Time"),
+        (column("time", -1, None), "io.debezium.time.MicroTime"),
+        (column("timestamp", 0, None), "io.debezium.time.Timestamp"),
+        (column("timestamp", 4, None), "io.debezium.time.MicroTimestamp"),
+        (column("interval", -1, None), "io.debezium.time.MicroDuration"),
+        (column("varchar", 13, None), ""),
+    ] {
+        assert_eq!(name(&column), expected);
+    }
+    let parameters =
+        |codec: &ColumnCodec| codec.schema().parameters().iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ");
+    assert_eq!(parameters(&column("numeric", modifier(5, 2), None)), "scale=2 connect.decimal.precision=5");
+    assert_eq!(parameters(&column("numeric", modifier(3, -2), None)), "scale=-2 connect.decimal.precision=3");
+    assert_eq!(parameters(&column("money", -1, None)), "scale=2");
+    assert_eq!(parameters(&column("varbit", -1, None)), "length=2147483647");
+    assert_eq!(parameters(&column("mood", -1, None)), "allowed=sad,with,comma");
+    let items = |codec: &ColumnCodec| match codec.schema().kind() {
+        Kind::Array(items) => items.clone(),
+        other => panic!("{other:?} is no array"),
+    };
+    assert!(items(&array("numeric", modifier(5, 2))).is_optional());
+    assert!(!items(&array("mood", -1)).is_optional(), "as Debezium has it");
+    let types = catalog(TypeOptions::default());
+    assert_eq!(parameters(&types.column(DOMAIN + 1, -1, true, None).unwrap().unwrap()), "scale=2 connect.decimal.precision=6");
+    for unmapped in [oid("pg_lsn"), oid("money") + ARRAY, oid("name") + ARRAY, DOMAIN + 2, 77_777] {
+        assert!(types.column(unmapped, -1, true, None).unwrap().is_none(), "{unmapped}");
+    }
+    assert!(types.knows(oid("pg_lsn")) && !types.knows(77_777));
+    let connect = catalog(TypeOptions { time: TimeMode::Connect, ..TypeOptions::default() });
+    assert_eq!(connect.column(oid("date"), -1, true, None).unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn defaults_are_those_of_the_recorded_case() {
+    let bytes = |octets: &'static [u8]| Some(Value::Bytes(Bytes::from_static(octets)));
+    let cases = [
+        ("int4", -1, "42", Some(Value::Int32(42))),
+        ("int4", -1, "'-7'::integer", Some(Value::Int32(-7))),
+        ("int8", -1, "'9000000000'::bigint", Some(Value::Int64(9_000_000_000))),
+        ("int2", -1, "(3)::smallint", None),
+        ("float4", -1, "1.5", Some(Value::Float32(1.5))),
+        ("numeric", modifier(5, 2), "1.2", bytes(&[0x78])),
+        ("numeric", -1, "3.14", None),
+        ("bool", -1, "false", Some(Value::Boolean(false))),
+        ("text", -1, "'it''s'::text", Some("it's".into())),
+        ("varchar", 24, "'x'::character varying", Some("x".into())),
+        ("bpchar", 8, "'ab'::bpchar", Some("ab".into())),
+        ("bytea", -1, "'\\xdead'::bytea", None),
+        ("uuid", -1, "gen_random_uuid()", Some("00000000-0000-0000-0000-000000000000".into())),
+        ("date", -1, "'2024-02-29'::date", Some(Value::Int32(19_782))),
+        ("date", -1, "CURRENT_DATE", Some(Value::Int32(0))),
+        ("time", -1, "'12:34:56.5'::time without time zone", Some(Value::Int64(45_296_500_000))),
+        ("timestamp", 3, "'2024-01-02 03:04:05.678'::timestamp without time zone", Some(Value::Int64(1_704_164_645_678))),
+        ("timestamptz", -1, "'2024-01-02 01:04:05+00'::timestamp with time zone", Some("2024-01-02T01:04:05.000000Z".into())),
+        ("timestamptz", -1, "now()", Some("1970-01-01T00:00:00.000000Z".into())),
+        ("timestamptz", 0, "now()", Some("1970-01-01T00:00:00Z".into())),
+        ("interval", -1, "'1 day 02:00:00'::interval", Some(Value::Int64(93_600_000_000))),
+        ("jsonb", -1, "'[]'::jsonb", Some("[]".into())),
+        ("mood", -1, "'with,comma'::public.\"Odd Mood\"", Some("with,comma".into())),
+        ("text", -1, "lower('ABC'::text)", Some("".into())),
+        ("int4", -1, "(1 + 2)", None),
+        ("int4", -1, "nextval('a_seq'::regclass)", Some(Value::Int32(0))),
+        ("text", -1, "NULL::text", None),
+        ("bit", 3, "'101'::\"bit\"", bytes(&[5])),
+        ("bit", 1, "'1'::\"bit\"", Some(Value::Boolean(true))),
+        ("inet", -1, "'10.0.0.1'::inet", None),
+        ("text", -1, "('a'::text || 'b'::text)", None),
+        ("text", -1, "lower('a') || upper('b')", None),
+        ("text", -1, "'a'::text || 'b'::text", None),
+        ("money", -1, "9.99", None),
+        ("int4", -1, "'no number'::integer", None),
+    ];
+    for (name, modifier, expression, expected) in cases {
+        assert_eq!(column(name, modifier, Some(expression)).schema().default(), expected.as_ref(), "{name} {expression}");
+    }
+}
+
+/// The binary form of a numeric out of its text, written without the code under test.
+fn numeric_send(text: &str) -> Bytes {
+    let (negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+    let (integer, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let integer = format!("{:0>width$}", integer, width = integer.len().div_ceil(4) * 4);
+    let padded = format!("{:0<width$}", fraction, width = fraction.len().div_ceil(4) * 4);
+    let all = format!("{integer}{padded}");
+    let mut groups: Vec<u16> = all.as_bytes().chunks(4).map(|group| std::str::from_utf8(group).unwrap().parse().unwrap()).collect();
+    let mut weight = (integer.len() / 4) as i16 - 1;
+    while groups.first() == Some(&0) {
+        groups.remove(0);
+        weight -= 1;
+    }
+    while groups.last() == Some(&0) {
+        groups.pop();
+    }
+    if groups.is_empty() {
+        weight = 0;
+    }
+    let mut out = BytesMut::new();
+    out.put_u16(groups.len() as u16);
+    out.put_i16(weight);
+    out.put_u16(if negative && !groups.is_empty() { 0x4000 } else { 0 });
+    out.put_u16(fraction.len() as u16);
+    groups.iter().for_each(|group| out.put_u16(*group));
+    out.freeze()
+}
+
+proptest! {
+    #[test]
+    fn both_forms_of_a_numeric_are_one_value(integer in "0|[1-9][0-9]{0,45}", fraction in "[0-9]{0,45}", negative in any::<bool>(), more in 0_i32..5) {
+        let is_zero = format!("{integer}{fraction}").bytes().all(|digit| digit == b'0');
+        let sign = if negative && !is_zero { "-" } else { "" };
+        let text = if fraction.is_empty() { format!("{sign}{integer}") } else { format!("{sign}{integer}.{fraction}") };
+        let scale = fraction.len() as i32 + more;
+        let options = [DecimalMode::Precise, DecimalMode::String, DecimalMode::Double].map(|decimal| TypeOptions { decimal, ..TypeOptions::default() });
+        for options in options {
+            for modifier in [-1, modifier(100, scale)] {
+                let codec = catalog(options).column(oid("numeric"), modifier, true, None).unwrap().unwrap();
+                let mut scratch = BytesMut::new();
+                let binary = codec.decode(Format::Binary, &numeric_send(&text), &mut scratch).unwrap();
+                prop_assert_eq!(read(&codec, &text), binary);
+            }
+        }
+        let fixed = column("numeric", modifier(100, scale), None);
+        let unscaled = num_bigint::BigInt::from_signed_bytes_be(octets(&read(&fixed, &text)));
+        let zeros = "0".repeat(more as usize);
+        prop_assert_eq!(unscaled, format!("{sign}{integer}{fraction}{zeros}").parse().unwrap());
+    }
+
+    #[test]
+    fn any_octets_are_decoded_or_refused(raw in proptest::collection::vec(any::<u8>(), 0..40), text in "[-0-9:.+ {}\",\\\\x/a-f]{0,24}", modifier in -1_i32..70_000) {
+        let types = catalog(TypeOptions::default());
+        let mut scratch = BytesMut::new();
+        for (oid, _) in (1..).zip(NAMES) {
+            for oid in [oid, oid + ARRAY] {
+                let Some(codec) = types.column(oid, modifier, true, Some(&text)).unwrap() else { continue };
+                for raw in [Bytes::copy_from_slice(&raw), Bytes::copy_from_slice(text.as_bytes())] {
+                    for format in [Format::Text, Format::Binary] {
+                        let _ = codec.decode(format, &raw, &mut scratch);
+                        prop_assert!(scratch.is_empty());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn text_shares_the_buffer_that_it_came_in() {
+    let raw = Bytes::from_static(b"a longer text");
+    let codec = column("text", -1, None);
+    match codec.decode(Format::Binary, &raw, &mut BytesMut::new()).unwrap() {
+        Value::String(text) => assert_eq!(text.as_bytes().as_ptr(), raw.as_ptr()),
+        other => panic!("{other:?}"),
+    }
+}
