@@ -192,117 +192,131 @@ fn slice(out: &mut Vec<u8>, fits: bool, tag: u8, octets: &[u8]) {
 
 /// Reads what [`write`] wrote with the same schema and the same previous value.
 pub(super) fn read(cursor: &mut Cursor<'_>, schema: Option<&Schema>, previous: Option<&Value>) -> Result<Value, Malformed> {
-    read_nested(cursor, schema, previous, 0)
+    let mut value = Value::Null;
+    read_into(&mut value, cursor, schema, previous, 0)?;
+    Ok(value)
 }
 
-fn read_nested(cursor: &mut Cursor<'_>, schema: Option<&Schema>, previous: Option<&Value>, depth: usize) -> Result<Value, Malformed> {
-    if depth > DEEPEST {
-        return Err(Malformed("a value nests too deeply"));
-    }
+/// `count` values to be read into: where they will stay, because moving values costs more than reading them.
+fn empty(count: usize) -> Box<[Value]> {
+    (0..count).map(|_| Value::Null).collect()
+}
+
+fn read_into(
+    value: &mut Value,
+    cursor: &mut Cursor<'_>,
+    schema: Option<&Schema>,
+    previous: Option<&Value>,
+    depth: usize,
+) -> Result<(), Malformed> {
     let tag = cursor.octet()?;
     if tag >= SMALL {
-        let folded = u64::from(tag & !SMALL);
-        return integer_of(kind(schema), folded);
+        return integer_into(value, kind(schema), u64::from(tag & !SMALL));
     }
     if tag >= SHORT {
         let octets = cursor.slice(usize::from(tag & !SHORT))?;
-        return slice_of(kind(schema), octets);
+        return slice_into(value, kind(schema), octets);
     }
     match tag {
-        NULL => Ok(Value::Null),
-        UNCHANGED => Ok(Value::Unchanged),
-        NOT_IN_IDENTITY => Ok(Value::NotInIdentity),
-        SAME => previous.cloned().ok_or(Malformed("a value repeats one that is not there")),
-        FALSE => Ok(Value::Boolean(false)),
-        TRUE => Ok(Value::Boolean(true)),
+        NULL => *value = Value::Null,
+        UNCHANGED => *value = Value::Unchanged,
+        NOT_IN_IDENTITY => *value = Value::NotInIdentity,
+        SAME => *value = previous.cloned().ok_or(Malformed("a value repeats one that is not there"))?,
+        FALSE => *value = Value::Boolean(false),
+        TRUE => *value = Value::Boolean(true),
         PRESENT => match kind(schema) {
-            None => Err(Malformed("a value without a schema has no kind")),
-            Some(Kind::Boolean) => Err(Malformed("a truth value is neither true nor false")),
-            Some(kind @ (Kind::Int8 | Kind::Int16 | Kind::Int32 | Kind::Int64)) => integer_of(Some(kind), cursor.unsigned()?),
-            Some(Kind::Float32) => Ok(Value::Float32(f32::from_bits(u32::from_le_bytes(cursor.fixed()?)))),
-            Some(Kind::Float64) => Ok(Value::Float64(f64::from_bits(u64::from_le_bytes(cursor.fixed()?)))),
-            Some(kind @ (Kind::Bytes | Kind::String)) => slice_of(Some(kind), cursor.bytes()?),
-            Some(Kind::Array(items)) => array(cursor, Some(items), depth),
-            Some(Kind::Map(keys, values)) => map(cursor, Some((keys, values)), depth),
+            None => return Err(Malformed("a value without a schema has no kind")),
+            Some(Kind::Boolean) => return Err(Malformed("a truth value is neither true nor false")),
+            Some(kind @ (Kind::Int8 | Kind::Int16 | Kind::Int32 | Kind::Int64)) => return integer_into(value, Some(kind), cursor.unsigned()?),
+            Some(Kind::Float32) => *value = Value::Float32(f32::from_bits(u32::from_le_bytes(cursor.fixed()?))),
+            Some(Kind::Float64) => *value = Value::Float64(f64::from_bits(u64::from_le_bytes(cursor.fixed()?))),
+            Some(kind @ (Kind::Bytes | Kind::String)) => return slice_into(value, Some(kind), cursor.bytes()?),
+            Some(Kind::Array(items)) => *value = array(cursor, Some(items), depth)?,
+            Some(Kind::Map(keys, values)) => *value = map(cursor, Some((keys, values)), depth)?,
             Some(Kind::Struct(fields)) => {
                 if fields.len() > cursor.left() {
                     return Err(Malformed("a struct ends early"));
                 }
-                let mut values = Vec::with_capacity(fields.len());
+                let depth = shallow_enough(depth)?;
+                let mut values = empty(fields.len());
                 match previous.and_then(Value::as_struct).filter(|previous| previous.len() == fields.len()) {
                     Some(previous) => {
-                        for (field, previous) in fields.iter().zip(previous) {
-                            values.push(read_nested(cursor, Some(&field.schema), Some(previous), depth + 1)?);
+                        for ((value, field), previous) in values.iter_mut().zip(fields).zip(previous) {
+                            read_into(value, cursor, Some(&field.schema), Some(previous), depth)?;
                         }
                     }
                     None => {
-                        for field in fields {
-                            values.push(read_nested(cursor, Some(&field.schema), None, depth + 1)?);
+                        for (value, field) in values.iter_mut().zip(fields) {
+                            read_into(value, cursor, Some(&field.schema), None, depth)?;
                         }
                     }
                 }
-                Ok(Value::Struct(values.into_boxed_slice()))
+                *value = Value::Struct(values);
             }
         },
-        INT8 => integer_of(Some(&Kind::Int8), cursor.unsigned()?),
-        INT16 => integer_of(Some(&Kind::Int16), cursor.unsigned()?),
-        INT32 => integer_of(Some(&Kind::Int32), cursor.unsigned()?),
-        INT64 => integer_of(Some(&Kind::Int64), cursor.unsigned()?),
-        FLOAT32 => Ok(Value::Float32(f32::from_bits(u32::from_le_bytes(cursor.fixed()?)))),
-        FLOAT64 => Ok(Value::Float64(f64::from_bits(u64::from_le_bytes(cursor.fixed()?)))),
-        BYTES => slice_of(Some(&Kind::Bytes), cursor.bytes()?),
-        STRING => slice_of(Some(&Kind::String), cursor.bytes()?),
-        ARRAY => array(cursor, None, depth),
-        MAP => map(cursor, None, depth),
-        STRUCT => {
-            let count = cursor.count()?;
-            let mut values = Vec::with_capacity(count);
-            for _ in 0..count {
-                values.push(read_nested(cursor, None, None, depth + 1)?);
-            }
-            Ok(Value::Struct(values.into_boxed_slice()))
-        }
-        _ => Err(Malformed("a value has an unknown tag")),
+        INT8 => return integer_into(value, Some(&Kind::Int8), cursor.unsigned()?),
+        INT16 => return integer_into(value, Some(&Kind::Int16), cursor.unsigned()?),
+        INT32 => return integer_into(value, Some(&Kind::Int32), cursor.unsigned()?),
+        INT64 => return integer_into(value, Some(&Kind::Int64), cursor.unsigned()?),
+        FLOAT32 => *value = Value::Float32(f32::from_bits(u32::from_le_bytes(cursor.fixed()?))),
+        FLOAT64 => *value = Value::Float64(f64::from_bits(u64::from_le_bytes(cursor.fixed()?))),
+        BYTES => return slice_into(value, Some(&Kind::Bytes), cursor.bytes()?),
+        STRING => return slice_into(value, Some(&Kind::String), cursor.bytes()?),
+        ARRAY => *value = array(cursor, None, depth)?,
+        MAP => *value = map(cursor, None, depth)?,
+        STRUCT => *value = Value::Struct(sequence(cursor, None, depth)?),
+        _ => return Err(Malformed("a value has an unknown tag")),
     }
+    Ok(())
+}
+
+fn shallow_enough(depth: usize) -> Result<usize, Malformed> {
+    deeper(depth).map_err(|_| Malformed("a value nests too deeply"))
 }
 
 #[inline]
-fn integer_of(kind: Option<&Kind>, folded: u64) -> Result<Value, Malformed> {
+fn integer_into(value: &mut Value, kind: Option<&Kind>, folded: u64) -> Result<(), Malformed> {
     let number = ((folded >> 1) as i64) ^ -((folded & 1) as i64);
     let narrow = |_| Malformed("an integer is out of its range");
     match kind {
-        Some(Kind::Int8) => number.try_into().map(Value::Int8).map_err(narrow),
-        Some(Kind::Int16) => number.try_into().map(Value::Int16).map_err(narrow),
-        Some(Kind::Int32) => number.try_into().map(Value::Int32).map_err(narrow),
-        Some(Kind::Int64) => Ok(Value::Int64(number)),
-        _ => Err(Malformed("an integer has the schema of another kind")),
+        Some(Kind::Int8) => *value = Value::Int8(number.try_into().map_err(narrow)?),
+        Some(Kind::Int16) => *value = Value::Int16(number.try_into().map_err(narrow)?),
+        Some(Kind::Int32) => *value = Value::Int32(number.try_into().map_err(narrow)?),
+        Some(Kind::Int64) => *value = Value::Int64(number),
+        _ => return Err(Malformed("an integer has the schema of another kind")),
     }
+    Ok(())
 }
 
 #[inline]
-fn slice_of(kind: Option<&Kind>, octets: Bytes) -> Result<Value, Malformed> {
+fn slice_into(value: &mut Value, kind: Option<&Kind>, octets: Bytes) -> Result<(), Malformed> {
     match kind {
-        Some(Kind::Bytes) => Ok(Value::Bytes(octets)),
-        Some(Kind::String) => ByteString::try_from(octets).map(Value::String).map_err(|_| Malformed("a text is not UTF-8")),
-        _ => Err(Malformed("text or bytes have the schema of another kind")),
+        Some(Kind::Bytes) => *value = Value::Bytes(octets),
+        Some(Kind::String) => *value = Value::String(ByteString::try_from(octets).map_err(|_| Malformed("a text is not UTF-8"))?),
+        _ => return Err(Malformed("text or bytes have the schema of another kind")),
     }
+    Ok(())
+}
+
+fn sequence(cursor: &mut Cursor<'_>, items: Option<&Schema>, depth: usize) -> Result<Box<[Value]>, Malformed> {
+    let depth = shallow_enough(depth)?;
+    let mut values = empty(cursor.count()?);
+    for value in &mut values {
+        read_into(value, cursor, items, None, depth)?;
+    }
+    Ok(values)
 }
 
 fn array(cursor: &mut Cursor<'_>, items: Option<&Schema>, depth: usize) -> Result<Value, Malformed> {
-    let count = cursor.count()?;
-    let mut values = Vec::with_capacity(count);
-    for _ in 0..count {
-        values.push(read_nested(cursor, items, None, depth + 1)?);
-    }
-    Ok(Value::Array(values.into_boxed_slice()))
+    sequence(cursor, items, depth).map(Value::Array)
 }
 
 fn map(cursor: &mut Cursor<'_>, parts: Option<(&Schema, &Schema)>, depth: usize) -> Result<Value, Malformed> {
-    let count = cursor.count()?;
-    let mut entries = Vec::with_capacity(count);
-    for _ in 0..count {
-        let key = read_nested(cursor, parts.map(|(keys, _)| keys), None, depth + 1)?;
-        entries.push((key, read_nested(cursor, parts.map(|(_, values)| values), None, depth + 1)?));
+    let depth = shallow_enough(depth)?;
+    let mut entries: Box<[(Value, Value)]> = (0..cursor.count()?).map(|_| (Value::Null, Value::Null)).collect();
+    for (key, value) in &mut entries {
+        read_into(key, cursor, parts.map(|(keys, _)| keys), None, depth)?;
+        read_into(value, cursor, parts.map(|(_, values)| values), None, depth)?;
     }
-    Ok(Value::Map(entries.into_boxed_slice()))
+    Ok(Value::Map(entries))
 }
