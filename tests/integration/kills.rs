@@ -20,6 +20,16 @@ use crate::harness::{Daemon, Home, Options, payload, shop, wait_at_most};
 /// Rows that each table has before the first start, so that a kill finds the snapshot at work.
 const ROWS: u32 = 20_000;
 
+/// Every crash point that a source and a sink with positions in its target pass under load.
+const CRASH_POINTS: &[&str] = &[
+    "source-transformed",
+    "source-appended",
+    "journal-before-write",
+    "journal-after-write",
+    "journal-after-fsync",
+    "sink-written",
+];
+
 fn kills() -> u32 {
     std::env::var("TAILWATER_KILLS").map_or(6, |text| text.parse().expect("TAILWATER_KILLS is a number"))
 }
@@ -110,7 +120,8 @@ async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target) {
         // A killed daemon's server processes may still hold the slot when the next one comes.
         .expect("is active for PID")
         .expect("slot")
-        .expect("torn tail");
+        .expect("torn tail")
+        .expect(shop::NO_IDENTITY);
     let home = Home::new();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
@@ -188,15 +199,16 @@ async fn a_crash_at_each_named_point_repeats_nothing() {
     let connectors = Options::default()
         .connector("shop.json", shop::file("shop", &shop::source(&server)))
         .connector("orders.json", shop::file("orders", &shop::copy_of_orders(&format!("sqlite://{}", home.path("copy.db").display()))))
-        .expect("slot");
+        .expect("slot")
+        .expect(shop::NO_IDENTITY);
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
-    for point in ["source-transformed", "source-appended", "sink-written"] {
+    for point in CRASH_POINTS {
         for passage in [1, 2, 5] {
             let options = Options {
                 environment: vec![("TAILWATER_CRASH_POINT".to_owned(), format!("{point}:{passage}"))],
                 connectors: connectors.connectors.clone(),
-                expected: vec!["crash point".to_owned(), "slot".to_owned(), "torn tail".to_owned()],
+                expected: vec!["slot".to_owned(), "torn tail".to_owned(), shop::NO_IDENTITY.to_owned()],
                 ..Options::default()
             };
             let mut daemon = Daemon::spawn(&home, &options);

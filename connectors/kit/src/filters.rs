@@ -28,6 +28,13 @@ impl NameList {
         self.0.iter().any(|expression| expression.is_match(name).unwrap_or(false))
     }
 
+    /// Place of the first expression that matches the whole of `name`; behind all of them where none does.
+    #[must_use]
+    pub fn place(&self, name: &str) -> usize {
+        let matching = self.0.iter().position(|expression| expression.is_match(name).unwrap_or(false));
+        matching.unwrap_or(self.0.len())
+    }
+
     /// Whether there is no expression at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -88,6 +95,15 @@ impl NameFilter {
             Self::All => true,
             Self::Include(list) => list.matches(name),
             Self::Exclude(list) => !list.matches(name),
+        }
+    }
+
+    /// Place of `name` in the order in which an include list names things; the same for all names without one.
+    #[must_use]
+    pub fn place(&self, name: &str) -> usize {
+        match self {
+            Self::All | Self::Exclude(_) => 0,
+            Self::Include(list) => list.place(name),
         }
     }
 }

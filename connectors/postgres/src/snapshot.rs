@@ -430,7 +430,11 @@ pub(crate) fn tables_to_read(
     };
     let mut tables: Vec<TableDefinition> = captured.iter().filter(|table| read(table)).map(|table| (*table).clone()).collect();
     match relational.snapshot_order {
-        TableOrder::Name => tables.sort_by_key(TableDefinition::full_name),
+        // As Debezium does: first in the order of the include list, then by name.
+        TableOrder::Name => tables.sort_by_cached_key(|table| {
+            let name = table.full_name();
+            (relational.tables.tables.place(&name), name)
+        }),
         TableOrder::Ascending => tables.sort_by(|one, two| one.rows.total_cmp(&two.rows)),
         TableOrder::Descending => tables.sort_by(|one, two| two.rows.total_cmp(&one.rows)),
     }

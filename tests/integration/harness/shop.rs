@@ -94,6 +94,9 @@ pub(crate) async fn wait_for_confirmed(client: &Client, slot: &str) {
     wait_until(&format!("slot {slot} to confirm {place}"), async || has_confirmed(client, slot, &place).await).await;
 }
 
+/// What the log says of the table without a key, which is only added to.
+pub(crate) const NO_IDENTITY: &str = "has no replica identity";
+
 /// Whether a connection reads from the slot. One that is still making it does not.
 pub(crate) async fn is_streaming(client: &Client, slot: &str) -> bool {
     let query = "SELECT count(*) > 0 FROM pg_replication_slots JOIN pg_stat_replication ON pid = active_pid \
