@@ -14,8 +14,10 @@ use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::backoff::Backoff;
 use tailwater_kit::envelope::context_headers;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::acknowledge::{Acknowledgements, answer, answer_interval};
@@ -31,6 +33,9 @@ use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
 use crate::stream::{Start, Streaming};
 use crate::{probe, publication, slot};
+
+/// First wait for a slot that is in use.
+const FIRST_SLOT_WAIT: Duration = Duration::from_millis(100);
 
 /// How often the retained log is measured.
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
@@ -375,12 +380,18 @@ impl Run {
     }
 
     /// Attaches to the slot, again while somebody else does; `None` where the task is to end.
+    ///
+    /// Mostly the holder is the server's process of a daemon that was just killed, gone in a moment. So waits begin short and grow to
+    /// `slot.retry.delay.ms`; all of them together last `slot.max.retries` times that.
     async fn start_replication(
         &self,
         context: &SourceContext,
         from: Lsn,
         options: &[(String, String)],
     ) -> Result<Option<(crate::replication::ReplicationStream, crate::replication::FeedbackSender)>> {
+        let patience = self.config.slot_retry_delay.saturating_mul(self.config.slot_retries);
+        let began = Instant::now();
+        let backoff = Backoff::new(FIRST_SLOT_WAIT.min(self.config.slot_retry_delay), self.config.slot_retry_delay);
         let mut tries = 0;
         loop {
             let connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
@@ -392,7 +403,7 @@ impl Run {
                 return Err(error);
             }
             let pid = slot::load(&self.sql, &self.config.slot).await?.and_then(|slot| slot.active_pid);
-            if tries == self.config.slot_retries {
+            if began.elapsed() >= patience {
                 let holder = pid.map_or_else(String::new, |pid| format!(", held by pid {pid}"));
                 return Err(Error::new(ErrorKind::Conflict, format!("use slot {}{holder}", self.config.slot)).because(error).mend(
                     format!(
@@ -402,9 +413,11 @@ impl Run {
                 ));
             }
             tries += 1;
-            warn!(slot = %self.config.slot, pid, "the slot is in use; try {tries} of {} follows", self.config.slot_retries);
+            if tries == 1 {
+                warn!(slot = %self.config.slot, pid, "the slot is in use; it is tried again for {} ms", patience.as_millis());
+            }
             tokio::select! {
-                () = tokio::time::sleep(self.config.slot_retry_delay) => {}
+                () = tokio::time::sleep(backoff.delay(tries)) => {}
                 () = context.stopped() => return Ok(None),
             }
         }
