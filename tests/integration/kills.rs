@@ -6,6 +6,8 @@
 //! `TAILWATER_KILLS=50` sets how often the daemon is killed; a few times otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,15 +22,27 @@ use crate::harness::{Daemon, Home, Options, payload, shop, wait_at_most};
 /// Rows that each table has before the first start, so that a kill finds the snapshot at work.
 const ROWS: u32 = 20_000;
 
-/// Every crash point that a source and a sink with positions in its target pass under load.
-const CRASH_POINTS: &[&str] = &[
-    "source-transformed",
-    "source-appended",
-    "journal-before-write",
-    "journal-after-write",
-    "journal-after-fsync",
-    "sink-written",
+/// Every named crash point, and at which of its passages the daemon ends: at the first ones of a new home, then again and again.
+const CRASH_POINTS: &[(&str, &[u32])] = &[
+    // On the way through the snapshot: the first segment, the first table, the second one.
+    ("segment-roll", &[1]),
+    ("journal-published", &[1, 1]),
+    ("source-transformed", &[1, 2, 5]),
+    ("source-appended", &[1, 2, 5]),
+    ("journal-before-write", &[1, 2, 5]),
+    ("journal-after-write", &[1, 2, 5]),
+    ("journal-after-fsync", &[1, 2, 5]),
+    ("segment-roll", &[1]),
+    ("sink-written", &[1, 2, 5]),
+    ("sink-flushed", &[1, 2]),
+    ("sink-committed", &[1, 2]),
 ];
+
+/// A killed daemon's server process may still hold the slot when the next one comes.
+pub(crate) const STILL_HELD: &str = "the slot is in use; it is tried again";
+
+/// What a killed daemon left half written.
+pub(crate) const TORN_TAIL: &str = "the journal has a torn tail";
 
 fn kills() -> u32 {
     std::env::var("TAILWATER_KILLS").map_or(6, |text| text.parse().expect("TAILWATER_KILLS is a number"))
@@ -117,21 +131,21 @@ async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target) {
         .connector("shop.json", shop::file("shop", &shop::source(server)))
         .connector("orders.json", shop::file("orders", &shop::copy_of_orders(url)))
         .connector("visits.json", shop::file("visits", &shop::copy_of_visits(url)))
-        // A killed daemon's server processes may still hold the slot when the next one comes.
-        .expect("is active for PID")
-        .expect("slot")
-        .expect("torn tail")
-        .expect(shop::NO_IDENTITY);
+        .expect(STILL_HELD)
+        .expect(TORN_TAIL);
     let home = Home::new();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
+    let (mut in_snapshot, mut while_streaming) = (0, 0);
     for kill in 0..kills() {
         let daemon = Daemon::start(&home, &options).await;
         // The first ones hit the snapshot.
         let longest = if kill < kills() / 2 { 600 } else { 3000 };
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..longest))).await;
+        *if daemon.log_text().contains("follows the log") { &mut while_streaming } else { &mut in_snapshot } += 1;
         daemon.kill();
     }
+    eprintln!("killed {in_snapshot} times before the stream, {while_streaming} times in it");
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
 
@@ -196,36 +210,74 @@ async fn a_crash_at_each_named_point_repeats_nothing() {
     let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
     let source = shop::create(&server, 500).await;
     let home = Home::new();
-    let connectors = Options::default()
-        .connector("shop.json", shop::file("shop", &shop::source(&server)))
-        .connector("orders.json", shop::file("orders", &shop::copy_of_orders(&format!("sqlite://{}", home.path("copy.db").display()))))
-        .expect("slot")
-        .expect(shop::NO_IDENTITY);
+    let url = format!("sqlite://{}", home.path("copy.db").display());
+    let lines = home.path("lines");
+    let options = |armed: Option<String>| {
+        let options = Options::default()
+            // Segments of 512 KiB, none of which goes while this runs.
+            .worker("topics.embedded: {max.bytes: 4194304, retention.ms: -1}\noffset.flush.interval.ms: 100\n")
+            .connector("shop.json", shop::file("shop", &shop::source(&server)))
+            .connector("orders.json", shop::file("orders", &shop::copy_of_orders(&url)))
+            .connector("lines.json", shop::file("lines", &shop::lines_of_visits(&lines)))
+            .expect(STILL_HELD)
+            .expect(TORN_TAIL);
+        match armed {
+            Some(point) => options.environment("TAILWATER_CRASH_POINT", point),
+            None => options,
+        }
+    };
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
-    for point in CRASH_POINTS {
-        for passage in [1, 2, 5] {
-            let options = Options {
-                environment: vec![("TAILWATER_CRASH_POINT".to_owned(), format!("{point}:{passage}"))],
-                connectors: connectors.connectors.clone(),
-                expected: vec!["slot".to_owned(), "torn tail".to_owned(), shop::NO_IDENTITY.to_owned()],
-                ..Options::default()
-            };
-            let mut daemon = Daemon::spawn(&home, &options);
-            wait_at_most(Duration::from_secs(30), &format!("the crash at {point}:{passage}"), async || !daemon.is_running()).await;
+    for (point, passages) in CRASH_POINTS {
+        for passage in *passages {
+            let armed = format!("{point}:{passage}");
+            if *point == "segment-roll" {
+                // What fills a segment.
+                let sql = "INSERT INTO visits SELECT -change, change, repeat('x', 600) \
+                           FROM (SELECT nextval('change_numbers') AS change FROM generate_series(1, 1000)) AS numbers";
+                source.batch_execute(sql).await.unwrap();
+            }
+            let mut daemon = Daemon::spawn(&home, &options(Some(armed.clone())));
+            let status = daemon.ended().await;
+            assert_eq!(status.signal(), Some(SIGABRT), "{armed} was not what ended it: {status}\n{}", daemon.log_text());
         }
     }
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
-    let daemon = Daemon::start(&home, &connectors).await;
+    let daemon = Daemon::start(&home, &options(None)).await;
     shop::wait_for_streaming(&source, shop::SHOP).await;
     shop::wait_for_confirmed(&source, shop::SHOP).await;
     for table in ["orders", "visits"] {
         let topic = format!("{}.public.{table}", shop::SHOP);
         assert_nothing_twice(&topic, &daemon.read_topic(&topic).await);
     }
-    let target = Target::Sqlite(format!("sqlite://{}", home.path("copy.db").display()));
+    let target = Target::Sqlite(url.clone());
     let expected = source_rows(&source, "orders", "note").await;
     wait_at_most(Duration::from_secs(60), "equal tables", async || target.rows("shop_public_orders", "note").await == expected).await;
+    let expected: Vec<_> = source_rows(&source, "visits", "page").await.into_iter().map(|(_, change, _)| change).collect();
+    let sorted = |mut changes: Vec<i64>| {
+        changes.sort_unstable();
+        changes
+    };
+    let expected = sorted(expected);
+    wait_at_most(Duration::from_secs(60), "each visit once in the files", async || sorted(changes_in_files(&lines)) == expected).await;
     daemon.stop().await;
+}
+
+/// Signal that a process gets which aborts.
+const SIGABRT: i32 = 6;
+
+/// The numbers of the changes in all files of a folder, one JSON object a line.
+fn changes_in_files(folder: &Path) -> Vec<i64> {
+    let mut changes = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "jsonl") {
+            continue;
+        }
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        // The last line may be half written.
+        changes.extend(text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["after"]["change"].as_i64()));
+    }
+    changes
 }

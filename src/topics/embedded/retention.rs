@@ -53,7 +53,6 @@ impl Default for EmbeddedOptions {
     }
 }
 
-
 /// Decides which segments may go.
 pub(super) struct Retention {
     options: EmbeddedOptions,

@@ -181,11 +181,6 @@ impl Daemon {
         &self.url
     }
 
-    /// Whether the process is there.
-    pub(crate) fn is_running(&mut self) -> bool {
-        self.process.try_wait().unwrap().is_none()
-    }
-
     /// SIGKILL.
     pub(crate) fn kill(mut self) {
         self.process.kill().unwrap();
@@ -312,8 +307,8 @@ impl Daemon {
 
     fn judge_log(&self) {
         let log = self.log.lock().unwrap();
-        let unexpected: Vec<_> =
-            log.iter().filter(|line| is_alarming(line) && !self.expected.iter().any(|word| line.contains(word))).collect();
+        let is_expected = |line: &&String| line.contains(shop::NO_IDENTITY) || self.expected.iter().any(|word| line.contains(word));
+        let unexpected: Vec<_> = log.iter().filter(|line| is_alarming(line) && !is_expected(line)).collect();
         assert!(
             unexpected.is_empty(),
             "unexpected lines in the log:\n{}",

@@ -3,6 +3,8 @@
 //! Each row carries the number of its last change. Numbers are never used twice, so a record that reaches a topic twice
 //! is seen by its table, key and number.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use tailwater_testkit::PostgresServer;
 use tokio_postgres::Client;
@@ -69,6 +71,16 @@ pub(crate) fn copy_of_visits(url: &str) -> Value {
         "insert.mode": "insert",
         "primary.key.mode": "none",
         "schema.evolution": "basic",
+    })
+}
+
+/// A sink that appends the values of `visits` to files in this folder.
+pub(crate) fn lines_of_visits(folder: &Path) -> Value {
+    json!({
+        "connector.class": "file",
+        "topics": format!("{SHOP}.public.visits"),
+        "path": folder.display().to_string(),
+        "json.content": "value",
     })
 }
 
