@@ -120,8 +120,7 @@ async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target) {
         // A killed daemon's server processes may still hold the slot when the next one comes.
         .expect("is active for PID")
         .expect("slot")
-        .expect("torn tail")
-        .expect(shop::NO_IDENTITY);
+        .expect("torn tail");
     let home = Home::new();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
@@ -199,8 +198,7 @@ async fn a_crash_at_each_named_point_repeats_nothing() {
     let connectors = Options::default()
         .connector("shop.json", shop::file("shop", &shop::source(&server)))
         .connector("orders.json", shop::file("orders", &shop::copy_of_orders(&format!("sqlite://{}", home.path("copy.db").display()))))
-        .expect("slot")
-        .expect(shop::NO_IDENTITY);
+        .expect("slot");
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
     for point in CRASH_POINTS {
@@ -208,7 +206,7 @@ async fn a_crash_at_each_named_point_repeats_nothing() {
             let options = Options {
                 environment: vec![("TAILWATER_CRASH_POINT".to_owned(), format!("{point}:{passage}"))],
                 connectors: connectors.connectors.clone(),
-                expected: vec!["slot".to_owned(), "torn tail".to_owned(), shop::NO_IDENTITY.to_owned()],
+                expected: vec!["slot".to_owned(), "torn tail".to_owned()],
                 ..Options::default()
             };
             let mut daemon = Daemon::spawn(&home, &options);
