@@ -7,7 +7,7 @@
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tailwater_api::metrics::Gauge;
 use tailwater_api::probe::ProbeReport;
@@ -374,14 +374,19 @@ impl Run {
         result
     }
 
-    /// Attaches to the slot, again while somebody else does; `None` where the task is to end.
+    /// Attaches to the slot, again while somebody else does, for as long as Debezium's number of tries takes; `None` where the
+    /// task is to end. The first tries follow quickly: the server may only have to notice that a killed worker is gone.
     async fn start_replication(
         &self,
         context: &SourceContext,
         from: Lsn,
         options: &[(String, String)],
     ) -> Result<Option<(crate::replication::ReplicationStream, crate::replication::FeedbackSender)>> {
-        let mut tries = 0;
+        let delay = self.config.slot_retry_delay;
+        let patience = delay.saturating_mul(self.config.slot_retries);
+        let begun = Instant::now();
+        let mut told = false;
+        let mut pause = FIRST_PAUSE.min(delay);
         loop {
             let connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
             let error = match connection.start_replication(&self.config.slot, from, options).await {
@@ -392,7 +397,7 @@ impl Run {
                 return Err(error);
             }
             let pid = slot::load(&self.sql, &self.config.slot).await?.and_then(|slot| slot.active_pid);
-            if tries == self.config.slot_retries {
+            if begun.elapsed() >= patience {
                 let holder = pid.map_or_else(String::new, |pid| format!(", held by pid {pid}"));
                 return Err(Error::new(ErrorKind::Conflict, format!("use slot {}{holder}", self.config.slot)).because(error).mend(
                     format!(
@@ -401,15 +406,20 @@ impl Run {
                     ),
                 ));
             }
-            tries += 1;
-            warn!(slot = %self.config.slot, pid, "the slot is in use; try {tries} of {} follows", self.config.slot_retries);
+            if !std::mem::replace(&mut told, true) {
+                warn!(slot = %self.config.slot, pid, "the slot is in use; trying again for {} s", patience.as_secs());
+            }
             tokio::select! {
-                () = tokio::time::sleep(self.config.slot_retry_delay) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = context.stopped() => return Ok(None),
             }
+            pause = pause.saturating_mul(2).min(delay);
         }
     }
 }
+
+/// The pause before the second try to attach to a slot; each further one is twice as long, up to `slot.retry.delay.ms`.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A UUID of version 7, by which readers tell the runs of a connector apart.
 fn run_id() -> String {
