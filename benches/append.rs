@@ -123,7 +123,10 @@ fn batch() -> SourceBatch {
         )
     });
     let map = |text: &str| -> JsonMap { serde_json::from_str(text).expect("it is JSON") };
-    let change = StateChange { partition: map(r#"{"server":"shop"}"#), offset: Some(map(r#"{"lsn":40293712,"txId":769,"ts_usec":1795227316955000}"#)) };
+    let change = StateChange {
+        partition: map(r#"{"server":"shop"}"#),
+        offset: Some(map(r#"{"lsn":40293712,"txId":769,"ts_usec":1795227316955000}"#)),
+    };
     SourceBatch { records: records.collect(), state: vec![change], ..SourceBatch::default() }
 }
 

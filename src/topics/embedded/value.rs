@@ -227,7 +227,9 @@ fn read_into(
         PRESENT => match kind(schema) {
             None => return Err(Malformed("a value without a schema has no kind")),
             Some(Kind::Boolean) => return Err(Malformed("a truth value is neither true nor false")),
-            Some(kind @ (Kind::Int8 | Kind::Int16 | Kind::Int32 | Kind::Int64)) => return integer_into(value, Some(kind), cursor.unsigned()?),
+            Some(kind @ (Kind::Int8 | Kind::Int16 | Kind::Int32 | Kind::Int64)) => {
+                return integer_into(value, Some(kind), cursor.unsigned()?);
+            }
             Some(Kind::Float32) => *value = Value::Float32(f32::from_bits(u32::from_le_bytes(cursor.fixed()?))),
             Some(Kind::Float64) => *value = Value::Float64(f64::from_bits(u64::from_le_bytes(cursor.fixed()?))),
             Some(kind @ (Kind::Bytes | Kind::String)) => return slice_into(value, Some(kind), cursor.bytes()?),

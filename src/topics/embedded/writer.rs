@@ -221,6 +221,9 @@ impl JournalWriter {
         if let Some(error) = self.failure() {
             return Err(error);
         }
+        if self.journal.is_closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Restarting, "append to the journal").because("the topic log is closed"));
+        }
         self.claim(&batch.records)?;
         self.wait_for_disk().await?;
         let mut group = self.encode(number, batch)?;
