@@ -112,8 +112,7 @@ impl ConnectorConfig for WorkerFile {
             retention_bytes: limit("topics.embedded.retention.bytes"),
             retention: u64::try_from(reader.number::<i64>("topics.embedded.retention.ms")).ok().map(Duration::from_millis),
             max_bytes: limit("topics.embedded.max.bytes"),
-            when_full: reader
-                .choice("topics.embedded.max.bytes.policy", &[("hold", FullPolicy::Hold), ("drop", FullPolicy::Drop)]),
+            when_full: reader.choice("topics.embedded.max.bytes.policy", &[("hold", FullPolicy::Hold), ("drop", FullPolicy::Drop)]),
             ..EmbeddedOptions::default()
         };
         let budget = parse_size(&reader.text("memory.budget")).unwrap_or_default();

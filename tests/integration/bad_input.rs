@@ -162,7 +162,7 @@ async fn a_slot_in_use_is_waited_for_with_its_reader_named() {
     let holder = Daemon::start(&first, &options).await;
     shop::wait_for_streaming(&source, shop::SHOP).await;
     let pid: i32 = source.query_one("SELECT active_pid FROM pg_replication_slots", &[]).await.unwrap().get(0);
-    std::fs::remove_file(second.data().join("state.redb")).unwrap();
+    fs::remove_file(second.data().join("state.redb")).unwrap();
     let config = changed(shop::source(&server), &[("slot.max.retries", json!("2")), ("slot.retry.delay.ms", json!("300"))]);
     let daemon = fails_with(&second, &config, "conflict", &[&pid.to_string(), "pg_terminate_backend"]).await;
     daemon.stop().await;

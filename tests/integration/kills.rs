@@ -21,14 +21,8 @@ use crate::harness::{Daemon, Home, Options, payload, shop, wait_at_most};
 const ROWS: u32 = 20_000;
 
 /// Every crash point that a source and a sink with positions in its target pass under load.
-const CRASH_POINTS: &[&str] = &[
-    "source-transformed",
-    "source-appended",
-    "journal-before-write",
-    "journal-after-write",
-    "journal-after-fsync",
-    "sink-written",
-];
+const CRASH_POINTS: &[&str] =
+    &["source-transformed", "source-appended", "journal-before-write", "journal-after-write", "journal-after-fsync", "sink-written"];
 
 fn kills() -> u32 {
     std::env::var("TAILWATER_KILLS").map_or(6, |text| text.parse().expect("TAILWATER_KILLS is a number"))

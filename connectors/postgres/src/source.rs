@@ -406,7 +406,9 @@ impl Run {
                     ),
                 ));
             }
-            if !std::mem::replace(&mut told, true) {
+            // A worker that was killed is noticed within a moment; that is nothing to be told of.
+            if !told && begun.elapsed() > Duration::from_secs(1) {
+                told = true;
                 warn!(slot = %self.config.slot, pid, "the slot is in use; trying again for {} s", patience.as_secs());
             }
             tokio::select! {
