@@ -19,7 +19,11 @@ pub fn crash_point(name: &str) {
         && armed == name
         && left.fetch_sub(1, Ordering::Relaxed) == 1
     {
-        std::process::abort();
+        // As an operator's `kill -9`: no clean-up and no core file.
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        loop {
+            std::thread::park();
+        }
     }
 }
 

@@ -98,7 +98,7 @@ pub trait TopicLog: Send + Sync + 'static {
 
 /// The one writer of a source's log.
 pub trait LogWriter: Send {
-    /// The state as of the last durable batch.
+    /// The state as of the last durable batch when the writer was opened.
     fn state(&self) -> &SourceState;
 
     /// Takes a batch over, in order; returns when it is accepted, which may wait for room on disk (`hold`) and must not

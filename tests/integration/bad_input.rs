@@ -76,7 +76,7 @@ async fn a_missing_secret_is_named_and_no_other_is_shown() {
     let of_file = format!("${{file:{}:absent}}", secrets.display());
     for (secret, name) in [("${env:TAILWATER_NO_SUCH_VARIABLE}", "TAILWATER_NO_SUCH_VARIABLE"), (&of_file, "absent")] {
         let config = json!({"connector.class": "postgres", "topic.prefix": "shop", "database.hostname": "127.0.0.1", "database.user": "u",
-            "database.dbname": "d", "database.password": secret});
+            "database.dbname": "d", "slot.name": "shop", "database.password": secret});
         let file = home.write("shop.json", &shop::file("shop", &config));
         let output = run_tailwater(["probe".as_ref(), file.as_os_str()]);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
@@ -102,7 +102,8 @@ async fn a_wrong_password_stops_the_connector_and_shows_no_secret() {
     source.batch_execute("CREATE ROLE cdc LOGIN REPLICATION SUPERUSER PASSWORD 'right-4711'").await.unwrap();
     server.set_access_rules("host all cdc 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n").await.unwrap();
     let config = changed(shop::source(&server), &[("database.user", json!("cdc")), ("database.password", json!("wrong-4712"))]);
-    let daemon = fails_with(&Home::new(), &config, "unauthorised", &["cdc"]).await;
+    let home = Home::new();
+    let daemon = fails_with(&home, &config, "unauthorised", &["cdc"]).await;
     assert!(!daemon.log_text().contains("wrong-4712"), "{}", daemon.log_text());
     source.batch_execute("ALTER ROLE cdc PASSWORD 'wrong-4712'").await.unwrap();
     all_rows_arrive(&daemon, &source).await;
@@ -161,8 +162,10 @@ async fn a_slot_in_use_is_waited_for_with_its_reader_named() {
     let holder = Daemon::start(&first, &options).await;
     shop::wait_for_streaming(&source, shop::SHOP).await;
     let pid: i32 = source.query_one("SELECT active_pid FROM pg_replication_slots", &[]).await.unwrap().get(0);
-    let daemon = fails_with(&second, &shop::source(&server), "conflict", &[&pid.to_string()]).await;
-    drop(daemon);
+    fs::remove_file(second.data().join("state.redb")).unwrap();
+    let config = changed(shop::source(&server), &[("slot.max.retries", json!("2")), ("slot.retry.delay.ms", json!("300"))]);
+    let daemon = fails_with(&second, &config, "conflict", &[&pid.to_string(), "pg_terminate_backend"]).await;
+    daemon.stop().await;
     holder.stop().await;
 }
 
@@ -232,7 +235,7 @@ async fn malformed_requests_get_errors_in_connects_shape() {
 #[tokio::test]
 async fn two_connectors_of_one_name_are_refused_over_rest_and_in_files() {
     let home = Home::new();
-    let generator = json!({"connector.class": "generator", "topic": "numbers"});
+    let generator = json!({"connector.class": "generator", "generator.topics": "numbers"});
     let options = Options::default()
         .connector("a.json", json!({"name": "one", "config": generator}).to_string())
         .connector("b.json", json!({"name": "one", "config": generator}).to_string())

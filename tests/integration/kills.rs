@@ -39,7 +39,7 @@ const CRASH_POINTS: &[(&str, &[u32])] = &[
 ];
 
 /// A killed daemon's server process may still hold the slot when the next one comes.
-pub(crate) const STILL_HELD: &str = "the slot is in use; it is tried again";
+pub(crate) const STILL_HELD: &str = "the slot is in use; trying again";
 
 /// What a killed daemon left half written.
 pub(crate) const TORN_TAIL: &str = "the journal has a torn tail";

@@ -48,12 +48,8 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     ConfigField::new("slot.failover", Boolean, "").default("false").effect(Effect::NotYet),
     ConfigField::new("slot.stream.params", Text, "Further options of the plug-in: NAME=VALUE;NAME=VALUE.")
         .validator(validate_stream_options),
-    ConfigField::new("slot.max.retries", Int, "How many times slot.retry.delay.ms a slot in use is waited for.")
-        .default("6")
-        .validator(not_negative),
-    ConfigField::new("slot.retry.delay.ms", Long, "Longest time between two tries to use it, in milliseconds; they begin closer.")
-        .default("10000")
-        .validator(not_negative),
+    ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
+    ConfigField::new("slot.retry.delay.ms", Long, "Time between two such tries, in milliseconds.").default("10000").validator(not_negative),
     ConfigField::new("publication.name", Text, "Publication; created if it is missing.").default("dbz_publication").validator(not_empty),
     ConfigField::new(
         "publication.autocreate.mode",

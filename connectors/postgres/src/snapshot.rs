@@ -21,6 +21,7 @@
 //! transaction, whose first statement behind the locks takes the snapshot. That works on standbys, too.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::{StreamExt, pin_mut};
@@ -96,6 +97,18 @@ struct HeldRow {
     first_of_all: bool,
     first_of_table: bool,
     pending: Arc<str>,
+}
+
+/// How long the catalog is waited for while a table is locked.
+const CATALOG_WAIT: Duration = Duration::from_millis(200);
+
+/// What came of locking a table.
+enum Locked {
+    Table(Box<TableDefinition>),
+    /// It was dropped
+    Gone,
+    /// Somebody waits for a stronger lock and has to go first
+    Contended,
 }
 
 struct FinishedTable {
@@ -216,7 +229,14 @@ impl Snapshot<'_> {
             loop {
                 let anchor = replacement.as_ref().unwrap_or(anchor);
                 begin(sql, anchor).await?;
-                let Some(current) = self.lock(sql, control, table).await? else { break };
+                let current = match self.lock(sql, control, table).await? {
+                    Locked::Table(current) => *current,
+                    Locked::Gone => break,
+                    Locked::Contended => {
+                        rollback(sql).await?;
+                        continue;
+                    }
+                };
                 if anchor.exported.is_none() || !was_rewritten(sql, &current).await? {
                     self.read(sql, &current, anchor.lsn).await?;
                     break;
@@ -232,13 +252,15 @@ impl Snapshot<'_> {
 
     /// Reads the tables in one transaction that takes its snapshot behind the locks.
     pub(crate) async fn read_together(&mut self, sql: &SqlConnection, control: &SqlConnection, tables: &[TableDefinition]) -> Result<()> {
-        sql.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            .await
-            .map_err(|error| sql_error("begin the snapshot", error))?;
-        let mut locked = Vec::with_capacity(tables.len());
-        for table in tables {
-            locked.extend(self.lock(sql, control, table).await?);
-        }
+        let locked = loop {
+            sql.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+                .await
+                .map_err(|error| sql_error("begin the snapshot", error))?;
+            match self.lock_all(sql, control, tables).await? {
+                Some(locked) => break locked,
+                None => rollback(sql).await?,
+            }
+        };
         let anchor = self.position.resume;
         for table in &locked {
             self.read(sql, table, anchor).await?;
@@ -247,9 +269,26 @@ impl Snapshot<'_> {
         self.complete().await
     }
 
-    /// Locks the table and returns its definition as of now, which holds until the transaction ends; `None` if the
-    /// table is gone.
-    async fn lock(&self, sql: &SqlConnection, control: &SqlConnection, table: &TableDefinition) -> Result<Option<TableDefinition>> {
+    /// Locks the tables that are still there. `None` if somebody waits for one of them: all has to be begun anew.
+    async fn lock_all(
+        &self,
+        sql: &SqlConnection,
+        control: &SqlConnection,
+        tables: &[TableDefinition],
+    ) -> Result<Option<Vec<TableDefinition>>> {
+        let mut locked = Vec::with_capacity(tables.len());
+        for table in tables {
+            match self.lock(sql, control, table).await? {
+                Locked::Table(table) => locked.push(*table),
+                Locked::Gone => {}
+                Locked::Contended => return Ok(None),
+            }
+        }
+        Ok(Some(locked))
+    }
+
+    /// Locks the table and returns its definition as of now, which holds until the transaction ends.
+    async fn lock(&self, sql: &SqlConnection, control: &SqlConnection, table: &TableDefinition) -> Result<Locked> {
         let timeout = self.config.relational.snapshot_lock_timeout.as_millis();
         let statement = format!("SET LOCAL lock_timeout = {timeout}; LOCK TABLE {} IN ACCESS SHARE MODE", table.quoted());
         let locked = sql.batch_execute(&statement).await;
@@ -257,7 +296,7 @@ impl Snapshot<'_> {
             Ok(()) => {}
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
                 warn!(table = %table.full_name(), "the table was dropped before the snapshot read it");
-                return Ok(None);
+                return Ok(Locked::Gone);
             }
             Err(error) => {
                 let error = sql_error("lock the table for its snapshot", error).scoped(Scope::Table(table.full_name()));
@@ -274,8 +313,18 @@ impl Snapshot<'_> {
                 });
             }
         }
-        // By another session: this one may see the catalog of the past.
-        Ok(TableDefinition::load(control, Some(table.oid)).await?.into_iter().next())
+        // By another session: this one may see the catalog of the past. Where somebody waits for a stronger lock the other
+        // session waits behind them, and they for this one, which the server cannot see: then this one lets go.
+        let doing = "limit the wait for the catalog";
+        let limit = format!("SET lock_timeout = {}", CATALOG_WAIT.as_millis());
+        control.batch_execute(&limit).await.map_err(|error| sql_error(doing, error))?;
+        let loaded = TableDefinition::load(control, Some(table.oid)).await;
+        control.batch_execute("RESET lock_timeout").await.map_err(|error| sql_error(doing, error))?;
+        match loaded {
+            Ok(tables) => Ok(tables.into_iter().next().map_or(Locked::Gone, |table| Locked::Table(Box::new(table)))),
+            Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Locked::Contended),
+            Err(error) => Err(error),
+        }
     }
 
     async fn read(&mut self, sql: &SqlConnection, table: &TableDefinition, anchor: Lsn) -> Result<()> {

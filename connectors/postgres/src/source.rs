@@ -7,17 +7,15 @@
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tailwater_api::metrics::Gauge;
 use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
-use tailwater_kit::backoff::Backoff;
 use tailwater_kit::envelope::context_headers;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::acknowledge::{Acknowledgements, answer, answer_interval};
@@ -33,9 +31,6 @@ use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
 use crate::stream::{Start, Streaming};
 use crate::{probe, publication, slot};
-
-/// First wait for a slot that is in use.
-const FIRST_SLOT_WAIT: Duration = Duration::from_millis(100);
 
 /// How often the retained log is measured.
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
@@ -379,20 +374,19 @@ impl Run {
         result
     }
 
-    /// Attaches to the slot, again while somebody else does; `None` where the task is to end.
-    ///
-    /// Mostly the holder is the server's process of a daemon that was just killed, gone in a moment. So waits begin short and grow to
-    /// `slot.retry.delay.ms`; all of them together last `slot.max.retries` times that.
+    /// Attaches to the slot, again while somebody else does, for as long as Debezium's number of tries takes; `None` where the
+    /// task is to end. The first tries follow quickly: the server may only have to notice that a killed worker is gone.
     async fn start_replication(
         &self,
         context: &SourceContext,
         from: Lsn,
         options: &[(String, String)],
     ) -> Result<Option<(crate::replication::ReplicationStream, crate::replication::FeedbackSender)>> {
-        let patience = self.config.slot_retry_delay.saturating_mul(self.config.slot_retries);
-        let began = Instant::now();
-        let backoff = Backoff::new(FIRST_SLOT_WAIT.min(self.config.slot_retry_delay), self.config.slot_retry_delay);
-        let mut tries = 0;
+        let delay = self.config.slot_retry_delay;
+        let patience = delay.saturating_mul(self.config.slot_retries);
+        let begun = Instant::now();
+        let mut told = false;
+        let mut pause = FIRST_PAUSE.min(delay);
         loop {
             let connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
             let error = match connection.start_replication(&self.config.slot, from, options).await {
@@ -403,7 +397,7 @@ impl Run {
                 return Err(error);
             }
             let pid = slot::load(&self.sql, &self.config.slot).await?.and_then(|slot| slot.active_pid);
-            if began.elapsed() >= patience {
+            if begun.elapsed() >= patience {
                 let holder = pid.map_or_else(String::new, |pid| format!(", held by pid {pid}"));
                 return Err(Error::new(ErrorKind::Conflict, format!("use slot {}{holder}", self.config.slot)).because(error).mend(
                     format!(
@@ -412,17 +406,22 @@ impl Run {
                     ),
                 ));
             }
-            tries += 1;
-            if tries == 1 {
-                warn!(slot = %self.config.slot, pid, "the slot is in use; it is tried again for {} ms", patience.as_millis());
+            // A worker that was killed is noticed within a moment; that is nothing to be told of.
+            if !told && begun.elapsed() > Duration::from_secs(1) {
+                told = true;
+                warn!(slot = %self.config.slot, pid, "the slot is in use; trying again for {} s", patience.as_secs());
             }
             tokio::select! {
-                () = tokio::time::sleep(backoff.delay(tries)) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = context.stopped() => return Ok(None),
             }
+            pause = pause.saturating_mul(2).min(delay);
         }
     }
 }
+
+/// The pause before the second try to attach to a slot; each further one is twice as long, up to `slot.retry.delay.ms`.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A UUID of version 7, by which readers tell the runs of a connector apart.
 fn run_id() -> String {

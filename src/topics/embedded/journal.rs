@@ -316,6 +316,10 @@ pub(super) struct Journal {
     pub(super) has_writer: AtomicBool,
     /// A writer has failed; what is in the files behind what is durable is not known
     pub(super) is_torn: AtomicBool,
+    /// Nothing is accepted any more
+    pub(super) is_closed: AtomicBool,
+    /// Records are dropped that a sink has not read, and the user knows
+    pub(super) is_dropping: AtomicBool,
     /// Told when segments went
     pub(super) room: Notify,
     pub(super) changed: watch::Sender<u64>,
@@ -331,7 +335,16 @@ impl Journal {
         let uuid = read_identity(folder).map_err(|error| io_error(doing(), error))?;
         let pool = Arc::new(SchemaPool::default());
         let may_write = (!read_only).then_some(&*storage);
-        let durable = recovery::recover(name, &uuid, folder, &pool, may_write).map_err(|error| segment_error(doing(), error))?;
+        let mut tries = 5;
+        let durable = loop {
+            tries -= 1;
+            match recovery::recover(name, &uuid, folder, &pool, may_write) {
+                Ok(durable) => break durable,
+                // A worker that runs may remove a segment while it is looked for.
+                Err(SegmentError::Io(error)) if read_only && tries > 0 && error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(segment_error(doing(), error)),
+            }
+        };
         Ok(Self {
             name: Arc::from(name),
             folder: folder.to_owned(),
@@ -342,6 +355,8 @@ impl Journal {
             durable: Mutex::new(durable),
             has_writer: AtomicBool::new(false),
             is_torn: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            is_dropping: AtomicBool::new(false),
             room: Notify::new(),
             changed,
         })

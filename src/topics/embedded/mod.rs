@@ -1,11 +1,11 @@
 //! The embedded engine: one journal of segment files per source connector, and one for records that no source sent.
 //!
-//! - [`wire`], [`value`], [`dictionary`], [`group`]: the format
-//! - [`segment`], [`index`], [`recovery`]: files of groups, and what of them is durable
-//! - [`storage`], [`folder`]: all access of the writer to the disk, the data directory
-//! - [`journal`], [`writer`], [`writer_thread`]: what is durable, and the one writer
-//! - [`reader`], [`subscription`]: reading for one topic and for a sink
-//! - [`retention`], [`owners`]: what is kept, and which journal a topic belongs to
+//! - `wire`, `value`, `dictionary`, `group`: the format
+//! - `segment`, `index`, `recovery`: files of groups, and what of them is durable
+//! - `storage`, `folder`: all access of the writer to the disk, the data directory
+//! - `journal`, `writer`, `writer_thread`: what is durable, and the one writer
+//! - `reader`, `subscription`: reading for one topic and for a sink
+//! - `retention`, `owners`: what is kept, and which journal a topic belongs to
 //!
 //! ```text
 //! data.dir/lock                      held by the one worker
@@ -395,6 +395,9 @@ impl TopicLog for EmbeddedLog {
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             self.shared.is_closed.store(true, Ordering::Release);
+            for journal in self.shared.all() {
+                journal.is_closed.store(true, Ordering::Release);
+            }
             if let Some(own) = self.shared.own.lock().await.take() {
                 own.writer.finish().await?;
             }

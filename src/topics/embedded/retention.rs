@@ -5,6 +5,7 @@
 //! oldest segments go all the same, and a sink that had not read them finds its position before the first offset, which is
 //! `history-gone`, not a skip.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -155,10 +156,11 @@ impl Retention {
     pub(super) fn make_room(&self, journal: &Journal) -> Result<()> {
         while self.is_full(journal) {
             let Some((segment, facts, _)) = Self::oldest(journal) else { break };
-            if !self.is_read(journal, &facts) {
-                if self.options.when_full == FullPolicy::Hold {
-                    break;
-                }
+            let is_read = self.is_read(journal, &facts);
+            if !is_read && self.options.when_full == FullPolicy::Hold {
+                break;
+            }
+            if !journal.is_dropping.swap(!is_read, Ordering::Relaxed) && !is_read {
                 tracing::error!(
                     connector = &*journal.name,
                     "the journal has reached topics.embedded.max.bytes: records are dropped that a sink has not read; that sink will stop with history-gone and needs a new snapshot"

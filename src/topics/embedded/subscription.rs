@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::group::Room;
-use super::journal::{Journal, Partition};
+use super::journal::{Journal, Partition, again};
 use super::reader::{JournalReader, Wanted, history_gone};
 use crate::topics::{LogReader, Polled, Subscription};
 
@@ -29,6 +29,8 @@ pub(super) struct SinkReader {
     turn: usize,
     /// For each journal, how many partitions were there when they were looked through
     seen: BTreeMap<Arc<str>, usize>,
+    /// Partitions whose committed position cannot be continued, with the error, unless the target knows a better one
+    refused: BTreeMap<Partition, Error>,
 }
 
 /// A journal's name, the place in it, and what was read there.
@@ -43,11 +45,21 @@ struct Place {
 impl SinkReader {
     pub(super) fn new(log: Arc<Shared>, group: &str, subscription: Subscription) -> Self {
         let changed = log.changed.subscribe();
-        Self { log, group: Arc::from(group), subscription, changed, places: BTreeMap::new(), reading: None, turn: 0, seen: BTreeMap::new() }
+        Self {
+            log,
+            group: Arc::from(group),
+            subscription,
+            changed,
+            places: BTreeMap::new(),
+            reading: None,
+            turn: 0,
+            seen: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        }
     }
 
     /// Takes over partitions that are subscribed and not read yet, at the committed position or else at their beginning.
-    fn discover(&mut self) -> Result<Vec<Assignment>> {
+    fn discover(&mut self) -> Vec<Assignment> {
         let mut assigned = Vec::new();
         for journal in self.log.all() {
             let seen = self.seen.get(&journal.name).copied().unwrap_or(0);
@@ -63,7 +75,10 @@ impl SinkReader {
                     continue;
                 }
                 let offset = match committed.iter().find(|position| is_at(position, partition)) {
-                    Some(position) => durable.offset_of(partition, position).map_err(|why| history_gone(&journal, partition, why))?,
+                    Some(position) => durable.offset_of(partition, position).unwrap_or_else(|why| {
+                        self.refused.insert(partition.clone(), history_gone(&journal, partition, why));
+                        facts.offsets.next
+                    }),
                     None => facts.first,
                 };
                 let topic_partition = TopicPartition { topic: Arc::clone(&partition.0), partition: partition.1 };
@@ -85,7 +100,7 @@ impl SinkReader {
             // What is wanted now may lie behind the place.
             place.reader = JournalReader::default();
         }
-        Ok(assigned)
+        assigned
     }
 
     /// Begins a read in the next journal that has something.
@@ -151,9 +166,12 @@ impl SinkReader {
             }
             // Seen before looking, so that what comes while looking wakes.
             self.changed.borrow_and_update();
-            let assigned = self.discover()?;
+            let assigned = self.discover();
             if !assigned.is_empty() {
                 return Ok(Polled::Assigned(assigned));
+            }
+            if let Some(error) = self.refused.values().next() {
+                return Err(again(error));
             }
             if !self.begin_read(bytes)? {
                 // The sender lives in the log, which this reader holds.
@@ -174,6 +192,7 @@ impl SinkReader {
         };
         let found = place.journal.lock().offset_of(&partition, &position);
         let offset = found.map_err(|why| history_gone(&place.journal, &partition, why))?;
+        self.refused.remove(&partition);
         place.wanted.insert(partition, offset);
         place.reader = JournalReader::default();
         Ok(())

@@ -103,7 +103,7 @@ struct PendingRecords {
 impl JournalWriter {
     /// Takes the journal over. What is not durable is cut off first, and pending records of earlier writers are gone.
     pub(super) fn open(journal: Arc<Journal>, retention: Arc<Retention>, owners: Arc<Owners>) -> Result<Self> {
-        let Some(slot) = WriterSlot::take(&journal) else {
+        let Some(lease) = WriterLease::take(&journal) else {
             return Err(Error::new(ErrorKind::Conflict, format!("open the journal of {} for writing", journal.name))
                 .because("its earlier writer has not ended yet"));
         };
@@ -124,7 +124,7 @@ impl JournalWriter {
         };
         let (commands, queue) = mpsc::channel(GROUPS);
         let spare = SpareBuffers::default();
-        let durable = WriterThread::start(slot, queue, spare.clone())?;
+        let durable = WriterThread::start(lease, queue, spare.clone())?;
         Ok(Self {
             segment_bytes: retention.segment_bytes(),
             journal,
@@ -220,6 +220,9 @@ impl JournalWriter {
     async fn accept(&mut self, number: Option<BatchNumber>, batch: SourceBatch) -> Result<()> {
         if let Some(error) = self.failure() {
             return Err(error);
+        }
+        if self.journal.is_closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Restarting, "append to the journal").because("the topic log is closed"));
         }
         self.claim(&batch.records)?;
         self.wait_for_disk().await?;
@@ -323,16 +326,16 @@ impl LogWriter for JournalWriter {
 }
 
 /// The right to write a journal; given back when dropped.
-pub(super) struct WriterSlot(pub(super) Arc<Journal>);
+pub(super) struct WriterLease(pub(super) Arc<Journal>);
 
-impl WriterSlot {
+impl WriterLease {
     fn take(journal: &Arc<Journal>) -> Option<Self> {
         let is_free = !journal.has_writer.swap(true, Ordering::AcqRel);
         is_free.then(|| Self(Arc::clone(journal)))
     }
 }
 
-impl Drop for WriterSlot {
+impl Drop for WriterLease {
     fn drop(&mut self) {
         self.0.has_writer.store(false, Ordering::Release);
     }

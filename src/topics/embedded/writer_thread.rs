@@ -20,7 +20,7 @@ use super::journal::{Journal, io_error};
 use super::recovery;
 use super::segment;
 use super::storage::SegmentFile;
-use super::writer::{SpareBuffers, WriterSlot};
+use super::writer::{SpareBuffers, WriterLease};
 use crate::runtime::crash_point::crash_point;
 
 /// Octets that are written before an fsync, unless a group is longer.
@@ -52,7 +52,7 @@ pub(super) struct QueuedGroup {
 }
 
 pub(super) struct WriterThread {
-    slot: WriterSlot,
+    lease: WriterLease,
     file: Option<OpenSegment>,
     report: watch::Sender<DurableNumber>,
     spare: SpareBuffers,
@@ -67,10 +67,10 @@ struct OpenSegment {
 
 impl WriterThread {
     /// Starts the thread. It ends when `queue` is closed and empty, or with the first error.
-    pub(super) fn start(slot: WriterSlot, queue: mpsc::Receiver<Command>, spare: SpareBuffers) -> Result<watch::Receiver<DurableNumber>> {
+    pub(super) fn start(lease: WriterLease, queue: mpsc::Receiver<Command>, spare: SpareBuffers) -> Result<watch::Receiver<DurableNumber>> {
         let (report, durable) = watch::channel(Ok(0));
-        let name = format!("journal {}", slot.0.name);
-        let thread = Self { slot, file: None, report, spare };
+        let name = format!("journal {}", lease.0.name);
+        let thread = Self { lease, file: None, report, spare };
         std::thread::Builder::new()
             .name(name)
             .spawn(move || thread.run(queue))
@@ -79,7 +79,7 @@ impl WriterThread {
     }
 
     fn journal(&self) -> &Journal {
-        &self.slot.0
+        &self.lease.0
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Command>) {
@@ -101,7 +101,7 @@ impl WriterThread {
                 }
             }
             if let Err(error) = self.write_all(groups) {
-                // Told before the slot is given back: the next writer cuts off what this one leaves.
+                // Told before the lease is given back: the next writer cuts off what this one leaves.
                 self.journal().is_torn.store(true, Ordering::Release);
                 let _ = self.report.send_replace(Err(Arc::new(error)));
                 return;
@@ -129,7 +129,7 @@ impl WriterThread {
         if self.file.as_ref().is_some_and(|open| open.first == place.segment) {
             return Ok(());
         }
-        let journal = &self.slot.0;
+        let journal = &self.lease.0;
         let path = segment::path(&journal.folder, place.segment);
         let file = if place.octet == 0 {
             crash_point("segment-roll");
@@ -150,7 +150,7 @@ impl WriterThread {
     /// Writes groups of the open segment and makes them durable, then visible, then says so (I1).
     fn write(&mut self, mut groups: Vec<QueuedGroup>) -> Result<()> {
         let Some(open) = &mut self.file else { return Ok(()) };
-        let journal = &self.slot.0;
+        let journal = &self.lease.0;
         let durable = journal.lock().sequence;
         for group in &mut groups {
             let frame = Frame {

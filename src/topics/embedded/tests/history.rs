@@ -104,6 +104,7 @@ async fn a_sink_that_was_dropped_behind_is_told_so() {
         append(&mut writer, number, of_numbers("a", 0..200)).await;
     }
     assert!(log.topics()[0].partitions[0].0 > 5, "the oldest went");
+    assert!(matches!(reader.poll(1000).await.unwrap(), Polled::Assigned(_)));
     assert_eq!(reader.poll(1000).await.unwrap_err().kind(), ErrorKind::HistoryGone);
     assert!(log.read("a", 0, 0, 1).await.unwrap()[0].offset > 5, "whoever only looks begins at the first");
 }
@@ -185,4 +186,23 @@ async fn a_journal_opens_the_same_with_and_without_its_indexes() {
     octets[12] ^= 1;
     std::fs::write(index, octets).unwrap();
     assert_eq!(facts().await, with);
+}
+
+#[tokio::test]
+async fn a_committed_position_that_is_gone_is_an_error_unless_the_target_knows_better() {
+    let folder = TempDir::new().unwrap();
+    let log = open(&folder).await;
+    let mut writer = log.writer("shop").await.unwrap();
+    append(&mut writer, 1, of_numbers("a", 0..10)).await;
+    let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+    reader.commit(vec![LogPosition { offset: 11, ..at(&log, "a", 0) }]).await.unwrap();
+    let mut without = log.reader("copy", topics(&["a"])).await.unwrap();
+    assert!(matches!(without.poll(1).await.unwrap(), Polled::Assigned(_)));
+    for _ in 0..2 {
+        assert_eq!(without.poll(1).await.unwrap_err().kind(), ErrorKind::HistoryGone);
+    }
+    let mut with = log.reader("copy", topics(&["a"])).await.unwrap();
+    assert!(matches!(with.poll(1).await.unwrap(), Polled::Assigned(_)));
+    with.seek(at(&log, "a", 8)).await.unwrap();
+    assert_eq!(numbers(&read_all(&mut with).await), [8, 9]);
 }
