@@ -69,7 +69,7 @@ async fn the_slot_never_advances_past_a_log_that_refuses_to_sync() {
     let home = Home::new();
     let fault = home.path("refuse");
     let options =
-        options(&server).environment("TAILWATER_LOG_FAULT", format!("fsync-refused:{}", fault.display())).expect("sync").expect("log");
+        options(&server).environment("TAILWATER_LOG_FAULT", format!("fsync-refused:{}", fault.display())).expect("the test refuses fsync");
     let daemon = Daemon::start(&home, &options).await;
     shop::wait_for_streaming(&source, shop::SHOP).await;
     shop::wait_for_confirmed(&source, shop::SHOP).await;
@@ -181,7 +181,9 @@ async fn a_connection_outlives_a_blocked_sink_and_the_source_goes_on() {
     server.create_database("copy").await.unwrap();
     let target = server.connect("copy").await.unwrap();
     let home = Home::new();
-    let options = options(&server).connector("copy.json", shop::file("copy", &shop::copy_of_orders(&server.url("copy"))));
+    let options = options(&server)
+        .connector("copy.json", shop::file("copy", &shop::copy_of_orders(&server.url("copy"))))
+        .expect("canceling statement due to lock timeout");
     let daemon = Daemon::start(&home, &options).await;
     shop::wait_for_streaming(&source, shop::SHOP).await;
     let count = async |expected: i64| match target.query_one("SELECT count(*) FROM shop_public_orders", &[]).await {
@@ -223,7 +225,7 @@ async fn a_table_rewritten_while_the_snapshot_starts_loses_no_row() {
                 tokio::time::sleep(Duration::from_millis(15)).await;
             }
         });
-        let daemon = Daemon::start(&home, &options(&server).expect("rewritten").expect("read again")).await;
+        let daemon = Daemon::start(&home, &options(&server).expect("the table was rewritten since the snapshot was taken")).await;
         shop::wait_for_streaming(&source, shop::SHOP).await;
         rewriting.await.unwrap();
         shop::wait_for_confirmed(&source, shop::SHOP).await;
@@ -329,7 +331,7 @@ async fn a_data_directory_restored_from_an_older_copy_is_history_gone() {
     daemon.stop().await;
     copy_folder(&home.path("older"), &home.data());
 
-    let daemon = Daemon::start(&home, &options.expect("history-gone")).await;
+    let daemon = Daemon::start(&home, &options.expect(r#""error.kind":"history-gone""#)).await;
     let trace = daemon.wait_for_failure("shop").await;
     assert!(trace.contains("history-gone"), "{trace}");
     insert_orders(&source, 2001..=2010).await;
