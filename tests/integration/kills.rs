@@ -264,7 +264,7 @@ async fn a_crash_at_each_named_point_repeats_nothing() {
     daemon.stop().await;
 }
 
-/// Signal that a process gets which aborts.
+/// Signal by which a crash point ends the process.
 const SIGKILL: i32 = 9;
 
 /// The numbers of the changes in all files of a folder, one JSON object a line.
