@@ -241,9 +241,9 @@ impl JournalWriter {
         let closed = || Error::new(ErrorKind::Restarting, "append to the journal").because("its thread has ended");
         let permits = u32::try_from(group.records.len().saturating_add(FRAME).min(QUEUE)).expect("the queue is shorter than 4 GiB");
         let room = Arc::clone(&self.room).acquire_many_owned(permits).await.map_err(|_| closed())?;
-        let Ok(slot) = self.commands.reserve().await else { return Err(self.failure().unwrap_or_else(closed)) };
+        let Ok(permit) = self.commands.reserve().await else { return Err(self.failure().unwrap_or_else(closed)) };
         if let Some(group) = self.unsent.take() {
-            slot.send(Command::Write(Box::new(QueuedGroup { room: Some(room), ..group })));
+            permit.send(Command::Write(Box::new(QueuedGroup { room: Some(room), ..group })));
         }
         Ok(())
     }
