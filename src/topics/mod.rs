@@ -101,8 +101,8 @@ pub trait LogWriter: Send {
     /// The state as of the last durable batch when the writer was opened.
     fn state(&self) -> &SourceState;
 
-    /// Takes a batch over, in order; returns when it is accepted, which may wait for room on disk (`hold`) and must not
-    /// be dropped while it waits. Durability follows, see [`LogWriter::durable`].
+    /// Takes a batch over, in order; returns when it is accepted, which may wait for room on disk (`hold`). If
+    /// the call is dropped, the batch is taken over whole or not at all. Durability follows, see [`LogWriter::durable`].
     fn append(&mut self, number: BatchNumber, batch: SourceBatch) -> BoxFuture<'_, Result<()>>;
 
     /// The number up to which batches are durable, or the error that ended it for good.

@@ -81,6 +81,7 @@ async fn a_missing_secret_is_named_and_no_other_is_shown() {
         let output = run_tailwater(["probe".as_ref(), file.as_os_str()]);
         assert_eq!(output.status.code(), Some(2), "{}", said(&output));
         assert!(said(&output).contains(name) && !said(&output).contains("canary-4711"), "{}", said(&output));
+        let home = Home::new();
         let daemon = fails_with(&home, &config, "misconfigured", &[name]).await;
         // I14
         assert!(!daemon.log_text().contains("canary-4711"), "{}", daemon.log_text());

@@ -81,6 +81,7 @@ async fn the_commands_speak_to_a_running_worker() {
     let made = command(&["connector", "create", file.to_str().unwrap()]);
     assert_eq!(made.0, Some(0), "{}", made.1);
     assert_eq!(command(&["connector", "create", file.to_str().unwrap()]), (Some(1), "error: Connector rows already exists\n".into()));
+    wait_until("the topic", async || daemon.topics().await.iter().any(|topic| topic == "rows")).await;
     wait_until("all rows", async || daemon.read_topic("rows").await.len() == 300).await;
 
     let (_, list) = command(&["connector", "list"]);

@@ -211,10 +211,10 @@ impl ConfigField {
         let value = value.trim();
         match self.kind {
             FieldType::Boolean => parse_boolean(value).map(|_| ())?,
-            FieldType::Short => parse_number::<i16>(value).map(|_| ())?,
-            FieldType::Int => parse_number::<i32>(value).map(|_| ())?,
-            FieldType::Long => parse_number::<i64>(value).map(|_| ())?,
-            FieldType::Double => parse_number::<f64>(value).map(|_| ())?,
+            FieldType::Short => check_number::<i16>(value, "a whole number of 16 bits")?,
+            FieldType::Int => check_number::<i32>(value, "a whole number of 32 bits")?,
+            FieldType::Long => check_number::<i64>(value, "a whole number of 64 bits")?,
+            FieldType::Double => check_number::<f64>(value, "a number")?,
             FieldType::Choice(words) => {
                 if !words.iter().any(|word| word.eq_ignore_ascii_case(value)) {
                     return Err(format!("must be one of {}, not {value:?}", words.join(", ")));
@@ -236,8 +236,8 @@ fn parse_boolean(value: &str) -> Result<bool, String> {
     }
 }
 
-fn parse_number<T: FromStr>(value: &str) -> Result<T, String> {
-    value.parse().map_err(|_| format!("must be a number of type {}, not {value:?}", std::any::type_name::<T>()))
+fn check_number<T: FromStr>(value: &str, what: &str) -> Result<(), String> {
+    value.parse::<T>().map(|_| ()).map_err(|_| format!("must be {what}, not {value:?}"))
 }
 
 /// A fault of one key.

@@ -52,8 +52,8 @@ impl Blocks {
         ];
         let blocks = SourceBlocks::new(
             "io.debezium.connector.postgresql.Source",
-            VERSION,
-            "postgresql",
+            ByteString::from_static(VERSION),
+            ByteString::from_static("postgresql"),
             config.relational.topic_prefix.clone(),
             own,
         );

@@ -50,16 +50,21 @@ impl SchemaPool {
 /// Identities that the writer remembers; past it all are looked up by content again.
 const IDENTITIES: usize = 64 * 1024;
 
+/// Octets of names and schemas after which a segment ends.
+const FULL: usize = 4 * 1024 * 1024;
+
 /// What the writer has named in its segment so far.
 #[derive(Default)]
 pub(super) struct WriterDictionary {
     pool: Arc<SchemaPool>,
     topics: HashMap<Arc<str>, usize>,
-    /// By identity, with the schema, so that no identity is looked up whose schema is gone
-    identities: HashMap<SchemaId, (usize, Arc<Schema>)>,
+    /// By identity, which is never reused
+    identities: HashMap<SchemaId, usize>,
     contents: HashMap<Content, usize>,
     /// By number, as readers will see them
     schemas: Vec<Arc<Schema>>,
+    /// Octets that all entries take in the segment
+    octets: usize,
     /// Entries that the next group has to bring along
     fresh_topics: Vec<Arc<str>>,
     fresh_schemas: Vec<u8>,
@@ -71,6 +76,11 @@ impl WriterDictionary {
         Self { pool, ..Self::default() }
     }
 
+    /// Whether it is time for a new segment, so that what a reader has to hold is bounded (I6).
+    pub(super) fn is_full(&self) -> bool {
+        self.octets >= FULL
+    }
+
     pub(super) fn topic(&mut self, name: &Arc<str>) -> usize {
         if let Some(number) = self.topics.get(name) {
             return *number;
@@ -78,11 +88,12 @@ impl WriterDictionary {
         let number = self.topics.len();
         self.topics.insert(Arc::clone(name), number);
         self.fresh_topics.push(Arc::clone(name));
+        self.octets += name.len();
         number
     }
 
     pub(super) fn schema(&mut self, schema: &Arc<Schema>) -> Result<usize, TooDeep> {
-        if let Some((number, _)) = self.identities.get(&schema.id()) {
+        if let Some(number) = self.identities.get(&schema.id()) {
             return Ok(*number);
         }
         let parts: Vec<usize> = match schema.kind() {
@@ -98,6 +109,7 @@ impl WriterDictionary {
             Some(number) => *number,
             None => {
                 let number = self.schemas.len();
+                let before = self.fresh_schemas.len();
                 put_unsigned(&mut self.fresh_schemas, content.0.len() as u64);
                 self.fresh_schemas.extend_from_slice(&content.0);
                 put_unsigned(&mut self.fresh_schemas, parts.len() as u64);
@@ -105,6 +117,7 @@ impl WriterDictionary {
                     put_unsigned(&mut self.fresh_schemas, part as u64);
                 }
                 self.fresh_schema_count += 1;
+                self.octets += self.fresh_schemas.len() - before;
                 self.schemas.push(self.pool.get(content.clone(), || Arc::clone(schema)));
                 self.contents.insert(content, number);
                 number
@@ -113,7 +126,7 @@ impl WriterDictionary {
         if self.identities.len() >= IDENTITIES {
             self.identities.clear();
         }
-        self.identities.insert(schema.id(), (number, Arc::clone(schema)));
+        self.identities.insert(schema.id(), number);
         Ok(number)
     }
 

@@ -6,6 +6,7 @@
 //! nothing is tried again on the same file handle. The next writer first cuts off what was not durable.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -320,14 +321,23 @@ pub(super) struct Journal {
     pub(super) is_closed: AtomicBool,
     /// Records are dropped that a sink has not read, and the user knows
     pub(super) is_dropping: AtomicBool,
+    /// The data directory's lock, held as long as a thread may still write (I13); none where the log is only read
+    _lock: Option<Arc<File>>,
     /// Told when segments went
     pub(super) room: Notify,
     pub(super) changed: watch::Sender<u64>,
 }
 
 impl Journal {
-    /// Opens the journal in `folder`, made if it is not there, unless it is only read.
-    pub(super) fn open(name: &str, folder: &Path, storage: Arc<dyn Storage>, changed: watch::Sender<u64>, read_only: bool) -> Result<Self> {
+    /// Opens the journal in `folder`, made if it is not there. Without the data directory's lock it is only read.
+    pub(super) fn open(
+        name: &str,
+        folder: &Path,
+        storage: Arc<dyn Storage>,
+        changed: watch::Sender<u64>,
+        lock: Option<Arc<File>>,
+    ) -> Result<Self> {
+        let read_only = lock.is_none();
         let doing = || format!("open the journal of {name} in {}", folder.display());
         if !read_only && !identity(folder).exists() {
             make_identity(folder).map_err(|error| io_error(doing(), error))?;
@@ -356,6 +366,7 @@ impl Journal {
             has_writer: AtomicBool::new(false),
             is_torn: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
+            _lock: lock,
             is_dropping: AtomicBool::new(false),
             room: Notify::new(),
             changed,
@@ -401,6 +412,10 @@ impl Journal {
         // Under the lock, so that a reader that does not find the file finds it forgotten, too. If it cannot be removed it
         // is not forgotten: a younger segment must not go before it.
         let mut durable = self.lock();
+        if !durable.segments.contains_key(&segment) {
+            // Somebody who also wants room was quicker.
+            return Ok(());
+        }
         self.storage.remove(&path).map_err(|error| io_error(format!("remove the old segment {}", path.display()), error))?;
         durable.forget(segment);
         drop(durable);
@@ -422,11 +437,11 @@ fn make_identity(folder: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(folder)?;
     let partial = folder.join("id.new");
     std::fs::write(&partial, uuid::Uuid::new_v4().to_string())?;
-    std::fs::File::open(&partial)?.sync_all()?;
+    File::open(&partial)?.sync_all()?;
     std::fs::rename(&partial, identity(folder))?;
-    std::fs::File::open(folder)?.sync_all()?;
+    File::open(folder)?.sync_all()?;
     if let Some(parent) = folder.parent() {
-        std::fs::File::open(parent)?.sync_all()?;
+        File::open(parent)?.sync_all()?;
     }
     Ok(())
 }

@@ -93,8 +93,8 @@ struct Shared {
     changed: watch::Sender<u64>,
     bookmarks: Mutex<VecDeque<Bookmark>>,
     is_closed: AtomicBool,
-    /// Held while the log is open for writing
-    lock: Option<File>,
+    /// Held while the log is open for writing, and on by the journals, whose threads may still write when the log is gone
+    lock: Option<Arc<File>>,
 }
 
 /// By name: the error, and the identity where it could be read.
@@ -172,7 +172,7 @@ impl Shared {
             changed: watch::Sender::new(0),
             bookmarks: Mutex::default(),
             is_closed: AtomicBool::new(false),
-            lock,
+            lock: lock.map(Arc::new),
             folder: folder.clone(),
         };
         for entry in std::fs::read_dir(&folder).map_err(|error| io_error(doing(), error))? {
@@ -202,8 +202,7 @@ impl Shared {
             return Ok(Arc::clone(journal));
         }
         let folder = self.folder.join(folder::of_name(name)?);
-        let read_only = self.lock.is_none();
-        let opened = Journal::open(name, &folder, Arc::clone(&self.storage), self.changed.clone(), read_only).and_then(|journal| {
+        let opened = Journal::open(name, &folder, Arc::clone(&self.storage), self.changed.clone(), self.lock.clone()).and_then(|journal| {
             let journal = Arc::new(journal);
             let topics: Vec<Arc<str>> = journal.lock().partitions.keys().map(|(topic, _)| Arc::clone(topic)).collect();
             topics.iter().try_for_each(|topic| self.owners.claim(topic, &journal.name))?;

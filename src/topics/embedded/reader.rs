@@ -79,6 +79,8 @@ impl JournalReader {
                     return match error {
                         // It went by retention while it was looked for: the caller finds its position before the first offset.
                         SegmentError::Io(error) if error.kind() == io::ErrorKind::NotFound && is_gone => Ok(records),
+                        // The offsets are behind what was read; the error comes again when that is handed over.
+                        _ if !records.is_empty() => Ok(records),
                         error => Err(read_error(journal, error)),
                     };
                 }

@@ -58,7 +58,8 @@ impl Default for EmbeddedOptions {
 pub(super) struct Retention {
     options: EmbeddedOptions,
     journals: Mutex<Vec<Arc<Journal>>>,
-    sinks: RwLock<Vec<(String, Subscription)>>,
+    /// None before they were declared
+    sinks: RwLock<Option<Vec<(String, Subscription)>>>,
     positions: RwLock<Positions>,
 }
 
@@ -72,7 +73,7 @@ impl Retention {
     }
 
     pub(super) fn set_sinks(&self, sinks: Vec<(String, Subscription)>) {
-        *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
+        *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = Some(sinks);
     }
 
     pub(super) fn moved(&self, group: &str, positions: &[LogPosition]) {
@@ -113,6 +114,8 @@ impl Retention {
     /// Whether every sink has read what `facts` holds of `journal`.
     fn is_read(&self, journal: &Journal, facts: &SegmentFacts) -> bool {
         let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
+        // Before the sinks are known nothing is known to be read.
+        let Some(sinks) = &*sinks else { return false };
         let positions = self.positions.read().unwrap_or_else(PoisonError::into_inner);
         let durable = journal.lock();
         let ends = facts.visible.iter().map(|(partition, range)| (partition, range.next));
@@ -124,26 +127,26 @@ impl Retention {
         })
     }
 
-    /// The oldest segment, if there is a younger one and nothing in it is pending, and the journal's octets.
-    fn oldest(journal: &Journal) -> Option<(u64, SegmentFacts, u64)> {
+    /// The oldest segment, if there is a younger one, whether pending records stand in it, and the journal's octets.
+    fn oldest(journal: &Journal) -> Option<(u64, SegmentFacts, bool, u64)> {
         let durable = journal.lock();
         let mut segments = durable.segments.iter();
         let (first, facts) = segments.next()?;
         segments.next()?;
         let is_pending = durable.pending.values().any(|begin| begin <= first);
-        (!is_pending).then(|| (*first, facts.clone(), durable.octets))
+        Some((*first, facts.clone(), is_pending, durable.octets))
     }
 
     /// Removes what has outlived its retention. Blocks on the disk.
     pub(super) fn expire(&self) -> Result<()> {
         for journal in self.all() {
-            while let Some((segment, facts, bytes)) = Self::oldest(&journal) {
+            while let Some((segment, facts, is_pending, bytes)) = Self::oldest(&journal) {
                 let too_long = self.options.retention_bytes.is_some_and(|limit| bytes.saturating_sub(facts.length) >= limit);
                 let too_old = self
                     .options
                     .retention
                     .is_some_and(|limit| i64::try_from(limit.as_millis()).is_ok_and(|limit| now().saturating_sub(facts.newest) > limit));
-                if !(too_long || too_old) || !self.is_read(&journal, &facts) {
+                if !(too_long || too_old) || is_pending || !self.is_read(&journal, &facts) {
                     break;
                 }
                 journal.remove_segment(segment)?;
@@ -153,12 +156,16 @@ impl Retention {
     }
 
     /// Makes room at `max.bytes`. Blocks on the disk.
-    pub(super) fn make_room(&self, journal: &Journal) -> Result<()> {
+    pub(super) fn make_room(&self, journal: &Journal) -> Result<DiskRoom> {
         while self.is_full(journal) {
-            let Some((segment, facts, _)) = Self::oldest(journal) else { break };
+            // One group may be longer than all that may be kept. The next one begins a segment, and then the first may go.
+            let Some((segment, facts, is_pending, _)) = Self::oldest(journal) else { break };
+            if is_pending {
+                return Ok(DiskRoom::HeldByPending);
+            }
             let is_read = self.is_read(journal, &facts);
             if !is_read && self.options.when_full == FullPolicy::Hold {
-                break;
+                return Ok(DiskRoom::HeldBySinks);
             }
             if !journal.is_dropping.swap(!is_read, Ordering::Relaxed) && !is_read {
                 tracing::error!(
@@ -168,6 +175,17 @@ impl Retention {
             }
             journal.remove_segment(segment)?;
         }
-        Ok(())
+        Ok(DiskRoom::Made)
     }
+}
+
+/// What came of making room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiskRoom {
+    /// The next group may come
+    Made,
+    /// A sink has still to read the oldest segment
+    HeldBySinks,
+    /// Pending records stand in the oldest segment
+    HeldByPending,
 }

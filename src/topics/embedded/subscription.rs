@@ -181,8 +181,14 @@ impl SinkReader {
     }
 
     async fn go_to(&mut self, position: LogPosition) -> Result<()> {
-        // A read under way began at another place; its records are not wanted.
-        drop(self.finish_read().await?);
+        // What a dropped poll has read was handed to nobody: the partitions go back to where they were.
+        for record in self.finish_read().await?.iter().rev() {
+            let partition = key(&record.topic_partition());
+            if let Some(place) = self.places.values_mut().find(|place| place.wanted.contains_key(&partition)) {
+                place.wanted.insert(partition, record.offset);
+                place.reader = JournalReader::default();
+            }
+        }
         let partition = key(&position.topic_partition);
         let place = self.places.values_mut().find(|place| place.wanted.contains_key(&partition));
         let Some(place) = place else {

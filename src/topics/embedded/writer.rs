@@ -28,7 +28,7 @@ use super::dictionary::WriterDictionary;
 use super::group::{self, FRAME, Head, Place, Publication, Run};
 use super::journal::{Incarnations, Journal, Offsets, Partition, again, now};
 use super::owners::Owners;
-use super::retention::Retention;
+use super::retention::{DiskRoom, Retention};
 use super::writer_thread::{Command, DurableNumber, QueuedGroup, WriterThread};
 use crate::topics::LogWriter;
 
@@ -73,6 +73,8 @@ pub(super) struct JournalWriter {
     /// Everything accepted, durable or not yet
     accepted: Accepted,
     commands: mpsc::Sender<Command>,
+    /// A group that has its place and is not handed over yet
+    unsent: Option<QueuedGroup>,
     room: Arc<Semaphore>,
     spare: SpareBuffers,
     durable: watch::Receiver<DurableNumber>,
@@ -135,6 +137,7 @@ impl JournalWriter {
             dictionary: WriterDictionary::default(),
             accepted,
             commands,
+            unsent: None,
             room: Arc::new(Semaphore::new(QUEUE)),
             spare,
             durable,
@@ -146,7 +149,7 @@ impl JournalWriter {
     fn encode(&mut self, number: Option<BatchNumber>, batch: SourceBatch) -> Result<QueuedGroup> {
         let SourceBatch { records, pending, publish, state } = batch;
         let sequence = self.accepted.sequence;
-        let going_on = self.accepted.segment.filter(|(_, length)| *length < self.segment_bytes);
+        let going_on = self.accepted.segment.filter(|(_, length)| *length < self.segment_bytes && !self.dictionary.is_full());
         let (segment, octet) = going_on.unwrap_or((sequence, 0));
         let place = Place { segment, octet };
         let mut head = Head { appended: now(), pending, state, ..Head::default() };
@@ -224,14 +227,25 @@ impl JournalWriter {
         if self.journal.is_closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Restarting, "append to the journal").because("the topic log is closed"));
         }
+        // Of an append that was dropped while it waited.
+        self.send().await?;
         self.claim(&batch.records)?;
-        self.wait_for_disk().await?;
-        let mut group = self.encode(number, batch)?;
-        let permits = u32::try_from(group.records.len().saturating_add(FRAME).min(QUEUE)).expect("the queue is shorter than 4 GiB");
+        self.wait_for_disk(&batch).await?;
+        self.unsent = Some(self.encode(number, batch)?);
+        self.send().await
+    }
+
+    /// Hands the encoded group over. It waits here, not in a future that may be dropped: it has its place in the segment.
+    async fn send(&mut self) -> Result<()> {
+        let Some(group) = &self.unsent else { return Ok(()) };
         let closed = || Error::new(ErrorKind::Restarting, "append to the journal").because("its thread has ended");
-        let room = Arc::clone(&self.room).acquire_many_owned(permits).await;
-        group.room = Some(room.map_err(|_| closed())?);
-        self.commands.send(Command::Write(Box::new(group))).await.map_err(|_| self.failure().unwrap_or_else(closed))
+        let permits = u32::try_from(group.records.len().saturating_add(FRAME).min(QUEUE)).expect("the queue is shorter than 4 GiB");
+        let room = Arc::clone(&self.room).acquire_many_owned(permits).await.map_err(|_| closed())?;
+        let Ok(slot) = self.commands.reserve().await else { return Err(self.failure().unwrap_or_else(closed)) };
+        if let Some(group) = self.unsent.take() {
+            slot.send(Command::Write(Box::new(QueuedGroup { room: Some(room), ..group })));
+        }
+        Ok(())
     }
 
     /// Makes sure that the topics are this journal's and the partitions in reason.
@@ -255,14 +269,19 @@ impl JournalWriter {
     }
 
     /// `hold`: waits while the journal is full (I6).
-    async fn wait_for_disk(&mut self) -> Result<()> {
+    async fn wait_for_disk(&mut self, batch: &SourceBatch) -> Result<()> {
         while self.retention.is_full(&self.journal) {
-            let journal = Arc::clone(&self.journal);
-            let retention = Arc::clone(&self.retention);
-            let freed = tokio::task::spawn_blocking(move || retention.make_room(&journal)).await;
-            freed.map_err(|error| Error::new(ErrorKind::Bug, "remove old segments").because(error))??;
-            if !self.retention.is_full(&self.journal) {
-                break;
+            let (journal, retention) = (Arc::clone(&self.journal), Arc::clone(&self.retention));
+            match super::blocking(move || retention.make_room(&journal)).await? {
+                DiskRoom::Made => break,
+                DiskRoom::HeldBySinks => {}
+                // Only this writer can publish them: waiting would be without end.
+                DiskRoom::HeldByPending if batch.records.is_empty() || !batch.publish.is_empty() => break,
+                DiskRoom::HeldByPending => {
+                    return Err(Error::new(ErrorKind::Misconfigured, "keep the rows of a snapshot until it is complete")
+                        .because("they do not fit into topics.embedded.max.bytes")
+                        .mend("raise topics.embedded.max.bytes above what the snapshot takes"));
+                }
             }
             if !self.is_held {
                 self.is_held = true;
@@ -295,6 +314,9 @@ impl JournalWriter {
 
     /// Ends well: an empty last group vouches for all before it. See [`super::recovery`].
     pub(super) async fn finish(mut self) -> Result<()> {
+        if self.failure().is_none() {
+            self.send().await?;
+        }
         self.settle().await;
         let goes_on = self.accepted.segment.is_some_and(|(_, length)| length < self.segment_bytes);
         if self.failure().is_none() && self.accepted.is_open && goes_on {

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 mod durability;
 mod format;
 mod history;
+mod limits;
+mod mutation;
 mod reading;
 
 use std::sync::Arc;
