@@ -102,27 +102,41 @@ async fn write(client: Client, stop: Arc<AtomicBool>) {
     }
 }
 
-/// No change stands twice in the topic: each has a number of its own, a delete the id of a row that never comes again.
-pub(crate) fn assert_nothing_twice(topic: &str, records: &[Value]) {
-    let mut changes = BTreeSet::new();
-    let mut deletes = BTreeSet::new();
-    let mut offset = None;
-    for record in records {
+/// What was seen of a topic, to find what stands in it twice: each change has a number of its own, a delete the id of a row that
+/// never comes again.
+#[derive(Default)]
+pub(crate) struct Seen {
+    changes: BTreeSet<i64>,
+    deletes: BTreeSet<i64>,
+    offset: Option<u64>,
+}
+
+impl Seen {
+    pub(crate) fn see(&mut self, topic: &str, record: &Value) {
         let now = record["offset"].as_u64().expect("a record has an offset");
-        assert!(offset.is_none_or(|before| before < now), "{topic}: offset {now} after {offset:?}");
-        offset = Some(now);
+        assert!(self.offset.is_none_or(|before| before < now), "{topic}: offset {now} after {:?}", self.offset);
+        self.offset = Some(now);
         let event = payload(record);
         if event.is_null() {
-            continue;
+            return;
         }
         if event["op"] == "d" {
             let id = event["before"]["id"].as_i64().expect("a delete has its key");
-            assert!(deletes.insert(id), "{topic}: the delete of {id} stands twice");
+            assert!(self.deletes.insert(id), "{topic}: the delete of {id} stands twice");
         } else {
             let change = event["after"]["change"].as_i64().expect("a row has its change");
-            assert!(changes.insert(change), "{topic}: change {change} stands twice: {event}");
+            assert!(self.changes.insert(change), "{topic}: change {change} stands twice: {event}");
         }
     }
+
+    pub(crate) fn changes(&self) -> usize {
+        self.changes.len()
+    }
+}
+
+pub(crate) fn assert_nothing_twice(topic: &str, records: &[Value]) {
+    let mut seen = Seen::default();
+    records.iter().for_each(|record| seen.see(topic, record));
 }
 
 async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target) {

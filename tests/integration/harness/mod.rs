@@ -300,6 +300,16 @@ impl Daemon {
         records(topic, &output)
     }
 
+    /// Shows the records of a topic that is too long to be held in memory one after another.
+    pub(crate) fn for_each_record(&self, topic: &str, mut see: impl FnMut(&Value)) {
+        let mut reading =
+            tailwater().args(["topic", "read", topic, "--from-beginning", "--url", &self.url]).stdout(Stdio::piped()).spawn().unwrap();
+        for line in BufReader::new(reading.stdout.take().unwrap()).lines() {
+            see(&serde_json::from_str(&line.unwrap()).unwrap());
+        }
+        assert!(reading.wait().unwrap().success(), "topic read {topic} failed");
+    }
+
     /// The folder of the log and of the state.
     pub(crate) fn data(&self) -> &Path {
         &self.data
