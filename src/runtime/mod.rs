@@ -12,7 +12,6 @@
 
 mod budget;
 mod connector;
-pub mod crash_point;
 mod ledger;
 mod record_errors;
 pub mod recovery;
