@@ -188,6 +188,19 @@ impl TopicLog for MemoryTopics {
         Box::pin(async move { Ok(committed) })
     }
 
+    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
+        let group = group.to_owned();
+        Box::pin(async move {
+            for (topic_partition, offset) in moves {
+                match offset {
+                    Some(offset) => self.0.commit(&group, LogPosition { log: "memory".into(), topic_partition, offset }),
+                    None => drop(self.0.content().committed.entry(group.clone()).or_default().remove(&topic_partition)),
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn topics(&self) -> Vec<TopicInfo> {
         let info = |(name, (writer, records)): (&Arc<str>, &Topic)| TopicInfo {
             name: Arc::clone(name),

@@ -10,8 +10,9 @@ use tailwater_api::sink::LogPosition;
 use tailwater_api::state::JsonMap;
 
 use crate::config::providers::Providers;
+use crate::runtime::offsets::Offsets;
 use crate::runtime::testing::{MemoryLog, MemoryStore, MemoryTopics, Nobody, deed, deeds};
-use crate::runtime::worker::{Offsets, Refused, Restart, RunState, Worker, WorkerOptions, WorkerParts};
+use crate::runtime::worker::{Refused, Restart, RunState, Worker, WorkerOptions, WorkerParts};
 use crate::state::redb::RedbStore;
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
 use crate::topics::TopicLog;
@@ -611,4 +612,22 @@ async fn on_the_embedded_log_files_hold_every_record_once_however_often_the_work
     let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let ids: Vec<u64> = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64().unwrap()).collect();
     assert!(ids.iter().copied().eq(0..ROWS), "{} rows", ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_being_restarted_is_shown_all_the_time() {
+    let house = House::new();
+    house.log.hold_durability.send_replace(true);
+    let worker = house.worker().await;
+    create(&worker, "restarts", config(&[("connector.class", "scripted-source")])).await;
+    eventually("it runs", async || deeds("restarts").runs == 1).await;
+    worker.restart("restarts", Restart { include_tasks: true, only_failed: false }).await.unwrap();
+    // It drains until its records are durable.
+    for _ in 0..20 {
+        let tasks = worker.get("restarts").await.unwrap().tasks;
+        assert!(tasks.len() == 1 && tasks[0].task == Some(0), "{tasks:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    house.log.release();
+    eventually("it runs again", async || deeds("restarts").runs == 2).await;
 }

@@ -87,6 +87,11 @@ pub trait TopicLog: Send + Sync + 'static {
     /// Committed positions of a sink.
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>>;
 
+    /// Moves committed positions of the sink `group`, which has no reader: to an offset, or forgets them with `None`. All
+    /// are durable when it returns, or none has moved. A partition that is not there is `missing`, an offset that it
+    /// does not have (nor is its end) `misconfigured`. The next reader begins at the first offset where there is no position.
+    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>>;
+
     /// All topics, by name.
     fn topics(&self) -> Vec<TopicInfo>;
 

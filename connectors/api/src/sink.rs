@@ -93,6 +93,8 @@ pub trait SinkConnector: Send + Sync + 'static {
     type Config: ConnectorConfig;
     /// Its writer.
     type Writer: SinkWriter;
+    /// Whether [`SinkWriter::assign`] names positions, which then win over the daemon's own: moving the daemon's moves nothing.
+    const TARGET_KEEPS_POSITIONS: bool = false;
 
     /// Connects and says what is missing, with the statement that mends it. Changes nothing (I15).
     fn probe(config: &Self::Config) -> impl Future<Output = ProbeReport> + Send;

@@ -45,6 +45,7 @@ pub struct FileConnector;
 impl SinkConnector for FileConnector {
     const NAME: &'static str = "file";
     const CLASS: &'static str = "io.tailwater.connector.file.FileSinkConnector";
+    const TARGET_KEEPS_POSITIONS: bool = true;
     type Config = FileConfig;
     type Writer = FileWriter;
 

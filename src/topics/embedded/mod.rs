@@ -44,7 +44,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tailwater_api::record::Record;
+use tailwater_api::record::{Record, TopicPartition};
 use tailwater_api::sink::LogPosition;
 use tailwater_api::source::SourceBatch;
 use tailwater_api::state::SourceState;
@@ -284,6 +284,20 @@ impl Shared {
         }
     }
 
+    /// The position of an offset that stands in the log now, or of its end.
+    fn position(&self, place: TopicPartition, offset: u64) -> Result<LogPosition> {
+        let doing = || format!("go to offset {offset} of {}-{}", place.topic, place.partition);
+        let missing = || Error::new(ErrorKind::Missing, doing()).because("there is no such topic or partition");
+        let journal = self.journal_of(&place.topic).ok_or_else(missing)?;
+        let durable = journal.lock();
+        let facts = durable.partitions.get(&(Arc::clone(&place.topic), place.partition)).ok_or_else(missing)?;
+        if !(facts.first..=facts.offsets.next).contains(&offset) {
+            let why = format!("it has the offsets {} to {}", facts.first, facts.offsets.next);
+            return Err(Error::new(ErrorKind::Misconfigured, doing()).because(why));
+        }
+        Ok(LogPosition { log: Arc::clone(&durable.log), topic_partition: place, offset })
+    }
+
     /// Reads one partition, from a bookmark if there is one.
     fn read(&self, journal: &Journal, partition: Partition, offset: u64, limit: usize) -> Result<Vec<StoredRecord>> {
         let bookmarks = || self.bookmarks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -352,6 +366,26 @@ impl TopicLog for EmbeddedLog {
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>> {
         let committed = self.shared.retention.committed(group);
         Box::pin(async move { Ok(committed) })
+    }
+
+    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
+        let group = group.to_owned();
+        let shared = Arc::clone(&self.shared);
+        Box::pin(blocking(move || {
+            let Some(store) = &shared.store else {
+                return Err(Error::new(ErrorKind::Bug, "move positions").because("the log is open for reading only"));
+            };
+            let (mut positions, mut forgotten) = (Vec::new(), Vec::new());
+            for (place, offset) in moves {
+                match offset {
+                    Some(offset) => positions.push(shared.position(place, offset)?),
+                    None => forgotten.push(place),
+                }
+            }
+            store.put_positions(&group, &positions, &forgotten)?;
+            shared.retention.moved(&group, &positions, &forgotten);
+            Ok(())
+        }))
     }
 
     fn topics(&self) -> Vec<TopicInfo> {

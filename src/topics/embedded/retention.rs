@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tailwater_api::Result;
+use tailwater_api::record::TopicPartition;
 use tailwater_api::sink::LogPosition;
 
 use super::journal::{Journal, SegmentFacts, now};
@@ -78,12 +79,15 @@ impl Retention {
         *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = Some(sinks);
     }
 
-    pub(super) fn moved(&self, group: &str, positions: &[LogPosition]) {
+    pub(super) fn moved(&self, group: &str, positions: &[LogPosition], forgotten: &[TopicPartition]) {
+        let key = |place: &TopicPartition| (Arc::clone(&place.topic), place.partition);
         let mut all = self.positions.write().unwrap_or_else(PoisonError::into_inner);
         let of_group = all.entry(group.to_owned()).or_default();
         for position in positions {
-            let partition = (Arc::clone(&position.topic_partition.topic), position.topic_partition.partition);
-            of_group.insert(partition, position.clone());
+            of_group.insert(key(&position.topic_partition), position.clone());
+        }
+        for place in forgotten {
+            of_group.remove(&key(place));
         }
         drop(all);
         // A held source may go on.

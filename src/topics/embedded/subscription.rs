@@ -245,8 +245,8 @@ impl LogReader for SinkReader {
                 return Err(Error::new(ErrorKind::Bug, "keep positions").because("the log is open for reading only"));
             };
             super::blocking(move || {
-                store.put_positions(&group, &positions)?;
-                log.retention.moved(&group, &positions);
+                store.put_positions(&group, &positions, &[])?;
+                log.retention.moved(&group, &positions, &[]);
                 Ok(())
             })
             .await
