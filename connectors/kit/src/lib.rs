@@ -3,6 +3,7 @@
 //! - [`backoff`]: how long to wait before the next try
 //! - [`envelope`]: schemas and records of change events
 //! - [`filters`]: which tables and columns are captured
+//! - [`heartbeat`]: records that say that a source is alive
 //! - [`java_regex`]: regular expressions of Java
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`merge`]: a batch of row changes, merged by key
@@ -11,12 +12,14 @@
 //! - [`schema_cache`]: what is compiled from schemas
 //! - [`stand_in`]: what is written for values that the source does not tell
 //! - [`tls`]: encryption of connections
+//! - [`transaction`]: the order of events in transactions, and where these begin and end
 
 #![warn(missing_docs)]
 
 pub mod backoff;
 pub mod envelope;
 pub mod filters;
+pub mod heartbeat;
 pub mod java_regex;
 pub mod json;
 pub mod merge;
@@ -25,3 +28,4 @@ pub mod relational_config;
 pub mod schema_cache;
 pub mod stand_in;
 pub mod tls;
+pub mod transaction;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tailwater_api::Secret;
 use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, Password, Text};
 use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, Effect};
-use tailwater_kit::filters::validate_name_list;
+use tailwater_kit::filters::{NameFilter, validate_name_list};
 use tailwater_kit::relational_config::{RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
@@ -98,8 +98,10 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     ConfigField::new("include.unknown.datatypes", Boolean, "").default("false").effect(Effect::NotYet),
     ConfigField::new("schema.refresh.mode", Choice(&["columns_diff", "columns_diff_exclude_unchanged_toast"]), "")
         .effect(Effect::Never("definitions follow the server's own messages")),
-    ConfigField::new("message.prefix.include.list", List, "").effect(Effect::NotYet).validator(validate_name_list),
-    ConfigField::new("message.prefix.exclude.list", List, "").effect(Effect::NotYet).validator(validate_name_list),
+    ConfigField::new("message.prefix.include.list", List, "Prefixes of logical messages to capture: regular expressions.")
+        .validator(validate_name_list),
+    ConfigField::new("message.prefix.exclude.list", List, "Prefixes of logical messages to leave out: regular expressions.")
+        .validator(validate_name_list),
     ConfigField::new("read.only", Boolean, "").default("false").effect(Effect::NotYet),
     ConfigField::new("create.slot.command.timeout", Long, "").effect(Effect::Never("the log names what a new slot waits for")),
 ];
@@ -206,6 +208,8 @@ pub struct PostgresConfig {
     pub(crate) publication: String,
     pub(crate) publication_mode: PublicationMode,
     pub(crate) publish_via_root: bool,
+    /// Logical messages that are captured, by their prefix
+    pub(crate) message_prefixes: NameFilter,
     pub(crate) flush_mode: FlushMode,
     pub(crate) status_interval: Duration,
     pub(crate) snapshot: SnapshotMode,
@@ -265,6 +269,7 @@ impl ConnectorConfig for PostgresConfig {
                 ],
             ),
             publish_via_root: reader.boolean("publish.via.partition.root"),
+            message_prefixes: NameFilter::read(reader, "message.prefix.include.list", "message.prefix.exclude.list"),
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),
             snapshot: read_snapshot_mode(reader),

@@ -19,6 +19,7 @@ mod config;
 mod connect;
 mod copy;
 mod event;
+mod heartbeat;
 pub mod lsn;
 mod octets;
 pub mod pgoutput;
@@ -33,6 +34,7 @@ mod slot;
 mod snapshot;
 mod source;
 mod stream;
+mod transaction;
 pub mod types;
 
 pub use config::PostgresConfig;

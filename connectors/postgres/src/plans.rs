@@ -1,10 +1,10 @@
 //! The plans of all tables of a run, by the oid that the log names.
 //!
-//! The log describes a table before its first change in a session and whenever its shape may have changed. Where
-//! the description reads like the plan at hand, the plan stays. Otherwise the catalog is asked for what the log does not
-//! say, and a new plan is compiled. Looking up the plan of a row is one comparison while the table stays the same.
+//! The log describes a table before its first change in a session and whenever its definition may have changed. Then the
+//! catalog is asked for what the log does not say. Where both read like the plan at hand, the plan stays; otherwise a new
+//! one is compiled. Looking up the plan of a row is one comparison while the table stays the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tailwater_api::record::Headers;
@@ -26,6 +26,8 @@ pub(crate) struct Plans {
     types: TypeCatalog,
     headers: Headers,
     definitions: HashMap<u32, TableDefinition>,
+    /// Tables that the log described in this session
+    described: HashSet<u32>,
     /// `None` for tables that are not captured
     plans: HashMap<u32, Option<Arc<TablePlan>>>,
     last: Option<(u32, Option<Arc<TablePlan>>)>,
@@ -44,6 +46,7 @@ impl Plans {
             types,
             headers,
             definitions,
+            described: HashSet::new(),
             plans: HashMap::new(),
             last: None,
             anchors: HashMap::new(),
@@ -77,9 +80,6 @@ impl Plans {
             self.last = None;
             return Ok(());
         }
-        if self.plans.get(&oid).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.shape == shape)) {
-            return Ok(());
-        }
         let fits = |table: &TableDefinition| {
             let known = |column: &crate::relation::TupleColumn| {
                 let alike = |other: &crate::catalog::ColumnDefinition| {
@@ -89,10 +89,20 @@ impl Plans {
             };
             table.schema == shape.schema && table.name == shape.table && shape.columns.iter().all(known)
         };
-        // A shape that was seen before, or the catalog's own, needs no question.
-        let first = !self.plans.contains_key(&oid);
-        if !(first && self.definitions.get(&oid).is_some_and(fits)) {
+        // The first description in a session needs no question where it is the catalog's own. Each further one follows a
+        // definition that changed, maybe in what the log does not say: the key, a default, whether a column may be null.
+        let same_shape = self.plans.get(&oid).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.shape == shape));
+        let described = !self.described.insert(oid);
+        if !described && self.definitions.get(&oid).is_some_and(fits) {
+            if same_shape {
+                return Ok(());
+            }
+        } else {
+            let known = self.definitions.get(&oid).cloned();
             self.refresh(session, oid).await?;
+            if same_shape && self.definitions.get(&oid) == known.as_ref() {
+                return Ok(());
+            }
         }
         let unknown_type = shape.columns.iter().any(|column| !self.types.knows(column.type_oid));
         if unknown_type {

@@ -30,7 +30,7 @@ use crate::replication::{ReplicationConnection, SnapshotAction};
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
 use crate::stream::{Start, Streaming};
-use crate::{probe, publication, slot};
+use crate::{heartbeat, probe, publication, slot};
 
 /// How often the retained log is measured.
 const LAG_INTERVAL: Duration = Duration::from_secs(10);
@@ -339,6 +339,11 @@ impl Run {
         }
         options.extend(self.config.stream_options.iter().cloned());
         self.plans.stream_in_binary(binary);
+        let heartbeat = self.config.relational.heartbeat.clone();
+        let action = heartbeat.and_then(|heartbeat| Some((heartbeat.action_query?, heartbeat.interval)));
+        if let Some((query, _)) = &action {
+            heartbeat::act(&mut self.session, query).await;
+        }
         let Some((mut stream, feedback)) = self.start_replication(context, position.resume, &options).await? else {
             return Ok(());
         };
@@ -356,6 +361,10 @@ impl Run {
         ));
         let retained = context.metrics().gauge("retained_wal_bytes", "Log that the server keeps for the slot.", None);
         beside.spawn(measure_lag(self.config.clone(), retained));
+
+        if let Some((query, interval)) = action {
+            beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
+        }
 
         let messages = LogicalMessages::new(&self.config, &self.blocks, self.headers.clone());
         let start = Start { plans: self.plans, session: self.session, blocks: self.blocks, messages, log, position, acknowledgements };

@@ -1,7 +1,9 @@
 //! The source against real servers: what is captured, what a restart repeats (nothing), what is refused.
 
 mod harness;
+mod heartbeats;
 mod positions;
 mod refusals;
 mod rows;
 mod snapshots;
+mod transactions;
