@@ -11,6 +11,7 @@ use tailwater_kit::filters::{NameFilter, validate_name_list};
 use tailwater_kit::relational_config::{RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
+use crate::identity::{IdentityRule, parse_rules};
 use crate::types::{BinaryMode, DecimalMode, TimeMode, TypeOptions};
 
 const SNAPSHOT_MODES: &[&str] =
@@ -45,7 +46,8 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     ConfigField::new("slot.name", Text, "Replication slot; created if it is missing.").default("debezium").validator(validate_slot_name),
     ConfigField::new("slot.drop.on.stop", Boolean, "Whether the slot is dropped when the connector stops; for tests only.")
         .default("false"),
-    ConfigField::new("slot.failover", Boolean, "").default("false").effect(Effect::NotYet),
+    ConfigField::new("slot.failover", Boolean, "Whether standbys keep a copy of the slot to fail over to (PostgreSQL 17 and later).")
+        .default("false"),
     ConfigField::new("slot.stream.params", Text, "Further options of the plug-in: NAME=VALUE;NAME=VALUE.")
         .validator(validate_stream_options),
     ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
@@ -59,7 +61,8 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     .default("all_tables"),
     ConfigField::new("publish.via.partition.root", Boolean, "Whether changes of partitions count as changes of their root.")
         .default("false"),
-    ConfigField::new("replica.identity.autoset.values", Text, "").effect(Effect::NotYet),
+    ConfigField::new("replica.identity.autoset.values", Text, "Replica identities to give to tables: TABLES:IDENTITY,TABLES:IDENTITY.")
+        .validator(validate_identities),
     ConfigField::new("offset.mismatch.strategy", Choice(&["no_validation", "trust_offset", "trust_slot", "trust_greater_lsn"]), "")
         .effect(Effect::Never("a stored position is always held against the slot; snapshot.mode decides what follows")),
     ConfigField::new(
@@ -137,6 +140,10 @@ fn not_empty(value: &str) -> Result<(), String> {
     if value.is_empty() { Err("must not be empty".into()) } else { Ok(()) }
 }
 
+fn validate_identities(value: &str) -> Result<(), String> {
+    parse_rules(value).map(|_| ())
+}
+
 fn validate_stream_options(value: &str) -> Result<(), String> {
     stream_options(value).map(|_| ())
 }
@@ -202,12 +209,14 @@ pub struct PostgresConfig {
     pub(crate) statement_timeout: Duration,
     pub(crate) slot: String,
     pub(crate) drop_slot_on_stop: bool,
+    pub(crate) failover_slot: bool,
     pub(crate) stream_options: Vec<(String, String)>,
     pub(crate) slot_retries: u32,
     pub(crate) slot_retry_delay: Duration,
     pub(crate) publication: String,
     pub(crate) publication_mode: PublicationMode,
     pub(crate) publish_via_root: bool,
+    pub(crate) identities: Vec<IdentityRule>,
     /// Logical messages that are captured, by their prefix
     pub(crate) message_prefixes: NameFilter,
     pub(crate) flush_mode: FlushMode,
@@ -254,6 +263,7 @@ impl ConnectorConfig for PostgresConfig {
             statement_timeout: reader.milliseconds("database.query.timeout.ms"),
             slot: reader.text("slot.name"),
             drop_slot_on_stop: reader.boolean("slot.drop.on.stop"),
+            failover_slot: reader.boolean("slot.failover"),
             // What does not parse is already a fault of its key by its validator.
             stream_options: stream_options(&reader.text("slot.stream.params")).unwrap_or_default(),
             slot_retries: reader.number("slot.max.retries"),
@@ -269,6 +279,8 @@ impl ConnectorConfig for PostgresConfig {
                 ],
             ),
             publish_via_root: reader.boolean("publish.via.partition.root"),
+            // What does not parse is already a fault of its key by its validator.
+            identities: parse_rules(&reader.text("replica.identity.autoset.values")).unwrap_or_default(),
             message_prefixes: NameFilter::read(reader, "message.prefix.include.list", "message.prefix.exclude.list"),
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),

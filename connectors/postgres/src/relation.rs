@@ -348,7 +348,7 @@ impl Shape {
                 type_modifier: column.type_modifier,
                 in_identity: match table.identity {
                     Default => table.has_primary_key && table.key.contains(&column.name),
-                    Index => table.key.contains(&column.name),
+                    Index => table.identity_columns.contains(&column.name),
                     Full => true,
                     Nothing => false,
                 },

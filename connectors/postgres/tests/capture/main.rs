@@ -3,7 +3,9 @@
 mod harness;
 mod heartbeats;
 mod positions;
+mod publications;
 mod refusals;
 mod rows;
+mod slots;
 mod snapshots;
 mod transactions;
