@@ -10,6 +10,7 @@
 mod channel_binding;
 mod connection;
 mod feedback;
+mod paced;
 mod refusal;
 mod startup;
 mod stream;
