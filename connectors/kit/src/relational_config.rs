@@ -8,8 +8,11 @@ use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, 
 use tailwater_api::config::{ConfigField, ConfigReader, Effect, Importance, split_list};
 use tailwater_api::envelope::Operation;
 
+use crate::column_rules::ColumnRules;
 use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter, validate_key_columns, validate_name_list};
 use crate::heartbeat::HeartbeatOptions;
+use crate::name_adjustment::NameAdjustment;
+use crate::topic_names::{TopicNames, validate_strategy};
 
 const JAVA_CLASS: Effect = Effect::Never("it names a Java class, and there is no JVM here");
 const NO_QUEUE: Effect = Effect::Never("memory is bounded by memory.budget of the worker");
@@ -46,19 +49,20 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("binary.handling.mode", Choice(&["bytes", "base64", "base64-url-safe", "hex"]), "How binary values are written.")
         .default("bytes"),
     ConfigField::new("schema.name.adjustment.mode", Choice(&["none", "avro", "avro_unicode"]), "How schema names are made valid.")
-        .default("none")
-        .effect(Effect::NotYet),
+        .default("none"),
     ConfigField::new("field.name.adjustment.mode", Choice(&["none", "avro", "avro_unicode"]), "How field names are made valid.")
-        .default("none")
-        .effect(Effect::NotYet),
+        .default("none"),
     ConfigField::new("unavailable.value.placeholder", Text, "What stands for a value that a change left as it was.")
         .default("__debezium_unavailable_value"),
-    ConfigField::new("column.mask.with.*", Text, "Columns replaced by asterisks.").effect(Effect::NotYet).validator(validate_name_list),
-    ConfigField::new("column.mask.hash.*", Text, "Columns replaced by a hash.").effect(Effect::NotYet).validator(validate_name_list),
-    ConfigField::new("column.truncate.to.*", Text, "Columns cut to a length.").effect(Effect::NotYet).validator(validate_name_list),
-    list("column.propagate.source.type", "Columns whose type is added to the schema.").effect(Effect::NotYet),
-    list("datatype.propagate.source.type", "Types whose columns carry their type in the schema.").effect(Effect::NotYet),
-    ConfigField::new("converters", List, "Converters of single values.").effect(Effect::NotYet),
+    ConfigField::new("column.mask.with.*", Text, "Columns replaced by as many asterisks: column.mask.with.5.chars.")
+        .validator(validate_name_list),
+    ConfigField::new("column.mask.hash.*", Text, "Columns replaced by a hash: column.mask.hash.v2.SHA-256.with.salt.SALT.")
+        .validator(validate_name_list),
+    ConfigField::new("column.truncate.to.*", Text, "Texts cut to as many characters: column.truncate.to.20.chars.")
+        .validator(validate_name_list),
+    list("column.propagate.source.type", "Columns whose type is added to the schema: regular expressions on schema.table.column."),
+    list("datatype.propagate.source.type", "Types whose columns carry their type in the schema: regular expressions on schema.table.type."),
+    ConfigField::new("converters", List, "Converters of single values; there are none here.").validator(refuse_converters),
     ConfigField::new("post.processors", List, "Processors of events.").effect(Effect::NotYet),
     ConfigField::new("post.processors.*", Text, "Options of a processor.").effect(Effect::NotYet),
     ConfigField::new(
@@ -71,10 +75,9 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new(
         "event.converting.failure.handling.mode",
         Choice(&["fail", "warn", "skip"]),
-        "What happens with a value that cannot be converted.",
+        "What happens with a value that its schema has no room for: fail, or null with (warn) or without (skip) a word in the log.",
     )
-    .default("warn")
-    .effect(Effect::NotYet),
+    .default("warn"),
     // Snapshots
     ConfigField::new("snapshot.mode.configuration.based.snapshot.data", Boolean, "Whether rows are read at the start.").default("false"),
     ConfigField::new("snapshot.mode.configuration.based.snapshot.schema", Boolean, "Whether definitions are read at the start.")
@@ -143,11 +146,16 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("topic.heartbeat.name", Text, "The whole name of the topic of heartbeats."),
     ConfigField::new("extended.headers.enabled", Boolean, "Whether records name their connector and task in headers.").default("true"),
     // Names of topics
-    ConfigField::new("topic.naming.strategy", Class, "How topics are named.").effect(Effect::NotYet),
+    ConfigField::new("topic.naming.strategy", Class, "How topics are named: one of Debezium's classes.").validator(validate_strategy),
     ConfigField::new("topic.delimiter", Text, "What joins the parts of a topic's name.").default("."),
     ConfigField::new("topic.transaction", Text, "The topic of transactions, behind the topic prefix.").default("transaction"),
-    ConfigField::new("topic.regex", Text, "").effect(Effect::NotYet),
-    ConfigField::new("topic.replacement", Text, "").effect(Effect::NotYet),
+    ConfigField::new("topic.regex", Text, "What a topic's name has to match to be replaced, with a naming strategy by expression."),
+    ConfigField::new("topic.replacement", Text, "What such a name is replaced by; $1 is the first group."),
+    ConfigField::new("topic.key.enforce.uniqueness", Boolean, "Whether keys then say in a further field which table a row is of.")
+        .default("true"),
+    ConfigField::new("topic.key.field.name", Text, "Name of that field.").default("__dbz__physicalTableIdentifier"),
+    ConfigField::new("topic.key.field.regex", Text, "What the name without replacement has to match to be replaced in that field."),
+    ConfigField::new("topic.key.field.replacement", Text, "What it is replaced by there."),
     ConfigField::new("topic.cache.size", Int, "").effect(NO_CACHE),
     // Flow and failure
     ConfigField::new("max.queue.size", Int, "").default("8192").validator(positive).effect(NO_QUEUE),
@@ -209,6 +217,14 @@ fn validate_topic_prefix(value: &str) -> Result<(), String> {
     }
 }
 
+fn refuse_converters(value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("names {value}, which would have to be Java classes, and there is no JVM here; a transform may do the same"))
+    }
+}
+
 fn validate_operations(value: &str) -> Result<(), String> {
     SkippedOperations::parse(value).map(|_| ())
 }
@@ -252,6 +268,18 @@ impl SkippedOperations {
     }
 }
 
+/// What happens with a value that its schema has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnLoss {
+    /// It becomes null or the nearest value; the first of each column is warned about
+    #[default]
+    Warn,
+    /// It becomes null or the nearest value
+    Skip,
+    /// The connector stops
+    Fail,
+}
+
 /// In which order a snapshot reads the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TableOrder {
@@ -271,10 +299,20 @@ pub struct RelationalConfig {
     pub topic_prefix: String,
     /// What joins the parts of a topic's name
     pub topic_delimiter: String,
+    /// Names of the topics of tables
+    pub topics: TopicNames,
     /// Captured tables
     pub tables: TableFilter,
     /// Columns kept in values, by `schema.table.column`
     pub columns: NameFilter,
+    /// Masks, hashes, truncation and types of columns
+    pub column_rules: ColumnRules,
+    /// How names of schemas are made valid
+    pub schema_names: NameAdjustment,
+    /// How names of fields are made valid
+    pub field_names: NameAdjustment,
+    /// What happens with a value that its schema has no room for
+    pub on_loss: OnLoss,
     /// Keys of chosen tables
     pub key_columns: KeyColumns,
     /// Operations that make no records
@@ -326,8 +364,16 @@ impl RelationalConfig {
         Self {
             topic_prefix: reader.text("topic.prefix"),
             topic_delimiter: reader.text("topic.delimiter"),
+            topics: TopicNames::read(reader),
             tables: TableFilter { schemas, tables },
             columns,
+            column_rules: ColumnRules::read(reader),
+            schema_names: reader.choice("schema.name.adjustment.mode", NameAdjustment::WORDS),
+            field_names: reader.choice("field.name.adjustment.mode", NameAdjustment::WORDS),
+            on_loss: reader.choice(
+                "event.converting.failure.handling.mode",
+                &[("warn", OnLoss::Warn), ("skip", OnLoss::Skip), ("fail", OnLoss::Fail)],
+            ),
             // What does not parse is already a fault of its key by its validator.
             key_columns: KeyColumns::parse(&reader.text("message.key.columns")).unwrap_or_default(),
             skipped_operations: SkippedOperations::parse(&reader.text("skipped.operations")).unwrap_or(SkippedOperations {
@@ -355,17 +401,6 @@ impl RelationalConfig {
             snapshot_delay: reader.milliseconds("snapshot.delay.ms"),
             streaming_delay: reader.milliseconds("streaming.delay.ms"),
         }
-    }
-
-    /// Name of the topic of a table: prefix, schema and table joined, with an underscore for each character that
-    /// Kafka does not allow in a topic.
-    #[must_use]
-    pub fn topic(&self, schema: &str, table: &str) -> String {
-        let delimiter = &self.topic_delimiter;
-        let name = format!("{}{delimiter}{schema}{delimiter}{table}", self.topic_prefix);
-        name.chars()
-            .map(|character| if character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-') { character } else { '_' })
-            .collect()
     }
 }
 

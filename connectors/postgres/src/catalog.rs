@@ -98,7 +98,8 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), c.reltuples,
        CASE WHEN c.relispartition THEN array(SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid) ELSE '{}'::oid[] END,
        coalesce(k.primary_key, false), coalesce(k.columns, '{}'::text[]),
-       a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
+       a.attname::text, a.atttypid, a.atttypmod,
+       a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, d.adrelid),
        format_type(a.atttypid, a.atttypmod), a.attgenerated::text,
        array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
              WHERE i.indrelid = c.oid AND i.indisreplident)
@@ -190,7 +191,7 @@ impl ColumnDefinition {
             name: row.get::<_, Option<String>>(11)?,
             type_oid: row.get(12),
             type_modifier: row.get(13),
-            not_null: row.get(14),
+            not_null: row.get::<_, Option<bool>>(14).unwrap_or(false),
             default: row.get(15),
             type_name: row.get(16),
             generated: row.get::<_, &str>(17).chars().next(),

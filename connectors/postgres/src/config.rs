@@ -8,11 +8,11 @@ use tailwater_api::Secret;
 use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, Password, Text};
 use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, Effect};
 use tailwater_kit::filters::{NameFilter, validate_name_list};
-use tailwater_kit::relational_config::{RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
+use tailwater_kit::relational_config::{OnLoss, RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
 use crate::identity::{IdentityRule, parse_rules};
-use crate::types::{BinaryMode, DecimalMode, TimeMode, TypeOptions};
+use crate::types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions};
 
 const SNAPSHOT_MODES: &[&str] =
     &["initial", "always", "initial_only", "no_data", "when_needed", "configuration_based", "custom", "never", "schema_only"];
@@ -93,12 +93,15 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         "How times are written.",
     )
     .default("adaptive"),
-    ConfigField::new("hstore.handling.mode", Choice(&["json", "map"]), "How hstore is written.").default("json").effect(Effect::NotYet),
-    ConfigField::new("interval.handling.mode", Choice(&["numeric", "string"]), "How intervals are written.")
-        .default("numeric")
-        .effect(Effect::NotYet),
+    ConfigField::new("hstore.handling.mode", Choice(&["json", "map"]), "How hstore is written.").default("json"),
+    ConfigField::new("interval.handling.mode", Choice(&["numeric", "string"]), "How intervals are written.").default("numeric"),
     ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point.").default("2").validator(validate_digits),
-    ConfigField::new("include.unknown.datatypes", Boolean, "").default("false").effect(Effect::NotYet),
+    ConfigField::new(
+        "include.unknown.datatypes",
+        Boolean,
+        "Whether columns of types without a mapping are written as the octets of their text, and arrays that are left out otherwise as arrays.",
+    )
+    .default("false"),
     ConfigField::new("schema.refresh.mode", Choice(&["columns_diff", "columns_diff_exclude_unchanged_toast"]), "")
         .effect(Effect::Never("definitions follow the server's own messages")),
     ConfigField::new("message.prefix.include.list", List, "Prefixes of logical messages to capture: regular expressions.")
@@ -252,6 +255,7 @@ impl ConnectorConfig for PostgresConfig {
         } else {
             reader.choice("lsn.flush.mode", &flush_modes)
         };
+        let on_loss = relational.on_loss;
         Self {
             relational,
             hostname: reader.text("database.hostname"),
@@ -285,12 +289,12 @@ impl ConnectorConfig for PostgresConfig {
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),
             snapshot: read_snapshot_mode(reader),
-            values: read_type_options(reader),
+            values: read_type_options(reader, on_loss),
         }
     }
 }
 
-fn read_type_options(reader: &mut ConfigReader<'_>) -> TypeOptions {
+fn read_type_options(reader: &ConfigReader<'_>, on_loss: OnLoss) -> TypeOptions {
     let time_modes = [
         ("adaptive", TimeMode::Adaptive),
         ("adaptive_time_microseconds", TimeMode::AdaptiveTimeMicroseconds),
@@ -299,20 +303,14 @@ fn read_type_options(reader: &mut ConfigReader<'_>) -> TypeOptions {
         ("nanoseconds", TimeMode::Nanoseconds),
         ("connect", TimeMode::Connect),
     ];
-    let time = reader.choice("time.precision.mode", &time_modes);
-    match time {
-        TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds => {}
-        // Other readers rely on what these write, so another form would be worse than none.
-        TimeMode::Isostring | TimeMode::Microseconds | TimeMode::Nanoseconds | TimeMode::Connect => {
-            reader.fault("time.precision.mode", "must be adaptive or adaptive_time_microseconds so far; the other modes come later");
-        }
-    }
     TypeOptions {
         decimal: reader.choice(
             "decimal.handling.mode",
             &[("precise", DecimalMode::Precise), ("string", DecimalMode::String), ("double", DecimalMode::Double)],
         ),
-        time,
+        time: reader.choice("time.precision.mode", &time_modes),
+        interval: reader.choice("interval.handling.mode", &[("numeric", IntervalMode::Numeric), ("string", IntervalMode::String)]),
+        hstore: reader.choice("hstore.handling.mode", &[("json", HstoreMode::Json), ("map", HstoreMode::Map)]),
         binary: reader.choice(
             "binary.handling.mode",
             &[
@@ -323,6 +321,8 @@ fn read_type_options(reader: &mut ConfigReader<'_>) -> TypeOptions {
             ],
         ),
         money_fraction_digits: reader.number("money.fraction.digits"),
+        include_unknown: reader.boolean("include.unknown.datatypes"),
+        refuse_loss: on_loss == OnLoss::Fail,
     }
 }
 

@@ -144,9 +144,10 @@ impl SqlSession {
                 // A letter, as pg_type.typtype always is.
                 kind: row.get::<_, &str>(3).chars().next().unwrap_or('b'),
                 element: row.get(4),
-                base: row.get(5),
-                modifier: row.get(6),
-                labels: row.get(7),
+                delimiter: row.get::<_, &str>(5).bytes().next().unwrap_or(b','),
+                base: row.get(6),
+                modifier: row.get(7),
+                labels: row.get(8),
             })
             .collect();
         Ok(TypeCatalog::new(types, options))

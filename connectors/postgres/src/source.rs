@@ -340,7 +340,7 @@ impl Run {
 
     /// Follows the log from `position`.
     async fn stream(mut self, context: &mut SourceContext, position: Position) -> Result<()> {
-        let binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions))?;
+        let binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions));
         let mut options = vec![
             ("proto_version".to_owned(), "1".to_owned()),
             ("publication_names".to_owned(), quote_identifier(&self.config.publication)),
