@@ -75,8 +75,15 @@ impl Plans {
         Ok(plan)
     }
 
-    /// Takes the log's description of a table.
-    pub(crate) async fn describe(&mut self, session: &mut SqlSession, blocks: &Blocks, oid: u32, shape: Shape) -> Result<()> {
+    /// Takes the log's description of a table, found in transaction `xid`.
+    pub(crate) async fn describe(
+        &mut self,
+        session: &mut SqlSession,
+        blocks: &Blocks,
+        xid: Option<u32>,
+        oid: u32,
+        shape: Shape,
+    ) -> Result<()> {
         if !self.config.relational.tables.accepts(&shape.schema, &shape.table) {
             self.plans.insert(oid, None);
             self.last = None;
@@ -95,6 +102,10 @@ impl Plans {
         // changed, which may be what only the catalog knows: a default, or the key.
         let first = !self.plans.contains_key(&oid);
         if !(first && self.definitions.get(&oid).is_some_and(fits)) {
+            if let Some(xid) = xid {
+                // The log has a commit before others see it, and it may be this transaction that changed the definition.
+                session.get().await?.await_visibility(xid).await?;
+            }
             let changed = self.refresh(session, oid).await?;
             let is_planned = self.plans.get(&oid).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.shape == shape));
             if is_planned && !changed {

@@ -14,6 +14,7 @@ use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::context_headers;
+use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -155,12 +156,14 @@ impl Run {
                 }
                 position.log = Some(offered.log.clone());
                 self.plans.set_anchors(&completed);
+                self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
                 let position = self.new_position(&offered.log, from, SnapshotProgress::Streaming).await?;
                 send_state(context, vec![position.change(&server)]).await?;
+                self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
             (stored, true) => {
@@ -171,6 +174,16 @@ impl Run {
                 Ok(Some(position))
             }
         }
+    }
+
+    async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
+        let notifications = Notifications::new(&self.config.relational.notifications, &self.config.relational.topic_prefix);
+        if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Skipped, &[]) {
+            // Small, and asked for while rows are held: it must not wait for room.
+            let reservation = context.reserve(0).await;
+            context.send(SourceBatch { records: vec![record], ..SourceBatch::default() }, reservation).await?;
+        }
+        Ok(())
     }
 
     /// Asks the server who it is and what its slot is.
@@ -285,7 +298,7 @@ impl Run {
         tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()));
         let reader = SqlConnection::connect(&self.config).await?;
         reader.without_timeout().await?;
-        let writer = Writer::new(context, &position, &completed);
+        let writer = Writer::new(&self.config, context, &position, &completed, &tables);
         let mut snapshot = Snapshot {
             config: &self.config,
             context,
@@ -313,7 +326,7 @@ impl Run {
         let tables = tables_to_read(&self.config, None, &captured);
         let reader = SqlConnection::connect(&self.config).await?;
         reader.without_timeout().await?;
-        let writer = Writer::new(context, &position, &[]);
+        let writer = Writer::new(&self.config, context, &position, &[], &tables);
         let mut snapshot = Snapshot {
             config: &self.config,
             context,
