@@ -39,7 +39,7 @@ fn sink() -> ConnectorInfo {
 
 async fn text(response: Response) -> (u16, String) {
     let status = response.status().as_u16();
-    let body = axum::body::to_bytes(response.into_body(), MAX_BODY).await.unwrap();
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
@@ -49,7 +49,8 @@ async fn ask(method: &str, path: &str, kind: Option<&str>, body: &str) -> (u16, 
     if let Some(kind) = kind {
         request = request.header("content-type", kind);
     }
-    let app = NormalizePathLayer::trim_trailing_slash().layer(router(Api::new(Registry::default(), Levels::new("info"), "h:1".into())));
+    let app = NormalizePathLayer::trim_trailing_slash()
+        .layer(router(Api::new(RestOptions::default(), Registry::default(), Levels::new("info"), "h:1".into()).unwrap()));
     text(app.oneshot(request.body(HttpBody::from(body.to_owned())).unwrap()).await.unwrap()).await
 }
 
@@ -63,7 +64,7 @@ async fn every_failure_has_connects_shape() {
         (415, r#"{"error_code":415,"message":"HTTP 415 Unsupported Media Type"}"#.into())
     );
     assert_eq!(ask("POST", "/connectors", json, "name=rest").await.0, 400);
-    assert_eq!(ask("POST", "/connectors", json, &" ".repeat(MAX_BODY + 1)).await.0, 413);
+    assert_eq!(ask("POST", "/connectors", json, &" ".repeat(RestOptions::default().max_body + 1)).await.0, 413);
     assert_eq!(ask("GET", "/connectors/a/tasks/x/status", None, "").await.0, 404);
     assert_eq!(ask("GET", "/connectors/%ff", None, "").await.0, 404);
     for (method, path) in [("GET", "/nothing"), ("POST", "/connectors/"), ("GET", "/connectors/a/status")] {
