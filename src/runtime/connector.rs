@@ -274,7 +274,7 @@ impl Connector {
         let subscription = self.subscription(worker);
         let forgotten = self.now().forgotten.clone();
         let topics = worker.parts.topics.topics().into_iter().filter(|topic| match &subscription {
-            Some(subscription) => subscription.covers(&topic.name),
+            Some(subscription) => subscription.covers(&topic.name).unwrap_or(false),
             None => topic.writer.as_ref() == Some(&self.name),
         });
         let is_shown = |topic: &TopicInfo| forgotten.get(&topic.name).is_none_or(|then| *then != topic.partitions);

@@ -14,7 +14,6 @@
 
 mod budget;
 mod connector;
-pub mod crash_point;
 mod ledger;
 pub mod offsets;
 mod record_errors;

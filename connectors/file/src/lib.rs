@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! A folder, `path`, with one growing file for each partition of a topic: `TOPIC+PARTITION+OFFSET.jsonl` or `.csv`, where
-//! the offset is that of the file's first record. A file that has reached `rotate.bytes` or the age `rotate.interval.ms`
+//! the offset is that of the file's first record; `ROUTED+TOPIC+PARTITION+OFFSET` where a transform gave the records another
+//! topic. A file that has reached `rotate.bytes` or the age `rotate.interval.ms`
 //! is complete and never touched again; the next record begins a new one.
 //!
 //! # Exactly once

@@ -55,7 +55,7 @@ pub use retention::{EmbeddedOptions, FullPolicy};
 
 use self::folder::OWN;
 use self::group::Room;
-use self::journal::{Journal, Partition, again, io_error};
+use self::journal::{Journal, Partition, io_error};
 use self::owners::Owners;
 use self::reader::{JournalReader, Wanted};
 use self::retention::Retention;
@@ -217,7 +217,7 @@ impl Shared {
             }
             Err(error) => {
                 let identity = journal::read_identity(&folder).ok();
-                self.broken().insert(name.to_owned(), (Arc::new(again(&error)), identity));
+                self.broken().insert(name.to_owned(), (Arc::new(error.again()), identity));
                 Err(error)
             }
         }
@@ -238,7 +238,7 @@ impl Shared {
         let is_under = |identity: &Option<String>| {
             identity.as_ref().is_some_and(|identity| positions.iter().any(|position| position.log.starts_with(identity.as_str())))
         };
-        broken.values().find(|(_, identity)| is_under(identity)).map(|(error, _)| again(error))
+        broken.values().find(|(_, identity)| is_under(identity)).map(|(error, _)| error.again())
     }
 
     /// The writer of the journal `name`, once its earlier writer has written what was queued.
@@ -279,7 +279,7 @@ impl Shared {
         let ended = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await;
         match ended.as_deref() {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(again(error)),
+            Ok(Err(error)) => Err(error.again()),
             Err(_) => Err(Error::new(ErrorKind::Restarting, "keep records of the worker").because("the topic log was closed")),
         }
     }
@@ -358,7 +358,7 @@ impl TopicLog for EmbeddedLog {
     }
 
     fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
-        let broken = self.shared.broken().get(connector).map(|(error, _)| again(error));
+        let broken = self.shared.broken().get(connector).map(|(error, _)| error.again());
         let state = self.shared.journals().get(connector).map(|journal| journal.lock().state.clone()).unwrap_or_default();
         Box::pin(async move { broken.map_or(Ok(state), Err) })
     }

@@ -56,6 +56,8 @@ impl Default for EmbeddedOptions {
 }
 
 /// Decides which segments may go.
+///
+/// Its locks come before those of journals: nobody asks it for anything while holding a journal's.
 pub(super) struct Retention {
     options: EmbeddedOptions,
     journals: Mutex<Vec<Arc<Journal>>>,
@@ -124,7 +126,8 @@ impl Retention {
         let durable = journal.lock();
         let ends = facts.visible.iter().map(|(partition, range)| (partition, range.next));
         ends.chain(facts.held.iter().map(|(partition, end)| (partition, *end))).all(|(partition, end)| {
-            sinks.iter().filter(|(_, subscription)| subscription.covers(&partition.0)).all(|(group, _)| {
+            // What may be subscribed counts as subscribed; its sink says why it is not known.
+            sinks.iter().filter(|(_, subscription)| subscription.covers(&partition.0).unwrap_or(true)).all(|(group, _)| {
                 let position = positions.get(group).and_then(|positions| positions.get(partition));
                 position.is_some_and(|position| durable.offset_of(partition, position).is_ok_and(|offset| offset >= end))
             })

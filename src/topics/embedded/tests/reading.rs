@@ -1,10 +1,12 @@
 //! Reading: portions, wake-ups, topics that come later.
 
 use super::super::segment;
+use tailwater_kit::java_regex::JavaRegex;
+
 use super::*;
 
-fn pattern(pattern: &str) -> Subscription {
-    Subscription::Pattern(fancy_regex::Regex::new(&format!("^(?:{pattern})$")).unwrap())
+pub(super) fn pattern(pattern: &str) -> Subscription {
+    Subscription::Pattern(Box::new(JavaRegex::new(pattern).unwrap()))
 }
 
 #[tokio::test]
