@@ -124,8 +124,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         post(connectors::restart)
     })
     .query(&[
-        parameter("includeTasks", "boolean", "Its tasks too; false where not given"),
-        parameter("onlyFailed", "boolean", "Only what has failed; false where not given"),
+        parameter("includeTasks", "string", "true, in any case: its tasks too; anything else is false"),
+        parameter("onlyFailed", "string", "true, in any case: only what has failed; anything else is false"),
     ]),
     endpoint("GET", "/connectors/{name}/tasks", READ, "Its tasks and their configurations.", &[(200, Some("Tasks"))], || {
         get(connectors::tasks)
@@ -136,8 +136,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     endpoint("POST", "/connectors/{name}/tasks/{task}/restart", OPERATE, "Starts a task anew.", &[NO_CONTENT], || {
         post(connectors::restart_task)
     }),
-    endpoint("GET", "/connector-plugins", READ, "What is compiled in.", &[(200, Some("Plugins"))], || get(plugins::list))
-        .query(&[parameter("connectorsOnly", "boolean", "false also lists converters, transforms and predicates")]),
+    endpoint("GET", "/connector-plugins", READ, "What is compiled in.", &[(200, Some("Plugins"))], || get(plugins::list)).query(&[
+        parameter("connectorsOnly", "string", "anything but true also lists converters, transforms and predicates; true where not given"),
+    ]),
     endpoint("GET", "/connector-plugins/{plugin}/config", READ, "The keys of a plug-in.", &[(200, Some("ConfigKeys"))], || {
         get(plugins::config)
     })
