@@ -261,3 +261,34 @@ async fn secrets_are_answered_as_they_were_given() {
     }
     assert!(send(&api, "GET", "/connectors/rest-secret/config", None, "").await.2.contains("${env:CARGO_MANIFEST_DIR}"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_of_a_sink_that_does_not_run_grows_with_its_topics() {
+    use super::golden::{running_api, send};
+    let api = running_api().await;
+    let sink = r#"{"name":"rest-lags","initial_state":"PAUSED","config":{"connector.class":"blackhole","topics":"rest.lag"}}"#;
+    assert_eq!(send(&api, "POST", "/connectors", None, sink).await.0, 201);
+    let source = r#"{"connector.class":"generator","generator.topics":"rest.lag","generator.rows":"25"}"#;
+    assert_eq!(send(&api, "PUT", "/connectors/rest-fills/config", None, source).await.0, 201);
+    let mut text = String::new();
+    for state in ["pause", "stop"] {
+        send(&api, "PUT", &format!("/connectors/rest-lags/{state}"), None, "").await;
+        for _ in 0..500 {
+            text = send(&api, "GET", "/metrics", None, "").await.2;
+            if text.contains("tailwater_lag_records{connector=\"rest-lags\",task=\"0\"} 25\n") {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert!(text.contains("tailwater_lag_records{connector=\"rest-lags\",task=\"0\"} 25\n"), "{state}: {text}");
+    }
+    assert_eq!(send(&api, "PUT", "/connectors/rest-lags/resume", None, "").await.0, 202);
+    for _ in 0..500 {
+        text = send(&api, "GET", "/metrics", None, "").await.2;
+        if text.contains("tailwater_lag_records{connector=\"rest-lags\",task=\"0\"} 0\n") {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{text}");
+}
