@@ -284,6 +284,11 @@ async fn until(time: Option<Instant>) {
     }
 }
 
+/// The figure of records that a sink has still to read.
+pub(super) fn lag(metrics: &dyn Metrics) -> Gauge {
+    metrics.gauge("lag_records", "Readable records that the sink has not read yet.", None)
+}
+
 struct Figures {
     batches: Counter,
     records: Counter,
@@ -296,7 +301,7 @@ impl Figures {
         Self {
             batches: metrics.counter("batches_total", "Batches read from the topic log.", None),
             records: metrics.counter("records_total", "Records read from the topic log, before transforms.", None),
-            lag: metrics.gauge("lag_records", "Readable records that the sink has not read yet.", None),
+            lag: lag(metrics),
             in_flight: metrics.gauge("inflight_bytes", "Bytes of the memory budget that the task holds.", None),
         }
     }
