@@ -4,6 +4,7 @@
 //! - [`column_rules`]: masks, hashes and truncation of columns
 //! - [`envelope`]: schemas and records of change events
 //! - [`filters`]: which tables and columns are captured
+//! - [`heartbeat`]: records that say that a source is alive
 //! - [`java_regex`]: regular expressions of Java
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`merge`]: a batch of row changes, merged by key
@@ -14,6 +15,7 @@
 //! - [`stand_in`]: what is written for values that the source does not tell
 //! - [`tls`]: encryption of connections
 //! - [`topic_names`]: names of the topics of tables
+//! - [`transaction`]: the order of events in transactions, and where these begin and end
 
 #![warn(missing_docs)]
 
@@ -21,6 +23,7 @@ pub mod backoff;
 pub mod column_rules;
 pub mod envelope;
 pub mod filters;
+pub mod heartbeat;
 pub mod java_regex;
 pub mod json;
 pub mod merge;
@@ -31,3 +34,4 @@ pub mod schema_cache;
 pub mod stand_in;
 pub mod tls;
 pub mod topic_names;
+pub mod transaction;

@@ -10,6 +10,7 @@ use tailwater_api::envelope::Operation;
 
 use crate::column_rules::ColumnRules;
 use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter, validate_key_columns, validate_name_list};
+use crate::heartbeat::HeartbeatOptions;
 use crate::name_adjustment::NameAdjustment;
 use crate::topic_names::{TopicNames, validate_strategy};
 
@@ -41,8 +42,7 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("t")
         .validator(validate_operations),
     ConfigField::new("skip.messages.without.change", Boolean, "Whether updates without a change in captured columns are dropped.")
-        .default("false")
-        .effect(Effect::NotYet),
+        .default("false"),
     ConfigField::new("tombstones.on.delete", Boolean, "Whether a delete is followed by a record without value.").default("true"),
     // How values are written
     ConfigField::new("decimal.handling.mode", Choice(&["precise", "string", "double"]), "How decimals are written.").default("precise"),
@@ -123,8 +123,7 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("false")
         .effect(Effect::NotYet),
     ConfigField::new("provide.transaction.metadata", Boolean, "Whether transactions are described in records of their own.")
-        .default("false")
-        .effect(Effect::NotYet),
+        .default("false"),
     ConfigField::new("transaction.metadata.factory", Class, "").effect(JAVA_CLASS),
     ConfigField::new("sourceinfo.struct.maker", Class, "").effect(JAVA_CLASS),
     ConfigField::new("signal.data.collection", Text, "Table of signals.").effect(Effect::NotYet),
@@ -139,17 +138,17 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("notification.sink.topic.name", Text, "").effect(Effect::NotYet),
     ConfigField::new("heartbeat.interval.ms", Long, "Time between heartbeat records, in milliseconds; 0 for none.")
         .default("0")
-        .validator(not_negative)
-        .effect(Effect::NotYet),
-    ConfigField::new("heartbeat.action.query", Text, "Statement run with each heartbeat.").effect(Effect::NotYet),
-    ConfigField::new("heartbeat.topics.prefix", Text, "").effect(Effect::NotYet),
-    ConfigField::new("topic.heartbeat.prefix", Text, "").default("__debezium-heartbeat").effect(Effect::NotYet),
-    ConfigField::new("topic.heartbeat.name", Text, "").effect(Effect::NotYet),
+        .validator(not_negative),
+    ConfigField::new("heartbeat.action.query", Text, "Statement run with each heartbeat."),
+    ConfigField::new("heartbeat.topics.prefix", Text, "").effect(Effect::OldNameOf("topic.heartbeat.prefix")),
+    ConfigField::new("topic.heartbeat.prefix", Text, "What the topic of heartbeats begins with; the topic prefix follows.")
+        .default("__debezium-heartbeat"),
+    ConfigField::new("topic.heartbeat.name", Text, "The whole name of the topic of heartbeats."),
     ConfigField::new("extended.headers.enabled", Boolean, "Whether records name their connector and task in headers.").default("true"),
     // Names of topics
     ConfigField::new("topic.naming.strategy", Class, "How topics are named: one of Debezium's classes.").validator(validate_strategy),
     ConfigField::new("topic.delimiter", Text, "What joins the parts of a topic's name.").default("."),
-    ConfigField::new("topic.transaction", Text, "").default("transaction").effect(Effect::NotYet),
+    ConfigField::new("topic.transaction", Text, "The topic of transactions, behind the topic prefix.").default("transaction"),
     ConfigField::new("topic.regex", Text, "What a topic's name has to match to be replaced, with a naming strategy by expression."),
     ConfigField::new("topic.replacement", Text, "What such a name is replaced by; $1 is the first group."),
     ConfigField::new("topic.key.enforce.uniqueness", Boolean, "Whether keys then say in a further field which table a row is of.")
@@ -332,6 +331,12 @@ pub struct RelationalConfig {
     pub snapshot_selects: Vec<(String, String)>,
     /// Order of the tables
     pub snapshot_order: TableOrder,
+    /// Whether updates are dropped that change no captured column
+    pub skip_unchanged: bool,
+    /// Topic of the records that say where transactions begin and end; none where they are not told
+    pub transaction_topic: Option<String>,
+    /// When heartbeats are written, if they are
+    pub heartbeat: Option<HeartbeatOptions>,
     /// Longest wait for the lock of a table
     pub snapshot_lock_timeout: std::time::Duration,
     /// Wait before the snapshot
@@ -387,11 +392,25 @@ impl RelationalConfig {
                 "snapshot.tables.order.by.row.count",
                 &[("disabled", TableOrder::Name), ("ascending", TableOrder::Ascending), ("descending", TableOrder::Descending)],
             ),
+            skip_unchanged: reader.boolean("skip.messages.without.change"),
+            transaction_topic: reader
+                .boolean("provide.transaction.metadata")
+                .then(|| [reader.text("topic.prefix"), reader.text("topic.transaction")].join(&reader.text("topic.delimiter"))),
+            heartbeat: read_heartbeat(reader),
             snapshot_lock_timeout: reader.milliseconds("snapshot.lock.timeout.ms"),
             snapshot_delay: reader.milliseconds("snapshot.delay.ms"),
             streaming_delay: reader.milliseconds("streaming.delay.ms"),
         }
     }
+}
+
+fn read_heartbeat(reader: &ConfigReader<'_>) -> Option<HeartbeatOptions> {
+    let interval = reader.milliseconds("heartbeat.interval.ms");
+    let topic = reader
+        .optional_text("topic.heartbeat.name")
+        .unwrap_or_else(|| [reader.text("topic.heartbeat.prefix"), reader.text("topic.prefix")].join(&reader.text("topic.delimiter")));
+    let action_query = reader.optional_text("heartbeat.action.query");
+    (!interval.is_zero()).then_some(HeartbeatOptions { interval, topic, action_query })
 }
 
 #[cfg(test)]

@@ -104,9 +104,10 @@ impl TopicNames {
         match &self.logical {
             Some(logical) => TableTopic {
                 name: self.valid(&logical.topic.apply(&joined)),
-                key_field: logical.key_field.as_ref().map(|(name, value)| {
-                    (name.clone(), value.as_ref().map_or_else(|| joined.clone(), |rewrite| rewrite.apply(&joined)))
-                }),
+                key_field: logical
+                    .key_field
+                    .as_ref()
+                    .map(|(name, value)| (name.clone(), value.as_ref().map_or_else(|| joined.clone(), |rewrite| rewrite.apply(&joined)))),
             },
             None => TableTopic { name: self.valid(&joined), key_field: None },
         }
@@ -204,10 +205,7 @@ mod tests {
         let (names, report) = read(&shards);
         assert!(report.faults.is_empty(), "{report:?}");
         let field = |value: &str| Some(("__dbz__physicalTableIdentifier".to_owned(), value.to_owned()));
-        assert_eq!(
-            names.of("s", "orders_shard_2"),
-            TableTopic { name: "p_q.orders".into(), key_field: field("p_q.orders_shard_2") }
-        );
+        assert_eq!(names.of("s", "orders_shard_2"), TableTopic { name: "p_q.orders".into(), key_field: field("p_q.orders_shard_2") });
         assert_eq!(names.of("s", "plain"), TableTopic { name: "p_q.plain".into(), key_field: field("p_q.plain") });
         let further = [("topic.key.field.name", "shard"), ("topic.key.field.regex", ".*_(.*)"), ("topic.key.field.replacement", "$1")];
         let (names, _) = read(&[&shards[..], &further].concat());

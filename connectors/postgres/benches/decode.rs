@@ -40,8 +40,7 @@ fn codecs() -> Vec<ColumnCodec> {
         labels: Vec::new(),
     };
     let types = TypeCatalog::new(columns().iter().map(|column| row(column.0, column.1)).collect(), TypeOptions::default());
-    let codec =
-        |column: &(u32, _, i32, _, _)| types.column(column.0, column.2, true, None).expect("a type of the server's own");
+    let codec = |column: &(u32, _, i32, _, _)| types.column(column.0, column.2, true, None).expect("a type of the server's own");
     columns().iter().map(codec).collect()
 }
 

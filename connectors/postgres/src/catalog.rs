@@ -86,6 +86,8 @@ pub(crate) struct TableDefinition {
     /// The server's estimate
     pub(crate) rows: f32,
     pub(crate) columns: Vec<ColumnDefinition>,
+    /// Columns of the index that is the identity, where one is
+    pub(crate) identity_columns: Vec<String>,
     /// Columns of the primary key, or of the first unique index without nulls, in the index's order; may be empty
     pub(crate) key: Vec<String>,
 }
@@ -98,7 +100,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        coalesce(k.primary_key, false), coalesce(k.columns, '{}'::text[]),
        a.attname::text, a.atttypid, a.atttypmod,
        a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, d.adrelid),
-       format_type(a.atttypid, a.atttypmod), a.attgenerated::text
+       format_type(a.atttypid, a.atttypmod), a.attgenerated::text,
+       array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+             WHERE i.indrelid = c.oid AND i.indisreplident)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -155,6 +159,7 @@ impl TableDefinition {
             ancestors: row.get(8),
             has_primary_key: row.get(9),
             key: row.get(10),
+            identity_columns: row.get(18),
             columns: Vec::new(),
         }
     }

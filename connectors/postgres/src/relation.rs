@@ -153,9 +153,8 @@ impl TablePlan {
                     }
                     masked = Some(Box::new(MaskedColumn { row, key: in_key.then(|| (behind_the_row(), key_disguise)) }));
                 }
-                let shown = source_type.filter(|source_type| {
-                    relational.column_rules.shows_type(&column_name, &format!("{full_name}.{}", source_type.name))
-                });
+                let shown = source_type
+                    .filter(|source_type| relational.column_rules.shows_type(&column_name, &format!("{full_name}.{}", source_type.name)));
                 fields.push((column.name.as_str(), field_schema(codec.schema(), rule, shown.as_ref(), &column.name)));
                 fields.len() - 1
             } else {
@@ -163,7 +162,8 @@ impl TablePlan {
             };
             if in_key {
                 let behind = masked.as_ref().and_then(|masked| masked.key.as_ref()).map(|(place, _)| *place);
-                places_of_key[index] = Some(if in_row { behind.map_or(InVector::Row(place), InVector::Behind) } else { InVector::Behind(place) });
+                places_of_key[index] =
+                    Some(if in_row { behind.map_or(InVector::Row(place), InVector::Behind) } else { InVector::Behind(place) });
             }
             columns.push(Some(PlannedColumn { codec, place, in_identity: column.in_identity, masked }));
         }
@@ -453,7 +453,7 @@ impl Shape {
                 type_modifier: column.type_modifier,
                 in_identity: match table.identity {
                     Default => table.has_primary_key && table.key.contains(&column.name),
-                    Index => table.key.contains(&column.name),
+                    Index => table.identity_columns.contains(&column.name),
                     Full => true,
                     Nothing => false,
                 },

@@ -16,7 +16,7 @@ mod startup;
 mod stream;
 mod wire;
 
-pub use connection::{CreatedSlot, ReplicationConnection, Row, SnapshotAction, SystemIdentity, TimelineEnd};
+pub use connection::{CreatedSlot, ReplicationConnection, Row, SlotLife, SnapshotAction, SystemIdentity, TimelineEnd};
 pub use feedback::FeedbackSender;
 pub use refusal::kind_of;
 pub use startup::ConnectOptions;

@@ -136,7 +136,9 @@ impl<S: Watch> AsyncRead for PacedSocket<S> {
                     this.unwatch()?;
                 }
                 State::Unwatched(socket) => {
-                    if this.drained && let Some(end) = this.pace.pause() {
+                    if this.drained
+                        && let Some(end) = this.pace.pause()
+                    {
                         if this.timer.deadline() != end {
                             this.timer.as_mut().reset(end);
                         }

@@ -25,8 +25,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::channel_binding::tls_server_end_point;
-use super::refusal::Refusal;
 use super::paced::PacedSocket;
+use super::refusal::Refusal;
 use super::wire::{AnySocket, Wire, broken};
 use crate::octets::Octets;
 use crate::types::SESSION_SETTINGS;

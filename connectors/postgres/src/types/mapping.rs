@@ -157,10 +157,8 @@ fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
         DecimalMode::String => Mapping::of(Codec::NumericText, Schema::of(Kind::String), DefaultRule::Literal),
         DecimalMode::Double => Mapping::of(Codec::NumericDouble, Schema::of(Kind::Float64), DefaultRule::Zero("0")),
         DecimalMode::Precise if modifier < MODIFIER_HEADER => {
-            let fields =
-                vec![Field::new("scale", Schema::of(Kind::Int32).build()), Field::new("value", Schema::of(Kind::Bytes).build())];
-            let schema =
-                Schema::structure(fields).name("io.debezium.data.VariableScaleDecimal").version(1).doc("Variable scaled decimal");
+            let fields = vec![Field::new("scale", Schema::of(Kind::Int32).build()), Field::new("value", Schema::of(Kind::Bytes).build())];
+            let schema = Schema::structure(fields).name("io.debezium.data.VariableScaleDecimal").version(1).doc("Variable scaled decimal");
             Mapping::of(Codec::VariableScaleDecimal, schema, DefaultRule::None)
         }
         DecimalMode::Precise => {
@@ -276,7 +274,6 @@ fn point() -> Mapping {
 }
 
 fn shape(name: &str) -> SchemaBuilder {
-    let fields =
-        vec![Field::new("wkb", Schema::of(Kind::Bytes).build()), Field::new("srid", Schema::of(Kind::Int32).optional().build())];
+    let fields = vec![Field::new("wkb", Schema::of(Kind::Bytes).build()), Field::new("srid", Schema::of(Kind::Int32).optional().build())];
     Schema::structure(fields).name(format!("io.debezium.data.geometry.{name}")).version(1).doc(name)
 }

@@ -320,8 +320,13 @@ pub(super) fn iso_interval(interval: &Interval, output: &mut Output<'_>) -> Resu
         _ => {}
     }
     let Interval { months, days, microseconds: time } = *interval;
-    let parts =
-        [(b'Y', i64::from(months / 12)), (b'M', i64::from(months % 12)), (b'D', days.into()), (b'H', time / HOUR), (b'M', time / MINUTE % 60)];
+    let parts = [
+        (b'Y', i64::from(months / 12)),
+        (b'M', i64::from(months % 12)),
+        (b'D', days.into()),
+        (b'H', time / HOUR),
+        (b'M', time / MINUTE % 60),
+    ];
     output.text(80, |out| {
         let mut digits = itoa::Buffer::new();
         out.put_u8(b'P');

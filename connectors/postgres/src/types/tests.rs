@@ -7,7 +7,17 @@ use tailwater_api::{ErrorKind, Kind, Value};
 use super::*;
 
 fn row(oid: u32, name: &str, kind: char) -> TypeRow {
-    TypeRow { oid, name: name.to_owned(), namespace: "pg_catalog".to_owned(), kind, element: 0, delimiter: b',', base: 0, modifier: -1, labels: Vec::new() }
+    TypeRow {
+        oid,
+        name: name.to_owned(),
+        namespace: "pg_catalog".to_owned(),
+        kind,
+        element: 0,
+        delimiter: b',',
+        base: 0,
+        modifier: -1,
+        labels: Vec::new(),
+    }
 }
 
 const NAMES: [&str; 40] = [

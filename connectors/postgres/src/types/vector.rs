@@ -70,7 +70,8 @@ pub(super) fn sparse_of_binary(raw: &[u8], output: &mut Output<'_>) -> Result<Va
     // Each value takes eight octets.
     let count = usize::try_from(count).ok().filter(|count| *count <= raw.len() / 8).ok_or(Fault::Unreadable)?;
     let indices = (0..count).map(|_| octets.i32()?.checked_add(1).ok_or(Fault::Unreadable)).collect::<Result<Vec<_>, Fault>>()?;
-    let entries = indices.into_iter().map(|index| Ok((index, double(f32::from_bits(octets.u32()?))?))).collect::<Result<Vec<_>, Fault>>()?;
+    let entries =
+        indices.into_iter().map(|index| Ok((index, double(f32::from_bits(octets.u32()?))?))).collect::<Result<Vec<_>, Fault>>()?;
     if octets.is_at_end() { Ok(sparse(dimensions, entries, output)) } else { Err(Fault::Unreadable) }
 }
 
