@@ -9,3 +9,4 @@ mod rows;
 mod slots;
 mod snapshots;
 mod transactions;
+mod values;
