@@ -64,9 +64,6 @@ const ALGORITHMS: [(&str, Algorithm); 10] = [
     ("SHA3-512", Algorithm::Other(&digest::SHA3_512)),
 ];
 
-/// Makes a rule of what follows the name of its family.
-type ParseRule = fn(&str) -> Result<ColumnRule, String>;
-
 /// A rule as it applies to one column: what its values are replaced by.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Disguise {
@@ -78,11 +75,14 @@ pub enum Disguise {
     Truncate(usize),
 }
 
+/// Reads what a key says behind its family's prefix.
+type RuleParser = fn(&str) -> Result<ColumnRule, String>;
+
 impl ColumnRules {
     /// Reads the keys.
     pub fn read(reader: &mut ConfigReader<'_>) -> Self {
         let mut rules = Vec::new();
-        let families: [(&str, ParseRule); 3] = [
+        let families: [(&str, RuleParser); 3] = [
             ("column.mask.with.", |rest| characters(rest).map(ColumnRule::Mask)),
             ("column.mask.hash.", |rest| ColumnHash::parse(rest).map(ColumnRule::Hash)),
             ("column.truncate.to.", |rest| match characters(rest)? {

@@ -9,6 +9,7 @@
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`merge`]: a batch of row changes, merged by key
 //! - [`name_adjustment`]: names made valid for Avro
+//! - [`notification`]: how far a snapshot is, told on a topic
 //! - [`number_text`]: numbers as Java writes them
 //! - [`relational_config`]: the keys of all relational sources
 //! - [`schema_cache`]: what is compiled from schemas
@@ -28,6 +29,7 @@ pub mod java_regex;
 pub mod json;
 pub mod merge;
 pub mod name_adjustment;
+pub mod notification;
 pub mod number_text;
 pub mod relational_config;
 pub mod schema_cache;

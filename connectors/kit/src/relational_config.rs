@@ -12,6 +12,7 @@ use crate::column_rules::ColumnRules;
 use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter, validate_key_columns, validate_name_list};
 use crate::heartbeat::HeartbeatOptions;
 use crate::name_adjustment::NameAdjustment;
+use crate::notification::{NotificationOptions, validate_channels};
 use crate::topic_names::{TopicNames, validate_strategy};
 
 const JAVA_CLASS: Effect = Effect::Never("it names a Java class, and there is no JVM here");
@@ -134,8 +135,9 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("signal.kafka.*", Text, "").effect(Effect::NotYet),
     ConfigField::new("signal.consumer.*", Text, "").effect(Effect::NotYet),
     ConfigField::new("signal.file", Text, "").effect(Effect::NotYet),
-    ConfigField::new("notification.enabled.channels", List, "Channels of notifications.").effect(Effect::NotYet),
-    ConfigField::new("notification.sink.topic.name", Text, "").effect(Effect::NotYet),
+    ConfigField::new("notification.enabled.channels", List, "Where it is told how far a snapshot is: sink (a topic), log.")
+        .validator(validate_channels),
+    ConfigField::new("notification.sink.topic.name", Text, "The topic of notifications."),
     ConfigField::new("heartbeat.interval.ms", Long, "Time between heartbeat records, in milliseconds; 0 for none.")
         .default("0")
         .validator(not_negative),
@@ -335,6 +337,8 @@ pub struct RelationalConfig {
     pub skip_unchanged: bool,
     /// Topic of the records that say where transactions begin and end; none where they are not told
     pub transaction_topic: Option<String>,
+    /// Where it is told how far a snapshot is
+    pub notifications: NotificationOptions,
     /// When heartbeats are written, if they are
     pub heartbeat: Option<HeartbeatOptions>,
     /// Longest wait for the lock of a table
@@ -396,6 +400,7 @@ impl RelationalConfig {
             transaction_topic: reader
                 .boolean("provide.transaction.metadata")
                 .then(|| [reader.text("topic.prefix"), reader.text("topic.transaction")].join(&reader.text("topic.delimiter"))),
+            notifications: NotificationOptions::read(reader),
             heartbeat: read_heartbeat(reader),
             snapshot_lock_timeout: reader.milliseconds("snapshot.lock.timeout.ms"),
             snapshot_delay: reader.milliseconds("snapshot.delay.ms"),

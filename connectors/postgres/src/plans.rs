@@ -1,10 +1,10 @@
 //! The plans of all tables of a run, by the oid that the log names.
 //!
-//! The log describes a table before its first change in a session and whenever its definition may have changed. Then the
-//! catalog is asked for what the log does not say. Where both read like the plan at hand, the plan stays; otherwise a new
+//! The log describes a table before its first change in a session and whenever something about it may have changed. Then
+//! the catalog is asked for what the log does not say. Where both read like the plan at hand, the plan stays, otherwise a new
 //! one is compiled. Looking up the plan of a row is one comparison while the table stays the same.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tailwater_api::record::Headers;
@@ -27,8 +27,6 @@ pub(crate) struct Plans {
     types: TypeCatalog,
     headers: Headers,
     definitions: HashMap<u32, TableDefinition>,
-    /// Tables that the log described in this session
-    described: HashSet<u32>,
     /// `None` for tables that are not captured
     plans: HashMap<u32, Option<Arc<TablePlan>>>,
     last: Option<(u32, Option<Arc<TablePlan>>)>,
@@ -50,7 +48,6 @@ impl Plans {
             types,
             headers,
             definitions,
-            described: HashSet::new(),
             plans: HashMap::new(),
             last: None,
             anchors: HashMap::new(),
@@ -78,8 +75,15 @@ impl Plans {
         Ok(plan)
     }
 
-    /// Takes the log's description of a table.
-    pub(crate) async fn describe(&mut self, session: &mut SqlSession, blocks: &Blocks, oid: u32, shape: Shape) -> Result<()> {
+    /// Takes the log's description of a table, found in transaction `xid`.
+    pub(crate) async fn describe(
+        &mut self,
+        session: &mut SqlSession,
+        blocks: &Blocks,
+        xid: Option<u32>,
+        oid: u32,
+        shape: Shape,
+    ) -> Result<()> {
         if !self.config.captures(&shape.schema, &shape.table) {
             self.plans.insert(oid, None);
             self.last = None;
@@ -94,18 +98,17 @@ impl Plans {
             };
             table.schema == shape.schema && table.name == shape.table && shape.columns.iter().all(known)
         };
-        // The first description in a session needs no question where it is the catalog's own. Each further one follows a
-        // definition that changed, maybe in what the log does not say: the key, a default, whether a column may be null.
-        let same_shape = self.plans.get(&oid).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.shape == shape));
-        let described = !self.described.insert(oid);
-        if !described && self.definitions.get(&oid).is_some_and(fits) {
-            if same_shape {
-                return Ok(());
+        // The catalog's own shape needs no question at first. Later the log describes a table anew because something about it
+        // changed, which may be what only the catalog knows: a default, or the key.
+        let first = !self.plans.contains_key(&oid);
+        if !(first && self.definitions.get(&oid).is_some_and(fits)) {
+            if let Some(xid) = xid {
+                // The log has a commit before others see it, and it may be this transaction that changed the definition.
+                session.get().await?.await_visibility(xid).await?;
             }
-        } else {
-            let known = self.definitions.get(&oid).cloned();
-            self.refresh(session, oid).await?;
-            if same_shape && self.definitions.get(&oid) == known.as_ref() {
+            let changed = self.refresh(session, oid).await?;
+            let is_planned = self.plans.get(&oid).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.shape == shape));
+            if is_planned && !changed {
                 return Ok(());
             }
         }
@@ -186,14 +189,20 @@ impl Plans {
         newly
     }
 
-    async fn refresh(&mut self, session: &mut SqlSession, oid: u32) -> Result<()> {
-        let found = TableDefinition::load(session.get().await?, Some(oid)).await?;
-        match found.into_iter().next() {
-            Some(table) => self.definitions.insert(oid, table),
-            // Dropped since; the log still holds its changes.
-            None => self.definitions.remove(&oid),
+    /// Reads the table's definition again, and says whether it now reads otherwise.
+    async fn refresh(&mut self, session: &mut SqlSession, oid: u32) -> Result<bool> {
+        let found = TableDefinition::load(session.get().await?, Some(oid)).await?.into_iter().next();
+        let known = self.definitions.remove(&oid);
+        let is_same = match (&found, &known) {
+            (Some(found), Some(known)) => found.columns == known.columns && found.key == known.key,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
         };
-        Ok(())
+        // A table that was dropped since is not found; the log still holds its changes.
+        if let Some(table) = found {
+            self.definitions.insert(oid, table);
+        }
+        Ok(!is_same)
     }
 
     fn compile(&self, blocks: &Blocks, shape: Shape, definition: Option<&TableDefinition>, oid: u32) -> Result<TablePlan> {

@@ -14,6 +14,7 @@ use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::context_headers;
+use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -52,17 +53,21 @@ impl SourceConnector for PostgresConnector {
             let _ = stopping.wait_for(|stop| *stop).await;
         };
         let config = Arc::new(config);
-        let mut run = Run::open(config.clone(), &context).await?;
-        // A stop while rows are read drops the reading: pending rows are forgotten, complete tables stay.
-        let position = tokio::select! {
+        let prepare = async {
+            let mut run = Run::open(config.clone(), &context).await?;
+            let position = run.prepare(&mut context).await?;
+            Ok::<_, Error>((run, position))
+        };
+        // A stop while it connects or rows are read drops that: pending rows are forgotten, complete tables stay.
+        let (run, position) = tokio::select! {
             biased;
             () = stopped => return Ok(()),
-            position = run.prepare(&mut context) => position?,
+            prepared = prepare => prepared?,
         };
-        let Some(position) = position else {
-            return Ok(());
-        };
-        run.stream(&mut context, position).await
+        match position {
+            Some(position) => run.stream(&mut context, position).await,
+            None => Ok(()),
+        }
     }
 
     fn unavailable_value_placeholder(config: &Self::Config) -> String {
@@ -155,12 +160,14 @@ impl Run {
                 }
                 position.log = Some(offered.log.clone());
                 self.plans.set_anchors(&completed);
+                self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
                 let position = self.new_position(&offered.log, from, SnapshotProgress::Streaming).await?;
                 send_state(context, vec![position.change(&server)]).await?;
+                self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
             (stored, true) => {
@@ -171,6 +178,16 @@ impl Run {
                 Ok(Some(position))
             }
         }
+    }
+
+    async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
+        let notifications = Notifications::new(&self.config.relational.notifications, &self.config.relational.topic_prefix);
+        if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Skipped, &[]) {
+            // Small, and asked for while rows are held: it must not wait for room.
+            let reservation = context.reserve(0).await;
+            context.send(SourceBatch { records: vec![record], ..SourceBatch::default() }, reservation).await?;
+        }
+        Ok(())
     }
 
     /// Asks the server who it is and what its slot is.
@@ -285,7 +302,7 @@ impl Run {
         tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()));
         let reader = SqlConnection::connect(&self.config).await?;
         reader.without_timeout().await?;
-        let writer = Writer::new(context, &position, &completed);
+        let writer = Writer::new(&self.config, context, &position, &completed, &tables);
         let mut snapshot = Snapshot {
             config: &self.config,
             context,
@@ -313,7 +330,7 @@ impl Run {
         let tables = tables_to_read(&self.config, None, &captured);
         let reader = SqlConnection::connect(&self.config).await?;
         reader.without_timeout().await?;
-        let writer = Writer::new(context, &position, &[]);
+        let writer = Writer::new(&self.config, context, &position, &[], &tables);
         let mut snapshot = Snapshot {
             config: &self.config,
             context,

@@ -261,7 +261,8 @@ impl<'a> Streaming<'a> {
             Message::Commit(commit) => self.commit(commit.end_lsn)?,
             Message::Relation(relation) => {
                 let (oid, shape) = (relation.oid, Shape::of_relation(&relation));
-                self.plans.describe(&mut self.session, &self.blocks, oid, shape).await.map_err(at)?;
+                let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+                self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
             }
             Message::Insert(insert) => {
                 self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena)).await?;

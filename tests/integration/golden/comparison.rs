@@ -43,9 +43,12 @@ fn is_heartbeat(entry: &Entry) -> bool {
     entry.value.schema.contains("\"io.debezium.connector.common.Heartbeat\"")
 }
 
+/// What a record holds, without what differs from run to run.
 fn summary(entry: &Entry) -> String {
-    let shorten =
-        |text: &str| if text.chars().count() > 200 { text.chars().take(200).collect::<String>() + "…" } else { text.to_owned() };
+    let shorten = |payload: &str| {
+        let text = normalised("", payload).into_iter().map(|token| token.text).collect::<Vec<_>>().join(" ");
+        if text.chars().count() > 200 { text.chars().take(200).collect::<String>() + "…" } else { text }
+    };
     format!("key {} value {}", shorten(&entry.key.payload), shorten(&entry.value.payload))
 }
 
@@ -181,6 +184,9 @@ fn normalised(header: &str, payload: &str) -> Vec<Token> {
     let has = |path: &str| tokens.iter().any(|token| token.path == path);
     let is_envelope = has(".source") && (has(".op") || has(".ddl") || has(".databaseName"));
     let is_transaction = has(".status") && has(".event_count");
+    let is_notification = has(".aggregate_type");
+    // The key of a notification's record is a UUID.
+    let is_notification_key = tokens.len() == 3 && has(".id") && tokens[1].text.len() == 38 && tokens[1].text.matches('-').count() == 4;
     // The key of a transaction's record: its number, a colon, a place.
     let is_transaction_key = tokens.len() == 3 && has(".id") && tokens[1].text.trim_matches('"').split(':').count() == 2;
     let is_heartbeat = tokens.len() == 3 && has(".ts_ms");
@@ -189,7 +195,8 @@ fn normalised(header: &str, payload: &str) -> Vec<Token> {
         let volatile = match path.as_str() {
             "" => volatile_header(header),
             ".ts_ms" | ".ts_us" | ".ts_ns" => is_envelope || is_transaction || is_heartbeat,
-            ".id" => is_transaction || is_transaction_key,
+            ".id" => is_transaction || is_transaction_key || is_notification || is_notification_key,
+            ".timestamp" => is_notification,
             ".transaction.id" => is_envelope,
             path => match path.strip_prefix(".source.") {
                 Some(name) => OF_THE_SOURCE.contains(&name),
@@ -232,7 +239,7 @@ fn shape(path: &str, text: &str) -> String {
     }
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
     if is_number {
-        if !path.contains("ts_") {
+        if !path.contains("ts_") && !path.ends_with("timestamp") {
             return "<an integer>".to_owned();
         }
         // The source's times have microseconds; its nanoseconds are a thousand times these.

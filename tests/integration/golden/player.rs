@@ -34,6 +34,18 @@ pub(crate) fn version(case: &Case) -> Version {
     Version::ALL.into_iter().find(|version| Some(version.major()) == major).unwrap_or_else(|| panic!("no server {}", case.server))
 }
 
+/// An extension that the case makes and the server has not: some are no part of a server's package.
+pub(crate) async fn missing_extension(case: &Case, server: &PostgresServer) -> Option<String> {
+    let setup = case.setup.as_deref().unwrap_or_default();
+    let wanted: Vec<_> = setup.lines().filter_map(|line| line.trim().strip_prefix("create extension ")?.strip_suffix(';')).collect();
+    if wanted.is_empty() {
+        return None;
+    }
+    let client = server.connect("postgres").await.unwrap();
+    let query = "SELECT name FROM unnest($1::text[]) AS w (name) WHERE name NOT IN (SELECT name FROM pg_available_extensions)";
+    client.query_opt(query, &[&wanted]).await.unwrap().map(|row| row.get(0))
+}
+
 /// Plays the case `name` (`postgres/operations`) on a fresh server. `may_fail` says that the connector may log an error.
 pub(crate) async fn play(name: &str, server: &PostgresServer, may_fail: bool) -> Played {
     let case = recording::case(name);

@@ -15,8 +15,8 @@ const NOBODY: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
 
 /// A server with the table `t`, captured and stopped behind its first row.
 async fn captured_once(server: &PostgresServer, entries: &[(&str, &str)]) -> (Client, PostgresConfig, Log) {
-    let client = server.connect("postgres").await.unwrap();
-    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let client = server.connect("postgres").await.expect("the server answers");
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.expect("the table is new");
     let config = config(server, entries);
     let log = capture_row(&client, &config, Log::default(), 1).await;
     (client, config, log)
@@ -26,7 +26,7 @@ async fn captured_once(server: &PostgresServer, entries: &[(&str, &str)]) -> (Cl
 async fn capture_row(client: &Client, config: &PostgresConfig, log: Log, id: u32) -> Log {
     let mut running = start(config, log);
     eventually(client, "SELECT bool_or(active) FROM pg_replication_slots").await;
-    client.batch_execute(&format!("INSERT INTO t VALUES ({id})")).await.unwrap();
+    client.batch_execute(&format!("INSERT INTO t VALUES ({id})")).await.expect("the row is new");
     running
         .until(|log| {
             log.lines().last().is_some_and(|line| line.contains(&format!("{{{id}}}->null")) || line.ends_with(&format!("{{{id}}}")))
@@ -128,7 +128,7 @@ fn data_and_copy(server: &PostgresServer) -> (PathBuf, PathBuf) {
 
 fn copy_folder(from: &Path, to: &Path) {
     // Keeps owners and modes, which the server insists on.
-    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    let done = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp is there");
     assert!(done.success());
 }
 
