@@ -278,15 +278,16 @@ impl<'a> Streaming<'a> {
                 self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
             }
             Message::Insert(insert) => {
-                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena))?;
+                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena)).await?;
             }
             Message::Update(update) => {
                 self.row(update.relation, wal_start, MessageKind::Update, |plan, arena| {
                     plan.update(update.old.as_ref(), &update.new, arena)
-                })?;
+                })
+                .await?;
             }
             Message::Delete(delete) => {
-                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena))?;
+                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena)).await?;
             }
             Message::Truncate(truncate) => self.truncate(&truncate.relations, wal_start)?,
             Message::Origin(origin) => {
@@ -353,14 +354,14 @@ impl<'a> Streaming<'a> {
         }
     }
 
-    fn row(
+    async fn row(
         &mut self,
         relation: u32,
         lsn: Lsn,
         kind: MessageKind,
-        decode: impl FnOnce(&TablePlan, &mut BytesMut) -> Result<Change>,
+        decode: impl Fn(&TablePlan, &mut BytesMut) -> Result<Change>,
     ) -> Result<()> {
-        let Some((plan, durable)) = self.admit(relation, lsn, true)? else {
+        let Some((mut plan, durable)) = self.admit(relation, lsn, true)? else {
             return Ok(());
         };
         let relational = &self.config.relational;
@@ -373,7 +374,12 @@ impl<'a> Streaming<'a> {
         if relational.skipped_operations.contains(skipped) {
             return Ok(());
         }
-        let change = decode(&plan, &mut self.batch.arena).map_err(|error| error.at(lsn))?;
+        let at = |error: Error| error.at(lsn);
+        let mut change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        if plan.unlisted_label().is_some() {
+            plan = self.plans.relist(&mut self.session, &self.blocks, relation, &plan).await.map_err(at)?;
+            change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        }
         if relational.skip_unchanged && change.is_without_effect() {
             self.batch.unchanged += 1;
             return Ok(());
