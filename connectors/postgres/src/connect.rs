@@ -101,7 +101,9 @@ impl SqlConnection {
         let deadline = tokio::time::Instant::now() + VISIBILITY_WAIT;
         while self.query_one(query, &[&xid.to_string()]).await.map_err(failed)?.get(0) {
             if tokio::time::Instant::now() > deadline {
-                tracing::warn!("the definitions of transaction {xid} are read although its commit still waits for a standby");
+                tracing::warn!(
+                    "transaction {xid} is in the log but not visible yet; the server is asked all the same, and may answer as of before it"
+                );
                 break;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -30,6 +30,7 @@ mod probe;
 mod publication;
 mod relation;
 pub mod replication;
+mod reselect;
 mod restart;
 mod retention;
 mod slot;

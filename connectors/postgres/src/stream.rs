@@ -37,11 +37,12 @@ use crate::config::PostgresConfig;
 use crate::connect::SqlSession;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
-use crate::pgoutput::Message;
+use crate::pgoutput::{Message, OldTuple, Tuple};
 use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, MessageKind, Partial, Position, SnapshotProgress};
 use crate::relation::{Shape, TablePlan};
 use crate::replication::{Frame, ReplicationStream};
+use crate::reselect::{Found, reselect};
 use crate::transaction::{Transaction, recognise};
 
 /// What a batch may weigh at least and at most before it is sent.
@@ -265,11 +266,19 @@ impl<'a> Streaming<'a> {
                 self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
             }
             Message::Insert(insert) => {
-                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena))?;
+                let found = self.reselect(insert.relation, None, &insert.new).await.map_err(at)?;
+                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| {
+                    let mut change = plan.create(&insert.new, arena)?;
+                    plan.fill(&mut change, found, arena)?;
+                    Ok(change)
+                })?;
             }
             Message::Update(update) => {
+                let found = self.reselect(update.relation, update.old.as_ref(), &update.new).await.map_err(at)?;
                 self.row(update.relation, wal_start, MessageKind::Update, |plan, arena| {
-                    plan.update(update.old.as_ref(), &update.new, arena)
+                    let mut change = plan.update(update.old.as_ref(), &update.new, arena)?;
+                    plan.fill(&mut change, found, arena)?;
+                    Ok(change)
                 })?;
             }
             Message::Delete(delete) => {
@@ -289,6 +298,14 @@ impl<'a> Streaming<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Reads values again that the log does not hold, where the configuration asks for it.
+    async fn reselect(&mut self, relation: u32, old: Option<&OldTuple<'_>>, new: &Tuple<'_>) -> Result<Vec<Found>> {
+        let Some(options) = &self.config.relational.reselect else { return Ok(Vec::new()) };
+        let Some(plan) = self.plans.of(relation)? else { return Ok(Vec::new()) };
+        let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+        reselect(options, &mut self.session, xid, &plan, old, new).await
     }
 
     fn commit(&mut self, end: Lsn) -> Result<()> {
