@@ -24,7 +24,7 @@ use crate::config::directory::Directory;
 use crate::config::worker_file::{self, Loaded, LogFormat, WorkerFile};
 use crate::rest::{self, Api};
 use crate::runtime::worker::{Worker, WorkerOptions};
-use crate::telemetry::{self, Registry};
+use crate::telemetry::{self, Levels, Registry};
 
 /// How long requests under way may take to end after the worker has stopped.
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
@@ -85,11 +85,11 @@ impl Run {
                 return Ok(self.refuse(&report));
             }
         };
-        telemetry::init(loaded.file.log_format, &loaded.file.log_level);
+        let levels = telemetry::init(loaded.file.log_format, &loaded.file.log_level);
         for note in &loaded.notes.notes {
             tracing::warn!("{}: {note}", self.file_name());
         }
-        Ok(match daemon(loaded).await {
+        Ok(match daemon(loaded, levels).await {
             Ok(()) => Exit::Done,
             Err(error) => {
                 tracing::error!(error.kind = error.kind().code(), error.mend = error.remedy(), "{error}");
@@ -159,12 +159,12 @@ enum Asked {
     Reload,
 }
 
-async fn daemon(loaded: Loaded) -> Result<(), Error> {
+async fn daemon(loaded: Loaded, levels: Levels) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(|error| Error::new(ErrorKind::Bug, "listen for signals").because(error))?;
     let file = loaded.file.clone();
     let (listener, address) = bind(&file.rest_listen).await?;
     let metrics = Registry::default();
-    let api = Api::new(metrics.clone(), address.to_string());
+    let api = Api::new(metrics.clone(), levels, address.to_string());
     let (stop_rest, rest_stopped) = watch::channel(false);
     let server = tokio::spawn(rest::serve(listener, api.clone(), rest_stopped));
     let alive = tokio::spawn(service_manager::keep_alive());

@@ -8,6 +8,7 @@ pub mod connector_file;
 pub mod directory;
 pub(crate) mod document;
 pub(crate) mod fields;
+pub(crate) mod masked;
 pub(crate) mod nearest;
 pub(crate) mod options;
 pub(crate) mod properties;

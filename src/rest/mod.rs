@@ -10,20 +10,21 @@
 
 mod answers;
 mod connectors;
+mod endpoints;
 mod failure;
+mod loggers;
+mod openapi;
+mod plugins;
 pub mod record_line;
 mod requests;
+mod service;
 mod topics;
 
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
-use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::Layer as _;
@@ -33,10 +34,8 @@ pub(crate) use self::answers::topics as topics_answer;
 pub(crate) use self::connectors::segment;
 use self::failure::Failure;
 use crate::runtime::worker::Worker;
-use crate::telemetry::{self, Registry};
+use crate::telemetry::{Levels, Registry};
 
-/// The version of Connect whose API this is; clients choose by it what they may call.
-const CONNECT_VERSION: &str = "4.3.1";
 /// A larger body is no configuration (I6).
 const MAX_BODY: usize = 1 << 20;
 
@@ -47,6 +46,7 @@ pub struct Api(Arc<Inner>);
 struct Inner {
     worker: OnceLock<Worker>,
     metrics: Registry,
+    levels: Levels,
     /// `worker_id` of statuses: host and port
     worker_id: String,
 }
@@ -54,8 +54,8 @@ struct Inner {
 impl Api {
     /// An API whose worker is still starting.
     #[must_use]
-    pub fn new(metrics: Registry, worker_id: String) -> Self {
-        Self(Arc::new(Inner { worker: OnceLock::new(), metrics, worker_id }))
+    pub fn new(metrics: Registry, levels: Levels, worker_id: String) -> Self {
+        Self(Arc::new(Inner { worker: OnceLock::new(), metrics, levels, worker_id }))
     }
 
     /// From now on requests reach `worker`.
@@ -65,6 +65,14 @@ impl Api {
 
     fn worker(&self) -> Result<&Worker, Failure> {
         self.0.worker.get().ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "The worker is still starting up."))
+    }
+
+    fn metrics(&self) -> &Registry {
+        &self.0.metrics
+    }
+
+    fn levels(&self) -> &Levels {
+        &self.0.levels
     }
 
     fn worker_id(&self) -> &str {
@@ -86,52 +94,11 @@ pub async fn serve(listener: TcpListener, api: Api, mut stop: watch::Receiver<bo
 }
 
 fn router(api: Api) -> Router {
-    Router::new()
-        .route("/", get(root))
-        .route("/health", get(health))
-        .route("/metrics", get(metrics))
-        .route("/connectors", get(connectors::list).post(connectors::create))
-        .route("/connectors/{name}", get(connectors::info).delete(connectors::delete))
-        .route("/connectors/{name}/config", get(connectors::config).put(connectors::put_config))
-        .route("/connectors/{name}/status", get(connectors::status))
-        .route("/connectors/{name}/topics", get(connectors::topics))
-        .route("/connectors/{name}/offsets", get(connectors::offsets))
-        .route("/connectors/{name}/pause", put(connectors::pause))
-        .route("/connectors/{name}/resume", put(connectors::resume))
-        .route("/connectors/{name}/stop", put(connectors::stop))
-        .route("/connectors/{name}/restart", post(connectors::restart))
-        .route("/connectors/{name}/tasks", get(connectors::tasks))
-        .route("/connectors/{name}/tasks/{task}/status", get(connectors::task_status))
-        .route("/connectors/{name}/tasks/{task}/restart", post(connectors::restart_task))
-        .route("/topics", get(topics::list))
-        .route("/topics/{topic}/records", get(topics::records))
+    endpoints::routes()
         .fallback(Failure::not_found)
         .method_not_allowed_fallback(async |_: Method| Failure::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP 405 Method Not Allowed"))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
-}
-
-/// `kafka_cluster_id` names the engine of the topic log, since there may be no Kafka.
-async fn root() -> Response {
-    let commit = concat!("tailwater-", env!("CARGO_PKG_VERSION"));
-    answers::json(StatusCode::OK, &json!({"version": CONNECT_VERSION, "commit": commit, "kafka_cluster_id": "embedded"}))
-}
-
-async fn health(State(api): State<Api>) -> Response {
-    match api.worker() {
-        Ok(_) => {
-            let message = "Worker has completed startup and is ready to handle requests.";
-            answers::json(StatusCode::OK, &json!({"status": "healthy", "message": message}))
-        }
-        Err(_) => {
-            let message = "Worker is still starting up.";
-            answers::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "starting", "message": message}))
-        }
-    }
-}
-
-async fn metrics(State(api): State<Api>) -> Response {
-    ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], api.0.metrics.encode()).into_response()
 }
 
 #[cfg(test)]

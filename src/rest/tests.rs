@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
 use axum::http::Request as HttpRequest;
+use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tailwater_api::config::{ConfigFault, ConfigReport};
 use tailwater_api::record::TopicPartition;
@@ -15,7 +16,8 @@ use tower::ServiceExt as _;
 use super::failure::Failure;
 use super::requests::{Body, Create};
 use super::*;
-use crate::runtime::worker::{ConnectorInfo, ConnectorType, Offsets, Refused, RunState, RunStatus};
+use crate::runtime::offsets::Offsets;
+use crate::runtime::worker::{ConnectorInfo, ConnectorType, Refused, RunState, RunStatus};
 use crate::state::TargetState;
 
 fn map(text: &str) -> JsonMap {
@@ -47,7 +49,7 @@ async fn ask(method: &str, path: &str, kind: Option<&str>, body: &str) -> (u16, 
     if let Some(kind) = kind {
         request = request.header("content-type", kind);
     }
-    let app = NormalizePathLayer::trim_trailing_slash().layer(router(Api::new(Registry::default(), "h:1".into())));
+    let app = NormalizePathLayer::trim_trailing_slash().layer(router(Api::new(Registry::default(), Levels::new("info"), "h:1".into())));
     text(app.oneshot(request.body(HttpBody::from(body.to_owned())).unwrap()).await.unwrap()).await
 }
 

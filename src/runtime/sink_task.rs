@@ -22,8 +22,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::connectors::{AnySinkWriter, Opening};
+use crate::crash_point::crash_point;
 use crate::runtime::budget::TaskBudget;
-use crate::runtime::crash_point::crash_point;
 use crate::runtime::ledger::Ledger;
 use crate::runtime::record_errors::{RecordErrors, Stage};
 use crate::topics::{LogReader, Polled, Subscription, TopicLog};
@@ -184,22 +184,13 @@ impl Sink {
             return Ok(batch);
         }
         let mut records = Vec::with_capacity(batch.records.len());
-        let mut renamed = Vec::new();
-        for SinkRecord { partition, offset, record } in batch.records {
-            let topic = Arc::clone(&record.topic);
+        for SinkRecord { topic, partition, offset, record } in batch.records {
             match self.transforms.apply(record) {
-                Ok(Some(record)) => {
-                    let record = SinkRecord { partition, offset, record };
-                    if record.record.topic != topic {
-                        renamed.push((record.topic_partition(), offset, topic));
-                    }
-                    records.push(record);
-                }
+                Ok(Some(record)) => records.push(SinkRecord { topic, partition, offset, record }),
                 Ok(None) => {}
                 Err(error) => self.errors.handle_read(&topic, partition, offset, None, Stage::Transformation, error).await?,
             }
         }
-        self.errors.renamed(renamed);
         Ok(RecordBatch { records, next: batch.next })
     }
 
@@ -224,8 +215,13 @@ impl Sink {
 
     /// The target's positions win over ours. A position that the log no longer has is `history-gone` and ends the run: never a skip.
     async fn assign(&mut self, partitions: &[Assignment]) -> Result<()> {
-        for position in self.writer.assign(partitions).await? {
-            self.reader.seek(position).await?;
+        let held = self.writer.assign(partitions).await?;
+        for position in &held {
+            self.reader.seek(position.clone()).await?;
+        }
+        // A target that was ahead of us has told us so now; the log must not keep for it what it has.
+        if !held.is_empty() {
+            self.reader.commit(held).await?;
         }
         Ok(())
     }

@@ -22,6 +22,8 @@ pub type LogId = Arc<str>;
 /// A record with its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SinkRecord {
+    /// Topic that the record stands in; a transform may have given the record itself another
+    pub topic: Arc<str>,
     /// Partition that the record stands in
     pub partition: u32,
     /// Offset in the partition
@@ -31,10 +33,10 @@ pub struct SinkRecord {
 }
 
 impl SinkRecord {
-    /// Topic and partition.
+    /// Topic and partition that the record stands in; with the offset they name it.
     #[must_use]
     pub fn topic_partition(&self) -> TopicPartition {
-        TopicPartition { topic: Arc::clone(&self.record.topic), partition: self.partition }
+        TopicPartition { topic: Arc::clone(&self.topic), partition: self.partition }
     }
 }
 
@@ -91,6 +93,8 @@ pub trait SinkConnector: Send + Sync + 'static {
     type Config: ConnectorConfig;
     /// Its writer.
     type Writer: SinkWriter;
+    /// Whether [`SinkWriter::assign`] names positions, which then win over the daemon's own: moving the daemon's moves nothing.
+    const TARGET_KEEPS_POSITIONS: bool = false;
 
     /// Connects and says what is missing, with the statement that mends it. Changes nothing (I15).
     fn probe(config: &Self::Config) -> impl Future<Output = ProbeReport> + Send;

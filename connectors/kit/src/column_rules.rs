@@ -75,11 +75,14 @@ pub enum Disguise {
     Truncate(usize),
 }
 
+/// Reads what a key says behind its family's prefix.
+type RuleParser = fn(&str) -> Result<ColumnRule, String>;
+
 impl ColumnRules {
     /// Reads the keys.
     pub fn read(reader: &mut ConfigReader<'_>) -> Self {
         let mut rules = Vec::new();
-        let families: [(&str, fn(&str) -> Result<ColumnRule, String>); 3] = [
+        let families: [(&str, RuleParser); 3] = [
             ("column.mask.with.", |rest| characters(rest).map(ColumnRule::Mask)),
             ("column.mask.hash.", |rest| ColumnHash::parse(rest).map(ColumnRule::Hash)),
             ("column.truncate.to.", |rest| match characters(rest)? {

@@ -53,17 +53,21 @@ impl SourceConnector for PostgresConnector {
             let _ = stopping.wait_for(|stop| *stop).await;
         };
         let config = Arc::new(config);
-        let mut run = Run::open(config.clone(), &context).await?;
-        // A stop while rows are read drops the reading: pending rows are forgotten, complete tables stay.
-        let position = tokio::select! {
+        let prepare = async {
+            let mut run = Run::open(config.clone(), &context).await?;
+            let position = run.prepare(&mut context).await?;
+            Ok::<_, Error>((run, position))
+        };
+        // A stop while it connects or rows are read drops that: pending rows are forgotten, complete tables stay.
+        let (run, position) = tokio::select! {
             biased;
             () = stopped => return Ok(()),
-            position = run.prepare(&mut context) => position?,
+            prepared = prepare => prepared?,
         };
-        let Some(position) = position else {
-            return Ok(());
-        };
-        run.stream(&mut context, position).await
+        match position {
+            Some(position) => run.stream(&mut context, position).await,
+            None => Ok(()),
+        }
     }
 
     fn unavailable_value_placeholder(config: &Self::Config) -> String {

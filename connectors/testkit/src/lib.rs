@@ -3,6 +3,7 @@
 //! - [`conformance`]: what every connector must do
 //! - [`fault_proxy`]: a TCP proxy that misbehaves when told to
 //! - [`guard`]: ends a child process when the test dies
+//! - [`kafka`]: throwaway Kafka brokers
 //! - [`postgres`]: throwaway PostgreSQL servers
 //! - [`servers`]: where servers come from, and what a test does without them
 
@@ -11,10 +12,12 @@
 pub mod conformance;
 pub mod fault_proxy;
 pub mod guard;
+pub mod kafka;
 pub mod postgres;
 pub mod servers;
 
 pub use fault_proxy::{Direction, Fault, FaultProxy};
 pub use guard::Guard;
+pub use kafka::KafkaBroker;
 pub use postgres::{PostgresServer, Version};
 pub use servers::required_or_skip;

@@ -12,8 +12,6 @@
 //! folder. A signal bound to the parent's death would not do, since it follows the thread that started the child.
 
 use std::fs::{self, File};
-use std::io::ErrorKind as IoErrorKind;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,7 +22,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use crate::servers::cache_dir;
+use crate::servers::{cache_dir, failed, free_port, run};
 
 /// Major versions that tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -296,20 +294,6 @@ impl Drop for PostgresServer {
     }
 }
 
-/// A port below the range that the kernel gives to outgoing connections, so that a server that is down for a moment
-/// finds its port free again.
-fn free_port() -> Result<u16> {
-    for _ in 0..1000 {
-        let port = fastrand::u16(10_000..32_000);
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => return Ok(port),
-            Err(error) if error.kind() == IoErrorKind::AddrInUse => {}
-            Err(error) => return Err(failed("find a free port", error)),
-        }
-    }
-    Err(Error::new(ErrorKind::Missing, "find a free port"))
-}
-
 /// Waits for the end of its standard input, then ends the server in `directory` and removes it.
 fn watchdog(directory: &Path) -> Result<Child> {
     const SCRIPT: &str = r#"read -r _
@@ -398,19 +382,6 @@ fn own(folder: &Path) -> Result<()> {
     }
     // PostgreSQL asks for this of the folder of its data; the tests themselves must be able to write in it too.
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).map_err(|error| failed("close a folder to others", error))
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().map_err(|error| failed(&format!("run {command:?}"), error))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    Err(Error::new(ErrorKind::Misconfigured, format!("run {command:?}")).because(said))
-}
-
-fn failed(doing: &str, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(ErrorKind::Misconfigured, doing).because(cause)
 }
 
 #[cfg(test)]

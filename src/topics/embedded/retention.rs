@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tailwater_api::Result;
+use tailwater_api::record::TopicPartition;
 use tailwater_api::sink::LogPosition;
 
 use super::journal::{Journal, SegmentFacts, now};
@@ -55,6 +56,8 @@ impl Default for EmbeddedOptions {
 }
 
 /// Decides which segments may go.
+///
+/// Its locks come before those of journals: nobody asks it for anything while holding a journal's.
 pub(super) struct Retention {
     options: EmbeddedOptions,
     journals: Mutex<Vec<Arc<Journal>>>,
@@ -76,12 +79,15 @@ impl Retention {
         *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = Some(sinks);
     }
 
-    pub(super) fn moved(&self, group: &str, positions: &[LogPosition]) {
+    pub(super) fn moved(&self, group: &str, positions: &[LogPosition], forgotten: &[TopicPartition]) {
+        let key = |place: &TopicPartition| (Arc::clone(&place.topic), place.partition);
         let mut all = self.positions.write().unwrap_or_else(PoisonError::into_inner);
         let of_group = all.entry(group.to_owned()).or_default();
         for position in positions {
-            let partition = (Arc::clone(&position.topic_partition.topic), position.topic_partition.partition);
-            of_group.insert(partition, position.clone());
+            of_group.insert(key(&position.topic_partition), position.clone());
+        }
+        for place in forgotten {
+            of_group.remove(&key(place));
         }
         drop(all);
         // A held source may go on.
@@ -120,7 +126,8 @@ impl Retention {
         let durable = journal.lock();
         let ends = facts.visible.iter().map(|(partition, range)| (partition, range.next));
         ends.chain(facts.held.iter().map(|(partition, end)| (partition, *end))).all(|(partition, end)| {
-            sinks.iter().filter(|(_, subscription)| subscription.covers(&partition.0)).all(|(group, _)| {
+            // What may be subscribed counts as subscribed; its sink says why it is not known.
+            sinks.iter().filter(|(_, subscription)| subscription.covers(&partition.0).unwrap_or(true)).all(|(group, _)| {
                 let position = positions.get(group).and_then(|positions| positions.get(partition));
                 position.is_some_and(|position| durable.offset_of(partition, position).is_ok_and(|offset| offset >= end))
             })

@@ -96,7 +96,12 @@ impl ReplicationConnection {
         let major = digits.parse().map_err(|_| {
             Error::new(ErrorKind::Unreadable, "read the server's version").because(format!("it says {:?}", session.server_version))
         })?;
-        Ok(Self { wire: session.wire, major })
+        let mut connection = Self { wire: session.wire, major };
+        // As for `NO_TIMEOUTS`; an older server refuses a session that names it.
+        if major >= 17 {
+            connection.run("SET transaction_timeout = 0", "lift the limit of the session's transactions").await?;
+        }
+        Ok(connection)
     }
 
     /// Major version of the server: 15.
