@@ -12,14 +12,27 @@ use tailwater_kit::relational_config::{OnLoss, RELATIONAL_FIELDS, RelationalConf
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
 use crate::identity::{IdentityRule, parse_rules};
+use crate::servers::{Server, SessionAttributes, parse_servers};
 use crate::types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions};
 
 const SNAPSHOT_MODES: &[&str] =
     &["initial", "always", "initial_only", "no_data", "when_needed", "configuration_based", "custom", "never", "schema_only"];
 
 const POSTGRES_FIELDS: &[ConfigField] = &[
-    ConfigField::new("database.hostname", Text, "Name or address of the server.").required(),
+    ConfigField::new(
+        "database.hostname",
+        Text,
+        "Name or address of the server, or the folder of its Unix socket; several are separated by commas, each may have a port: HOST:PORT.",
+    )
+    .required()
+    .validator(validate_servers),
     ConfigField::new("database.port", Int, "Port of the server.").default("5432").validator(validate_port),
+    ConfigField::new(
+        "database.target_session_attrs",
+        Choice(&["any", "read-write", "read-only", "primary", "standby", "prefer-standby"]),
+        "Which of several servers is followed, as libpq means it: the first that is so.",
+    )
+    .default("any"),
     ConfigField::new("database.user", Text, "Role to log in with; it needs REPLICATION and SELECT on the captured tables.").required(),
     ConfigField::new("database.password", Password, "Password of the role."),
     ConfigField::new("database.dbname", Text, "Database to capture.").required(),
@@ -116,6 +129,10 @@ fn validate_port(value: &str) -> Result<(), String> {
     if value.parse::<u16>().is_ok_and(|port| port > 0) { Ok(()) } else { Err("must be a port, 1 to 65535".into()) }
 }
 
+fn validate_servers(value: &str) -> Result<(), String> {
+    parse_servers(value, 5432).map(|_| ())
+}
+
 fn validate_digits(value: &str) -> Result<(), String> {
     if value.parse::<u8>().is_ok_and(|digits| digits <= 18) { Ok(()) } else { Err("must be 0 to 18".into()) }
 }
@@ -203,8 +220,12 @@ pub(crate) enum FlushMode {
 #[derive(Clone)]
 pub struct PostgresConfig {
     pub(crate) relational: RelationalConfig,
+    /// The server that this run follows
     pub(crate) hostname: String,
     pub(crate) port: u16,
+    /// Those that it is chosen from
+    pub(crate) servers: Vec<Server>,
+    pub(crate) session_attributes: SessionAttributes,
     pub(crate) user: String,
     pub(crate) password: Option<Secret>,
     pub(crate) dbname: String,
@@ -256,10 +277,25 @@ impl ConnectorConfig for PostgresConfig {
             reader.choice("lsn.flush.mode", &flush_modes)
         };
         let on_loss = relational.on_loss;
+        // What does not parse is already a fault of its key by its validator.
+        let servers = parse_servers(&reader.text("database.hostname"), reader.number("database.port")).unwrap_or_default();
+        let first = servers.first().cloned().unwrap_or(Server { host: String::new(), port: 0 });
         Self {
             relational,
-            hostname: reader.text("database.hostname"),
-            port: reader.number("database.port"),
+            hostname: first.host,
+            port: first.port,
+            servers,
+            session_attributes: reader.choice(
+                "database.target_session_attrs",
+                &[
+                    ("any", SessionAttributes::Any),
+                    ("read-write", SessionAttributes::ReadWrite),
+                    ("read-only", SessionAttributes::ReadOnly),
+                    ("primary", SessionAttributes::Primary),
+                    ("standby", SessionAttributes::Standby),
+                    ("prefer-standby", SessionAttributes::PreferStandby),
+                ],
+            ),
             user: reader.text("database.user"),
             password: reader.secret("database.password"),
             dbname: reader.text("database.dbname"),

@@ -33,6 +33,7 @@ pub mod replication;
 mod reselect;
 mod restart;
 mod retention;
+mod servers;
 mod slot;
 mod snapshot;
 mod source;

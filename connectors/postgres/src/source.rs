@@ -31,7 +31,7 @@ use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
 use crate::stream::{Start, Streaming};
-use crate::{heartbeat, identity, probe, publication, slot};
+use crate::{heartbeat, identity, probe, publication, servers, slot};
 
 /// The PostgreSQL source.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,9 +52,9 @@ impl SourceConnector for PostgresConnector {
             // A daemon that is gone is a stop, too.
             let _ = stopping.wait_for(|stop| *stop).await;
         };
-        let config = Arc::new(config);
         let prepare = async {
-            let mut run = Run::open(config.clone(), &context).await?;
+            let config = Arc::new(servers::choose(config).await?);
+            let mut run = Run::open(config, &context).await?;
             let position = run.prepare(&mut context).await?;
             Ok::<_, Error>((run, position))
         };

@@ -7,6 +7,7 @@ mod positions;
 mod publications;
 mod refusals;
 mod rows;
+mod servers;
 mod slots;
 mod snapshots;
 mod transactions;
