@@ -11,3 +11,4 @@ mod servers;
 mod slots;
 mod snapshots;
 mod transactions;
+mod traps;
