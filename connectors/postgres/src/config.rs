@@ -63,6 +63,17 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         .default("false"),
     ConfigField::new("slot.stream.params", Text, "Further options of the plug-in: NAME=VALUE;NAME=VALUE.")
         .validator(validate_stream_options),
+    ConfigField::new(
+        "transaction.streaming",
+        Boolean,
+        "Whether large transactions are sent while they are in progress and kept here until their commit (PostgreSQL 14 and later); \
+         otherwise the server keeps them.",
+    )
+    .default("false"),
+    ConfigField::new("spill.directory", Text, "Folder for transactions in progress; the system's for temporary files unless given."),
+    ConfigField::new("spill.max.bytes", Long, "What transactions in progress may take there; beyond it the server keeps them.")
+        .default("10737418240")
+        .validator(positive),
     ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
     ConfigField::new("slot.retry.delay.ms", Long, "Time between two such tries, in milliseconds.").default("10000").validator(not_negative),
     ConfigField::new("publication.name", Text, "Publication; created if it is missing.").default("dbz_publication").validator(not_empty),
@@ -170,6 +181,9 @@ fn validate_stream_options(value: &str) -> Result<(), String> {
 
 fn stream_options(text: &str) -> Result<Vec<(String, String)>, String> {
     let parse = |entry: &str| match entry.split_once('=') {
+        Some((name, _)) if matches!(name.trim(), "proto_version" | "streaming" | "two_phase") => {
+            Err(format!("must not hold {}, which the connector decides; see transaction.streaming", name.trim()))
+        }
         Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
         Some(_) | None => Err(format!("must be NAME=VALUE;NAME=VALUE, unlike {entry:?}")),
     };
@@ -216,6 +230,14 @@ pub(crate) enum FlushMode {
     ConnectorAndDriver,
 }
 
+/// Where transactions in progress are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct SpillOptions {
+    pub(crate) folder: PathBuf,
+    /// Bytes of all of them
+    pub(crate) limit: u64,
+}
+
 /// A checked configuration of the PostgreSQL source.
 #[derive(Clone)]
 pub struct PostgresConfig {
@@ -235,6 +257,8 @@ pub struct PostgresConfig {
     pub(crate) drop_slot_on_stop: bool,
     pub(crate) failover_slot: bool,
     pub(crate) stream_options: Vec<(String, String)>,
+    /// Where transactions in progress are kept, if they are
+    pub(crate) spill: Option<SpillOptions>,
     pub(crate) slot_retries: u32,
     pub(crate) slot_retry_delay: Duration,
     pub(crate) publication: String,
@@ -306,6 +330,10 @@ impl ConnectorConfig for PostgresConfig {
             failover_slot: reader.boolean("slot.failover"),
             // What does not parse is already a fault of its key by its validator.
             stream_options: stream_options(&reader.text("slot.stream.params")).unwrap_or_default(),
+            spill: reader.boolean("transaction.streaming").then(|| SpillOptions {
+                folder: reader.optional_text("spill.directory").map_or_else(std::env::temp_dir, PathBuf::from),
+                limit: reader.number("spill.max.bytes"),
+            }),
             slot_retries: reader.number("slot.max.retries"),
             slot_retry_delay: reader.milliseconds("slot.retry.delay.ms"),
             publication: reader.text("publication.name"),

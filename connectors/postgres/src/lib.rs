@@ -37,6 +37,7 @@ mod servers;
 mod slot;
 mod snapshot;
 mod source;
+mod spill;
 mod stream;
 mod transaction;
 pub mod types;

@@ -3,6 +3,7 @@
 mod definitions;
 mod harness;
 mod heartbeats;
+mod in_progress;
 mod positions;
 mod publications;
 mod refusals;
