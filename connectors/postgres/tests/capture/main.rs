@@ -5,11 +5,14 @@
 mod definitions;
 mod harness;
 mod heartbeats;
+mod in_progress;
 mod positions;
 mod publications;
 mod refusals;
 mod rows;
+mod servers;
 mod slots;
 mod snapshots;
 mod transactions;
+mod traps;
 mod values;
