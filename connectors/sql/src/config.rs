@@ -89,7 +89,8 @@ const FIELDS: &[ConfigField] = &[
     ConfigField::new(
         "connection.url",
         FieldType::Text,
-        "The database: sqlite:///absolute/path, sqlite:relative/path, postgres://host:port/database, or a JDBC URL of these.",
+        "The database: sqlite:///absolute/path, sqlite:relative/path, postgres://host:port/database, or a JDBC URL of these. \
+         connectTimeout (30) and socketTimeout (300) of PostgreSQL limit connecting and each answer, in seconds.",
     )
     .required(),
     ConfigField::new("connection.username", FieldType::Text, "User name; wins over the URL's.").importance(Importance::High),
