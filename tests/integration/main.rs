@@ -8,6 +8,7 @@
 //! - [`examples`]: every file of `config/examples` is valid
 //! - [`demonstration`]: the demo ends with equal tables
 //! - [`rest`]: the REST API and the directory of connector files of a running daemon
+//! - [`snapshot`]: one shot of a source into a database
 //! - [`cli`]: commands, their output and exit codes
 //! - [`architecture`]: the direction of dependencies, and other rules of the tree
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
@@ -22,3 +23,4 @@ mod golden;
 mod harness;
 mod kills;
 mod rest;
+mod snapshot;

@@ -235,6 +235,20 @@ async fn a_server_that_is_silent_from_the_start_is_given_up() {
 }
 
 #[tokio::test]
+async fn positions_of_a_sink_of_one_run_are_forgotten_when_it_ends() {
+    for target in targets("positions_forgotten").await {
+        let log = log();
+        for (forgets, left) in [("true", 0), ("false", 1)] {
+            let keys = [APPEND, &[("internal.positions.forget", forgets)]].concat();
+            let mut sink = Sink::open(&target.url(), &keys, &[&log.topic]).await.unwrap();
+            sink.write(vec![log.create(vec![id(1)])]).await.unwrap();
+            sink.writer.close().await.unwrap();
+            assert_eq!(target.rows("SELECT topic FROM tailwater_offsets").await.len(), left);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_the_server_ends_is_opened_again() {
     let Some(target) = postgres("positions_terminated").await else { return };
     let Target::Postgres { database, .. } = &target else { unreachable!("it is PostgreSQL") };
