@@ -25,7 +25,13 @@ async fn a_daemon_is_healthy_and_shows_its_figures() {
     .await;
     let text = metrics().await;
     let series = text.lines().filter(|line| !line.starts_with('#'));
-    assert!(series.clone().count() > 0 && series.clone().all(|line| line.starts_with("tailwater_")), "{text}");
+    assert!(
+        series.clone().count() > 0
+            && series
+                .clone()
+                .all(|line| ["tailwater_", "kafka_connect_", "debezium_metrics_"].iter().any(|prefix| line.starts_with(prefix))),
+        "{text}"
+    );
     assert!(text.ends_with("# EOF\n"));
     daemon.stop().await;
 }
