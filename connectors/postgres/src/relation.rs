@@ -77,6 +77,8 @@ pub(crate) struct TablePlan {
     width: usize,
     /// Fields of the row and key columns outside it
     places: usize,
+    /// Columns of the tuple that are enums or arrays of them
+    enums: Vec<usize>,
     /// Places of the key's columns; empty where there is no key
     key: Vec<usize>,
     /// What keys end in where several tables share the topic
@@ -207,7 +209,9 @@ impl TablePlan {
         {
             schemas = known.clone();
         }
+        let has_labels = |(index, column): (usize, &Option<PlannedColumn>)| column.as_ref()?.codec.has_labels().then_some(index);
         Ok(Self {
+            enums: columns.iter().enumerate().filter_map(has_labels).collect(),
             events: ChangeEvents::new(topic, schemas, context.headers.clone(), relational.tombstones_on_delete),
             schema_value: shape.schema.as_str().into(),
             table_value: shape.table.as_str().into(),
@@ -231,6 +235,11 @@ impl TablePlan {
     /// Whether all values that are kept can come in binary.
     pub(crate) fn is_binary(&self) -> bool {
         self.columns.iter().flatten().all(|column| column.codec.supports_binary())
+    }
+
+    /// A label that an enum of the table had not when the types were read.
+    pub(crate) fn unlisted_label(&self) -> Option<&str> {
+        self.enums.iter().find_map(|&index| self.codec(index)?.unlisted_label())
     }
 
     /// The columns of which values had no room in their schema, with their number so far.

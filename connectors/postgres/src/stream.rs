@@ -98,6 +98,8 @@ pub(crate) struct Streaming<'a> {
 struct Batch {
     records: Vec<Record>,
     weight: usize,
+    /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
+    received: usize,
     reservation: Option<Reservation>,
     /// How much the next reservation asks for
     size: usize,
@@ -110,6 +112,11 @@ struct Batch {
 }
 
 impl Batch {
+    /// What of the reservation is used up (I6).
+    fn used(&self) -> usize {
+        self.weight.max(self.received)
+    }
+
     fn push(&mut self, record: Record) {
         self.weight += record.weight();
         self.records.push(record);
@@ -200,12 +207,18 @@ impl<'a> Streaming<'a> {
                 }
             };
             match frame? {
-                Some(Frame::Data { wal_start, payload, .. }) => self.message(wal_start, payload).await?,
+                Some(Frame::Data { wal_start, payload, .. }) => {
+                    let octets = payload.len();
+                    self.message(wal_start, payload).await?;
+                    self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
+                }
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
-            if self.batch.weight >= self.batch.size {
+            if self.batch.used() >= self.batch.size {
                 self.send().await?;
+                // I4: the task that answers the server may share this thread, and a backlog has no pause by itself.
+                tokio::task::yield_now().await;
                 if *stopping.borrow() {
                     return self.finish().await;
                 }
@@ -265,15 +278,16 @@ impl<'a> Streaming<'a> {
                 self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
             }
             Message::Insert(insert) => {
-                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena))?;
+                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena)).await?;
             }
             Message::Update(update) => {
                 self.row(update.relation, wal_start, MessageKind::Update, |plan, arena| {
                     plan.update(update.old.as_ref(), &update.new, arena)
-                })?;
+                })
+                .await?;
             }
             Message::Delete(delete) => {
-                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena))?;
+                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena)).await?;
             }
             Message::Truncate(truncate) => self.truncate(&truncate.relations, wal_start)?,
             Message::Origin(origin) => {
@@ -340,14 +354,14 @@ impl<'a> Streaming<'a> {
         }
     }
 
-    fn row(
+    async fn row(
         &mut self,
         relation: u32,
         lsn: Lsn,
         kind: MessageKind,
-        decode: impl FnOnce(&TablePlan, &mut BytesMut) -> Result<Change>,
+        decode: impl Fn(&TablePlan, &mut BytesMut) -> Result<Change>,
     ) -> Result<()> {
-        let Some((plan, durable)) = self.admit(relation, lsn, true)? else {
+        let Some((mut plan, durable)) = self.admit(relation, lsn, true)? else {
             return Ok(());
         };
         let relational = &self.config.relational;
@@ -360,7 +374,12 @@ impl<'a> Streaming<'a> {
         if relational.skipped_operations.contains(skipped) {
             return Ok(());
         }
-        let change = decode(&plan, &mut self.batch.arena).map_err(|error| error.at(lsn))?;
+        let at = |error: Error| error.at(lsn);
+        let mut change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        if plan.unlisted_label().is_some() {
+            plan = self.plans.relist(&mut self.session, &self.blocks, relation, &plan).await.map_err(at)?;
+            change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        }
         if relational.skip_unchanged && change.is_without_effect() {
             self.batch.unchanged += 1;
             return Ok(());
@@ -473,9 +492,9 @@ impl<'a> Streaming<'a> {
             None => self.context.reserve(batch.weight).await,
         };
         // Filled: the next may be twice as large. Sent before it was full: half.
-        let full = batch.weight >= batch.size;
+        let full = batch.used() >= batch.size;
         batch.size = if full { batch.size * 2 } else { batch.size / 2 }.clamp(SMALLEST_BATCH, LARGEST_BATCH);
-        batch.weight = 0;
+        (batch.weight, batch.received) = (0, 0);
         self.figures.rows.add(std::mem::take(&mut batch.rows));
         self.figures.transactions.add(std::mem::take(&mut batch.transactions));
         self.figures.unchanged.add(std::mem::take(&mut batch.unchanged));
