@@ -19,12 +19,14 @@ use tailwater_api::record::Headers;
 use tailwater_api::{Error, ErrorKind, Field, Kind, Result, Schema, Scope, Value};
 use tailwater_kit::column_rules::{ColumnRule, Disguise};
 use tailwater_kit::envelope::{Change, ChangeEvents, EnvelopeSchemas};
+use tailwater_kit::reselect::ReselectOptions;
 use tracing::{info, warn};
 
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
 use crate::lsn::Lsn;
 use crate::pgoutput::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleValue};
+use crate::reselect::Found;
 use crate::types::{ColumnCodec, Format, SourceType, TypeCatalog};
 
 /// One column of a tuple.
@@ -81,6 +83,8 @@ pub(crate) struct TablePlan {
     enums: Vec<usize>,
     /// Places of the key's columns; empty where there is no key
     key: Vec<usize>,
+    /// The key's columns in the tuple
+    key_columns: Vec<usize>,
     /// What keys end in where several tables share the topic
     key_end: Option<Value>,
     identity_full: bool,
@@ -179,6 +183,7 @@ impl TablePlan {
         }
 
         let mut key = Vec::with_capacity(key_names.len());
+        let mut key_columns = Vec::with_capacity(key_names.len());
         let mut key_fields = Vec::with_capacity(key_names.len());
         for name in &key_names {
             let Some(index) = shape.columns.iter().position(|column| column.name == *name) else { continue };
@@ -187,6 +192,7 @@ impl TablePlan {
                 InVector::Row(place) => place,
                 InVector::Behind(place) => place + width,
             });
+            key_columns.push(index);
             key_fields.push((name.as_str(), column.codec.schema().clone()));
         }
         let topic = relational.topics.of(&shape.schema, &shape.table);
@@ -219,6 +225,7 @@ impl TablePlan {
             width,
             places: width + key_only,
             key,
+            key_columns,
             key_end,
             identity_full: shape.identity_full,
             shape,
@@ -230,6 +237,35 @@ impl TablePlan {
     /// The codec of a column of the tuple; `None` where the column is in no record.
     pub(crate) fn codec(&self, column: usize) -> Option<&ColumnCodec> {
         self.columns[column].as_ref().map(|column| &column.codec)
+    }
+
+    /// The columns of the tuple that make the key.
+    pub(crate) fn key_columns(&self) -> impl Iterator<Item = usize> {
+        self.key_columns.iter().copied()
+    }
+
+    /// Whether a column of the tuple is read again where the log does not hold it.
+    pub(crate) fn is_reselected(&self, options: &ReselectOptions, column: usize) -> bool {
+        let is_in_row = self.columns[column].as_ref().is_some_and(|planned| planned.place < self.width);
+        is_in_row && options.accepts(&self.shape.schema, &self.shape.table, &self.shape.columns[column].name)
+    }
+
+    /// Puts values that were read again into the new row of a change.
+    pub(crate) fn fill(&self, change: &mut Change, found: &[Found], arena: &mut BytesMut) -> Result<()> {
+        let row = match change {
+            Change::Create { after, .. } | Change::Update { after, .. } | Change::KeyChange { after, .. } => after,
+            Change::Read { .. } | Change::Delete { .. } | Change::Truncate => return Ok(()),
+        };
+        let Value::Struct(row) = row else { return Ok(()) };
+        for Found { column, format, value } in found {
+            let Some(column) = &self.columns[*column] else { continue };
+            let value = value.as_ref().map_or(Ok(Value::Null), |octets| self.decode(column, *format, octets, arena))?;
+            row[column.place] = match &column.masked {
+                Some(masked) => masked.row.apply(value),
+                None => value,
+            };
+        }
+        Ok(())
     }
 
     /// Whether all values that are kept can come in binary.
