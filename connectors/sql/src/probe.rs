@@ -25,7 +25,7 @@ pub(crate) async fn probe(config: &SqlConfig) -> ProbeReport {
 async fn probe_postgres(config: &SqlConfig, report: &mut ProbeReport) {
     let mut database = match Postgres::connect(&config.target).await {
         Ok(database) => database,
-        Err(error) => return report.fault(URL, error.to_string(), error.remedy().map(str::to_owned)),
+        Err(error) => return report.fault(URL, error.sentence(), error.remedy().map(str::to_owned)),
     };
     let sql = "SELECT current_user::text, coalesce(current_schema(), '')::text, pg_is_in_recovery()::text, \
                coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)::text, (to_regclass('tailwater_offsets') IS NOT NULL)::text, \
