@@ -200,7 +200,12 @@ impl<'a> Streaming<'a> {
                 }
             };
             match frame? {
-                Some(Frame::Data { wal_start, payload, .. }) => self.message(wal_start, payload).await?,
+                Some(Frame::Data { wal_start, payload, .. }) => {
+                    if let Err(error) = self.message(wal_start, payload).await {
+                        self.leave_what_is_whole().await?;
+                        return Err(error);
+                    }
+                }
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
@@ -211,6 +216,16 @@ impl<'a> Streaming<'a> {
                 }
             }
         }
+    }
+
+    /// Sends the transactions before the one at whose first row an error ends the stream.
+    async fn leave_what_is_whole(&mut self) -> Result<()> {
+        let is_first_row = self.transaction.as_ref().is_some_and(|transaction| transaction.rows <= 1 && !transaction.told);
+        if is_first_row && !self.batch.records.is_empty() {
+            self.transaction = None;
+            self.send().await?;
+        }
+        Ok(())
     }
 
     /// When something has to be sent although the server is silent.

@@ -1,5 +1,6 @@
 //! The source against real servers: what is captured, what a restart repeats (nothing), what is refused.
 
+mod columns;
 mod definitions;
 mod harness;
 mod heartbeats;
