@@ -98,6 +98,8 @@ pub(crate) struct Streaming<'a> {
 struct Batch {
     records: Vec<Record>,
     weight: usize,
+    /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
+    received: usize,
     reservation: Option<Reservation>,
     /// How much the next reservation asks for
     size: usize,
@@ -110,6 +112,11 @@ struct Batch {
 }
 
 impl Batch {
+    /// What of the reservation is used up (I6).
+    fn used(&self) -> usize {
+        self.weight.max(self.received)
+    }
+
     fn push(&mut self, record: Record) {
         self.weight += record.weight();
         self.records.push(record);
@@ -201,16 +208,20 @@ impl<'a> Streaming<'a> {
             };
             match frame? {
                 Some(Frame::Data { wal_start, payload, .. }) => {
+                    let octets = payload.len();
                     if let Err(error) = self.message(wal_start, payload).await {
                         self.leave_what_is_whole().await?;
                         return Err(error);
                     }
+                    self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
                 }
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
-            if self.batch.weight >= self.batch.size {
+            if self.batch.used() >= self.batch.size {
                 self.send().await?;
+                // I4: the task that answers the server may share this thread, and a backlog has no pause by itself.
+                tokio::task::yield_now().await;
                 if *stopping.borrow() {
                     return self.finish().await;
                 }
@@ -494,9 +505,9 @@ impl<'a> Streaming<'a> {
             None => self.context.reserve(batch.weight).await,
         };
         // Filled: the next may be twice as large. Sent before it was full: half.
-        let full = batch.weight >= batch.size;
+        let full = batch.used() >= batch.size;
         batch.size = if full { batch.size * 2 } else { batch.size / 2 }.clamp(SMALLEST_BATCH, LARGEST_BATCH);
-        batch.weight = 0;
+        (batch.weight, batch.received) = (0, 0);
         self.figures.rows.add(std::mem::take(&mut batch.rows));
         self.figures.transactions.add(std::mem::take(&mut batch.transactions));
         self.figures.unchanged.add(std::mem::take(&mut batch.unchanged));
