@@ -233,7 +233,14 @@ impl<'a> Streaming<'a> {
             match frame? {
                 Some(Frame::Data { wal_start, payload, .. }) => {
                     let octets = payload.len();
-                    match self.take(wal_start, payload).await? {
+                    let taken = match self.take(wal_start, payload).await {
+                        Ok(taken) => taken,
+                        Err(error) => {
+                            self.leave_what_is_whole().await?;
+                            return Err(error);
+                        }
+                    };
+                    match taken {
                         Taken::Whole => {}
                         Taken::Interrupted => return self.finish().await,
                         Taken::SpillFull(full) => {
@@ -256,6 +263,16 @@ impl<'a> Streaming<'a> {
                 }
             }
         }
+    }
+
+    /// Sends the transactions before the one at whose first row an error ends the stream.
+    async fn leave_what_is_whole(&mut self) -> Result<()> {
+        let is_first_row = self.transaction.as_ref().is_some_and(|transaction| transaction.rows <= 1 && !transaction.told);
+        if is_first_row && !self.batch.records.is_empty() {
+            self.transaction = None;
+            self.send().await?;
+        }
+        Ok(())
     }
 
     /// When something has to be sent although the server is silent.
