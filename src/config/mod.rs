@@ -13,4 +13,5 @@ pub(crate) mod nearest;
 pub(crate) mod options;
 pub(crate) mod properties;
 pub mod providers;
+pub mod rest_options;
 pub mod worker_file;

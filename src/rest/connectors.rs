@@ -52,13 +52,13 @@ pub(super) async fn create(State(api): State<Api>, headers: HeaderMap, body: Bod
     let create = body.create()?;
     let made = api.worker()?.create(&create.name, create.config, create.target, None).await;
     let info = made.map_err(|refused| Failure::refused(&create.name, refused, not_found))?;
-    Ok(created(&info, &headers, api.worker_id()))
+    Ok(created(&info, &headers, &api))
 }
 
 pub(super) async fn put_config(State(api): State<Api>, Segments(name): Segments<String>, headers: HeaderMap, body: Body) -> Answer {
     let put = api.worker()?.put_config(&name, body.config(&name)?, None).await;
     let (info, made) = put.map_err(|refused| Failure::refused(&name, refused, not_found))?;
-    if made { Ok(created(&info, &headers, api.worker_id())) } else { ok(&answers::info(&info)) }
+    if made { Ok(created(&info, &headers, &api)) } else { ok(&answers::info(&info)) }
 }
 
 pub(super) async fn patch_config(State(api): State<Api>, Segments(name): Segments<String>, body: Body) -> Answer {
@@ -73,9 +73,9 @@ pub(super) async fn patch_config(State(api): State<Api>, Segments(name): Segment
     ok(&answers::info(&patched.map_err(|refused| Failure::refused(&name, refused, not_found))?))
 }
 
-fn created(info: &ConnectorInfo, headers: &HeaderMap, worker_id: &str) -> Response {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(worker_id);
-    let location = format!("http://{host}/connectors/{}", segment(&info.name));
+fn created(info: &ConnectorInfo, headers: &HeaderMap, api: &Api) -> Response {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(api.worker_id());
+    let location = format!("{}://{host}/connectors/{}", api.scheme(), segment(&info.name));
     let mut answer = answers::json(StatusCode::CREATED, &answers::info(info));
     if let Ok(location) = location.parse() {
         answer.headers_mut().insert(header::LOCATION, location);

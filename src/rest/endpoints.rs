@@ -1,22 +1,11 @@
 //! The list of endpoints. Routes, roles, the log of changes and `/openapi.json` are made from it, so none of them can miss one.
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
-use super::{Api, connectors, loggers, openapi, plugins, service, topics};
-
-/// What a caller may do. Each role includes those before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
-    /// No name is asked
-    Anybody,
-    /// Look at everything; secrets are never shown
-    Read,
-    /// Pause, resume, stop and restart, and set levels of the log
-    Operate,
-    /// Change configurations and offsets
-    Administer,
-}
+use super::{Api, access, connectors, loggers, openapi, plugins, service, topics};
+use crate::config::rest_options::Role;
 
 /// A parameter of the query.
 pub(super) struct Parameter {
@@ -31,7 +20,8 @@ pub(super) struct Endpoint {
     pub(super) method: &'static str,
     pub(super) path: &'static str,
     pub(super) summary: &'static str,
-    pub(super) role: Role,
+    /// Who may use it; everybody without a name where `None`
+    pub(super) role: Option<Role>,
     pub(super) query: &'static [Parameter],
     /// Name of the body's schema
     pub(super) body: Option<&'static str>,
@@ -43,7 +33,7 @@ pub(super) struct Endpoint {
 const fn endpoint(
     method: &'static str,
     path: &'static str,
-    role: Role,
+    role: Option<Role>,
     summary: &'static str,
     answers: &'static [(u16, Option<&'static str>)],
     route: fn() -> MethodRouter<Api>,
@@ -67,6 +57,9 @@ const fn parameter(name: &'static str, kind: &'static str, doc: &'static str) ->
     Parameter { name, kind, doc }
 }
 
+const READ: Option<Role> = Some(Role::Read);
+const OPERATE: Option<Role> = Some(Role::Operate);
+const ADMINISTER: Option<Role> = Some(Role::Administer);
 const INFO: (u16, Option<&str>) = (200, Some("ConnectorInfo"));
 const MADE: (u16, Option<&str>) = (201, Some("ConnectorInfo"));
 const MESSAGE: (u16, Option<&str>) = (200, Some("Message"));
@@ -74,117 +67,108 @@ const ACCEPTED: (u16, Option<&str>) = (202, None);
 const NO_CONTENT: (u16, Option<&str>) = (204, None);
 
 pub(super) const ENDPOINTS: &[Endpoint] = &[
-    endpoint("GET", "/", Role::Read, "Version of the API.", &[(200, Some("Root"))], || get(service::root)),
-    endpoint("GET", "/health", Role::Anybody, "Whether the worker answers.", &[(200, Some("Health")), (503, Some("Health"))], || {
+    endpoint("GET", "/", READ, "Version of the API.", &[(200, Some("Root"))], || get(service::root)),
+    endpoint("GET", "/health", None, "Whether the worker answers.", &[(200, Some("Health")), (503, Some("Health"))], || {
         get(service::health)
     }),
-    endpoint("GET", "/metrics", Role::Read, "Figures for Prometheus (OpenMetrics).", &[(200, Some("Metrics"))], || get(service::metrics)),
-    endpoint("GET", "/openapi.json", Role::Read, "This description.", &[(200, Some("Object"))], || get(openapi::show)),
-    endpoint(
-        "GET",
-        "/connectors",
-        Role::Read,
-        "Names of all connectors, or with expand objects by name.",
-        &[(200, Some("Listing"))],
-        || get(connectors::list),
-    )
+    endpoint("GET", "/metrics", READ, "Figures for Prometheus (OpenMetrics).", &[(200, Some("Metrics"))], || get(service::metrics)),
+    endpoint("GET", "/openapi.json", READ, "This description.", &[(200, Some("Object"))], || get(openapi::show)),
+    endpoint("GET", "/connectors", READ, "Names of all connectors, or with expand objects by name.", &[(200, Some("Listing"))], || {
+        get(connectors::list)
+    })
     .query(&[parameter("expand", "string", "info, status, or given twice both")]),
-    endpoint("POST", "/connectors", Role::Administer, "Makes a connector.", &[MADE], || post(connectors::create)).body("Create"),
-    endpoint("GET", "/connectors/{name}", Role::Read, "One connector.", &[INFO], || get(connectors::info)),
-    endpoint("DELETE", "/connectors/{name}", Role::Administer, "Removes a connector and keeps its offsets.", &[NO_CONTENT], || {
+    endpoint("POST", "/connectors", ADMINISTER, "Makes a connector.", &[MADE], || post(connectors::create)).body("Create"),
+    endpoint("GET", "/connectors/{name}", READ, "One connector.", &[INFO], || get(connectors::info)),
+    endpoint("DELETE", "/connectors/{name}", ADMINISTER, "Removes a connector and keeps its offsets.", &[NO_CONTENT], || {
         delete(connectors::delete)
     }),
-    endpoint("GET", "/connectors/{name}/config", Role::Read, "Its configuration, secrets hidden.", &[(200, Some("Config"))], || {
+    endpoint("GET", "/connectors/{name}/config", READ, "Its configuration, secrets hidden.", &[(200, Some("Config"))], || {
         get(connectors::config)
     }),
-    endpoint(
-        "PUT",
-        "/connectors/{name}/config",
-        Role::Administer,
-        "Replaces the configuration, or makes the connector.",
-        &[INFO, MADE],
-        || put(connectors::put_config),
-    )
+    endpoint("PUT", "/connectors/{name}/config", ADMINISTER, "Replaces the configuration, or makes the connector.", &[INFO, MADE], || {
+        put(connectors::put_config)
+    })
     .body("GivenConfig"),
-    endpoint("PATCH", "/connectors/{name}/config", Role::Administer, "Changes single keys; null removes one.", &[INFO], || {
+    endpoint("PATCH", "/connectors/{name}/config", ADMINISTER, "Changes single keys; null removes one.", &[INFO], || {
         patch(connectors::patch_config)
     })
     .body("GivenConfig"),
-    endpoint("GET", "/connectors/{name}/status", Role::Read, "States of the connector and its tasks.", &[(200, Some("Status"))], || {
+    endpoint("GET", "/connectors/{name}/status", READ, "States of the connector and its tasks.", &[(200, Some("Status"))], || {
         get(connectors::status)
     }),
-    endpoint("GET", "/connectors/{name}/topics", Role::Read, "Topics that it writes or reads.", &[(200, Some("TopicsOf"))], || {
+    endpoint("GET", "/connectors/{name}/topics", READ, "Topics that it writes or reads.", &[(200, Some("TopicsOf"))], || {
         get(connectors::topics)
     }),
-    endpoint("PUT", "/connectors/{name}/topics/reset", Role::Operate, "Forgets which topics it has used so far.", &[ACCEPTED], || {
+    endpoint("PUT", "/connectors/{name}/topics/reset", OPERATE, "Forgets which topics it has used so far.", &[ACCEPTED], || {
         put(connectors::reset_topics)
     }),
-    endpoint("GET", "/connectors/{name}/offsets", Role::Read, "Where it stands.", &[(200, Some("Offsets"))], || get(connectors::offsets)),
+    endpoint("GET", "/connectors/{name}/offsets", READ, "Where it stands.", &[(200, Some("Offsets"))], || get(connectors::offsets)),
     endpoint(
         "PATCH",
         "/connectors/{name}/offsets",
-        Role::Administer,
+        ADMINISTER,
         "Moves offsets of a stopped connector; null removes one.",
         &[MESSAGE],
         || patch(connectors::alter_offsets),
     )
     .body("Offsets"),
-    endpoint("DELETE", "/connectors/{name}/offsets", Role::Administer, "Removes all offsets of a stopped connector.", &[MESSAGE], || {
+    endpoint("DELETE", "/connectors/{name}/offsets", ADMINISTER, "Removes all offsets of a stopped connector.", &[MESSAGE], || {
         delete(connectors::reset_offsets)
     }),
-    endpoint("PUT", "/connectors/{name}/pause", Role::Operate, "Lets nothing flow; tasks stay.", &[ACCEPTED], || put(connectors::pause)),
-    endpoint("PUT", "/connectors/{name}/resume", Role::Operate, "Lets a paused or stopped connector run.", &[ACCEPTED], || {
+    endpoint("PUT", "/connectors/{name}/pause", OPERATE, "Lets nothing flow; tasks stay.", &[ACCEPTED], || put(connectors::pause)),
+    endpoint("PUT", "/connectors/{name}/resume", OPERATE, "Lets a paused or stopped connector run.", &[ACCEPTED], || {
         put(connectors::resume)
     }),
-    endpoint("PUT", "/connectors/{name}/stop", Role::Operate, "Ends the tasks.", &[NO_CONTENT], || put(connectors::stop)),
-    endpoint("POST", "/connectors/{name}/restart", Role::Operate, "Starts it anew.", &[(202, Some("Status")), NO_CONTENT], || {
+    endpoint("PUT", "/connectors/{name}/stop", OPERATE, "Ends the tasks.", &[NO_CONTENT], || put(connectors::stop)),
+    endpoint("POST", "/connectors/{name}/restart", OPERATE, "Starts it anew.", &[(202, Some("Status")), NO_CONTENT], || {
         post(connectors::restart)
     })
     .query(&[
-        parameter("includeTasks", "boolean", "Its tasks too; false where not given"),
-        parameter("onlyFailed", "boolean", "Only what has failed; false where not given"),
+        parameter("includeTasks", "string", "true, in any case: its tasks too; anything else is false"),
+        parameter("onlyFailed", "string", "true, in any case: only what has failed; anything else is false"),
     ]),
-    endpoint("GET", "/connectors/{name}/tasks", Role::Read, "Its tasks and their configurations.", &[(200, Some("Tasks"))], || {
+    endpoint("GET", "/connectors/{name}/tasks", READ, "Its tasks and their configurations.", &[(200, Some("Tasks"))], || {
         get(connectors::tasks)
     }),
-    endpoint("GET", "/connectors/{name}/tasks/{task}/status", Role::Read, "State of a task.", &[(200, Some("TaskStatus"))], || {
+    endpoint("GET", "/connectors/{name}/tasks/{task}/status", READ, "State of a task.", &[(200, Some("TaskStatus"))], || {
         get(connectors::task_status)
     }),
-    endpoint("POST", "/connectors/{name}/tasks/{task}/restart", Role::Operate, "Starts a task anew.", &[NO_CONTENT], || {
+    endpoint("POST", "/connectors/{name}/tasks/{task}/restart", OPERATE, "Starts a task anew.", &[NO_CONTENT], || {
         post(connectors::restart_task)
     }),
-    endpoint("GET", "/connector-plugins", Role::Read, "What is compiled in.", &[(200, Some("Plugins"))], || get(plugins::list))
-        .query(&[parameter("connectorsOnly", "boolean", "false also lists converters, transforms and predicates")]),
-    endpoint("GET", "/connector-plugins/{plugin}/config", Role::Read, "The keys of a plug-in.", &[(200, Some("ConfigKeys"))], || {
+    endpoint("GET", "/connector-plugins", READ, "What is compiled in.", &[(200, Some("Plugins"))], || get(plugins::list)).query(&[
+        parameter("connectorsOnly", "string", "anything but true also lists converters, transforms and predicates; true where not given"),
+    ]),
+    endpoint("GET", "/connector-plugins/{plugin}/config", READ, "The keys of a plug-in.", &[(200, Some("ConfigKeys"))], || {
         get(plugins::config)
     })
     .query(&[parameter("version", "string", "Version of the plug-in; there is only the worker's own")]),
     endpoint(
         "PUT",
         "/connector-plugins/{plugin}/config/validate",
-        Role::Operate,
+        OPERATE,
         "Checks a configuration and, where that finds nothing, connects; faults stand as errors of their keys.",
         &[(200, Some("Validation"))],
         || put(plugins::validate),
     )
     .body("GivenConfig"),
-    endpoint("GET", "/admin/loggers", Role::Read, "Levels of the log.", &[(200, Some("Loggers"))], || get(loggers::list)),
-    endpoint("GET", "/admin/loggers/{logger}", Role::Read, "Level of one logger.", &[(200, Some("Logger"))], || get(loggers::get)),
+    endpoint("GET", "/admin/loggers", READ, "Levels of the log.", &[(200, Some("Loggers"))], || get(loggers::list)),
+    endpoint("GET", "/admin/loggers/{logger}", READ, "Level of one logger.", &[(200, Some("Logger"))], || get(loggers::get)),
     endpoint(
         "PUT",
         "/admin/loggers/{logger}",
-        Role::Operate,
+        OPERATE,
         "Sets the level of a logger and of those below it.",
         &[(200, Some("Names")), NO_CONTENT],
         || put(loggers::set),
     )
     .query(&[parameter("scope", "string", "cluster answers 204; anything else is this worker")])
     .body("SetLevel"),
-    endpoint("GET", "/topics", Role::Read, "Topics of the log.", &[(200, Some("Topics"))], || get(topics::list)),
+    endpoint("GET", "/topics", READ, "Topics of the log.", &[(200, Some("Topics"))], || get(topics::list)),
     endpoint(
         "GET",
         "/topics/{topic}/records",
-        Role::Read,
+        READ,
         "Records of a topic, through the converters of its source.",
         &[(200, Some("Records"))],
         || get(topics::records),
@@ -196,7 +180,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     ]),
 ];
 
-/// All routes.
-pub(super) fn routes() -> Router<Api> {
-    ENDPOINTS.iter().fold(Router::new(), |router, endpoint| router.route(endpoint.path, (endpoint.route)()))
+/// All routes, each behind its guard.
+pub(super) fn routes(api: &Api) -> Router<Api> {
+    let guarded = |endpoint: &'static Endpoint| (endpoint.route)().layer(from_fn_with_state((api.clone(), endpoint), access::guard));
+    ENDPOINTS.iter().fold(Router::new(), |router, endpoint| router.route(endpoint.path, guarded(endpoint)))
 }

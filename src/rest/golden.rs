@@ -71,7 +71,7 @@ pub(super) async fn running_api() -> Api {
         providers: Providers::default(),
         metrics: Arc::new(metrics.clone()),
     };
-    let api = Api::new(metrics, Levels::new("warn"), "h:1".into());
+    let api = Api::new(RestOptions::default(), metrics, Levels::new("warn"), "h:1".into()).unwrap();
     api.started(Worker::start_with(options, parts).await.unwrap());
     api
 }

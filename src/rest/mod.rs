@@ -8,10 +8,12 @@
 //! The listener is bound before anything else starts, so that a taken port is found at once; until the worker runs,
 //! `/health` says `starting` and the rest answers 503.
 
+mod access;
 mod answers;
 mod connectors;
 mod endpoints;
 mod failure;
+mod listener;
 mod loggers;
 mod openapi;
 mod plugins;
@@ -25,19 +27,21 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, StatusCode};
+use axum::middleware::from_fn_with_state;
+use tailwater_api::Result;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::Layer as _;
 use tower_http::normalize_path::NormalizePathLayer;
 
+use self::access::Access;
 pub(crate) use self::answers::topics as topics_answer;
 pub(crate) use self::connectors::segment;
 use self::failure::Failure;
+use self::listener::{Certificate, Listener, Peer};
+use crate::config::rest_options::RestOptions;
 use crate::runtime::worker::Worker;
 use crate::telemetry::{Levels, Registry};
-
-/// A larger body is no configuration (I6).
-const MAX_BODY: usize = 1 << 20;
 
 /// What the endpoints need. Cloning shares it.
 #[derive(Clone)]
@@ -47,15 +51,24 @@ struct Inner {
     worker: OnceLock<Worker>,
     metrics: Registry,
     levels: Levels,
+    access: Access,
+    /// A larger body is no configuration (I6)
+    max_body: usize,
+    certificate: Option<Certificate>,
     /// `worker_id` of statuses: host and port
     worker_id: String,
 }
 
 impl Api {
     /// An API whose worker is still starting.
-    #[must_use]
-    pub fn new(metrics: Registry, levels: Levels, worker_id: String) -> Self {
-        Self(Arc::new(Inner { worker: OnceLock::new(), metrics, levels, worker_id }))
+    ///
+    /// # Errors
+    /// `misconfigured`: the certificate cannot be used.
+    pub fn new(options: RestOptions, metrics: Registry, levels: Levels, worker_id: String) -> Result<Self> {
+        let certificate = options.tls.map(Certificate::read).transpose()?;
+        let access = Access::new(options.users, options.requests_per_second);
+        let (worker, max_body) = (OnceLock::new(), options.max_body);
+        Ok(Self(Arc::new(Inner { worker, metrics, levels, access, max_body, certificate, worker_id })))
     }
 
     /// From now on requests reach `worker`.
@@ -65,6 +78,16 @@ impl Api {
 
     fn worker(&self) -> Result<&Worker, Failure> {
         self.0.worker.get().ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "The worker is still starting up."))
+    }
+
+    /// `https` where the API is encrypted, else `http`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.0.certificate.is_some() { "https" } else { "http" }
+    }
+
+    fn access(&self) -> &Access {
+        &self.0.access
     }
 
     fn metrics(&self) -> &Registry {
@@ -84,20 +107,23 @@ impl Api {
 ///
 /// # Errors
 /// The listener failed.
-pub async fn serve(listener: TcpListener, api: Api, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+pub async fn serve(tcp: TcpListener, api: Api, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+    let listener = Listener::new(tcp, api.0.certificate.clone())?;
     // Connect takes paths with a slash at their end, and Debezium's tutorial uses them.
     let app = NormalizePathLayer::trim_trailing_slash().layer(router(api));
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    axum::serve(listener, axum::ServiceExt::<Request>::into_make_service(app)).with_graceful_shutdown(stopped).await
+    let service = axum::ServiceExt::<Request>::into_make_service_with_connect_info::<Peer>(app);
+    axum::serve(listener, service).with_graceful_shutdown(stopped).await
 }
 
 fn router(api: Api) -> Router {
-    endpoints::routes()
+    endpoints::routes(&api)
         .fallback(Failure::not_found)
         .method_not_allowed_fallback(async |_: Method| Failure::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP 405 Method Not Allowed"))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(api.0.max_body))
+        .layer(from_fn_with_state(api.clone(), access::limit))
         .with_state(api)
 }
 

@@ -7,7 +7,8 @@ use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::answers;
-use super::endpoints::{ENDPOINTS, Endpoint, Role};
+use super::endpoints::{ENDPOINTS, Endpoint};
+use crate::config::rest_options::Role;
 
 pub(super) async fn show() -> Response {
     answers::json(StatusCode::OK, &document())
@@ -66,16 +67,16 @@ fn operation(endpoint: &Endpoint) -> Value {
     let error = json!({"description": "What is wrong", "content": {"application/json": {"schema": reference("Error")}}});
     answers.insert("default".to_owned(), error);
     let role = match endpoint.role {
-        Role::Anybody => "Needs no name.",
-        Role::Read => "Needs the role read.",
-        Role::Operate => "Needs the role operate.",
-        Role::Administer => "Needs the role administer.",
+        None => "Needs no name.",
+        Some(Role::Read) => "Needs the role read.",
+        Some(Role::Operate) => "Needs the role operate.",
+        Some(Role::Administer) => "Needs the role administer.",
     };
     let mut operation = json!({"summary": endpoint.summary, "description": role, "parameters": parameters, "responses": answers});
     if let Some(body) = endpoint.body {
         operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": reference(body)}}});
     }
-    if endpoint.role == Role::Anybody {
+    if endpoint.role.is_none() {
         operation["security"] = json!([]);
     }
     operation

@@ -6,6 +6,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::failure::Failure;
 use super::{Api, answers};
 use crate::telemetry;
 
@@ -31,6 +32,10 @@ pub(super) async fn health(State(api): State<Api>) -> Response {
     }
 }
 
-pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], api.metrics().encode()).into_response()
+/// Figures of a worker that is still starting are those that are there.
+pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Failure> {
+    if let Ok(worker) = api.worker() {
+        worker.refresh_lag().await?;
+    }
+    Ok(([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], api.metrics().encode()).into_response())
 }

@@ -15,8 +15,10 @@ use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::connectors::Plugin;
 use crate::runtime::connector::Connector;
-use crate::runtime::worker::{ConnectorType, Refused, Worker, WorkerInner};
+use crate::runtime::sink_task::lag as lag_gauge;
+use crate::runtime::worker::{ConnectorType, Refused, RunState, Worker, WorkerInner};
 use crate::state::TargetState;
+use crate::topics::TopicInfo;
 
 /// Offsets of a connector.
 #[derive(Debug, Clone)]
@@ -115,6 +117,31 @@ impl Worker {
         .await
     }
 
+    /// Brings the lag of sinks up to date that nobody else brings up to date, because no task of theirs runs: paused, stopped and
+    /// failed ones. To be called before figures are shown.
+    ///
+    /// # Errors
+    /// The positions cannot be read.
+    pub async fn refresh_lag(&self) -> Result<()> {
+        for connector in self.inner.all() {
+            let info = connector.info(&self.inner);
+            let Some(subscription) = connector.subscription(&self.inner) else { continue };
+            if info.tasks.iter().any(|task| task.state == RunState::Running) {
+                continue;
+            }
+            let committed = self.topics().committed(&info.name).await?;
+            let topics = self.topics().topics();
+            let lag: u64 =
+                topics.iter().filter(|topic| subscription.covers(&topic.name).unwrap_or(true)).map(|topic| behind(topic, &committed)).sum();
+            for task in 0..info.tasks.len().max(1) as u32 {
+                let gauge = lag_gauge(&*self.inner.parts.metrics.task(&info.name, task));
+                // What belongs to no task is shown with the first.
+                gauge.set(if task == 0 { i64::try_from(lag).unwrap_or(i64::MAX) } else { 0 });
+            }
+        }
+        Ok(())
+    }
+
     async fn while_stopped<F>(
         &self,
         name: &str,
@@ -135,6 +162,19 @@ impl Worker {
         })
         .await
     }
+}
+
+/// How many records of a topic lie behind the committed positions, all partitions together.
+fn behind(topic: &TopicInfo, committed: &[LogPosition]) -> u64 {
+    let partitions = (0..).zip(&topic.partitions);
+    partitions
+        .map(|(partition, (first, next))| {
+            let place =
+                |position: &&LogPosition| position.topic_partition.topic == topic.name && position.topic_partition.partition == partition;
+            let offset = committed.iter().find(place).map_or(*first, |position| position.offset);
+            next.saturating_sub(offset.max(*first))
+        })
+        .sum()
 }
 
 fn kind(connector: &Connector) -> ConnectorType {

@@ -20,7 +20,8 @@ use crate::state::{ConnectorStore, StoredConnector};
 use crate::topics::{LogReader, LogWriter, Polled, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// Connectors that only tests find.
-pub(crate) static PLUGINS: &[&dyn Plugin] = &[&SourcePlugin::<ScriptedSource>::new(&[]), &SinkPlugin::<ScriptedSink>::new(&[])];
+pub(crate) static PLUGINS: &[&dyn Plugin] =
+    &[&SourcePlugin::<ScriptedSource>::new(&[]), &SinkPlugin::<ScriptedSink>::new(&[]), &SinkPlugin::<KeepingSink>::new(&[])];
 
 pub(crate) struct Nobody;
 
@@ -465,6 +466,25 @@ impl SinkConnector for ScriptedSink {
     async fn open(script: Script, context: SinkContext) -> Result<ScriptedWriter> {
         script.begin_run(context.connector())?;
         Ok(ScriptedWriter { script, context })
+    }
+}
+
+/// A [`ScriptedSink`] whose target keeps positions, those of [`Deeds::held`].
+pub(crate) struct KeepingSink;
+
+impl SinkConnector for KeepingSink {
+    const NAME: &'static str = "keeping-sink";
+    const CLASS: &'static str = "test.KeepingSink";
+    const TARGET_KEEPS_POSITIONS: bool = true;
+    type Config = Script;
+    type Writer = ScriptedWriter;
+
+    async fn probe(script: &Script) -> ProbeReport {
+        ScriptedSink::probe(script).await
+    }
+
+    async fn open(script: Script, context: SinkContext) -> Result<ScriptedWriter> {
+        ScriptedSink::open(script, context).await
     }
 }
 

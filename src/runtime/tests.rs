@@ -264,6 +264,35 @@ async fn the_log_learns_of_a_position_that_only_the_target_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_lost_its_position_is_written_from_the_beginning() {
+    let house = House::new();
+    house.fill("emptied", 10).await;
+    let topic_partition = TopicPartition { topic: "emptied".into(), partition: 0 };
+    house.log.commit("refills", LogPosition { log: "memory".into(), topic_partition, offset: 7 });
+    let worker = house.worker().await;
+    create(&worker, "refills", sink("emptied", &[("connector.class", "keeping-sink"), ("script.behaviour", "position")])).await;
+    eventually("it caught up", async || house.log.committed_offset("refills", "emptied") == Some(10)).await;
+    assert_eq!(deeds("refills").written, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_keeps_the_positions_of_records_that_transforms_dropped_too() {
+    let house = House::new();
+    house.fill("dropped", 10).await;
+    let worker = house.worker().await;
+    let drops = [
+        ("connector.class", "keeping-sink"),
+        ("script.behaviour", "position"),
+        ("transforms", "unwrap"),
+        ("transforms.unwrap.type", "io.debezium.transforms.ExtractNewRecordState"),
+        ("transforms.unwrap.delete.tombstone.handling.mode", "drop"),
+    ];
+    create(&worker, "remembers", sink("dropped", &drops)).await;
+    eventually("the target knows", async || deeds("remembers").held.values().any(|held| held.offset == 10)).await;
+    assert!(deeds("remembers").written.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_position_beyond_the_log_stops_the_sink_and_skips_nothing() {
     let house = House::new();
     house.fill("short", 3).await;

@@ -413,7 +413,7 @@ impl WorkerInner {
         self.connectors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn all(&self) -> Vec<Arc<Connector>> {
+    pub(super) fn all(&self) -> Vec<Arc<Connector>> {
         self.connectors().values().cloned().collect()
     }
 

@@ -107,13 +107,15 @@ pub trait SinkConnector: Send + Sync + 'static {
 /// not reported durable is then delivered again.
 pub trait SinkWriter: Send + 'static {
     /// Takes partitions over and says the positions that the target holds for them; partitions without one are left
-    /// out, and the daemon's own position counts for these.
+    /// out. The daemon's own position counts for these, unless [`SinkConnector::TARGET_KEEPS_POSITIONS`]: then the target has lost
+    /// or never had what was written, and is written to from the beginning.
     fn assign(&mut self, partitions: &[Assignment]) -> impl Future<Output = Result<Vec<LogPosition>>> + Send {
         let _ = partitions;
         async { Ok(Vec::new()) }
     }
 
-    /// Writes a batch. A record that the target refuses is first given to [`SinkContext::reject`], which returns when
+    /// Writes a batch. Where the target keeps positions it may hold no records, because transforms dropped them all: then
+    /// its positions alone are kept. A record that the target refuses is first given to [`SinkContext::reject`], which returns when
     /// it is durably dead-lettered; only then may the batch's position pass it (I2). If `reject` refuses, the writer
     /// undoes the batch and returns that error. The writer must not keep the future of a batch beyond the call.
     fn write(&mut self, batch: &RecordBatch) -> impl Future<Output = Result<Progress>> + Send;

@@ -104,6 +104,8 @@ pub(crate) struct Streaming<'a> {
 struct Batch {
     records: Vec<Record>,
     weight: usize,
+    /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
+    received: usize,
     reservation: Option<Reservation>,
     /// How much the next reservation asks for
     size: usize,
@@ -116,6 +118,11 @@ struct Batch {
 }
 
 impl Batch {
+    /// What of the reservation is used up (I6).
+    fn used(&self) -> usize {
+        self.weight.max(self.received)
+    }
+
     fn push(&mut self, record: Record) {
         self.weight += record.weight();
         self.records.push(record);
@@ -236,8 +243,10 @@ impl<'a> Streaming<'a> {
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
-            if self.batch.weight >= self.batch.size {
+            if self.batch.used() >= self.batch.size {
                 self.send().await?;
+                // I4: the task that answers the server may share this thread, and a backlog has no pause by itself.
+                tokio::task::yield_now().await;
                 if *stopping.borrow() {
                     return self.finish().await;
                 }
@@ -281,7 +290,7 @@ impl<'a> Streaming<'a> {
     /// Takes a message: of a transaction in progress, or of a whole one.
     async fn take(&mut self, place: Lsn, payload: Bytes) -> Result<Taken> {
         let Some(spill) = &mut self.spill else {
-            self.message(place, payload).await?;
+            self.received(place, payload).await?;
             return Ok(Taken::Whole);
         };
         let at = |error: Error| error.at(place);
@@ -301,7 +310,7 @@ impl<'a> Streaming<'a> {
             }
             None if spill.is_open() => spill.append(place, &StreamedMessage::split(payload).map_err(at)?),
             None => {
-                self.message(place, payload).await?;
+                self.received(place, payload).await?;
                 Ok(())
             }
         };
@@ -311,15 +320,25 @@ impl<'a> Streaming<'a> {
         })
     }
 
+    /// Takes a message that came just now: values of its row may hold on to the buffer that others came in, too.
+    async fn received(&mut self, place: Lsn, payload: Bytes) -> Result<()> {
+        let octets = payload.len();
+        self.message(place, payload).await?;
+        self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
+        Ok(())
+    }
+
     /// A transaction that came in parts is committed: its messages are taken as those of a whole one, in bounded batches (I3).
-    /// The socket is not read meanwhile, but answered (I4).
+    /// The socket is not read meanwhile, but answered.
     async fn replay(&mut self, xid: u32, commit: Commit, mut messages: SpilledMessages) -> Result<Taken> {
         let stopping = self.context.stopping();
         self.begin(Begin { final_lsn: commit.commit_lsn, commit_time: commit.commit_time, xid })?;
         while let Some((place, payload)) = messages.next()? {
             self.message(place, payload).await?;
-            if self.batch.weight >= self.batch.size {
+            if self.batch.used() >= self.batch.size {
                 self.send().await?;
+                // I4: the task that answers the server may share this thread.
+                tokio::task::yield_now().await;
                 if *stopping.borrow() {
                     return Ok(Taken::Interrupted);
                 }
@@ -589,9 +608,9 @@ impl<'a> Streaming<'a> {
             None => self.context.reserve(batch.weight).await,
         };
         // Filled: the next may be twice as large. Sent before it was full: half.
-        let full = batch.weight >= batch.size;
+        let full = batch.used() >= batch.size;
         batch.size = if full { batch.size * 2 } else { batch.size / 2 }.clamp(SMALLEST_BATCH, LARGEST_BATCH);
-        batch.weight = 0;
+        (batch.weight, batch.received) = (0, 0);
         self.figures.rows.add(std::mem::take(&mut batch.rows));
         self.figures.transactions.add(std::mem::take(&mut batch.transactions));
         self.figures.unchanged.add(std::mem::take(&mut batch.unchanged));

@@ -126,7 +126,7 @@ impl EmbeddedLog {
             loop {
                 tokio::time::sleep(EXPIRY).await;
                 let Some(shared) = weak.upgrade() else { return };
-                let expired = tokio::task::spawn_blocking(move || shared.retention.expire()).await;
+                let expired = tokio::task::spawn_blocking(move || shared.expire()).await;
                 if let Ok(Err(error)) = expired {
                     tracing::error!(error.kind = error.kind().code(), "{error}");
                 }
@@ -282,6 +282,17 @@ impl Shared {
             Ok(Err(error)) => Err(error.again()),
             Err(_) => Err(Error::new(ErrorKind::Restarting, "keep records of the worker").because("the topic log was closed")),
         }
+    }
+
+    /// Removes what has outlived its retention, and positions that nobody can go on from. Blocks on the disk.
+    fn expire(&self) -> Result<()> {
+        self.retention.expire()?;
+        let Some(store) = &self.store else { return Ok(()) };
+        for (group, forgotten) in self.retention.abandoned() {
+            store.put_positions(&group, &[], &forgotten)?;
+            self.retention.moved(&group, &[], &forgotten);
+        }
+        Ok(())
     }
 
     /// The position of an offset that stands in the log now, or of its end.

@@ -13,7 +13,7 @@ use tailwater_api::Result;
 use tailwater_api::record::TopicPartition;
 use tailwater_api::sink::LogPosition;
 
-use super::journal::{Journal, SegmentFacts, now};
+use super::journal::{Journal, Partition, SegmentFacts, now};
 use crate::state::redb::Positions;
 use crate::topics::Subscription;
 
@@ -160,6 +160,22 @@ impl Retention {
             }
         }
         Ok(())
+    }
+
+    /// Positions of sinks that are no more, whose records are gone too. A deleted sink keeps its positions, so that it can be
+    /// made again and goes on; once it could not, they are of no use.
+    pub(super) fn abandoned(&self) -> Vec<(String, Vec<TopicPartition>)> {
+        let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(sinks) = &*sinks else { return Vec::new() };
+        let is_lost = |partition: &Partition, offset: u64| {
+            self.all().iter().any(|journal| journal.lock().partitions.get(partition).is_some_and(|facts| offset < facts.first))
+        };
+        let positions = self.positions.read().unwrap_or_else(PoisonError::into_inner);
+        let abandoned = positions.iter().filter(|(group, _)| !sinks.iter().any(|(sink, _)| sink == *group)).map(|(group, positions)| {
+            let lost = positions.iter().filter(|(partition, position)| is_lost(partition, position.offset));
+            (group.clone(), lost.map(|(_, position)| position.topic_partition.clone()).collect::<Vec<_>>())
+        });
+        abandoned.filter(|(_, lost)| !lost.is_empty()).collect()
     }
 
     /// Makes room at `max.bytes`. Blocks on the disk.

