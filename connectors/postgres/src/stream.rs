@@ -24,8 +24,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tailwater_api::envelope::Operation;
 use tailwater_api::metrics::{Counter, Gauge};
-use tailwater_api::record::Record;
-use tailwater_api::source::{Reservation, SourceBatch, SourceContext};
+use tailwater_api::source::{SourceBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::{Change, EventMoment, SnapshotMark};
 use tailwater_kit::heartbeat::HeartbeatRecords;
@@ -35,6 +34,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use crate::acknowledge::Acknowledgements;
+use crate::batch::Batch;
 use crate::config::{PostgresConfig, SpillOptions};
 use crate::connect::SqlSession;
 use crate::event::{Blocks, LogicalMessages, Place, now};
@@ -48,9 +48,6 @@ use crate::reselect::{Found, reselect};
 use crate::spill::{Full, Spill, SpilledMessages};
 use crate::transaction::{Transaction, recognise};
 
-/// What a batch may weigh at least and at most before it is sent.
-const SMALLEST_BATCH: usize = 16 << 10;
-const LARGEST_BATCH: usize = 512 << 10;
 /// Shortest time between two positions that are stored although no record came.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two counts of lost values.
@@ -98,35 +95,6 @@ pub(crate) struct Streaming<'a> {
     stored_at: Instant,
     /// When lost values are counted next
     lost_at: Instant,
-}
-
-#[derive(Default)]
-struct Batch {
-    records: Vec<Record>,
-    weight: usize,
-    /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
-    received: usize,
-    reservation: Option<Reservation>,
-    /// How much the next reservation asks for
-    size: usize,
-    /// The connector's clock for the records of this batch
-    now: i64,
-    arena: BytesMut,
-    rows: u64,
-    unchanged: u64,
-    transactions: u64,
-}
-
-impl Batch {
-    /// What of the reservation is used up (I6).
-    fn used(&self) -> usize {
-        self.weight.max(self.received)
-    }
-
-    fn push(&mut self, record: Record) {
-        self.weight += record.weight();
-        self.records.push(record);
-    }
 }
 
 /// Why the log is followed no more.
@@ -196,7 +164,7 @@ impl<'a> Streaming<'a> {
             expected: start.position.partial,
             transaction: None,
             spill: None,
-            batch: Batch { size: SMALLEST_BATCH, ..Batch::default() },
+            batch: Batch::default(),
             moved: false,
             stored_at: Instant::now(),
             lost_at: Instant::now(),
@@ -607,9 +575,7 @@ impl<'a> Streaming<'a> {
             Some(reservation) => reservation,
             None => self.context.reserve(batch.weight).await,
         };
-        // Filled: the next may be twice as large. Sent before it was full: half.
-        let full = batch.used() >= batch.size;
-        batch.size = if full { batch.size * 2 } else { batch.size / 2 }.clamp(SMALLEST_BATCH, LARGEST_BATCH);
+        batch.resize();
         (batch.weight, batch.received) = (0, 0);
         self.figures.rows.add(std::mem::take(&mut batch.rows));
         self.figures.transactions.add(std::mem::take(&mut batch.transactions));
