@@ -273,6 +273,16 @@ pub struct PostgresConfig {
     pub(crate) values: TypeOptions,
 }
 
+/// Debezium counts this table of PostGIS, which holds the reference systems of the world, among the server's own.
+const REFERENCE_SYSTEMS: &str = "spatial_ref_sys";
+
+impl PostgresConfig {
+    /// Whether changes of the table are captured.
+    pub(crate) fn captures(&self, schema: &str, table: &str) -> bool {
+        table != REFERENCE_SYSTEMS && self.relational.tables.accepts(schema, table)
+    }
+}
+
 impl ConnectorConfig for PostgresConfig {
     const FIELDS: &'static [&'static [ConfigField]] = &[POSTGRES_FIELDS, RELATIONAL_FIELDS];
 

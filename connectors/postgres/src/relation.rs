@@ -79,6 +79,8 @@ pub(crate) struct TablePlan {
     width: usize,
     /// Fields of the row and key columns outside it
     places: usize,
+    /// Columns of the tuple that are enums or arrays of them
+    enums: Vec<usize>,
     /// Places of the key's columns; empty where there is no key
     key: Vec<usize>,
     /// The key's columns in the tuple
@@ -213,7 +215,9 @@ impl TablePlan {
         {
             schemas = known.clone();
         }
+        let has_labels = |(index, column): (usize, &Option<PlannedColumn>)| column.as_ref()?.codec.has_labels().then_some(index);
         Ok(Self {
+            enums: columns.iter().enumerate().filter_map(has_labels).collect(),
             events: ChangeEvents::new(topic, schemas, context.headers.clone(), relational.tombstones_on_delete),
             schema_value: shape.schema.as_str().into(),
             table_value: shape.table.as_str().into(),
@@ -247,15 +251,15 @@ impl TablePlan {
     }
 
     /// Puts values that were read again into the new row of a change.
-    pub(crate) fn fill(&self, change: &mut Change, found: Vec<Found>, arena: &mut BytesMut) -> Result<()> {
+    pub(crate) fn fill(&self, change: &mut Change, found: &[Found], arena: &mut BytesMut) -> Result<()> {
         let row = match change {
             Change::Create { after, .. } | Change::Update { after, .. } | Change::KeyChange { after, .. } => after,
             Change::Read { .. } | Change::Delete { .. } | Change::Truncate => return Ok(()),
         };
         let Value::Struct(row) = row else { return Ok(()) };
         for Found { column, format, value } in found {
-            let Some(column) = &self.columns[column] else { continue };
-            let value = value.map_or(Ok(Value::Null), |octets| self.decode(column, format, &octets, arena))?;
+            let Some(column) = &self.columns[*column] else { continue };
+            let value = value.as_ref().map_or(Ok(Value::Null), |octets| self.decode(column, *format, octets, arena))?;
             row[column.place] = match &column.masked {
                 Some(masked) => masked.row.apply(value),
                 None => value,
@@ -267,6 +271,11 @@ impl TablePlan {
     /// Whether all values that are kept can come in binary.
     pub(crate) fn is_binary(&self) -> bool {
         self.columns.iter().flatten().all(|column| column.codec.supports_binary())
+    }
+
+    /// A label that an enum of the table had not when the types were read.
+    pub(crate) fn unlisted_label(&self) -> Option<&str> {
+        self.enums.iter().find_map(|&index| self.codec(index)?.unlisted_label())
     }
 
     /// The columns of which values had no room in their schema, with their number so far.

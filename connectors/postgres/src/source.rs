@@ -452,7 +452,7 @@ fn run_id() -> String {
 pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefinition]) -> Vec<&'a TableDefinition> {
     let mut captured = Vec::new();
     for table in definitions {
-        if config.relational.tables.accepts(&table.schema, &table.name) {
+        if config.captures(&table.schema, &table.name) {
             if table.logged {
                 captured.push(table);
             } else {

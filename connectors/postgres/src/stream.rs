@@ -355,20 +355,22 @@ impl<'a> Streaming<'a> {
                 let found = self.reselect(insert.relation, None, &insert.new).await.map_err(at)?;
                 self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| {
                     let mut change = plan.create(&insert.new, arena)?;
-                    plan.fill(&mut change, found, arena)?;
+                    plan.fill(&mut change, &found, arena)?;
                     Ok(change)
-                })?;
+                })
+                .await?;
             }
             Message::Update(update) => {
                 let found = self.reselect(update.relation, update.old.as_ref(), &update.new).await.map_err(at)?;
                 self.row(update.relation, wal_start, MessageKind::Update, |plan, arena| {
                     let mut change = plan.update(update.old.as_ref(), &update.new, arena)?;
-                    plan.fill(&mut change, found, arena)?;
+                    plan.fill(&mut change, &found, arena)?;
                     Ok(change)
-                })?;
+                })
+                .await?;
             }
             Message::Delete(delete) => {
-                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena))?;
+                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena)).await?;
             }
             Message::Truncate(truncate) => self.truncate(&truncate.relations, wal_start)?,
             Message::Origin(origin) => {
@@ -443,14 +445,14 @@ impl<'a> Streaming<'a> {
         }
     }
 
-    fn row(
+    async fn row(
         &mut self,
         relation: u32,
         lsn: Lsn,
         kind: MessageKind,
-        decode: impl FnOnce(&TablePlan, &mut BytesMut) -> Result<Change>,
+        decode: impl Fn(&TablePlan, &mut BytesMut) -> Result<Change>,
     ) -> Result<()> {
-        let Some((plan, durable)) = self.admit(relation, lsn, true)? else {
+        let Some((mut plan, durable)) = self.admit(relation, lsn, true)? else {
             return Ok(());
         };
         let relational = &self.config.relational;
@@ -463,7 +465,12 @@ impl<'a> Streaming<'a> {
         if relational.skipped_operations.contains(skipped) {
             return Ok(());
         }
-        let change = decode(&plan, &mut self.batch.arena).map_err(|error| error.at(lsn))?;
+        let at = |error: Error| error.at(lsn);
+        let mut change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        if plan.unlisted_label().is_some() {
+            plan = self.plans.relist(&mut self.session, &self.blocks, relation, &plan).await.map_err(at)?;
+            change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        }
         if relational.skip_unchanged && change.is_without_effect() {
             self.batch.unchanged += 1;
             return Ok(());

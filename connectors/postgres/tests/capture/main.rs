@@ -1,5 +1,8 @@
 //! The source against real servers: what is captured, what a restart repeats (nothing), what is refused.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod conformance;
 mod definitions;
 mod harness;
 mod heartbeats;
@@ -13,3 +16,4 @@ mod slots;
 mod snapshots;
 mod transactions;
 mod traps;
+mod values;

@@ -266,6 +266,28 @@ async fn a_definition_that_the_log_does_not_describe_is_followed_too() {
 }
 
 #[tokio::test]
+async fn i6_few_rows_among_many_of_others_leave_in_small_batches() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE quiet (id int PRIMARY KEY); CREATE TABLE loud (v text);").await.unwrap();
+    let settings = [("table.include.list", r"public\.quiet"), ("publication.autocreate.mode", "all_tables"), ("snapshot.mode", "no_data")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client
+        .batch_execute(
+            "DO $$ BEGIN FOR i IN 1..200 LOOP INSERT INTO quiet VALUES (i); INSERT INTO loud VALUES (repeat('x', 100000)); END LOOP; END $$",
+        )
+        .await
+        .unwrap();
+    running.records(200).await;
+    let log = running.stop().await;
+    let ends: Vec<usize> = log.points.iter().map(|(records, _)| *records).collect();
+    let largest = ends.windows(2).map(|pair| pair[1] - pair[0]).max();
+    // Each row may hold a receive buffer of its own.
+    assert!(largest.is_some_and(|largest| largest <= 8), "{ends:?}");
+}
+
+#[tokio::test]
 async fn values_that_the_log_does_not_hold_are_read_again_where_that_is_asked_for() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
@@ -302,26 +324,4 @@ async fn values_that_the_log_does_not_hold_are_read_again_where_that_is_asked_fo
             "- public.t {1.5}",
         ]
     );
-}
-
-#[tokio::test]
-async fn i6_few_rows_among_many_of_others_leave_in_small_batches() {
-    let Some(server) = server(&[]).await else { return };
-    let client = server.connect("postgres").await.unwrap();
-    client.batch_execute("CREATE TABLE quiet (id int PRIMARY KEY); CREATE TABLE loud (v text);").await.unwrap();
-    let settings = [("table.include.list", r"public\.quiet"), ("publication.autocreate.mode", "all_tables"), ("snapshot.mode", "no_data")];
-    let mut running = start(&config(&server, &settings), Log::default());
-    running.until(|log| !log.state.is_empty()).await;
-    client
-        .batch_execute(
-            "DO $$ BEGIN FOR i IN 1..200 LOOP INSERT INTO quiet VALUES (i); INSERT INTO loud VALUES (repeat('x', 100000)); END LOOP; END $$",
-        )
-        .await
-        .unwrap();
-    running.records(200).await;
-    let log = running.stop().await;
-    let ends: Vec<usize> = log.points.iter().map(|(records, _)| *records).collect();
-    let largest = ends.windows(2).map(|pair| pair[1] - pair[0]).max();
-    // Each row may hold a receive buffer of its own.
-    assert!(largest.is_some_and(|largest| largest <= 8), "{ends:?}");
 }
