@@ -14,6 +14,7 @@
 //! | `source`, `probe` | one run; what keeps it from running |
 
 mod acknowledge;
+mod batch;
 mod catalog;
 mod config;
 mod connect;

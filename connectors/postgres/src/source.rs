@@ -7,7 +7,6 @@
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
@@ -15,7 +14,6 @@ use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::context_headers;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -27,7 +25,7 @@ use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Position, SnapshotProgress};
-use crate::replication::{FeedbackSender, ReplicationConnection, ReplicationStream, SlotLife, SnapshotAction};
+use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
@@ -391,7 +389,7 @@ impl Run {
             let options = plug_in_options(&config, &facts, binary, spill.is_some());
             streaming.keep_in_progress(spill);
             let from = streaming.resume();
-            let Some((mut stream, feedback)) = start_replication(&config, &sql, stopping.clone(), from, &options).await? else {
+            let Some((mut stream, feedback)) = slot::attach(&config, &sql, stopping.clone(), from, &options).await? else {
                 return Ok(());
             };
             info!(slot = %config.slot, %from, binary, in_progress = spill.is_some(), "follows the log");
@@ -441,53 +439,6 @@ fn plug_in_options(config: &PostgresConfig, facts: &ServerFacts, binary: bool, i
     }
     options.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(config.stream_options.iter().cloned()).collect()
 }
-
-/// Attaches to the slot, again while somebody else does, for as long as Debezium's number of tries takes; `None` where the
-/// task is to end. The first tries follow quickly: the server may only have to notice that a killed worker is gone.
-async fn start_replication(
-    config: &PostgresConfig,
-    sql: &SqlConnection,
-    mut stopping: watch::Receiver<bool>,
-    from: Lsn,
-    options: &[(String, String)],
-) -> Result<Option<(ReplicationStream, FeedbackSender)>> {
-    let delay = config.slot_retry_delay;
-    let patience = delay.saturating_mul(config.slot_retries);
-    let begun = Instant::now();
-    let mut told = false;
-    let mut pause = FIRST_PAUSE.min(delay);
-    loop {
-        let connection = ReplicationConnection::connect(&replication_options(config)).await?;
-        let error = match connection.start_replication(&config.slot, from, options).await {
-            Ok(started) => return Ok(Some(started)),
-            Err(error) => error,
-        };
-        if error.kind() != ErrorKind::Conflict {
-            return Err(error);
-        }
-        let pid = slot::load(sql, &config.slot).await?.and_then(|slot| slot.active_pid);
-        if begun.elapsed() >= patience {
-            let holder = pid.map_or_else(String::new, |pid| format!(", held by pid {pid}"));
-            return Err(Error::new(ErrorKind::Conflict, format!("use slot {}{holder}", config.slot)).because(error).mend(format!(
-                "give each connector a slot.name of its own, or end the other: SELECT pg_terminate_backend({});",
-                pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string())
-            )));
-        }
-        // A worker that was killed is noticed within a moment; that is nothing to be told of.
-        if !told && begun.elapsed() > Duration::from_secs(1) {
-            told = true;
-            warn!(slot = %config.slot, pid, "the slot is in use; trying again for {} s", patience.as_secs());
-        }
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stopping.wait_for(|stop| *stop) => return Ok(None),
-        }
-        pause = pause.saturating_mul(2).min(delay);
-    }
-}
-
-/// The pause before the second try to attach to a slot; each further one is twice as long, up to `slot.retry.delay.ms`.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// A UUID of version 7, by which readers tell the runs of a connector apart.
 fn run_id() -> String {

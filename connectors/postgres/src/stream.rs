@@ -24,8 +24,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tailwater_api::envelope::Operation;
 use tailwater_api::metrics::{Counter, Gauge};
-use tailwater_api::record::Record;
-use tailwater_api::source::{Reservation, SourceBatch, SourceContext};
+use tailwater_api::source::{SourceBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::{Change, EventMoment, SnapshotMark};
 use tailwater_kit::heartbeat::HeartbeatRecords;
@@ -35,6 +34,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use crate::acknowledge::Acknowledgements;
+use crate::batch::Batch;
 use crate::config::{PostgresConfig, SpillOptions};
 use crate::connect::SqlSession;
 use crate::event::{Blocks, LogicalMessages, Place, now};
@@ -48,9 +48,6 @@ use crate::reselect::{Found, reselect};
 use crate::spill::{Full, Spill, SpilledMessages};
 use crate::transaction::{Transaction, recognise};
 
-/// What a batch may weigh at least and at most before it is sent.
-const SMALLEST_BATCH: usize = 16 << 10;
-const LARGEST_BATCH: usize = 512 << 10;
 /// Shortest time between two positions that are stored although no record came.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two counts of lost values.
@@ -98,35 +95,6 @@ pub(crate) struct Streaming<'a> {
     stored_at: Instant,
     /// When lost values are counted next
     lost_at: Instant,
-}
-
-#[derive(Default)]
-struct Batch {
-    records: Vec<Record>,
-    weight: usize,
-    /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
-    received: usize,
-    reservation: Option<Reservation>,
-    /// How much the next reservation asks for
-    size: usize,
-    /// The connector's clock for the records of this batch
-    now: i64,
-    arena: BytesMut,
-    rows: u64,
-    unchanged: u64,
-    transactions: u64,
-}
-
-impl Batch {
-    /// What of the reservation is used up (I6).
-    fn used(&self) -> usize {
-        self.weight.max(self.received)
-    }
-
-    fn push(&mut self, record: Record) {
-        self.weight += record.weight();
-        self.records.push(record);
-    }
 }
 
 /// Why the log is followed no more.
@@ -196,7 +164,7 @@ impl<'a> Streaming<'a> {
             expected: start.position.partial,
             transaction: None,
             spill: None,
-            batch: Batch { size: SMALLEST_BATCH, ..Batch::default() },
+            batch: Batch::default(),
             moved: false,
             stored_at: Instant::now(),
             lost_at: Instant::now(),
@@ -231,26 +199,19 @@ impl<'a> Streaming<'a> {
                 }
             };
             match frame? {
-                Some(Frame::Data { wal_start, payload, .. }) => {
-                    let octets = payload.len();
-                    let taken = match self.take(wal_start, payload).await {
-                        Ok(taken) => taken,
-                        Err(error) => {
-                            self.leave_what_is_whole().await?;
-                            return Err(error);
-                        }
-                    };
-                    match taken {
-                        Taken::Whole => {}
-                        Taken::Interrupted => return self.finish().await,
-                        Taken::SpillFull(full) => {
-                            warn!("transactions in progress are left to the server from now on: {full}");
-                            self.finish().await?;
-                            return Ok(Ended::SpillFull);
-                        }
+                Some(Frame::Data { wal_start, payload, .. }) => match self.take(wal_start, payload).await {
+                    Ok(Taken::Whole) => {}
+                    Ok(Taken::Interrupted) => return self.finish().await,
+                    Ok(Taken::SpillFull(full)) => {
+                        warn!("transactions in progress are left to the server from now on: {full}");
+                        self.finish().await?;
+                        return Ok(Ended::SpillFull);
                     }
-                    self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
-                }
+                    Err(error) => {
+                        self.leave_what_is_whole().await?;
+                        return Err(error);
+                    }
+                },
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
@@ -311,7 +272,7 @@ impl<'a> Streaming<'a> {
     /// Takes a message: of a transaction in progress, or of a whole one.
     async fn take(&mut self, place: Lsn, payload: Bytes) -> Result<Taken> {
         let Some(spill) = &mut self.spill else {
-            self.message(place, payload).await?;
+            self.received(place, payload).await?;
             return Ok(Taken::Whole);
         };
         let at = |error: Error| error.at(place);
@@ -331,7 +292,7 @@ impl<'a> Streaming<'a> {
             }
             None if spill.is_open() => spill.append(place, &StreamedMessage::split(payload).map_err(at)?),
             None => {
-                self.message(place, payload).await?;
+                self.received(place, payload).await?;
                 Ok(())
             }
         };
@@ -341,15 +302,25 @@ impl<'a> Streaming<'a> {
         })
     }
 
+    /// Takes a message that came just now: values of its row may hold on to the buffer that others came in, too.
+    async fn received(&mut self, place: Lsn, payload: Bytes) -> Result<()> {
+        let octets = payload.len();
+        self.message(place, payload).await?;
+        self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
+        Ok(())
+    }
+
     /// A transaction that came in parts is committed: its messages are taken as those of a whole one, in bounded batches (I3).
-    /// The socket is not read meanwhile, but answered (I4).
+    /// The socket is not read meanwhile, but answered.
     async fn replay(&mut self, xid: u32, commit: Commit, mut messages: SpilledMessages) -> Result<Taken> {
         let stopping = self.context.stopping();
         self.begin(Begin { final_lsn: commit.commit_lsn, commit_time: commit.commit_time, xid })?;
         while let Some((place, payload)) = messages.next()? {
             self.message(place, payload).await?;
-            if self.batch.weight >= self.batch.size {
+            if self.batch.used() >= self.batch.size {
                 self.send().await?;
+                // I4: the task that answers the server may share this thread.
+                tokio::task::yield_now().await;
                 if *stopping.borrow() {
                     return Ok(Taken::Interrupted);
                 }
@@ -625,9 +596,7 @@ impl<'a> Streaming<'a> {
             Some(reservation) => reservation,
             None => self.context.reserve(batch.weight).await,
         };
-        // Filled: the next may be twice as large. Sent before it was full: half.
-        let full = batch.used() >= batch.size;
-        batch.size = if full { batch.size * 2 } else { batch.size / 2 }.clamp(SMALLEST_BATCH, LARGEST_BATCH);
+        batch.resize();
         (batch.weight, batch.received) = (0, 0);
         self.figures.rows.add(std::mem::take(&mut batch.rows));
         self.figures.transactions.add(std::mem::take(&mut batch.transactions));
