@@ -163,7 +163,7 @@ impl ConnectorStore for Forgetful {
 /// Runs the connectors until the snapshot is complete or cannot go on; says how it ended and how many records were read.
 async fn follow(worker: &Worker, connectors: Vec<ConnectorFile>, source: &str) -> Result<(Exit, u64), Failure> {
     let names: Vec<String> = connectors.iter().map(|connector| connector.name.clone()).collect();
-    let already: u64 = records(&written_by(worker, source));
+    let already: u64 = records(&written_by(worker, source).await?);
     for ConnectorFile { name, config } in connectors {
         // A source that the worker remembers is replaced for this process; its offsets are its own.
         let put = worker.put_config(&name, config, owner(worker, &name).await).await;
@@ -175,7 +175,7 @@ async fn follow(worker: &Worker, connectors: Vec<ConnectorFile>, source: &str) -
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
     let mut failing_since = None;
     loop {
-        let rows = records(&written_by(worker, source)).saturating_sub(already);
+        let rows = records(&written_by(worker, source).await?).saturating_sub(already);
         bar.set_position(rows);
         let partial = if rows > 0 { Exit::Partial } else { Exit::Failed };
         if is_complete(worker, source, &names).await? {
@@ -216,8 +216,9 @@ fn refuse(name: &str, refused: Refused) -> Failure {
     }
 }
 
-fn written_by(worker: &Worker, source: &str) -> Vec<TopicInfo> {
-    worker.topics().topics().into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect()
+async fn written_by(worker: &Worker, source: &str) -> Result<Vec<TopicInfo>, tailwater_api::Error> {
+    let topics = worker.topics().topics().await?;
+    Ok(topics.into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect())
 }
 
 fn records(topics: &[TopicInfo]) -> u64 {
@@ -240,7 +241,7 @@ async fn is_complete(worker: &Worker, source: &str, names: &[String]) -> Result<
         };
         next == 0 || positions.iter().find(here).is_some_and(|position| position.offset >= next)
     };
-    let topics = written_by(worker, source);
+    let topics = written_by(worker, source).await?;
     Ok(topics.iter().all(|topic| topic.partitions.iter().enumerate().all(|(partition, (_, next))| stands_at_end(topic, partition, *next))))
 }
 

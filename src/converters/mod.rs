@@ -45,6 +45,29 @@ pub struct ConvertedRecord {
     pub headers: Vec<(String, Option<Bytes>)>,
 }
 
+/// The bytes of one key and one value, in a buffer that serves many records.
+#[derive(Default)]
+pub struct KeyAndValue {
+    buffer: Vec<u8>,
+    /// Length of the key, which comes first
+    key: Option<usize>,
+    has_value: bool,
+}
+
+impl KeyAndValue {
+    /// The key; `None` where there is none.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.map(|length| &self.buffer[..length])
+    }
+
+    /// The value; `None` for a tombstone.
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.has_value.then(|| &self.buffer[self.key.unwrap_or(0)..])
+    }
+}
+
 /// The three converters of a connector.
 pub struct Converters {
     key: Box<dyn Converter>,
@@ -90,11 +113,45 @@ impl Converters {
             headers,
         })
     }
+
+    /// Writes key and value of `record` over what `out` held.
+    ///
+    /// # Errors
+    /// Those of the converters.
+    pub fn write(&mut self, record: &Record, out: &mut KeyAndValue) -> Result<()> {
+        out.buffer.clear();
+        let has_key = write_datum(&mut *self.key, &record.topic, &record.key, &mut out.buffer)?;
+        out.key = has_key.then_some(out.buffer.len());
+        out.has_value = write_datum(&mut *self.value, &record.topic, &record.value, &mut out.buffer)?;
+        Ok(())
+    }
+
+    /// The bytes of a header's value, until the next call.
+    ///
+    /// # Errors
+    /// Those of the converter.
+    pub fn header(&mut self, topic: &str, value: &SchemaAndValue) -> Result<Option<&[u8]>> {
+        self.buffer.clear();
+        let is_there = write_datum(&mut *self.header, topic, value, &mut self.buffer)?;
+        Ok(is_there.then_some(&self.buffer[..]))
+    }
 }
 
 fn write(converter: &mut dyn Converter, topic: &str, data: &SchemaAndValue, buffer: &mut Vec<u8>) -> Result<Option<Bytes>> {
     buffer.clear();
-    Ok(converter.write(topic, data, buffer)?.then(|| Bytes::copy_from_slice(buffer)))
+    Ok(write_datum(converter, topic, data, buffer)?.then(|| Bytes::copy_from_slice(buffer)))
+}
+
+/// Bytes without a schema are bytes as they stand on a topic, read there by a log that holds bytes: they stay as they are. (A
+/// converter that reads bytes as a value gives them a schema.)
+fn write_datum(converter: &mut dyn Converter, topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
+    match data {
+        SchemaAndValue { schema: None, value: Value::Bytes(bytes) } => {
+            out.extend_from_slice(bytes);
+            Ok(true)
+        }
+        data => converter.write(topic, data, out),
+    }
 }
 
 /// The value, or what stands for it where the source does not tell it (I8).

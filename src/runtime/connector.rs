@@ -246,11 +246,7 @@ impl Connector {
 
     fn topics(&self, worker: &WorkerInner) -> Vec<String> {
         let subscription = self.subscription(worker);
-        let topics = worker.parts.topics.topics().into_iter().filter(|topic| match &subscription {
-            Some(subscription) => subscription.covers(&topic.name),
-            None => topic.writer.as_ref() == Some(&self.name),
-        });
-        topics.map(|topic| topic.name.to_string()).collect()
+        worker.parts.topics.used_by(&self.name, subscription.as_ref()).iter().map(ToString::to_string).collect()
     }
 }
 

@@ -26,7 +26,7 @@ use crate::runtime::budget::TaskBudget;
 use crate::runtime::crash_point::crash_point;
 use crate::runtime::ledger::Ledger;
 use crate::runtime::record_errors::{RecordErrors, Stage};
-use crate::topics::{LogReader, Polled, Subscription, TopicLog};
+use crate::topics::{LogReader, LogUser, Polled, Subscription, TopicLog};
 use crate::transforms::TransformChain;
 
 /// Most bytes of records that one poll asks for: enough to amortise a target's transaction, small beside any budget.
@@ -37,8 +37,7 @@ const LAG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a run of a sink task needs of its worker.
 pub(super) struct SinkRun {
-    pub(super) connector: Arc<str>,
-    pub(super) task: u32,
+    pub(super) user: LogUser,
     pub(super) topics: Arc<dyn TopicLog>,
     pub(super) subscription: Subscription,
     pub(super) transforms: TransformChain,
@@ -53,13 +52,14 @@ pub(super) struct SinkRun {
 impl SinkRun {
     /// Runs the sink until it is stopped or fails. After a stop everything accepted is durable and its positions are kept.
     pub(super) async fn run(self, open: impl FnOnce(SinkContext) -> Opening) -> Result<()> {
-        let Self { connector, task, topics, subscription, transforms, errors, budget, flush_interval, metrics, mut stop } = self;
+        let Self { user, topics, subscription, transforms, errors, budget, flush_interval, metrics, mut stop } = self;
+        let (connector, task) = (Arc::clone(&user.connector), user.task);
         let context = SinkContext::new(Arc::clone(&connector), task, Arc::clone(&errors) as _, stop.clone(), Arc::clone(&metrics));
         let writer = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
             writer = open(context) => writer?,
         };
-        let reader = topics.reader(&connector, subscription).await?;
+        let reader = topics.reader(&user, subscription).await?;
         let figures = Figures::new(&*metrics);
         let mut sink = Sink {
             reader,

@@ -5,11 +5,13 @@
 //! another log, or beyond the end, with `history-gone` (never a skip).
 
 pub mod embedded;
+pub mod kafka;
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tailwater_api::Result;
+use tailwater_api::config::ConfigValues;
 use tailwater_api::record::{Record, TopicPartition};
 use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch};
 use tailwater_api::source::{BatchNumber, SourceBatch};
@@ -61,16 +63,40 @@ impl Subscription {
     }
 }
 
+/// A connector as a topic log sees it. An engine that keeps records typed needs no more than the name; one that keeps bytes
+/// reads the keys that say how records become bytes and how topics are made.
+#[derive(Clone)]
+pub struct LogUser {
+    /// Name of the connector; names its state, and as a sink the group of its positions
+    pub connector: Arc<str>,
+    /// Number of the task
+    pub task: u32,
+    /// The connector's flat keys, secrets resolved
+    pub config: Arc<ConfigValues>,
+    /// What stands in bytes for a value that a change left as it was
+    pub placeholder: String,
+}
+
+impl From<&str> for LogUser {
+    /// The only task of a connector that says nothing about its topics.
+    fn from(connector: &str) -> Self {
+        Self { connector: Arc::from(connector), task: 0, config: Arc::default(), placeholder: UNAVAILABLE.to_owned() }
+    }
+}
+
+/// Stands for unchanged values where no source says otherwise: Debezium's default.
+pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
 /// An engine of topic logs.
 pub trait TopicLog: Send + Sync + 'static {
     /// Opens the log of a source connector for its one writer, made if it is not there. Pending records of earlier runs are gone.
-    fn writer(&self, connector: &str) -> BoxFuture<'_, Result<Box<dyn LogWriter>>>;
+    fn writer(&self, user: &LogUser) -> BoxFuture<'_, Result<Box<dyn LogWriter>>>;
 
     /// Appends records that no source sent, such as dead letters, and returns when they are durable.
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<()>>;
 
-    /// Opens a reader for the sink `group`. Its committed positions are kept under that name.
-    fn reader(&self, group: &str, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>>;
+    /// Opens a reader for a sink task. The sink's committed positions are kept under the connector's name.
+    fn reader(&self, user: &LogUser, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>>;
 
     /// Declares the sinks that exist, running or paused: what they have not read is not deleted.
     fn retain_for(&self, groups: Vec<(String, Subscription)>);
@@ -82,7 +108,10 @@ pub trait TopicLog: Send + Sync + 'static {
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>>;
 
     /// All topics, by name.
-    fn topics(&self) -> Vec<TopicInfo>;
+    fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>>;
+
+    /// Topics that a connector uses: a sink, of its subscription those that exist; a source, those that it has written.
+    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<Arc<str>>;
 
     /// Durable records of one partition from `offset` on, at most `limit`; fewer at its end.
     ///

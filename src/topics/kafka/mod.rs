@@ -1,0 +1,538 @@
+//! The Kafka engine: topics of a Kafka cluster, spoken to by librdkafka.
+//!
+//! - `writer`, `producer`: a source's records become bytes and durable
+//! - `reader`: the consumer of a sink task
+//! - `creation`: with what options topics are made
+//! - `unchanged`: what bytes cannot say about a record (I8)
+//! - `failure`: what errors mean
+//!
+//! What is durable is what all replicas in sync hold (`acks=all`); a reader sees nothing else (I1). Without `exactly.once.support` a
+//! source writes at least once and is not fenced against a worker that was taken for dead (I13).
+//!
+//! librdkafka has threads of its own. Calls of it that wait for brokers run off the async threads.
+
+mod creation;
+mod failure;
+mod producer;
+#[cfg(test)]
+mod tests;
+mod unchanged;
+mod writer;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::producer::Producer as _;
+use rdkafka::{Offset, TopicPartitionList};
+use tailwater_api::config::{ConfigReport, ConfigValues};
+use tailwater_api::record::{Header, Headers, Record, SchemaAndValue, TopicPartition};
+use tailwater_api::sink::{LogId, LogPosition};
+use tailwater_api::state::{SourceState, StateChange};
+use tailwater_api::{Error, ErrorKind, Result, Value};
+use tokio::sync::watch;
+
+use self::creation::{TopicCreation, TopicOptions};
+use self::failure::{failed, undelivered};
+use self::producer::{Deliveries, Producer};
+use self::writer::{KafkaWriter, Sender, keep_offsets};
+use crate::converters::{Converters, KeyAndValue};
+use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
+
+/// How long brokers may take to answer a question.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a topic that was just made may take to have leaders.
+const LEADERS: Duration = Duration::from_secs(15);
+/// Pause between two looks at a topic that has none.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Where the offsets of sources are kept beside this topic log.
+pub trait OffsetStore: Send + Sync + 'static {
+    /// All offsets of a connector.
+    fn load(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>>;
+
+    /// Keeps changes of a connector's offsets, in order; they are durable when it returns.
+    fn put(&self, connector: &str, changes: Vec<StateChange>) -> BoxFuture<'_, Result<()>>;
+}
+
+/// What the engine is told.
+#[derive(Clone)]
+pub struct KafkaOptions {
+    /// `topics.kafka.*` without that prefix: keys of librdkafka or of the Java client, those of one kind of client behind `producer.`,
+    /// `consumer.` or `admin.`
+    pub keys: ConfigValues,
+    /// The worker's flat keys: the converters of connectors that name none
+    pub defaults: ConfigValues,
+    /// Bytes that all that is in flight may take (I6)
+    pub memory_budget: usize,
+    /// `topic.creation.enable`: whether topics are made
+    pub makes_topics: bool,
+}
+
+/// A kind of client, as its keys are prefixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Producer,
+    Consumer,
+    Admin,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Producer, Self::Consumer, Self::Admin];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Producer => "producer",
+            Self::Consumer => "consumer",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl KafkaOptions {
+    /// The keys of a client: those of all clients, then those of its kind, then the connector's `ROLE.override.*`.
+    fn keys_of(&self, role: Role, connector: &ConfigValues) -> ConfigValues {
+        let is_of_role = |key: &str| Role::ALL.iter().any(|role| key.strip_prefix(role.name()).is_some_and(|rest| rest.starts_with('.')));
+        let mut keys: ConfigValues = self.keys.iter().filter(|(key, _)| !is_of_role(key)).collect();
+        for (key, value) in self.keys.with_prefix(&format!("{}.", role.name())) {
+            keys.set(key, value);
+        }
+        for (key, value) in connector.with_prefix(&format!("{}.override.", role.name())) {
+            keys.set(key, value);
+        }
+        keys
+    }
+
+    fn client(&self, keys: &ConfigValues) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (key, value) in keys.iter() {
+            config.set(key, value);
+        }
+        config
+    }
+}
+
+/// The topic log in a Kafka cluster. Cloning shares it.
+#[derive(Clone)]
+pub struct KafkaLog {
+    options: Arc<KafkaOptions>,
+    offsets: Arc<dyn OffsetStore>,
+    /// Answers questions about the cluster
+    observer: Arc<BaseConsumer<Observer>>,
+    /// Begins the identity of every topic's log
+    cluster: Arc<str>,
+    /// Writes what no source sends
+    own: Arc<tokio::sync::Mutex<Option<Own>>>,
+    /// Topics that sources of this process have written, by name
+    written: Written,
+    changed: watch::Sender<u64>,
+}
+
+type Written = Arc<Mutex<BTreeMap<Arc<str>, Arc<str>>>>;
+
+struct Own {
+    writer: KafkaWriter,
+    number: u64,
+}
+
+/// The context of clients that only ask.
+struct Observer;
+
+impl ClientContext for Observer {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, _: KafkaError, reason: &str) {
+        tracing::debug!("Kafka cannot be asked at the moment: {reason}");
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Observer {}
+
+/// Passes a line of librdkafka on. What it calls an error is mostly a connection that it makes anew; what stays wrong comes back as the
+/// error of a call.
+fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => tracing::error!("librdkafka: {facility}: {message}"),
+        RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            tracing::debug!("librdkafka: {facility}: {message}");
+        }
+    }
+}
+
+/// The same error once more, for one that several must be told of.
+fn again(error: &Error) -> Error {
+    let mut again = Error::new(error.kind(), error.doing()).scoped(error.scope().clone());
+    if let Some(cause) = std::error::Error::source(error) {
+        again = again.because(cause.to_string());
+    }
+    if let Some(mend) = error.remedy() {
+        again = again.mend(mend);
+    }
+    again
+}
+
+/// The error of a batch of which a record was not delivered.
+fn undelivered_batch(topic: &str, error: &KafkaError) -> Error {
+    undelivered(topic, error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
+}
+
+/// Runs calls that wait for brokers off the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Error::new(ErrorKind::Bug, "speak to Kafka").because(error)),
+    }
+}
+
+fn misconfigured(report: &ConfigReport) -> Error {
+    let faults: Vec<_> = report.faults.iter().map(ToString::to_string).collect();
+    Error::new(ErrorKind::Misconfigured, "read the configuration").because(faults.join("; "))
+}
+
+/// How a source's topics come to be.
+struct Topics {
+    creation: TopicCreation,
+    makes: bool,
+    /// Configuration of the client that makes them
+    admin: ClientConfig,
+    connector: Option<Arc<str>>,
+    written: Written,
+}
+
+impl Topics {
+    /// Makes sure that `topic` is there and can be written to.
+    async fn ensure(&self, producer: &Arc<Producer>, topic: &Arc<str>) -> Result<()> {
+        if self.makes {
+            let admin = AdminClient::from_config_and_context(&self.admin, DefaultClientContext)
+                .map_err(|error| failed("make a Kafka admin client", error))?;
+            creation::make(&admin, topic, self.creation.of(topic)).await?;
+            // Its drop waits for its thread.
+            drop(tokio::task::spawn_blocking(move || drop(admin)));
+        }
+        let (producer, name) = (Arc::clone(producer), Arc::clone(topic));
+        blocking(move || wait_for_leaders(&producer, &name)).await?;
+        if let Some(connector) = &self.connector {
+            self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(topic), Arc::clone(connector));
+        }
+        Ok(())
+    }
+}
+
+/// Returns when every partition of the topic has a leader.
+fn wait_for_leaders(producer: &Producer, topic: &str) -> Result<()> {
+    let deadline = std::time::Instant::now() + LEADERS;
+    loop {
+        let metadata = producer.client().fetch_metadata(Some(topic), PATIENCE);
+        let metadata = metadata.map_err(|error| failed(format!("look for the topic {topic}"), error))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let why = match found {
+            Some(found) => match found.error() {
+                Some(error) => RDKafkaErrorCode::from(error),
+                None if found.partitions().iter().all(|partition| partition.leader() >= 0) && !found.partitions().is_empty() => {
+                    return Ok(());
+                }
+                None => RDKafkaErrorCode::LeaderNotAvailable,
+            },
+            None => RDKafkaErrorCode::UnknownTopicOrPartition,
+        };
+        if matches!(why, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic)
+            || std::time::Instant::now() > deadline
+        {
+            return Err(failed(format!("look for the topic {topic}"), KafkaError::MetadataFetch(why)));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+impl KafkaLog {
+    /// Connects to the cluster.
+    ///
+    /// # Errors
+    /// `misconfigured` for keys that cannot work, `unreachable` where no broker answers, `unauthorised`.
+    pub async fn open(options: KafkaOptions, offsets: Arc<dyn OffsetStore>) -> Result<Self> {
+        let config = options.client(&options.keys_of(Role::Consumer, &ConfigValues::default()));
+        let observer = BaseConsumer::from_config_and_context(&config, Observer);
+        let observer = Arc::new(observer.map_err(|error| failed("make a Kafka client", error))?);
+        let servers = options.keys.get("bootstrap.servers").unwrap_or_default().to_owned();
+        let cluster = {
+            let observer = Arc::clone(&observer);
+            blocking(move || {
+                let doing = || format!("connect to Kafka at {servers}");
+                // Any question shows whether the brokers answer, and if not, why.
+                observer.fetch_metadata(Some(OFFSETS), PATIENCE).map_err(|error| failed(doing(), error))?;
+                observer
+                    .client()
+                    .fetch_cluster_id(PATIENCE)
+                    .ok_or_else(|| Error::new(ErrorKind::Unreachable, doing()).because("no broker has said the identity of its cluster"))
+            })
+            .await?
+        };
+        Ok(Self {
+            options: Arc::new(options),
+            offsets,
+            observer,
+            cluster: Arc::from(cluster),
+            own: Arc::default(),
+            written: Arc::default(),
+            changed: watch::Sender::new(0),
+        })
+    }
+
+    /// Identity of a topic's log.
+    fn log_id(&self, topic: &str) -> LogId {
+        Arc::from(format!("{}/{topic}", self.cluster))
+    }
+
+    fn converters(&self, user: &LogUser) -> Result<Converters> {
+        let converters = Converters::from_config(&user.config, &self.options.defaults, &user.placeholder);
+        converters.map(|(converters, _)| converters).map_err(|report| misconfigured(&report))
+    }
+
+    async fn open_writer(&self, user: &LogUser, creation: TopicCreation, connector: Option<Arc<str>>) -> Result<KafkaWriter> {
+        let keys = self.options.keys_of(Role::Producer, &user.config);
+        // Sources share the budget with what they queue: a quarter for each, and the rest for what is before it and for sinks.
+        let config = producer::configure(self.options.client(&keys), &keys, self.options.memory_budget / 4)?;
+        let producer = Producer::from_config_and_context(&config, Deliveries::new(Arc::clone(&user.connector)));
+        let producer = Arc::new(producer.map_err(|error| failed("make a Kafka producer", error))?);
+        let state = match &connector {
+            Some(connector) => self.offsets.load(connector).await?,
+            None => SourceState::default(),
+        };
+        let topics = Topics {
+            creation,
+            makes: self.options.makes_topics,
+            admin: self.options.client(&self.options.keys_of(Role::Admin, &user.config)),
+            connector,
+            written: Arc::clone(&self.written),
+        };
+        let (keeper, durable) = keep_offsets(Arc::clone(&producer), Arc::clone(&user.connector), Arc::clone(&self.offsets), self);
+        let sender = Sender { producer, converters: self.converters(user)?, bytes: KeyAndValue::default() };
+        Ok(KafkaWriter { topics, state, sender, durable, accepted: 0, known: HashSet::new(), queued: None, keeper })
+    }
+
+    async fn append_own(&self, records: Vec<Record>) -> Result<()> {
+        let (mut durable, number) = {
+            let mut own = self.own.lock().await;
+            // A call that is dropped half way, and a writer that failed, are not put back: the next call opens a new one.
+            let mut opened = match own.take() {
+                Some(opened) if opened.writer.durable().borrow().is_ok() => opened,
+                Some(_) | None => {
+                    let creation = TopicCreation::with_default(TopicOptions::of_one_partition());
+                    Own { writer: self.open_writer(&LogUser::from("worker"), creation, None).await?, number: 0 }
+                }
+            };
+            opened.number += 1;
+            let number = opened.number;
+            opened.writer.append(number, tailwater_api::source::SourceBatch { records, ..Default::default() }).await?;
+            let durable = opened.writer.durable();
+            *own = Some(opened);
+            (durable, number)
+        };
+        // Others append while this waits.
+        let ended = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await;
+        match ended.as_deref() {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(again(error)),
+            Err(_) => Err(Error::new(ErrorKind::Restarting, "keep records of the worker").because("the topic log was closed")),
+        }
+    }
+
+    /// Topics of the cluster with the numbers of their partitions, without Kafka's own.
+    fn list(&self) -> Result<Vec<(Arc<str>, usize)>> {
+        let metadata = self.observer.fetch_metadata(None, PATIENCE).map_err(|error| failed("list the topics", error))?;
+        let own = |name: &str| name.starts_with("__");
+        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && !own(topic.name()));
+        let mut topics: Vec<_> = topics.map(|topic| (Arc::from(topic.name()), topic.partitions().len())).collect();
+        topics.sort();
+        Ok(topics)
+    }
+
+    fn list_with_offsets(&self) -> Result<Vec<TopicInfo>> {
+        let mut infos = Vec::new();
+        for (name, partitions) in self.list()? {
+            let writer = self.written.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
+            let offsets = |partition: usize| self.watermarks(&name, partition as u32);
+            let partitions = (0..partitions).map(offsets).collect::<Result<_>>()?;
+            infos.push(TopicInfo { log: self.log_id(&name), name, writer, partitions });
+        }
+        Ok(infos)
+    }
+
+    /// First offset that is there, offset of the next record.
+    fn watermarks(&self, topic: &str, partition: u32) -> Result<(u64, u64)> {
+        let number = i32::try_from(partition).unwrap_or(i32::MAX);
+        let (first, next) = self
+            .observer
+            .fetch_watermarks(topic, number, PATIENCE)
+            .map_err(|error| failed(format!("look for the ends of {topic}-{partition}"), error))?;
+        Ok((u64::try_from(first).unwrap_or(0), u64::try_from(next).unwrap_or(0)))
+    }
+
+    fn read_bytes(&self, topic: &Arc<str>, partition: u32, offset: u64, limit: usize) -> Result<Vec<StoredRecord>> {
+        let doing = || format!("read {topic}-{partition}");
+        let unknown = || Error::new(ErrorKind::Missing, doing()).because("there is no such topic or partition");
+        let partitions = self.list()?.into_iter().find(|(name, _)| name == topic).ok_or_else(unknown)?.1;
+        if partition as usize >= partitions {
+            return Err(unknown());
+        }
+        let (first, next) = self.watermarks(topic, partition)?;
+        let from = offset.max(first);
+        let mut found = Vec::new();
+        if from >= next || limit == 0 {
+            return Ok(found);
+        }
+        let mut config = self.options.client(&self.options.keys_of(Role::Consumer, &ConfigValues::default()));
+        config
+            .set("group.id", format!("{READER_PREFIX}{}", uuid::Uuid::new_v4()))
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("queued.max.messages.kbytes", "1024");
+        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), error))?;
+        let mut assigned = TopicPartitionList::new();
+        let number = i32::try_from(partition).map_err(|_| unknown())?;
+        let begin = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
+        assigned.add_partition_offset(topic, number, begin).map_err(|error| failed(doing(), error))?;
+        consumer.assign(&assigned).map_err(|error| failed(doing(), error))?;
+        while found.len() < limit {
+            match consumer.poll(PATIENCE) {
+                Some(Ok(message)) => {
+                    let offset = u64::try_from(message.offset()).unwrap_or(0);
+                    found.push(StoredRecord { partition, offset, record: raw(Arc::clone(topic), &message) });
+                    if offset + 1 >= next {
+                        break;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) => return Err(failed(doing(), error)),
+                None => return Err(Error::new(ErrorKind::TimedOut, doing()).because("no broker has answered")),
+            }
+        }
+        Ok(found)
+    }
+
+    fn committed_offsets(&self, group: &str) -> Result<Vec<LogPosition>> {
+        let doing = || format!("read the positions of {group}");
+        let mut config = self.options.client(&self.options.keys_of(Role::Consumer, &ConfigValues::default()));
+        config.set("group.id", group_of(group)).set("enable.auto.commit", "false");
+        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), error))?;
+        let mut all = TopicPartitionList::new();
+        for (name, partitions) in self.list()? {
+            for partition in 0..partitions {
+                all.add_partition(&name, i32::try_from(partition).unwrap_or(i32::MAX));
+            }
+        }
+        let committed = consumer.committed_offsets(all, PATIENCE).map_err(|error| failed(doing(), error))?;
+        let position = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
+            Offset::Offset(offset) => Some(LogPosition {
+                log: self.log_id(element.topic()),
+                topic_partition: TopicPartition { topic: Arc::from(element.topic()), partition: u32::try_from(element.partition()).ok()? },
+                offset: u64::try_from(offset).ok()?,
+            }),
+            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+        };
+        Ok(committed.elements().iter().filter_map(position).collect())
+    }
+}
+
+/// A topic that every cluster may have; it does not matter whether this one has.
+const OFFSETS: &str = "__consumer_offsets";
+/// Begins the names of groups that only look; they commit nothing and join nothing.
+const READER_PREFIX: &str = "tailwater-look-";
+
+/// The consumer group of a sink, as Connect names it.
+fn group_of(connector: &str) -> String {
+    format!("connect-{connector}")
+}
+
+/// A message as it stands on its topic: bytes without a schema.
+fn raw(topic: Arc<str>, message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
+    let bytes = |bytes: Option<&[u8]>| SchemaAndValue {
+        schema: None,
+        value: bytes.map_or(Value::Null, |bytes| Value::Bytes(bytes::Bytes::copy_from_slice(bytes))),
+    };
+    let headers = message
+        .headers()
+        .map(|headers| headers.iter().map(|header| Header { name: Arc::from(header.key), value: bytes(header.value) }).collect::<Vec<_>>());
+    Record {
+        topic,
+        partition: u32::try_from(message.partition()).ok(),
+        timestamp: message.timestamp().to_millis(),
+        key: bytes(message.key()),
+        value: bytes(message.payload()),
+        headers: Headers::new(headers.unwrap_or_default()),
+    }
+}
+
+impl TopicLog for KafkaLog {
+    fn writer(&self, user: &LogUser) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
+        let user = user.clone();
+        Box::pin(async move {
+            let creation = TopicCreation::read(&user.config).map_err(|report| misconfigured(&report))?;
+            let connector = Some(Arc::clone(&user.connector));
+            Ok(Box::new(self.open_writer(&user, creation, connector).await?) as Box<dyn LogWriter>)
+        })
+    }
+
+    fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.append_own(records))
+    }
+
+    fn reader(&self, _user: &LogUser, _subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
+        Box::pin(async { Err(Error::new(ErrorKind::Unsupported, "read topics of Kafka")) })
+    }
+
+    /// What Kafka deletes is a matter of each topic's own `retention.*`.
+    fn retain_for(&self, _: Vec<(String, Subscription)>) {}
+
+    fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
+        self.offsets.load(connector)
+    }
+
+    fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>> {
+        let (log, group) = (self.clone(), group.to_owned());
+        Box::pin(blocking(move || log.committed_offsets(&group)))
+    }
+
+    fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>> {
+        let log = self.clone();
+        Box::pin(blocking(move || log.list_with_offsets()))
+    }
+
+    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<Arc<str>> {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_used = |(topic, writer): &(&Arc<str>, &Arc<str>)| match subscription {
+            Some(subscription) => subscription.covers(topic),
+            None => ***writer == *connector,
+        };
+        written.iter().filter(is_used).map(|(topic, _)| Arc::clone(topic)).collect()
+    }
+
+    fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
+        let (log, topic) = (self.clone(), Arc::from(topic));
+        Box::pin(blocking(move || log.read_bytes(&topic, partition, offset, limit)))
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            match self.own.lock().await.take() {
+                Some(own) => Box::new(own.writer).close().await,
+                None => Ok(()),
+            }
+        })
+    }
+}
