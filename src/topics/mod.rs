@@ -5,6 +5,7 @@
 //! another log, or beyond the end, with `history-gone` (never a skip).
 
 pub mod embedded;
+pub mod kafka;
 
 use std::sync::Arc;
 
