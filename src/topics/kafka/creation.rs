@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::ClientContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues, split_list};
 use tailwater_api::{Error, Result};
 use tailwater_kit::java_regex::JavaRegex;
 
 use super::PATIENCE;
-use super::failure::failed;
+use super::errors::{failed, failed_with_code};
 
 /// The broker's default, in requests of Kafka 2.4 and later.
 const OF_BROKER: i32 = -1;
@@ -136,8 +136,8 @@ pub(super) async fn make<C: ClientContext>(admin: &AdminClient<C>, topic: &Arc<s
     }
     let doing = || format!("make the topic {topic}");
     let limits = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
-    let made = admin.create_topics([&new], &limits).await.map_err(|error| failed(doing(), error))?;
-    let refused = |code| -> Error { failed(doing(), KafkaError::AdminOp(code)) };
+    let made = admin.create_topics([&new], &limits).await.map_err(|error| failed(doing(), &error))?;
+    let refused = |code| -> Error { failed_with_code(doing(), code) };
     match made.into_iter().next() {
         Some(Ok(_)) => {
             tracing::info!(table = &**topic, "the topic is made");

@@ -4,15 +4,17 @@
 //! - `reader`: the consumer of a sink task
 //! - `creation`: with what options topics are made
 //! - `unchanged`: what bytes cannot say about a record (I8)
-//! - `failure`: what errors mean
+//! - `client`: settings of Java clients as those of librdkafka
+//! - `errors`: what Kafka's errors mean here
 //!
 //! What is durable is what all replicas in sync hold (`acks=all`); a reader sees nothing else (I1). Without `exactly.once.support` a
 //! source writes at least once and is not fenced against a worker that was taken for dead (I13).
 //!
 //! librdkafka has threads of its own. Calls of it that wait for brokers run off the async threads.
 
+pub mod client;
 mod creation;
-mod failure;
+pub mod errors;
 mod producer;
 #[cfg(test)]
 mod tests;
@@ -40,8 +42,9 @@ use tailwater_api::state::{SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result, Value};
 use tokio::sync::watch;
 
+use self::client::{ClientSettings, Role};
 use self::creation::{TopicCreation, TopicOptions};
-use self::failure::{failed, undelivered};
+use self::errors::{failed, failed_with_code};
 use self::producer::{Deliveries, Producer};
 use self::writer::{KafkaWriter, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
@@ -66,57 +69,18 @@ pub trait OffsetStore: Send + Sync + 'static {
 /// What the engine is told.
 #[derive(Clone)]
 pub struct KafkaOptions {
-    /// `topics.kafka.*` without that prefix: keys of librdkafka or of the Java client, those of one kind of client behind `producer.`,
-    /// `consumer.` or `admin.`
-    pub keys: ConfigValues,
-    /// The worker's flat keys: the converters of connectors that name none
-    pub defaults: ConfigValues,
+    /// The worker's flat keys: `topics.kafka.*`, `topic.creation.enable`, and the converters of connectors that name none
+    pub worker: ConfigValues,
     /// Bytes that all that is in flight may take (I6)
     pub memory_budget: usize,
-    /// `topic.creation.enable`: whether topics are made
-    pub makes_topics: bool,
-}
-
-/// A kind of client, as its keys are prefixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    Producer,
-    Consumer,
-    Admin,
-}
-
-impl Role {
-    const ALL: [Self; 3] = [Self::Producer, Self::Consumer, Self::Admin];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Producer => "producer",
-            Self::Consumer => "consumer",
-            Self::Admin => "admin",
-        }
-    }
 }
 
 impl KafkaOptions {
-    /// The keys of a client: those of all clients, then those of its kind, then the connector's `ROLE.override.*`.
-    fn keys_of(&self, role: Role, connector: &ConfigValues) -> ConfigValues {
-        let is_of_role = |key: &str| Role::ALL.iter().any(|role| key.strip_prefix(role.name()).is_some_and(|rest| rest.starts_with('.')));
-        let mut keys: ConfigValues = self.keys.iter().filter(|(key, _)| !is_of_role(key)).collect();
-        for (key, value) in self.keys.with_prefix(&format!("{}.", role.name())) {
-            keys.set(key, value);
-        }
-        for (key, value) in connector.with_prefix(&format!("{}.override.", role.name())) {
-            keys.set(key, value);
-        }
-        keys
-    }
-
-    fn client(&self, keys: &ConfigValues) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        for (key, value) in keys.iter() {
-            config.set(key, value);
-        }
-        config
+    /// The configuration of a client of the worker, or of a connector.
+    fn client(&self, role: Role, connector: Option<&ConfigValues>) -> Result<ClientConfig> {
+        // What has no effect was noted when the files were checked.
+        let (settings, _) = ClientSettings::check(role, &self.worker, connector).map_err(|report| misconfigured(&report))?;
+        settings.load()
     }
 }
 
@@ -181,11 +145,6 @@ fn again(error: &Error) -> Error {
     again
 }
 
-/// The error of a batch of which a record was not delivered.
-fn undelivered_batch(topic: &str, error: &KafkaError) -> Error {
-    undelivered(topic, error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))
-}
-
 /// Runs calls that wait for brokers off the async threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -214,7 +173,7 @@ impl Topics {
     async fn ensure(&self, producer: &Arc<Producer>, topic: &Arc<str>) -> Result<()> {
         if self.makes {
             let admin = AdminClient::from_config_and_context(&self.admin, DefaultClientContext)
-                .map_err(|error| failed("make a Kafka admin client", error))?;
+                .map_err(|error| failed("make a Kafka admin client", &error))?;
             creation::make(&admin, topic, self.creation.of(topic)).await?;
             // Its drop waits for its thread.
             drop(tokio::task::spawn_blocking(move || drop(admin)));
@@ -233,7 +192,7 @@ fn wait_for_leaders(producer: &Producer, topic: &str) -> Result<()> {
     let deadline = std::time::Instant::now() + LEADERS;
     loop {
         let metadata = producer.client().fetch_metadata(Some(topic), PATIENCE);
-        let metadata = metadata.map_err(|error| failed(format!("look for the topic {topic}"), error))?;
+        let metadata = metadata.map_err(|error| failed(format!("look for the topic {topic}"), &error))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let why = match found {
             Some(found) => match found.error() {
@@ -248,7 +207,7 @@ fn wait_for_leaders(producer: &Producer, topic: &str) -> Result<()> {
         if matches!(why, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic)
             || std::time::Instant::now() > deadline
         {
-            return Err(failed(format!("look for the topic {topic}"), KafkaError::MetadataFetch(why)));
+            return Err(failed_with_code(format!("look for the topic {topic}"), why));
         }
         std::thread::sleep(LOOK);
     }
@@ -260,16 +219,16 @@ impl KafkaLog {
     /// # Errors
     /// `misconfigured` for keys that cannot work, `unreachable` where no broker answers, `unauthorised`.
     pub async fn open(options: KafkaOptions, offsets: Arc<dyn OffsetStore>) -> Result<Self> {
-        let config = options.client(&options.keys_of(Role::Consumer, &ConfigValues::default()));
+        let config = options.client(Role::Consumer, None)?;
         let observer = BaseConsumer::from_config_and_context(&config, Observer);
-        let observer = Arc::new(observer.map_err(|error| failed("make a Kafka client", error))?);
-        let servers = options.keys.get("bootstrap.servers").unwrap_or_default().to_owned();
+        let observer = Arc::new(observer.map_err(|error| failed("make a Kafka client", &error))?);
+        let servers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
         let cluster = {
             let observer = Arc::clone(&observer);
             blocking(move || {
                 let doing = || format!("connect to Kafka at {servers}");
                 // Any question shows whether the brokers answer, and if not, why.
-                observer.fetch_metadata(Some(OFFSETS), PATIENCE).map_err(|error| failed(doing(), error))?;
+                observer.fetch_metadata(Some(OFFSETS), PATIENCE).map_err(|error| failed(doing(), &error))?;
                 observer
                     .client()
                     .fetch_cluster_id(PATIENCE)
@@ -294,24 +253,24 @@ impl KafkaLog {
     }
 
     fn converters(&self, user: &LogUser) -> Result<Converters> {
-        let converters = Converters::from_config(&user.config, &self.options.defaults, &user.placeholder);
+        let converters = Converters::from_config(&user.config, &self.options.worker, &user.placeholder);
         converters.map(|(converters, _)| converters).map_err(|report| misconfigured(&report))
     }
 
     async fn open_writer(&self, user: &LogUser, creation: TopicCreation, connector: Option<Arc<str>>) -> Result<KafkaWriter> {
-        let keys = self.options.keys_of(Role::Producer, &user.config);
-        // Sources share the budget with what they queue: a quarter for each, and the rest for what is before it and for sinks.
-        let config = producer::configure(self.options.client(&keys), &keys, self.options.memory_budget / 4)?;
+        let mut config = self.options.client(Role::Producer, Some(&user.config))?;
+        // A quarter of the budget is queued for each source; the rest is for what is before that, and for sinks.
+        producer::configure(&mut config, self.options.memory_budget / 4);
         let producer = Producer::from_config_and_context(&config, Deliveries::new(Arc::clone(&user.connector)));
-        let producer = Arc::new(producer.map_err(|error| failed("make a Kafka producer", error))?);
+        let producer = Arc::new(producer.map_err(|error| failed("make a Kafka producer", &error))?);
         let state = match &connector {
             Some(connector) => self.offsets.load(connector).await?,
             None => SourceState::default(),
         };
         let topics = Topics {
             creation,
-            makes: self.options.makes_topics,
-            admin: self.options.client(&self.options.keys_of(Role::Admin, &user.config)),
+            makes: self.options.worker.get("topic.creation.enable").is_none_or(|enable| !enable.trim().eq_ignore_ascii_case("false")),
+            admin: self.options.client(Role::Admin, Some(&user.config))?,
             connector,
             written: Arc::clone(&self.written),
         };
@@ -349,7 +308,7 @@ impl KafkaLog {
 
     /// Topics of the cluster with the numbers of their partitions, without Kafka's own.
     fn list(&self) -> Result<Vec<(Arc<str>, usize)>> {
-        let metadata = self.observer.fetch_metadata(None, PATIENCE).map_err(|error| failed("list the topics", error))?;
+        let metadata = self.observer.fetch_metadata(None, PATIENCE).map_err(|error| failed("list the topics", &error))?;
         let own = |name: &str| name.starts_with("__");
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && !own(topic.name()));
         let mut topics: Vec<_> = topics.map(|topic| (Arc::from(topic.name()), topic.partitions().len())).collect();
@@ -374,7 +333,7 @@ impl KafkaLog {
         let (first, next) = self
             .observer
             .fetch_watermarks(topic, number, PATIENCE)
-            .map_err(|error| failed(format!("look for the ends of {topic}-{partition}"), error))?;
+            .map_err(|error| failed(format!("look for the ends of {topic}-{partition}"), &error))?;
         Ok((u64::try_from(first).unwrap_or(0), u64::try_from(next).unwrap_or(0)))
     }
 
@@ -391,19 +350,19 @@ impl KafkaLog {
         if from >= next || limit == 0 {
             return Ok(found);
         }
-        let mut config = self.options.client(&self.options.keys_of(Role::Consumer, &ConfigValues::default()));
+        let mut config = self.options.client(Role::Consumer, None)?;
         config
             .set("group.id", format!("{READER_PREFIX}{}", uuid::Uuid::new_v4()))
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
             .set("queued.max.messages.kbytes", "1024");
-        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), error))?;
+        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), &error))?;
         let mut assigned = TopicPartitionList::new();
         let number = i32::try_from(partition).map_err(|_| unknown())?;
         let begin = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
-        assigned.add_partition_offset(topic, number, begin).map_err(|error| failed(doing(), error))?;
-        consumer.assign(&assigned).map_err(|error| failed(doing(), error))?;
+        assigned.add_partition_offset(topic, number, begin).map_err(|error| failed(doing(), &error))?;
+        consumer.assign(&assigned).map_err(|error| failed(doing(), &error))?;
         while found.len() < limit {
             match consumer.poll(PATIENCE) {
                 Some(Ok(message)) => {
@@ -414,7 +373,7 @@ impl KafkaLog {
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) => return Err(failed(doing(), error)),
+                Some(Err(error)) => return Err(failed(doing(), &error)),
                 None => return Err(Error::new(ErrorKind::TimedOut, doing()).because("no broker has answered")),
             }
         }
@@ -423,16 +382,16 @@ impl KafkaLog {
 
     fn committed_offsets(&self, group: &str) -> Result<Vec<LogPosition>> {
         let doing = || format!("read the positions of {group}");
-        let mut config = self.options.client(&self.options.keys_of(Role::Consumer, &ConfigValues::default()));
+        let mut config = self.options.client(Role::Consumer, None)?;
         config.set("group.id", group_of(group)).set("enable.auto.commit", "false");
-        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), error))?;
+        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), &error))?;
         let mut all = TopicPartitionList::new();
         for (name, partitions) in self.list()? {
             for partition in 0..partitions {
                 all.add_partition(&name, i32::try_from(partition).unwrap_or(i32::MAX));
             }
         }
-        let committed = consumer.committed_offsets(all, PATIENCE).map_err(|error| failed(doing(), error))?;
+        let committed = consumer.committed_offsets(all, PATIENCE).map_err(|error| failed(doing(), &error))?;
         let position = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
             Offset::Offset(offset) => Some(LogPosition {
                 log: self.log_id(element.topic()),

@@ -17,14 +17,12 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{ProducerContext, ThreadedProducer};
-use tailwater_api::config::ConfigValues;
+use tailwater_api::Error;
 use tailwater_api::source::BatchNumber;
 use tailwater_api::state::StateChange;
-use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::Notify;
 
-use super::failure::failed;
-use super::undelivered_batch;
+use super::errors::failed;
 
 pub(super) type Producer = ThreadedProducer<Deliveries>;
 
@@ -33,48 +31,19 @@ const MESSAGE_OVERHEAD: usize = 256;
 /// Smallest queue that can hold a largest message of librdkafka's default.
 const SMALLEST_QUEUE: usize = 1 << 20;
 
-/// I13: what no configuration may change, with the names that librdkafka and the Java client have for it.
-const FIXED: [(&str, &[&str]); 3] =
-    [("enable.idempotence", &["true"]), ("acks", &["all", "-1"]), ("request.required.acks", &["all", "-1"])];
-
-/// Refuses keys that would weaken what is promised.
-///
-/// # Errors
-/// `misconfigured`, naming the key.
-pub(super) fn check_fixed(keys: &ConfigValues) -> Result<()> {
-    for (key, allowed) in FIXED {
-        if let Some(value) = keys.get(key)
-            && !allowed.iter().any(|allowed| value.trim().eq_ignore_ascii_case(allowed))
-        {
-            return Err(Error::new(ErrorKind::Misconfigured, "make a Kafka producer")
-                .because(format!("{key} is {value}: without {key}={} a record could be lost, repeated or out of order", allowed[0]))
-                .mend(format!("remove {key}")));
-        }
-    }
-    Ok(())
-}
-
-/// The configuration of a producer: `config` as its user has it, then what follows from the memory budget and from I13.
-pub(super) fn configure(mut config: ClientConfig, keys: &ConfigValues, queue: usize) -> Result<ClientConfig> {
-    check_fixed(keys)?;
-    let mut default = |keys: &[&str], value: &str| {
-        if keys.iter().all(|key| config.get(key).is_none()) {
-            config.set(keys[0], value);
+/// Adds what follows from the memory budget and from the order of records to the settings of a producer.
+pub(super) fn configure(config: &mut ClientConfig, queue: usize) {
+    let mut default = |key: &str, value: &str| {
+        if config.get(key).is_none() {
+            config.set(key, value);
         }
     };
-    // Keys stay where the Java client put them.
-    default(&["partitioner"], "murmur2_random");
-    // Kafka Connect's own: a record that can be delivered at all is.
-    default(&["message.timeout.ms", "delivery.timeout.ms"], "120000");
     // A burst fills batches by itself; a single change need not wait for company.
-    default(&["linger.ms", "queue.buffering.max.ms"], "1");
+    default("linger.ms", "1");
     let queue = queue.max(SMALLEST_QUEUE);
-    default(&["queue.buffering.max.kbytes"], &(queue / 1024).to_string());
-    default(&["queue.buffering.max.messages"], &(queue / MESSAGE_OVERHEAD).to_string());
-    config.set("enable.idempotence", "true");
-    config.set("acks", "all");
+    default("queue.buffering.max.kbytes", &(queue / 1024).to_string());
+    default("queue.buffering.max.messages", &(queue / MESSAGE_OVERHEAD).to_string());
     config.set("enable.gapless.guarantee", "true");
-    Ok(config)
 }
 
 /// A batch whose records are on their way.
@@ -155,7 +124,7 @@ impl ClientContext for Deliveries {
         match error.rdkafka_error_code() {
             // What is in flight will not be delivered by this producer any more.
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
-                self.fail(failed("write to Kafka", error).because(reason.to_owned()));
+                self.fail(failed("write to Kafka", &error).because(reason.to_owned()));
             }
             // The producer goes on trying; the source waits when the queue is full.
             _ => tracing::warn!(connector = &*self.connector, "Kafka cannot be written to at the moment: {reason}"),
@@ -173,7 +142,7 @@ impl ProducerContext for Deliveries {
                     self.settled.notify_one();
                 }
             }
-            Err((error, message)) => self.fail(undelivered_batch(message.topic(), error)),
+            Err((error, message)) => self.fail(failed(format!("write to the topic {}", message.topic()), error)),
         }
     }
 }
@@ -182,30 +151,14 @@ impl ProducerContext for Deliveries {
 mod tests {
     use super::*;
 
-    fn keys(entries: &[(&str, &str)]) -> ConfigValues {
-        entries.iter().copied().collect()
-    }
-
-    #[test]
-    fn i13_acks_and_idempotence_cannot_be_overridden() {
-        for (key, value) in [("acks", "1"), ("enable.idempotence", "false"), ("request.required.acks", "0")] {
-            let error = configure(ClientConfig::new(), &keys(&[(key, value)]), 0).err().unwrap();
-            assert_eq!(error.kind(), ErrorKind::Misconfigured);
-            assert!(error.to_string().contains(key), "{error}");
-        }
-        let config = configure(ClientConfig::new(), &keys(&[("acks", "-1"), ("enable.idempotence", "TRUE")]), 0).unwrap();
-        assert_eq!((config.get("acks"), config.get("enable.idempotence")), (Some("all"), Some("true")));
-    }
-
     #[test]
     fn the_queue_follows_the_memory_budget_and_a_user_wins() {
-        let config = configure(ClientConfig::new(), &keys(&[]), 8 << 20).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("linger.ms", "20");
+        configure(&mut config, 8 << 20);
         assert_eq!(config.get("queue.buffering.max.kbytes"), Some("8192"));
         assert_eq!(config.get("queue.buffering.max.messages"), Some("32768"));
-        let mut own = ClientConfig::new();
-        own.set("queue.buffering.max.kbytes", "2048").set("queue.buffering.max.ms", "20");
-        let config = configure(own, &keys(&[]), 8 << 20).unwrap();
-        assert_eq!((config.get("queue.buffering.max.kbytes"), config.get("linger.ms")), (Some("2048"), None));
+        assert_eq!(config.get("linger.ms"), Some("20"));
     }
 
     #[test]

@@ -33,8 +33,12 @@ impl OffsetStore for Offsets {
 }
 
 fn options(servers: &str, makes_topics: bool) -> KafkaOptions {
-    let keys = [("bootstrap.servers", servers), ("delivery.timeout.ms", "60000")];
-    KafkaOptions { keys: keys.into_iter().collect(), defaults: ConfigValues::default(), memory_budget: 16 << 20, makes_topics }
+    let worker = [
+        ("topics.kafka.bootstrap.servers", servers),
+        ("topics.kafka.delivery.timeout.ms", "60000"),
+        ("topic.creation.enable", if makes_topics { "true" } else { "false" }),
+    ];
+    KafkaOptions { worker: worker.into_iter().collect(), memory_budget: 16 << 20 }
 }
 
 async fn opened(servers: &str, makes_topics: bool) -> (KafkaLog, Arc<Offsets>) {
@@ -140,7 +144,7 @@ async fn a_full_queue_holds_the_source_and_loses_nothing() {
     let cluster = mock();
     cluster.create_topic("t", 1, 1).unwrap();
     let mut small = options(&cluster.bootstrap_servers(), false);
-    small.keys.set("queue.buffering.max.messages", "10");
+    small.worker.set("topics.kafka.queue.buffering.max.messages", "10");
     let log = KafkaLog::open(small, Arc::new(Offsets::default())).await.unwrap();
     let mut writer = log.writer(&"shop".into()).await.unwrap();
     let records = (0..1000).map(|number| text("t", "k", &number.to_string())).collect();
@@ -154,7 +158,7 @@ async fn an_append_that_is_dropped_is_taken_over_whole() {
     let cluster = mock();
     cluster.create_topic("t", 1, 1).unwrap();
     let mut small = options(&cluster.bootstrap_servers(), false);
-    small.keys.set("queue.buffering.max.messages", "10");
+    small.worker.set("topics.kafka.queue.buffering.max.messages", "10");
     let log = KafkaLog::open(small, Arc::new(Offsets::default())).await.unwrap();
     let mut writer = log.writer(&"shop".into()).await.unwrap();
     let records = (0..100).map(|number| text("t", "k", &number.to_string())).collect();
@@ -170,7 +174,7 @@ async fn an_append_that_is_dropped_is_taken_over_whole() {
 #[tokio::test]
 async fn brokers_that_do_not_answer_are_named() {
     let mut away = options("127.0.0.1:1", false);
-    away.keys.set("socket.connection.setup.timeout.ms", "1000");
+    away.worker.set("topics.kafka.socket.connection.setup.timeout.ms", "1000");
     let error = KafkaLog::open(away, Arc::new(Offsets::default())).await.err().unwrap();
     assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::TimedOut), "{error:?}");
     assert!(error.to_string().contains("127.0.0.1:1"), "{error}");

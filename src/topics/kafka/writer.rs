@@ -29,7 +29,7 @@ use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::failure::failed;
+use super::errors::failed;
 use super::producer::{InFlight, Producer};
 use super::unchanged::{self, UnknownFields};
 use super::{KafkaLog, OffsetStore, Topics, again};
@@ -89,7 +89,7 @@ impl Sender {
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
             Err((error, _)) => {
                 let is_of_record = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
-                let error = failed(format!("write to the topic {}", record.topic), error);
+                let error = failed(format!("write to the topic {}", record.topic), &error);
                 Err(if is_of_record { error.scoped(Scope::Record) } else { error })
             }
         }
