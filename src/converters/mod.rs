@@ -1,4 +1,4 @@
-//! Converters: records to bytes, where bytes leave.
+//! Converters: records to bytes where bytes leave, and bytes to records where they come in.
 //!
 //! A converter is named by `key.converter`, `value.converter` or `header.converter`, by a short name or by its Java class, and
 //! its options follow behind that key: `value.converter.schemas.enable`. A connector that names a converter replaces the worker's together
@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use ::bytes::Bytes;
 use tailwater_api::config::{ConfigFault, ConfigField, ConfigReader, ConfigReport, ConfigValues};
 use tailwater_api::record::{Record, SchemaAndValue};
-use tailwater_api::{Result, Schema, Value};
+use tailwater_api::{Error, ErrorKind, Result, Schema, Scope, Value};
 use tailwater_kit::stand_in::{self, Placeholder};
 
 use self::bytes::{BytesConverter, Taken};
@@ -32,6 +32,12 @@ pub trait Converter: Send {
     /// # Errors
     /// The data does not fit the converter; its scope is the record.
     fn write(&mut self, topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool>;
+
+    /// Reads what another converter of this kind may have written.
+    ///
+    /// # Errors
+    /// `unreadable`, of the record: the bytes are none of this converter's.
+    fn read(&mut self, topic: &str, bytes: &[u8]) -> Result<SchemaAndValue>;
 }
 
 /// The bytes of a record as a topic shows them.
@@ -66,6 +72,17 @@ impl KeyAndValue {
     pub fn value(&self) -> Option<&[u8]> {
         self.has_value.then(|| &self.buffer[self.key.unwrap_or(0)..])
     }
+}
+
+/// A part of a record that a converter reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordPart {
+    /// The key
+    Key,
+    /// The value
+    Value,
+    /// A header's value
+    Header,
 }
 
 /// The three converters of a connector.
@@ -126,6 +143,20 @@ impl Converters {
         Ok(())
     }
 
+    /// Reads one part of a record; no bytes are nothing at all.
+    ///
+    /// # Errors
+    /// Those of the converter.
+    pub fn read(&mut self, part: RecordPart, topic: &str, bytes: Option<&[u8]>) -> Result<SchemaAndValue> {
+        let Some(bytes) = bytes else { return Ok(SchemaAndValue::NONE) };
+        let converter = match part {
+            RecordPart::Key => &mut self.key,
+            RecordPart::Value => &mut self.value,
+            RecordPart::Header => &mut self.header,
+        };
+        converter.read(topic, bytes)
+    }
+
     /// The bytes of a header's value, until the next call.
     ///
     /// # Errors
@@ -152,6 +183,14 @@ fn write_datum(converter: &mut dyn Converter, topic: &str, data: &SchemaAndValue
         }
         data => converter.write(topic, data, out),
     }
+}
+
+/// The error of bytes that are none of a converter's.
+fn unreadable(doing: &str, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unreadable, doing)
+        .scoped(Scope::Record)
+        .because(why.into())
+        .mend("name the converter that wrote the topic by key.converter, value.converter or header.converter")
 }
 
 /// The value, or what stands for it where the source does not tell it (I8).
@@ -233,7 +272,7 @@ impl Named {
             Self::Json => Box::new(JsonConverter::read(reader, placeholder)),
             Self::String => Box::new(StringConverter { placeholder }),
             Self::Simple => Box::new(SimpleHeaderConverter { placeholder }),
-            Self::Bytes(taken) => Box::new(BytesConverter { taken, placeholder }),
+            Self::Bytes(taken) => Box::new(BytesConverter { taken, placeholder, schema: None }),
         }
     }
 }

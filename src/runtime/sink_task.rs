@@ -26,7 +26,7 @@ use crate::runtime::budget::TaskBudget;
 use crate::runtime::crash_point::crash_point;
 use crate::runtime::ledger::Ledger;
 use crate::runtime::record_errors::{RecordErrors, Stage};
-use crate::topics::{LogReader, LogUser, Polled, Subscription, TopicLog};
+use crate::topics::{LogReader, LogUser, Polled, Subscription, TopicLog, UnreadableRecord};
 use crate::transforms::TransformChain;
 
 /// Most bytes of records that one poll asks for: enough to amortise a target's transaction, small beside any budget.
@@ -117,6 +117,7 @@ impl Sink {
                 Some(Polled::Records(batch)) => self.write(batch, room).await?,
                 Some(Polled::Assigned(partitions)) => self.assign(&partitions).await?,
                 Some(Polled::Revoked(partitions)) => self.revoke(&partitions).await?,
+                Some(Polled::Unreadable(unreadable)) => self.refuse(*unreadable).await?,
             }
             self.figures.lag.set(i64::try_from(self.reader.lag()).unwrap_or(i64::MAX));
             self.figures.in_flight.set(i64::try_from(self.budget.held()).unwrap_or(i64::MAX));
@@ -233,6 +234,18 @@ impl Sink {
     async fn revoke(&mut self, partitions: &[TopicPartition]) -> Result<()> {
         self.flush().await?;
         self.writer.revoke(partitions).await
+    }
+
+    /// Passes a record that no converter reads, once it is kept elsewhere or may be dropped (I2, I11).
+    async fn refuse(&mut self, unreadable: UnreadableRecord) -> Result<()> {
+        let UnreadableRecord { record: SinkRecord { partition, offset, record }, next, part, error } = unreadable;
+        let topic = Arc::clone(&record.topic);
+        let kept = self.errors.keeps().then_some(record);
+        self.errors.handle(&topic, kept, Some((partition, offset)), part.into(), error).await?;
+        let ticket = self.ledger.enter(vec![next]);
+        self.ledger.finish(ticket);
+        self.flush_at.get_or_insert_with(|| Instant::now() + self.flush_interval);
+        Ok(())
     }
 
     async fn close(mut self) -> Result<()> {

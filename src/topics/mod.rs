@@ -10,13 +10,15 @@ pub mod kafka;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tailwater_api::Result;
 use tailwater_api::config::ConfigValues;
 use tailwater_api::record::{Record, TopicPartition};
-use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch};
+use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch, SinkRecord};
 use tailwater_api::source::{BatchNumber, SourceBatch};
 use tailwater_api::state::SourceState;
+use tailwater_api::{Error, Result};
 use tokio::sync::watch;
+
+use crate::converters::RecordPart;
 
 /// One topic as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,10 +148,25 @@ pub trait LogWriter: Send {
 pub enum Polled {
     /// Records in the order of their log; never empty
     Records(RecordBatch),
-    /// Partitions that this task reads from now on. It must call [`LogReader::seek`] where its target knows better.
+    /// Partitions that this task reads from the next poll on. Until then it must call [`LogReader::seek`] where its target knows better.
     Assigned(Vec<Assignment>),
-    /// Partitions that this task has to give up
+    /// Partitions that this task has to give up; they are gone with the next poll
     Revoked(Vec<TopicPartition>),
+    /// A record whose bytes the converters do not read; the next poll goes on behind it
+    Unreadable(Box<UnreadableRecord>),
+}
+
+/// A record that stays bytes.
+#[derive(Debug)]
+pub struct UnreadableRecord {
+    /// The record: bytes without schemas
+    pub record: SinkRecord,
+    /// The place behind it
+    pub next: LogPosition,
+    /// What of it could not be read
+    pub part: RecordPart,
+    /// Why
+    pub error: Error,
 }
 
 /// Reads the subscribed topics for one sink task.

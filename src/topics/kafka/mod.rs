@@ -16,6 +16,7 @@ pub mod client;
 mod creation;
 pub mod errors;
 mod producer;
+mod reader;
 #[cfg(test)]
 mod tests;
 mod unchanged;
@@ -46,6 +47,7 @@ use self::client::{ClientSettings, Role};
 use self::creation::{TopicCreation, TopicOptions};
 use self::errors::{failed, failed_with_code};
 use self::producer::{Deliveries, Producer};
+use self::reader::KafkaReader;
 use self::writer::{KafkaWriter, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
 use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
@@ -392,13 +394,9 @@ impl KafkaLog {
             }
         }
         let committed = consumer.committed_offsets(all, PATIENCE).map_err(|error| failed(doing(), &error))?;
-        let position = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match element.offset() {
-            Offset::Offset(offset) => Some(LogPosition {
-                log: self.log_id(element.topic()),
-                topic_partition: TopicPartition { topic: Arc::from(element.topic()), partition: u32::try_from(element.partition()).ok()? },
-                offset: u64::try_from(offset).ok()?,
-            }),
-            Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+        let position = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+            let topic_partition = TopicPartition { topic: Arc::from(element.topic()), partition: u32::try_from(element.partition()).ok()? };
+            Some(LogPosition { log: self.log_id(element.topic()), topic_partition, offset: offset_of(element.offset())? })
         };
         Ok(committed.elements().iter().filter_map(position).collect())
     }
@@ -412,6 +410,14 @@ const READER_PREFIX: &str = "tailwater-look-";
 /// The consumer group of a sink, as Connect names it.
 fn group_of(connector: &str) -> String {
     format!("connect-{connector}")
+}
+
+/// The offset that a list of partitions says, if it says one.
+fn offset_of(offset: Offset) -> Option<u64> {
+    match offset {
+        Offset::Offset(offset) => u64::try_from(offset).ok(),
+        Offset::Beginning | Offset::End | Offset::Stored | Offset::Invalid | Offset::OffsetTail(_) => None,
+    }
 }
 
 /// A message as it stands on its topic: bytes without a schema.
@@ -447,8 +453,14 @@ impl TopicLog for KafkaLog {
         Box::pin(self.append_own(records))
     }
 
-    fn reader(&self, _user: &LogUser, _subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
-        Box::pin(async { Err(Error::new(ErrorKind::Unsupported, "read topics of Kafka")) })
+    fn reader(&self, user: &LogUser, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
+        let (log, user) = (self.clone(), user.clone());
+        Box::pin(async move {
+            let mut config = log.options.client(Role::Consumer, Some(&user.config))?;
+            let reset = reader::configure(&mut config, &group_of(&user.connector), log.options.memory_budget / 4)?;
+            let converters = log.converters(&user)?;
+            Ok(Box::new(KafkaReader::open(log, &config, reset, converters, subscription)?) as Box<dyn LogReader>)
+        })
     }
 
     /// What Kafka deletes is a matter of each topic's own `retention.*`.
