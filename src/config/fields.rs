@@ -2,6 +2,7 @@
 //! `SinkConnectorConfig`), declared like a connector's own.
 
 use tailwater_api::config::{ConfigField, Effect, FieldType, Importance};
+use tailwater_kit::java_regex::JavaRegex;
 
 const ONE_VERSION: Effect = Effect::Never("every plug-in has one version, the worker's own");
 const ALWAYS_LOGGED: Effect = Effect::Never("every record that fails is logged, with the place where it stands");
@@ -124,5 +125,5 @@ pub(crate) fn name(value: &str) -> Result<(), String> {
 }
 
 fn pattern(value: &str) -> Result<(), String> {
-    fancy_regex::Regex::new(value).map(|_| ()).map_err(|error| format!("is no regular expression: {error}"))
+    JavaRegex::new(value).map(|_| ())
 }

@@ -8,6 +8,7 @@ use tailwater_api::config::{ConfigField, ConfigReader, ConfigReport, ConfigValue
 use super::document::{self, fault};
 use super::nearest::nearest;
 use super::providers::Providers;
+use super::rest_options::{self, RestOptions};
 use crate::topics::embedded::{EmbeddedOptions, FullPolicy};
 
 /// What the worker file says, defaults filled in.
@@ -15,8 +16,8 @@ use crate::topics::embedded::{EmbeddedOptions, FullPolicy};
 pub struct WorkerFile {
     /// `data.dir`: the embedded log and the state
     pub data_dir: PathBuf,
-    /// `rest.listen`: host and port
-    pub rest_listen: String,
+    /// `rest.*`: the REST API
+    pub rest: RestOptions,
     /// `topics.embedded.*`
     pub embedded: EmbeddedOptions,
     /// `memory.budget`: bytes of records in flight
@@ -49,9 +50,6 @@ const ONLY_WITH_KAFKA: Effect = Effect::Never("it comes with the Kafka engine; t
 
 const FIELDS: &[ConfigField] = &[
     field("data.dir", FieldType::Text, "Directory of the embedded log and the state; one worker at a time.").default("/var/lib/tailwater"),
-    field("rest.listen", FieldType::Text, "Host and port of the REST API; port 0 takes a free one.")
-        .default("127.0.0.1:8083")
-        .validator(address),
     field("topics.engine", FieldType::Choice(&["embedded", "kafka"]), "Where records live between sources and sinks.")
         .default("embedded")
         .validator(engine),
@@ -104,7 +102,7 @@ const FIELDS: &[ConfigField] = &[
 ];
 
 impl ConnectorConfig for WorkerFile {
-    const FIELDS: &'static [&'static [ConfigField]] = &[FIELDS];
+    const FIELDS: &'static [&'static [ConfigField]] = &[FIELDS, rest_options::FIELDS];
 
     fn read(reader: &mut ConfigReader<'_>) -> Self {
         let limit = |key: &str| parse_size_or_unlimited(&reader.text(key)).ok().flatten();
@@ -124,7 +122,7 @@ impl ConnectorConfig for WorkerFile {
         }
         Self {
             data_dir: PathBuf::from(reader.text("data.dir")),
-            rest_listen: reader.text("rest.listen"),
+            rest: RestOptions::read(reader),
             embedded,
             memory_budget: usize::try_from(budget).unwrap_or(usize::MAX),
             connectors_dir: reader.optional_text("connectors.dir").map(PathBuf::from),
@@ -141,14 +139,18 @@ const MIN_BUDGET: u64 = 1 << 20;
 /// Whether `key` is one of the worker file.
 #[must_use]
 pub fn declares(key: &str) -> bool {
-    FIELDS.iter().any(|field| field.covers(key))
+    declared().any(|field| field.covers(key))
+}
+
+fn declared() -> impl Iterator<Item = &'static ConfigField> {
+    <WorkerFile as ConnectorConfig>::FIELDS.iter().copied().flatten()
 }
 
 /// A worker file that was read and checked.
 pub struct Loaded {
     /// What it says
     pub file: WorkerFile,
-    /// Its flat keys, placeholders resolved: what connectors inherit
+    /// Its flat keys without those of the REST API, placeholders resolved: what connectors inherit
     pub values: ConfigValues,
     /// Its secret providers
     pub providers: Providers,
@@ -186,6 +188,8 @@ pub fn load(path: Option<&Path>, overrides: &[(&str, String)]) -> Result<Loaded,
     match read_config::<WorkerFile>(&values) {
         Ok((file, mut notes)) if faults.is_empty() => {
             note_unknown_keys(&values, &mut notes);
+            // I14: no connector needs to know who may use the API.
+            let values = values.iter().filter(|(key, _)| !key.starts_with("rest.")).collect();
             Ok(Loaded { file, values, providers, notes })
         }
         Ok((_, notes)) => Err(ConfigReport { faults, notes: notes.notes }),
@@ -201,7 +205,7 @@ pub fn load(path: Option<&Path>, overrides: &[(&str, String)]) -> Result<Loaded,
 
 fn note_unknown_keys(values: &ConfigValues, report: &mut ConfigReport) {
     for (key, _) in values.iter().filter(|(key, _)| !declares(key)) {
-        let known = FIELDS.iter().map(|field| field.name).filter(|name| !name.ends_with('*'));
+        let known = declared().map(|field| field.name).filter(|name| !name.ends_with('*'));
         let meant = nearest(key, known).map(|near| format!("; is {near} meant?")).unwrap_or_default();
         report.notes.push(fault(key, format!("is an unknown key and has no effect{meant}")));
     }
@@ -247,14 +251,6 @@ fn size_or_unlimited(text: &str) -> Result<(), String> {
     parse_size_or_unlimited(text).map(|_| ())
 }
 
-fn address(text: &str) -> Result<(), String> {
-    let is_port = |port: &str| port.parse::<u16>().is_ok();
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && is_port(port) => Ok(()),
-        Some(_) | None => Err(format!("must be a host and a port such as 127.0.0.1:8083, not {text:?}")),
-    }
-}
-
 fn engine(text: &str) -> Result<(), String> {
     if text.eq_ignore_ascii_case("kafka") {
         Err("is kafka, which is not supported yet: it comes with the Kafka engine; until then it is embedded".to_owned())
@@ -285,7 +281,7 @@ mod tests {
     #[test]
     fn every_key_is_optional() {
         let file = loaded("").map(|loaded| loaded.file).unwrap_or_else(|faults| panic!("{faults}"));
-        assert_eq!(file.rest_listen, "127.0.0.1:8083");
+        assert_eq!(file.rest.listen, "127.0.0.1:8083");
         assert_eq!(file.memory_budget, 256 << 20);
         assert_eq!(file.shutdown_timeout, Duration::from_secs(30));
         assert_eq!(file.embedded.retention, Some(Duration::from_hours(168)));

@@ -3,6 +3,7 @@
 //! Changes of one connector come one at a time, changes of different ones side by side, so a task that drains slowly
 //! keeps nobody else waiting. Looking at a connector never waits for a change.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,7 +20,7 @@ use crate::runtime::source_task::panic_error;
 use crate::runtime::supervisor::{TaskHandle, TaskSetup, Wanted, misconfigured, settings};
 use crate::runtime::worker::{ConnectorInfo, ConnectorType, Restart, RunState, RunStatus, WorkerInner};
 use crate::state::{StoredConnector, TargetState};
-use crate::topics::Subscription;
+use crate::topics::{Subscription, TopicInfo};
 
 /// A connector of this worker.
 pub(super) struct Connector {
@@ -34,8 +35,15 @@ struct Now {
     /// Why there are no tasks, where there should be some
     failed: Option<String>,
     tasks: Vec<TaskHandle>,
+    /// What a restart stops and starts anew, from the moment it is asked for until the new task is there
+    restarting: Vec<u32>,
+    /// Topics that were forgotten, with their partitions as they were then
+    forgotten: HashMap<Arc<str>, Partitions>,
     removed: bool,
 }
+
+/// First and next offset of each.
+type Partitions = Vec<(u64, u64)>;
 
 impl Connector {
     pub(super) fn new(stored: StoredConnector) -> Self {
@@ -43,7 +51,14 @@ impl Connector {
         Self {
             name,
             changing: tokio::sync::Mutex::default(),
-            now: Mutex::new(Now { stored, failed: None, tasks: Vec::new(), removed: false }),
+            now: Mutex::new(Now {
+                stored,
+                failed: None,
+                tasks: Vec::new(),
+                restarting: Vec::new(),
+                forgotten: HashMap::new(),
+                removed: false,
+            }),
         }
     }
 
@@ -205,9 +220,15 @@ impl Connector {
         if numbers.is_empty() {
             return;
         }
-        let concerned: Vec<_> = self.now().tasks.extract_if(.., |task| concerns(numbers, task)).collect();
+        let concerned: Vec<_> = {
+            let mut now = self.now();
+            now.restarting = numbers.to_vec();
+            now.tasks.extract_if(.., |task| concerns(numbers, task)).collect()
+        };
         join_all(concerned.into_iter().map(|task| self.stop_task(task, deadline))).await;
-        match self.setups(worker) {
+        let setups = self.setups(worker);
+        self.now().restarting.clear();
+        match setups {
             Ok(setups) => {
                 let mut now = self.now();
                 let wanted = if now.stored.target == TargetState::Paused { Wanted::Pause } else { Wanted::Run };
@@ -232,13 +253,18 @@ impl Connector {
             (TargetState::Paused, None) => RunState::Paused,
             (TargetState::Running, None) => RunState::Running,
         };
+        let between = |task: &u32| !now.tasks.iter().any(|known| concerns(&[*task], known));
+        let between = now.restarting.iter().copied().filter(between);
+        let mut tasks: Vec<RunStatus> = now.tasks.iter().map(|task| task.status().get()).collect();
+        tasks.extend(between.map(|task| RunStatus { task: Some(task), state: RunState::Restarting, trace: None }));
+        tasks.sort_by_key(|status| status.task);
         ConnectorInfo {
             name: now.stored.name.clone(),
             kind,
             config: now.stored.config.clone(),
             target: now.stored.target,
             connector: RunStatus { task: None, state, trace: now.failed.clone().filter(|_| state == RunState::Failed) },
-            tasks: now.tasks.iter().map(|task| task.status().get()).collect(),
+            tasks,
             file: now.stored.file.as_ref().map(Into::into),
             topics,
         }
@@ -246,11 +272,18 @@ impl Connector {
 
     fn topics(&self, worker: &WorkerInner) -> Vec<String> {
         let subscription = self.subscription(worker);
+        let forgotten = self.now().forgotten.clone();
         let topics = worker.parts.topics.topics().into_iter().filter(|topic| match &subscription {
-            Some(subscription) => subscription.covers(&topic.name),
+            Some(subscription) => subscription.covers(&topic.name).unwrap_or(false),
             None => topic.writer.as_ref() == Some(&self.name),
         });
-        topics.map(|topic| topic.name.to_string()).collect()
+        let is_shown = |topic: &TopicInfo| forgotten.get(&topic.name).is_none_or(|then| *then != topic.partitions);
+        topics.filter(is_shown).map(|topic| topic.name.to_string()).collect()
+    }
+
+    pub(super) fn reset_topics(&self, worker: &WorkerInner) {
+        let topics = worker.parts.topics.topics();
+        self.now().forgotten = topics.into_iter().map(|topic| (topic.name, topic.partitions)).collect();
     }
 }
 

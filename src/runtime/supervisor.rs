@@ -257,8 +257,19 @@ impl TaskSetup {
                 let subscription = self.settings.subscription.clone().ok_or_else(no_topics)?;
                 let flush_interval = self.settings.flush_interval;
                 let errors = Arc::new(errors);
-                let task = self.task;
-                let run = SinkRun { connector, task, topics, subscription, transforms, errors, budget, flush_interval, metrics, stop };
+                let run = SinkRun {
+                    connector,
+                    task: self.task,
+                    topics,
+                    subscription,
+                    target_keeps_positions: self.plugin.target_keeps_positions(),
+                    transforms,
+                    errors,
+                    budget,
+                    flush_interval,
+                    metrics,
+                    stop,
+                };
                 Box::pin(run.run(open))
             }
         })

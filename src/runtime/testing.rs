@@ -20,7 +20,8 @@ use crate::state::{ConnectorStore, StoredConnector};
 use crate::topics::{LogReader, LogWriter, Polled, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// Connectors that only tests find.
-pub(crate) static PLUGINS: &[&dyn Plugin] = &[&SourcePlugin::<ScriptedSource>::new(&[]), &SinkPlugin::<ScriptedSink>::new(&[])];
+pub(crate) static PLUGINS: &[&dyn Plugin] =
+    &[&SourcePlugin::<ScriptedSource>::new(&[]), &SinkPlugin::<ScriptedSink>::new(&[]), &SinkPlugin::<KeepingSink>::new(&[])];
 
 pub(crate) struct Nobody;
 
@@ -188,6 +189,19 @@ impl TopicLog for MemoryTopics {
         Box::pin(async move { Ok(committed) })
     }
 
+    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
+        let group = group.to_owned();
+        Box::pin(async move {
+            for (topic_partition, offset) in moves {
+                match offset {
+                    Some(offset) => self.0.commit(&group, LogPosition { log: "memory".into(), topic_partition, offset }),
+                    None => drop(self.0.content().committed.entry(group.clone()).or_default().remove(&topic_partition)),
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn topics(&self) -> Vec<TopicInfo> {
         let info = |(name, (writer, records)): (&Arc<str>, &Topic)| TopicInfo {
             name: Arc::clone(name),
@@ -266,7 +280,7 @@ impl MemoryReader {
         let content = self.log.content();
         let group = content.committed.get(&self.group);
         let mut assigned = Vec::new();
-        for topic in content.topics.keys().filter(|topic| self.subscription.covers(topic)) {
+        for topic in content.topics.keys().filter(|topic| self.subscription.covers(topic).unwrap()) {
             let topic_partition = TopicPartition { topic: Arc::clone(topic), partition: 0 };
             if !self.places.contains_key(&topic_partition) {
                 let offset = group.and_then(|group| group.get(&topic_partition)).map_or(0, |position| position.offset);
@@ -285,7 +299,7 @@ impl MemoryReader {
             while weight < bytes && (*next as usize) < records.len() {
                 let record = records[*next as usize].clone();
                 weight += record.weight();
-                batch.records.push(SinkRecord { partition: 0, offset: *next, record });
+                batch.records.push(SinkRecord { topic: Arc::clone(&place.topic), partition: 0, offset: *next, record });
                 *next += 1;
             }
             if *next > before {
@@ -452,6 +466,25 @@ impl SinkConnector for ScriptedSink {
     async fn open(script: Script, context: SinkContext) -> Result<ScriptedWriter> {
         script.begin_run(context.connector())?;
         Ok(ScriptedWriter { script, context })
+    }
+}
+
+/// A [`ScriptedSink`] whose target keeps positions, those of [`Deeds::held`].
+pub(crate) struct KeepingSink;
+
+impl SinkConnector for KeepingSink {
+    const NAME: &'static str = "keeping-sink";
+    const CLASS: &'static str = "test.KeepingSink";
+    const TARGET_KEEPS_POSITIONS: bool = true;
+    type Config = Script;
+    type Writer = ScriptedWriter;
+
+    async fn probe(script: &Script) -> ProbeReport {
+        ScriptedSink::probe(script).await
+    }
+
+    async fn open(script: Script, context: SinkContext) -> Result<ScriptedWriter> {
+        ScriptedSink::open(script, context).await
     }
 }
 
