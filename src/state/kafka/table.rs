@@ -254,7 +254,7 @@ impl Reader {
         loop {
             let metadata = consumer.fetch_metadata(Some(&topic), PATIENCE).map_err(|error| failed(doing(), &error))?;
             let found = metadata.topics().iter().find(|found| found.name() == &*topic);
-            let error = found.and_then(|found| found.error());
+            let error = found.and_then(rdkafka::metadata::MetadataTopic::error);
             match found {
                 Some(found) if error.is_none() && !found.partitions().is_empty() => {
                     let next = found.partitions().iter().map(|partition| (partition.id(), FROM_THE_BEGINNING)).collect();
