@@ -37,7 +37,7 @@ fn record() -> Record {
         sequence: "[\"1948998816\",\"1948998816\"]".into(),
     };
     let own = ["public".into(), "orders".into(), Value::Int64(56028), Value::Int64(1_948_998_816), Value::Null, Value::Null, Value::Null];
-    let moment = EventMoment { source: source.block(moment, own), transaction: Value::Null, timestamp_ns: 1_795_228_981_929_215_314 };
+    let moment = EventMoment { source: source.block(moment, own), transaction: None, timestamp_ns: 1_795_228_981_929_215_314 };
     let after = Value::Struct(Box::new([
         Value::Int64(1_234_567),
         Value::Int32(4711),

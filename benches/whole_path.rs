@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tailwater::config::providers::Providers;
-use tailwater::runtime::worker::{Offsets, Worker, WorkerOptions, WorkerParts};
+use tailwater::runtime::offsets::Offsets;
+use tailwater::runtime::worker::{Worker, WorkerOptions, WorkerParts};
 use tailwater::state::TargetState;
 use tailwater::state::redb::RedbStore;
 use tailwater::telemetry::Registry;

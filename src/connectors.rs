@@ -75,6 +75,8 @@ pub trait Plugin: Send + Sync {
     fn probe<'a>(&'a self, values: &'a ConfigValues) -> BoxFuture<'a, ProbeReport>;
     /// Text for unchanged values where records leave as bytes; sources only
     fn unavailable_value_placeholder(&self, values: &ConfigValues) -> String;
+    /// Whether the target of a sink keeps positions that win over the daemon's
+    fn target_keeps_positions(&self) -> bool;
     /// The tasks of a source, or the one task of a sink
     fn plan(&self, values: &ConfigValues, max_tasks: usize) -> Result<Vec<Task>, ConfigReport>;
 }
@@ -179,6 +181,10 @@ impl<C: SourceConnector> Plugin for SourcePlugin<C> {
         read_config::<C::Config>(values).map(|(config, _)| C::unavailable_value_placeholder(&config)).unwrap_or_default()
     }
 
+    fn target_keeps_positions(&self) -> bool {
+        false
+    }
+
     fn plan(&self, values: &ConfigValues, max_tasks: usize) -> Result<Vec<Task>, ConfigReport> {
         let (config, _) = read_config::<C::Config>(values)?;
         let tasks = C::plan(&config, max_tasks);
@@ -236,6 +242,10 @@ impl<C: SinkConnector> Plugin for SinkPlugin<C> {
 
     fn unavailable_value_placeholder(&self, values: &ConfigValues) -> String {
         values.get("unavailable.value.placeholder").unwrap_or(UNAVAILABLE).to_owned()
+    }
+
+    fn target_keeps_positions(&self) -> bool {
+        C::TARGET_KEEPS_POSITIONS
     }
 
     fn plan(&self, values: &ConfigValues, _: usize) -> Result<Vec<Task>, ConfigReport> {

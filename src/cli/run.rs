@@ -24,7 +24,7 @@ use crate::config::directory::Directory;
 use crate::config::worker_file::{self, Loaded, LogFormat, WorkerFile};
 use crate::rest::{self, Api};
 use crate::runtime::worker::{Worker, WorkerOptions};
-use crate::telemetry::{self, Registry};
+use crate::telemetry::{self, Levels, Registry};
 
 /// How long requests under way may take to end after the worker has stopped.
 const LAST_REQUESTS: Duration = Duration::from_secs(1);
@@ -85,11 +85,11 @@ impl Run {
                 return Ok(self.refuse(&report));
             }
         };
-        telemetry::init(loaded.file.log_format, &loaded.file.log_level);
+        let levels = telemetry::init(loaded.file.log_format, &loaded.file.log_level);
         for note in &loaded.notes.notes {
             tracing::warn!("{}: {note}", self.file_name());
         }
-        Ok(match daemon(loaded).await {
+        Ok(match daemon(loaded, levels).await {
             Ok(()) => Exit::Done,
             Err(error) => {
                 tracing::error!(error.kind = error.kind().code(), error.mend = error.remedy(), "{error}");
@@ -159,12 +159,12 @@ enum Asked {
     Reload,
 }
 
-async fn daemon(loaded: Loaded) -> Result<(), Error> {
+async fn daemon(loaded: Loaded, levels: Levels) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(|error| Error::new(ErrorKind::Bug, "listen for signals").because(error))?;
     let file = loaded.file.clone();
-    let (listener, address) = bind(&file.rest_listen).await?;
+    let (listener, address) = bind(&file.rest.listen).await?;
     let metrics = Registry::default();
-    let api = Api::new(metrics.clone(), address.to_string());
+    let api = Api::new(file.rest.clone(), metrics.clone(), levels, address.to_string())?;
     let (stop_rest, rest_stopped) = watch::channel(false);
     let server = tokio::spawn(rest::serve(listener, api.clone(), rest_stopped));
     let alive = tokio::spawn(service_manager::keep_alive());
@@ -215,7 +215,7 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Error> {
 
 async fn start(loaded: Loaded, metrics: &Registry, address: SocketAddr) -> Result<Worker, Error> {
     let Loaded { file, values, providers, .. } = loaded;
-    let opened = open::open(&file).await?;
+    let opened = open::open(&file, &values, &address.to_string()).await?;
     let options = WorkerOptions {
         data_dir: file.data_dir,
         memory_budget: file.memory_budget,
@@ -236,11 +236,15 @@ async fn attend(worker: &Worker, file: &WorkerFile, address: SocketAddr, api: &A
     };
     api.started(worker.clone());
     // Who finds the file finds a worker that answers.
-    write_address(&file.data_dir, address)
+    write_address(&file.data_dir, api.scheme(), address)
         .map_err(|error| Error::new(ErrorKind::Unreachable, format!("write {}", address_file(&file.data_dir).display())).because(error))?;
     tracing::info!(address = %address, "listening");
-    if !address.ip().is_loopback() {
-        tracing::warn!("the REST API listens on {address} without authentication; whoever reaches it can read and change all connectors");
+    if !address.ip().is_loopback() && file.rest.users.is_empty() {
+        tracing::warn!(
+            "the REST API listens on {address} without authentication (rest.users); whoever reaches it can read and change all connectors"
+        );
+    } else if !address.ip().is_loopback() && file.rest.tls.is_none() {
+        tracing::warn!("the REST API listens on {address} without TLS (rest.tls); passwords and tokens travel in clear");
     }
     if let Some(directory) = &mut directory {
         tokio::select! {
@@ -273,15 +277,17 @@ fn stopping(file: &WorkerFile) {
     service_manager::stopping(file.shutdown_timeout + GRACE);
 }
 
-/// Where the address of a running worker's REST API stands, for tools on the same machine.
+/// Where the address of a running worker's REST API stands, for tools on the same machine: host and port, behind `https://`
+/// where it is encrypted.
 fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("rest.address")
 }
 
 /// Written beside and renamed, so that no reader sees a part.
-fn write_address(data_dir: &Path, address: SocketAddr) -> io::Result<()> {
+fn write_address(data_dir: &Path, scheme: &str, address: SocketAddr) -> io::Result<()> {
     let beside = data_dir.join("rest.address.new");
-    std::fs::write(&beside, format!("{address}\n"))?;
+    let text = if scheme == "http" { format!("{address}\n") } else { format!("{scheme}://{address}\n") };
+    std::fs::write(&beside, text)?;
     std::fs::rename(beside, address_file(data_dir))
 }
 
@@ -300,7 +306,7 @@ mod tests {
     #[test]
     fn the_address_is_written_whole() {
         let folder = tempfile::tempdir().unwrap();
-        write_address(folder.path(), "127.0.0.1:8083".parse().unwrap()).unwrap();
+        write_address(folder.path(), "http", "127.0.0.1:8083".parse().unwrap()).unwrap();
         assert_eq!(std::fs::read_to_string(address_file(folder.path())).unwrap(), "127.0.0.1:8083\n");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }

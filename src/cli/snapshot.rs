@@ -28,7 +28,8 @@ use crate::config::check::{check, flatten};
 use crate::config::connector_file::{self, ConnectorFile};
 use crate::config::worker_file::{self, Loaded};
 use crate::connectors::{self, Plugin};
-use crate::runtime::worker::{Offsets, Refused, RunState, Worker, WorkerOptions};
+use crate::runtime::offsets::Offsets;
+use crate::runtime::worker::{Refused, RunState, Worker, WorkerOptions};
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
 use crate::telemetry::{self, Registry};
 use crate::topics::TopicInfo;
@@ -117,7 +118,7 @@ fn sink(url: &str) -> ConnectorFile {
 
 async fn start(loaded: Loaded) -> Result<Worker, Failure> {
     let Loaded { file, values, providers, .. } = loaded;
-    let Opened { topics, store } = open::open(&file).await?;
+    let Opened { topics, store } = open::open(&file, &values, "snapshot").await?;
     let remembered = store.list().await?.into_iter().map(|connector| StoredConnector { target: TargetState::Stopped, ..connector });
     let store = std::sync::Arc::new(Forgetful(Mutex::new(remembered.collect())));
     let options = WorkerOptions {

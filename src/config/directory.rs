@@ -100,7 +100,14 @@ impl Directory {
                 match self.worker.delete(&name, Some(file.clone())).await {
                     Ok(()) => tracing::info!(connector = name, "removed with its file {}; its offsets are kept", file.display()),
                     Err(Refused::Unknown(_)) => {}
-                    Err(refused) => complain(&file, &name, refused),
+                    Err(refused) => {
+                        // What may pass is tried again by the next scan.
+                        let may_pass = matches!(refused, Refused::Failed(_));
+                        complain(&file, &name, refused);
+                        if may_pass {
+                            return;
+                        }
+                    }
                 }
                 self.applied.remove(&file);
             }

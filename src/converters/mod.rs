@@ -227,6 +227,16 @@ const NAMES: &[(&str, &str, Named)] = &[
     ("double", "org.apache.kafka.connect.converters.DoubleConverter", Named::Bytes(Taken::Double)),
 ];
 
+/// Classes and keys of all converters of keys and values.
+pub fn converters() -> impl Iterator<Item = (&'static str, &'static [&'static [ConfigField]])> {
+    header_converters().filter(|(class, _)| !class.ends_with("SimpleHeaderConverter"))
+}
+
+/// Classes and keys of all converters of headers.
+pub fn header_converters() -> impl Iterator<Item = (&'static str, &'static [&'static [ConfigField]])> {
+    NAMES.iter().map(|(_, class, named)| (*class, named.fields()))
+}
+
 /// Converters that need a schema registry.
 const OF_REGISTRY: &[&str] = &[
     "avro",

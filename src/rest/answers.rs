@@ -4,9 +4,12 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+use tailwater_api::config::ConfigReport;
 
+use crate::config::masked::mask;
 use crate::connectors;
-use crate::runtime::worker::{ConnectorInfo, ConnectorType, Offsets, RunState, RunStatus};
+use crate::runtime::offsets::Offsets;
+use crate::runtime::worker::{ConnectorInfo, ConnectorType, RunState, RunStatus};
 use crate::topics::TopicInfo;
 
 /// An answer with a JSON body.
@@ -20,9 +23,9 @@ pub(super) fn info(info: &ConnectorInfo) -> Value {
     json!({"name": info.name, "config": config(info), "tasks": tasks, "type": kind(info)})
 }
 
-/// The configuration as it was given, secrets unresolved (I14), always with its name.
+/// The configuration as it was given, placeholders unresolved and secrets hidden (I14), always with its name.
 pub(super) fn config(info: &ConnectorInfo) -> Value {
-    let mut config = info.config.clone();
+    let mut config = mask(&info.config);
     config.entry("name").or_insert_with(|| Value::from(info.name.as_str()));
     Value::Object(config)
 }
@@ -55,6 +58,11 @@ pub(super) fn tasks(info: &ConnectorInfo) -> Value {
         config.insert("task.class".into(), plugin.class().into());
     }
     task_numbers(info).map(|task| json!({"id": {"connector": info.name, "task": task}, "config": config})).collect()
+}
+
+/// All faults of a report, a line each.
+pub(super) fn sentences(report: &ConfigReport) -> String {
+    report.faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// `{NAME:{"topics":[…]}}`

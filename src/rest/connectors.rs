@@ -1,18 +1,18 @@
 //! `/connectors` and everything below it.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::failure::Failure;
-use super::requests::{Body, Segments};
+use super::requests::{Body, Parameters, Segments, names_differ};
 use super::{Api, answers};
+use crate::runtime::offsets::Moved;
 use crate::runtime::worker::{ConnectorInfo, Refused, Restart, RunState, RunStatus};
 use crate::state::TargetState;
 
 type Answer = Result<Response, Failure>;
-type Parameters = Query<Vec<(String, String)>>;
 
 fn ok(body: &Value) -> Answer {
     Ok(answers::json(StatusCode::OK, body))
@@ -23,9 +23,9 @@ fn not_found(name: &str) -> String {
 }
 
 /// Names, or with `expand` objects by name.
-pub(super) async fn list(State(api): State<Api>, Query(parameters): Parameters) -> Answer {
+pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Answer {
     let connectors = api.worker()?.list().await;
-    let expands: Vec<&str> = parameters.iter().filter(|(key, _)| key == "expand").map(|(_, what)| what.as_str()).collect();
+    let expands: Vec<&str> = parameters.all("expand").collect();
     ok(&listing(&connectors, &expands, api.worker_id()))
 }
 
@@ -52,18 +52,30 @@ pub(super) async fn create(State(api): State<Api>, headers: HeaderMap, body: Bod
     let create = body.create()?;
     let made = api.worker()?.create(&create.name, create.config, create.target, None).await;
     let info = made.map_err(|refused| Failure::refused(&create.name, refused, not_found))?;
-    Ok(created(&info, &headers, api.worker_id()))
+    Ok(created(&info, &headers, &api))
 }
 
 pub(super) async fn put_config(State(api): State<Api>, Segments(name): Segments<String>, headers: HeaderMap, body: Body) -> Answer {
     let put = api.worker()?.put_config(&name, body.config(&name)?, None).await;
     let (info, made) = put.map_err(|refused| Failure::refused(&name, refused, not_found))?;
-    if made { Ok(created(&info, &headers, api.worker_id())) } else { ok(&answers::info(&info)) }
+    if made { Ok(created(&info, &headers, &api)) } else { ok(&answers::info(&info)) }
 }
 
-fn created(info: &ConnectorInfo, headers: &HeaderMap, worker_id: &str) -> Response {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(worker_id);
-    let location = format!("http://{host}/connectors/{}", segment(&info.name));
+pub(super) async fn patch_config(State(api): State<Api>, Segments(name): Segments<String>, body: Body) -> Answer {
+    let changes = body.config_changes()?;
+    if let Some((_, Some(other))) = changes.iter().find(|(key, value)| key == "name" && value.as_ref() != Some(&name)) {
+        return Err(names_differ(other, &name));
+    }
+    if changes.iter().any(|(key, value)| key == "name" && value.is_none()) {
+        return Err(Failure::bad_request("The name of a connector cannot be removed"));
+    }
+    let patched = api.worker()?.patch_config(&name, changes).await;
+    ok(&answers::info(&patched.map_err(|refused| Failure::refused(&name, refused, not_found))?))
+}
+
+fn created(info: &ConnectorInfo, headers: &HeaderMap, api: &Api) -> Response {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or(api.worker_id());
+    let location = format!("{}://{host}/connectors/{}", api.scheme(), segment(&info.name));
     let mut answer = answers::json(StatusCode::CREATED, &answers::info(info));
     if let Ok(location) = location.parse() {
         answer.headers_mut().insert(header::LOCATION, location);
@@ -130,6 +142,32 @@ pub(super) async fn offsets(State(api): State<Api>, Segments(name): Segments<Str
     ok(&answers::offsets(&offsets.map_err(|refused| Failure::refused(&name, refused, not_found))?))
 }
 
+pub(super) async fn alter_offsets(State(api): State<Api>, Segments(name): Segments<String>, body: Body) -> Answer {
+    let altered = api.worker()?.alter_offsets(&name, body.offsets()?).await;
+    moved("altered", altered.map_err(|immovable| Failure::immovable(&name, immovable))?)
+}
+
+pub(super) async fn reset_offsets(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    let reset = api.worker()?.reset_offsets(&name).await;
+    moved("reset", reset.map_err(|immovable| Failure::immovable(&name, immovable))?)
+}
+
+fn moved(how: &str, moved: Moved) -> Answer {
+    let message = match moved {
+        Moved::Everything => format!("The offsets for this connector have been {how} successfully"),
+        Moved::WhatIsKeptHere => format!(
+            "The Connect framework-managed offsets for this connector have been {how} successfully. However, if this connector manages offsets externally, they will need to be manually {how} in the system that the connector uses."
+        ),
+    };
+    ok(&json!({"message": message}))
+}
+
+/// Connect accepts it for a connector that is not there, too.
+pub(super) async fn reset_topics(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    api.worker()?.reset_topics(&name);
+    Ok(StatusCode::ACCEPTED.into_response())
+}
+
 async fn set_target(api: &Api, name: &str, target: TargetState, done: StatusCode) -> Answer {
     let set = api.worker()?.set_target(name, target).await;
     set.map_err(|refused| Failure::refused(name, refused, |name| format!("Unknown connector {name}")))?;
@@ -149,9 +187,9 @@ pub(super) async fn stop(State(api): State<Api>, Segments(name): Segments<String
 }
 
 /// 204 for the connector alone, else 202 and what is being restarted.
-pub(super) async fn restart(State(api): State<Api>, Segments(name): Segments<String>, Query(parameters): Parameters) -> Answer {
+pub(super) async fn restart(State(api): State<Api>, Segments(name): Segments<String>, parameters: Parameters) -> Answer {
     // As Java's Boolean.valueOf: what is not "true" is false.
-    let flag = |wanted: &str| parameters.iter().any(|(key, value)| key == wanted && value.eq_ignore_ascii_case("true"));
+    let flag = |wanted: &str| parameters.all(wanted).any(|value| value.eq_ignore_ascii_case("true"));
     let restart = Restart { include_tasks: flag("includeTasks"), only_failed: flag("onlyFailed") };
     let restarted = api.worker()?.restart(&name, restart).await;
     let mut info = restarted.map_err(|refused| Failure::refused(&name, refused, |name| format!("Unknown connector: {name}")))?;

@@ -7,6 +7,7 @@ use tailwater_api::config::ConfigReport;
 use tailwater_api::{Error, ErrorKind};
 
 use super::answers;
+use crate::runtime::offsets::Immovable;
 use crate::runtime::worker::Refused;
 
 /// A status and a sentence.
@@ -43,15 +44,25 @@ impl Failure {
             Refused::Failed(error) => error.into(),
         }
     }
+
+    /// Why offsets did not move.
+    pub(super) fn immovable(name: &str, immovable: Immovable) -> Self {
+        match immovable {
+            Immovable::NotStopped => Self::bad_request(format!(
+                "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the specified connector by issuing a 'PUT' request to the '/connectors/{name}/stop' endpoint"
+            )),
+            Immovable::Nowhere(message) => Self::bad_request(message),
+            Immovable::Refused(refused) => Self::refused(name, refused, |name| format!("Connector {name} not found")),
+        }
+    }
 }
 
 /// Connect's text for a configuration with faults.
 fn invalid(report: &ConfigReport) -> String {
-    let faults: Vec<String> = report.faults.iter().map(ToString::to_string).collect();
     format!(
         "Connector configuration is invalid and contains the following {} error(s):\n{}\nYou can also find the above list of errors at the endpoint `/connector-plugins/{{connectorType}}/config/validate`",
-        faults.len(),
-        faults.join("\n")
+        report.faults.len(),
+        answers::sentences(report)
     )
 }
 

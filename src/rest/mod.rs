@@ -8,37 +8,40 @@
 //! The listener is bound before anything else starts, so that a taken port is found at once; until the worker runs,
 //! `/health` says `starting` and the rest answers 503.
 
+mod access;
 mod answers;
 mod connectors;
+mod endpoints;
 mod failure;
+mod listener;
+mod loggers;
+mod openapi;
+mod plugins;
 pub mod record_line;
 mod requests;
+mod service;
 mod topics;
 
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{Method, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
-use serde_json::json;
+use axum::middleware::from_fn_with_state;
+use tailwater_api::Result;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::Layer as _;
 use tower_http::normalize_path::NormalizePathLayer;
 
+use self::access::Access;
 pub(crate) use self::answers::topics as topics_answer;
 pub(crate) use self::connectors::segment;
 use self::failure::Failure;
+use self::listener::{Certificate, Listener, Peer};
+use crate::config::rest_options::RestOptions;
 use crate::runtime::worker::Worker;
-use crate::telemetry::{self, Registry};
-
-/// The version of Connect whose API this is; clients choose by it what they may call.
-const CONNECT_VERSION: &str = "4.3.1";
-/// A larger body is no configuration (I6).
-const MAX_BODY: usize = 1 << 20;
+use crate::telemetry::{Levels, Registry};
 
 /// What the endpoints need. Cloning shares it.
 #[derive(Clone)]
@@ -47,15 +50,25 @@ pub struct Api(Arc<Inner>);
 struct Inner {
     worker: OnceLock<Worker>,
     metrics: Registry,
+    levels: Levels,
+    access: Access,
+    /// A larger body is no configuration (I6)
+    max_body: usize,
+    certificate: Option<Certificate>,
     /// `worker_id` of statuses: host and port
     worker_id: String,
 }
 
 impl Api {
     /// An API whose worker is still starting.
-    #[must_use]
-    pub fn new(metrics: Registry, worker_id: String) -> Self {
-        Self(Arc::new(Inner { worker: OnceLock::new(), metrics, worker_id }))
+    ///
+    /// # Errors
+    /// `misconfigured`: the certificate cannot be used.
+    pub fn new(options: RestOptions, metrics: Registry, levels: Levels, worker_id: String) -> Result<Self> {
+        let certificate = options.tls.map(Certificate::read).transpose()?;
+        let access = Access::new(options.users, options.requests_per_second);
+        let (worker, max_body) = (OnceLock::new(), options.max_body);
+        Ok(Self(Arc::new(Inner { worker, metrics, levels, access, max_body, certificate, worker_id })))
     }
 
     /// From now on requests reach `worker`.
@@ -67,6 +80,24 @@ impl Api {
         self.0.worker.get().ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "The worker is still starting up."))
     }
 
+    /// `https` where the API is encrypted, else `http`.
+    #[must_use]
+    pub fn scheme(&self) -> &'static str {
+        if self.0.certificate.is_some() { "https" } else { "http" }
+    }
+
+    fn access(&self) -> &Access {
+        &self.0.access
+    }
+
+    fn metrics(&self) -> &Registry {
+        &self.0.metrics
+    }
+
+    fn levels(&self) -> &Levels {
+        &self.0.levels
+    }
+
     fn worker_id(&self) -> &str {
         &self.0.worker_id
     }
@@ -76,62 +107,24 @@ impl Api {
 ///
 /// # Errors
 /// The listener failed.
-pub async fn serve(listener: TcpListener, api: Api, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+pub async fn serve(tcp: TcpListener, api: Api, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+    let listener = Listener::new(tcp, api.0.certificate.clone())?;
     // Connect takes paths with a slash at their end, and Debezium's tutorial uses them.
     let app = NormalizePathLayer::trim_trailing_slash().layer(router(api));
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    axum::serve(listener, axum::ServiceExt::<Request>::into_make_service(app)).with_graceful_shutdown(stopped).await
+    let service = axum::ServiceExt::<Request>::into_make_service_with_connect_info::<Peer>(app);
+    axum::serve(listener, service).with_graceful_shutdown(stopped).await
 }
 
 fn router(api: Api) -> Router {
-    Router::new()
-        .route("/", get(root))
-        .route("/health", get(health))
-        .route("/metrics", get(metrics))
-        .route("/connectors", get(connectors::list).post(connectors::create))
-        .route("/connectors/{name}", get(connectors::info).delete(connectors::delete))
-        .route("/connectors/{name}/config", get(connectors::config).put(connectors::put_config))
-        .route("/connectors/{name}/status", get(connectors::status))
-        .route("/connectors/{name}/topics", get(connectors::topics))
-        .route("/connectors/{name}/offsets", get(connectors::offsets))
-        .route("/connectors/{name}/pause", put(connectors::pause))
-        .route("/connectors/{name}/resume", put(connectors::resume))
-        .route("/connectors/{name}/stop", put(connectors::stop))
-        .route("/connectors/{name}/restart", post(connectors::restart))
-        .route("/connectors/{name}/tasks", get(connectors::tasks))
-        .route("/connectors/{name}/tasks/{task}/status", get(connectors::task_status))
-        .route("/connectors/{name}/tasks/{task}/restart", post(connectors::restart_task))
-        .route("/topics", get(topics::list))
-        .route("/topics/{topic}/records", get(topics::records))
+    endpoints::routes(&api)
         .fallback(Failure::not_found)
         .method_not_allowed_fallback(async |_: Method| Failure::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP 405 Method Not Allowed"))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(api.0.max_body))
+        .layer(from_fn_with_state(api.clone(), access::limit))
         .with_state(api)
-}
-
-/// `kafka_cluster_id` names the engine of the topic log, since there may be no Kafka.
-async fn root() -> Response {
-    let commit = concat!("tailwater-", env!("CARGO_PKG_VERSION"));
-    answers::json(StatusCode::OK, &json!({"version": CONNECT_VERSION, "commit": commit, "kafka_cluster_id": "embedded"}))
-}
-
-async fn health(State(api): State<Api>) -> Response {
-    match api.worker() {
-        Ok(_) => {
-            let message = "Worker has completed startup and is ready to handle requests.";
-            answers::json(StatusCode::OK, &json!({"status": "healthy", "message": message}))
-        }
-        Err(_) => {
-            let message = "Worker is still starting up.";
-            answers::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "starting", "message": message}))
-        }
-    }
-}
-
-async fn metrics(State(api): State<Api>) -> Response {
-    ([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], api.0.metrics.encode()).into_response()
 }
 
 #[cfg(test)]

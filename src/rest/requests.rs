@@ -1,11 +1,11 @@
 //! What requests say: names in paths, bodies.
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
-use tailwater_api::state::JsonMap;
+use tailwater_api::state::{JsonMap, StateChange};
 
 use super::failure::Failure;
 use crate::config::document::{self, Member, Node};
@@ -23,6 +23,35 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned + Send> FromRequestParts<S> 
             // Bytes that are no text, or text where the number of a task belongs: there is nothing of that name.
             Err(_) => Err(Failure::not_found().await),
         }
+    }
+}
+
+/// What stands behind the question mark. A name may come several times; what cannot be read is no parameter.
+pub(super) struct Parameters(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let query = Query::try_from_uri(&parts.uri).map_err(|rejection| Failure::bad_request(rejection.body_text()))?;
+        Ok(Self(query.0))
+    }
+}
+
+impl Parameters {
+    /// All values of `name` in order.
+    pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The last value of `name`.
+    pub(super) fn last(&self, name: &str) -> Option<&str> {
+        self.all(name).last()
+    }
+
+    /// Names and values.
+    pub(super) fn as_slice(&self) -> &[(String, String)] {
+        &self.0
     }
 }
 
@@ -85,10 +114,7 @@ impl Body {
                     return Err(Failure::bad_request(format!("{key} must be text")));
                 }
                 ("config", Node::Text(_) | Node::List(_)) => return Err(Failure::bad_request("config must be a JSON object")),
-                _ => {
-                    let message = format!("Unrecognized field {key:?}; known are \"name\", \"config\", \"initial_state\"");
-                    return Err(Failure::bad_request(message));
-                }
+                _ => return Err(unrecognized(&key, "\"name\", \"config\", \"initial_state\"")),
             }
         }
         let config = config.ok_or_else(|| Failure::bad_request("config is missing: the keys and values of the connector"))?;
@@ -96,10 +122,86 @@ impl Body {
         Ok(Create { name, config, target })
     }
 
+    /// Reads a configuration that need not be one of an existing connector.
+    pub(super) fn any_config(&self) -> Result<JsonMap, Failure> {
+        flat(self.members()?)
+    }
+
+    /// Reads changes of single keys; null removes one.
+    pub(super) fn config_changes(&self) -> Result<Vec<(String, Option<String>)>, Failure> {
+        let change = |Member { key, node, .. }| match node {
+            Node::Null => Ok((key, None)),
+            Node::Text(text) => Ok((key, Some(text))),
+            Node::List(_) | Node::Map(_) => Err(not_a_scalar(&key)),
+        };
+        self.members()?.into_iter().map(change).collect()
+    }
+
+    /// Reads `{"offsets":[{"partition","offset"}]}`.
+    pub(super) fn offsets(&self) -> Result<Vec<StateChange>, Failure> {
+        let body: Value =
+            serde_json::from_str(&self.0).map_err(|error| Failure::bad_request(format!("The body is not valid JSON: {error}")))?;
+        let Value::Object(mut body) = body else { return Err(Failure::bad_request("The body must be a JSON object")) };
+        let offsets = body.shift_remove("offsets");
+        known_members(&body, "offsets")?;
+        let entries = match offsets {
+            Some(Value::Array(entries)) if !entries.is_empty() => entries,
+            None | Some(Value::Null | Value::Array(_)) => {
+                return Err(Failure::bad_request("Partitions / offsets need to be provided for an alter offsets request"));
+            }
+            Some(_) => return Err(Failure::bad_request("offsets must be a list")),
+        };
+        entries.into_iter().map(state_change).collect()
+    }
+
+    /// Reads `{"level"}`.
+    pub(super) fn level(&self) -> Result<String, Failure> {
+        let mut wanted = None;
+        for Member { key, node, .. } in self.members()? {
+            match (key.as_str(), node) {
+                ("level", Node::Text(text)) => wanted = Some(text),
+                ("level", Node::Null) => {}
+                ("level", Node::List(_) | Node::Map(_)) => return Err(Failure::bad_request("level must be text")),
+                _ => return Err(unrecognized(&key, "\"level\"")),
+            }
+        }
+        wanted.ok_or_else(|| Failure::bad_request("Desired 'level' parameter was not specified in request."))
+    }
+
     /// Reads a configuration for the connector `name`.
     pub(super) fn config(&self, name: &str) -> Result<JsonMap, Failure> {
         named(name, flat(self.members()?)?)
     }
+}
+
+fn unrecognized(key: &str, known: &str) -> Failure {
+    Failure::bad_request(format!("Unrecognized field {key:?}; known are {known}"))
+}
+
+fn not_a_scalar(key: &str) -> Failure {
+    Failure::bad_request(format!("The value of {key} must be text, a number or a truth value"))
+}
+
+/// Refuses members that nothing has read.
+fn known_members(rest: &JsonMap, known: &str) -> Result<(), Failure> {
+    rest.keys().next().map_or(Ok(()), |key| Err(unrecognized(key, known)))
+}
+
+fn state_change(entry: Value) -> Result<StateChange, Failure> {
+    let Value::Object(mut entry) = entry else { return Err(Failure::bad_request("Each of the offsets must be a JSON object")) };
+    let (partition, offset) = (entry.shift_remove("partition"), entry.shift_remove("offset"));
+    known_members(&entry, "\"partition\", \"offset\"")?;
+    let partition = match partition {
+        Some(Value::Object(partition)) => partition,
+        None | Some(Value::Null) => return Err(Failure::bad_request("The partition of an offset cannot be null or missing")),
+        Some(_) => return Err(Failure::bad_request("The partition of an offset must be a JSON object")),
+    };
+    let offset = match offset {
+        Some(Value::Object(offset)) => Some(offset),
+        None | Some(Value::Null) => None,
+        Some(_) => return Err(Failure::bad_request("An offset must be a JSON object or null")),
+    };
+    Ok(StateChange { partition, offset })
 }
 
 fn initial_state(text: &str) -> Result<TargetState, Failure> {
@@ -118,20 +220,21 @@ fn flat(members: Vec<Member>) -> Result<JsonMap, Failure> {
         match node {
             Node::Null => {}
             Node::Text(text) => drop(config.insert(key, Value::String(text))),
-            Node::List(_) | Node::Map(_) => {
-                return Err(Failure::bad_request(format!("The value of {key} must be text, a number or a truth value")));
-            }
+            Node::List(_) | Node::Map(_) => return Err(not_a_scalar(&key)),
         }
     }
     Ok(config)
 }
 
+/// What is said where a configuration holds another name than the path.
+pub(super) fn names_differ(other: &str, name: &str) -> Failure {
+    Failure::bad_request(format!("Connector name configuration ({other}) doesn't match connector name in the URL ({name})"))
+}
+
 /// The configuration with its name, which must not be another one.
 fn named(name: &str, mut config: JsonMap) -> Result<JsonMap, Failure> {
     match config.get("name").and_then(Value::as_str) {
-        Some(other) if other.trim() != name => {
-            Err(Failure::bad_request(format!("Connector name configuration ({other}) doesn't match connector name in the URL ({name})")))
-        }
+        Some(other) if other.trim() != name => Err(names_differ(other, name)),
         Some(_) | None => {
             config.insert("name".into(), name.into());
             Ok(config)

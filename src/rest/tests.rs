@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body as HttpBody;
 use axum::http::Request as HttpRequest;
+use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tailwater_api::config::{ConfigFault, ConfigReport};
 use tailwater_api::record::TopicPartition;
@@ -15,7 +16,8 @@ use tower::ServiceExt as _;
 use super::failure::Failure;
 use super::requests::{Body, Create};
 use super::*;
-use crate::runtime::worker::{ConnectorInfo, ConnectorType, Offsets, Refused, RunState, RunStatus};
+use crate::runtime::offsets::Offsets;
+use crate::runtime::worker::{ConnectorInfo, ConnectorType, Refused, RunState, RunStatus};
 use crate::state::TargetState;
 
 fn map(text: &str) -> JsonMap {
@@ -37,7 +39,7 @@ fn sink() -> ConnectorInfo {
 
 async fn text(response: Response) -> (u16, String) {
     let status = response.status().as_u16();
-    let body = axum::body::to_bytes(response.into_body(), MAX_BODY).await.unwrap();
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
@@ -47,7 +49,8 @@ async fn ask(method: &str, path: &str, kind: Option<&str>, body: &str) -> (u16, 
     if let Some(kind) = kind {
         request = request.header("content-type", kind);
     }
-    let app = NormalizePathLayer::trim_trailing_slash().layer(router(Api::new(Registry::default(), "h:1".into())));
+    let app = NormalizePathLayer::trim_trailing_slash()
+        .layer(router(Api::new(RestOptions::default(), Registry::default(), Levels::new("info"), "h:1".into()).unwrap()));
     text(app.oneshot(request.body(HttpBody::from(body.to_owned())).unwrap()).await.unwrap()).await
 }
 
@@ -61,7 +64,7 @@ async fn every_failure_has_connects_shape() {
         (415, r#"{"error_code":415,"message":"HTTP 415 Unsupported Media Type"}"#.into())
     );
     assert_eq!(ask("POST", "/connectors", json, "name=rest").await.0, 400);
-    assert_eq!(ask("POST", "/connectors", json, &" ".repeat(MAX_BODY + 1)).await.0, 413);
+    assert_eq!(ask("POST", "/connectors", json, &" ".repeat(RestOptions::default().max_body + 1)).await.0, 413);
     assert_eq!(ask("GET", "/connectors/a/tasks/x/status", None, "").await.0, 404);
     assert_eq!(ask("GET", "/connectors/%ff", None, "").await.0, 404);
     for (method, path) in [("GET", "/nothing"), ("POST", "/connectors/"), ("GET", "/connectors/a/status")] {
@@ -257,4 +260,35 @@ async fn secrets_are_answered_as_they_were_given() {
         assert!(status == 200 && !body.contains(env!("CARGO_MANIFEST_DIR")), "{body}");
     }
     assert!(send(&api, "GET", "/connectors/rest-secret/config", None, "").await.2.contains("${env:CARGO_MANIFEST_DIR}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lag_of_a_sink_that_does_not_run_grows_with_its_topics() {
+    use super::golden::{running_api, send};
+    let api = running_api().await;
+    let sink = r#"{"name":"rest-lags","initial_state":"PAUSED","config":{"connector.class":"blackhole","topics":"rest.lag"}}"#;
+    assert_eq!(send(&api, "POST", "/connectors", None, sink).await.0, 201);
+    let source = r#"{"connector.class":"generator","generator.topics":"rest.lag","generator.rows":"25"}"#;
+    assert_eq!(send(&api, "PUT", "/connectors/rest-fills/config", None, source).await.0, 201);
+    let mut text = String::new();
+    for state in ["pause", "stop"] {
+        send(&api, "PUT", &format!("/connectors/rest-lags/{state}"), None, "").await;
+        for _ in 0..500 {
+            text = send(&api, "GET", "/metrics", None, "").await.2;
+            if text.contains("tailwater_lag_records{connector=\"rest-lags\",task=\"0\"} 25\n") {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert!(text.contains("tailwater_lag_records{connector=\"rest-lags\",task=\"0\"} 25\n"), "{state}: {text}");
+    }
+    assert_eq!(send(&api, "PUT", "/connectors/rest-lags/resume", None, "").await.0, 202);
+    for _ in 0..500 {
+        text = send(&api, "GET", "/metrics", None, "").await.2;
+        if text.contains("tailwater_lag_records{connector=\"rest-lags\",task=\"0\"} 0\n") {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{text}");
 }

@@ -1,12 +1,12 @@
 //! `/topics` and `/topics/NAME/records`: what stands in the topic log.
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
 use super::failure::Failure;
-use super::requests::Segments;
+use super::requests::{Parameters, Segments};
 use super::{Api, answers, record_line};
 
 /// Records of one answer where the request does not say.
@@ -51,9 +51,9 @@ pub(super) fn range(parameters: &[(String, String)]) -> Result<Range, Failure> {
 pub(super) async fn records(
     State(api): State<Api>,
     Segments(topic): Segments<String>,
-    Query(parameters): Query<Vec<(String, String)>>,
+    parameters: Parameters,
 ) -> Result<Response, Failure> {
-    let Range { partition, mut offset, limit } = range(&parameters)?;
+    let Range { partition, mut offset, limit } = range(parameters.as_slice())?;
     let worker = api.worker()?;
     let mut answer = String::from("[");
     let mut count = 0;

@@ -3,6 +3,7 @@
 //! Changes of one connector come one at a time, changes of different ones side by side, so a task that drains slowly
 //! keeps nobody else waiting. Looking at a connector never waits for a change.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,6 +35,10 @@ struct Now {
     /// Why there are no tasks, where there should be some
     failed: Option<String>,
     tasks: Vec<TaskHandle>,
+    /// What a restart stops and starts anew, from the moment it is asked for until the new task is there
+    restarting: Vec<u32>,
+    /// Topics that were forgotten, with how much they had been used then
+    forgotten: HashMap<Arc<str>, u64>,
     removed: bool,
 }
 
@@ -43,7 +48,14 @@ impl Connector {
         Self {
             name,
             changing: tokio::sync::Mutex::default(),
-            now: Mutex::new(Now { stored, failed: None, tasks: Vec::new(), removed: false }),
+            now: Mutex::new(Now {
+                stored,
+                failed: None,
+                tasks: Vec::new(),
+                restarting: Vec::new(),
+                forgotten: HashMap::new(),
+                removed: false,
+            }),
         }
     }
 
@@ -205,9 +217,15 @@ impl Connector {
         if numbers.is_empty() {
             return;
         }
-        let concerned: Vec<_> = self.now().tasks.extract_if(.., |task| concerns(numbers, task)).collect();
+        let concerned: Vec<_> = {
+            let mut now = self.now();
+            now.restarting = numbers.to_vec();
+            now.tasks.extract_if(.., |task| concerns(numbers, task)).collect()
+        };
         join_all(concerned.into_iter().map(|task| self.stop_task(task, deadline))).await;
-        match self.setups(worker) {
+        let setups = self.setups(worker);
+        self.now().restarting.clear();
+        match setups {
             Ok(setups) => {
                 let mut now = self.now();
                 let wanted = if now.stored.target == TargetState::Paused { Wanted::Pause } else { Wanted::Run };
@@ -232,13 +250,18 @@ impl Connector {
             (TargetState::Paused, None) => RunState::Paused,
             (TargetState::Running, None) => RunState::Running,
         };
+        let between = |task: &u32| !now.tasks.iter().any(|known| concerns(&[*task], known));
+        let between = now.restarting.iter().copied().filter(between);
+        let mut tasks: Vec<RunStatus> = now.tasks.iter().map(|task| task.status().get()).collect();
+        tasks.extend(between.map(|task| RunStatus { task: Some(task), state: RunState::Restarting, trace: None }));
+        tasks.sort_by_key(|status| status.task);
         ConnectorInfo {
             name: now.stored.name.clone(),
             kind,
             config: now.stored.config.clone(),
             target: now.stored.target,
             connector: RunStatus { task: None, state, trace: now.failed.clone().filter(|_| state == RunState::Failed) },
-            tasks: now.tasks.iter().map(|task| task.status().get()).collect(),
+            tasks,
             file: now.stored.file.as_ref().map(Into::into),
             topics,
         }
@@ -246,7 +269,15 @@ impl Connector {
 
     fn topics(&self, worker: &WorkerInner) -> Vec<String> {
         let subscription = self.subscription(worker);
-        worker.parts.topics.used_by(&self.name, subscription.as_ref()).iter().map(ToString::to_string).collect()
+        let forgotten = self.now().forgotten.clone();
+        let used = worker.parts.topics.used_by(&self.name, subscription.as_ref());
+        let is_shown = |(topic, uses): &(Arc<str>, u64)| forgotten.get(topic).is_none_or(|then| then != uses);
+        used.into_iter().filter(is_shown).map(|(topic, _)| topic.to_string()).collect()
+    }
+
+    pub(super) fn reset_topics(&self, worker: &WorkerInner) {
+        let used = worker.parts.topics.used_by(&self.name, self.subscription(worker).as_ref());
+        self.now().forgotten = used.into_iter().collect();
     }
 }
 

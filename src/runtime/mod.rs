@@ -2,6 +2,8 @@
 //!
 //! - [`worker`]: all connectors of this process, and the changes that a user makes
 //! - `connector`: one connector: what it should do, its tasks
+//! - [`offsets`]: where connectors stand, and moving it
+//! - [`validation`]: checking a configuration that nobody runs yet
 //! - `supervisor`: one task over its lifetime: runs, waits, runs again
 //! - `source_task`, `sink_task`: one run of a task
 //! - [`settings`]: the keys that the runtime reads
@@ -12,8 +14,8 @@
 
 mod budget;
 mod connector;
-pub mod crash_point;
 mod ledger;
+pub mod offsets;
 mod record_errors;
 pub mod recovery;
 pub mod settings;
@@ -24,4 +26,5 @@ mod supervisor;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod validation;
 pub mod worker;

@@ -6,11 +6,11 @@
 //! A dead letter is the record as it stood on its topic, before transforms. A sink reads it again from the topic log,
 //! so nothing is copied while records pass; where retention has taken it, the record at hand is kept.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use futures_util::future::BoxFuture;
 use tailwater_api::metrics::{Counter, Metrics};
-use tailwater_api::record::{Record, SchemaAndValue, TopicPartition};
+use tailwater_api::record::{Record, SchemaAndValue};
 use tailwater_api::schema::{Kind, Schema};
 use tailwater_api::sink::{DeadLetters, SinkRecord};
 use tailwater_api::value::Value;
@@ -68,8 +68,6 @@ pub(super) struct RecordErrors {
     pub(super) topics: Arc<dyn TopicLog>,
     kept: Counter,
     dropped: Counter,
-    /// Records of the batch being written whose topic a transform changed: place as the writer sees it, topic that they stand in.
-    renamed: Mutex<Vec<(TopicPartition, u64, Arc<str>)>>,
 }
 
 impl RecordErrors {
@@ -88,17 +86,12 @@ impl RecordErrors {
             "Records dropped because errors are tolerated and no dead letter topic is named.",
             None,
         );
-        Self { connector, task, class, policy, context_headers, topics, kept, dropped, renamed: Mutex::default() }
+        Self { connector, task, class, policy, context_headers, topics, kept, dropped }
     }
 
     /// Whether [`RecordErrors::handle`] would keep a record, so that a copy is worth its price.
     pub(super) fn keeps(&self) -> bool {
         matches!(self.policy.tolerance, Tolerance::Keep(_))
-    }
-
-    /// Remembers for the batch being written which records stand in another topic than they now name.
-    pub(super) fn renamed(&self, renamed: Vec<(TopicPartition, u64, Arc<str>)>) {
-        *self.renamed.lock().unwrap_or_else(PoisonError::into_inner) = renamed;
     }
 
     /// Decides about a record at hand, or returns the error. `record` is there if [`RecordErrors::keeps`].
@@ -194,14 +187,6 @@ static TEXT: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).b
 
 impl DeadLetters for RecordErrors {
     fn reject<'a>(&'a self, record: &'a SinkRecord, error: Error) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            let place = record.topic_partition();
-            let stands_in = {
-                let renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
-                let found = renamed.iter().find(|(named, offset, _)| *named == place && *offset == record.offset);
-                found.map_or(Arc::clone(&record.record.topic), |(_, _, topic)| Arc::clone(topic))
-            };
-            self.handle_read(&stands_in, record.partition, record.offset, Some(&record.record), Stage::TaskPut, error).await
-        })
+        Box::pin(self.handle_read(&record.topic, record.partition, record.offset, Some(&record.record), Stage::TaskPut, error))
     }
 }

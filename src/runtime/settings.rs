@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fancy_regex::Regex;
 use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig};
 use tailwater_kit::backoff::Backoff;
+use tailwater_kit::java_regex::JavaRegex;
 
 use crate::config::fields::{CONNECTOR_FIELDS, SINK_FIELDS};
 use crate::runtime::recovery::{RecoveryPolicy, Tolerance};
@@ -71,7 +71,7 @@ impl ConnectorConfig for ConnectorSettings {
 fn subscription(reader: &mut ConfigReader<'_>, dead_letter_topic: Option<&str>) -> Option<Subscription> {
     let topics = reader.list("topics");
     // A pattern that does not compile is a fault of its key already.
-    let pattern = reader.optional_text("topics.regex").and_then(|pattern| Regex::new(&format!("^(?:{pattern})$")).ok());
+    let pattern = reader.optional_text("topics.regex").and_then(|pattern| JavaRegex::new(&pattern).map(Box::new).ok());
     let subscription = match (topics.is_empty(), pattern) {
         (true, None) => return None,
         (false, None) => Subscription::Topics(topics),
@@ -82,7 +82,7 @@ fn subscription(reader: &mut ConfigReader<'_>, dead_letter_topic: Option<&str>) 
         }
     };
     // A sink that reads its own dead letters would feed itself.
-    if dead_letter_topic.is_some_and(|topic| subscription.covers(topic)) {
+    if dead_letter_topic.is_some_and(|topic| subscription.covers(topic).unwrap_or(true)) {
         reader.fault("errors.deadletterqueue.topic.name", "is one of the topics that this sink reads; choose another name");
     }
     Some(subscription)
@@ -102,8 +102,16 @@ mod tests {
     fn a_pattern_covers_whole_names_only() {
         let settings = read(&[("topics.regex", r"shop\.public\..*|other")]).unwrap();
         let subscription = settings.subscription.unwrap();
-        assert!(subscription.covers("shop.public.orders") && subscription.covers("other"));
-        assert!(!subscription.covers("my.shop.public.orders") && !subscription.covers("others"));
+        let covers = |topic| subscription.covers(topic).unwrap();
+        assert!(covers("shop.public.orders") && covers("other"));
+        assert!(!covers("my.shop.public.orders") && !covers("others"));
+    }
+
+    #[test]
+    fn a_pattern_that_gives_up_is_an_error_and_not_a_topic_left_out() {
+        let subscription = read(&[("topics.regex", r"(a|b|ab)*(?=c)(a|b|ab)*d")]).unwrap().subscription.unwrap();
+        let error = subscription.covers(&"ab".repeat(40)).unwrap_err();
+        assert_eq!(error.kind(), tailwater_api::ErrorKind::Misconfigured);
     }
 
     #[test]

@@ -10,20 +10,21 @@
 //! reserved in its place; where the budget has no room for that, the writer flushes. Both fit the task's own part of
 //! the budget, so a sink that stands still keeps nobody from anything.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tailwater_api::Result;
 use tailwater_api::metrics::{Counter, Gauge, Metrics};
 use tailwater_api::record::TopicPartition;
-use tailwater_api::sink::{Assignment, Progress, RecordBatch, SinkContext, SinkRecord};
+use tailwater_api::sink::{Assignment, LogPosition, Progress, RecordBatch, SinkContext, SinkRecord};
 use tailwater_api::source::{ByteBudget, Reservation};
+use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::connectors::{AnySinkWriter, Opening};
+use crate::crash_point::crash_point;
 use crate::runtime::budget::TaskBudget;
-use crate::runtime::crash_point::crash_point;
 use crate::runtime::ledger::Ledger;
 use crate::runtime::record_errors::{RecordErrors, Stage};
 use crate::topics::{LogReader, LogUser, Polled, Subscription, TopicLog, UnreadableRecord};
@@ -40,6 +41,8 @@ pub(super) struct SinkRun {
     pub(super) user: LogUser,
     pub(super) topics: Arc<dyn TopicLog>,
     pub(super) subscription: Subscription,
+    /// The writer says positions of its own, which win
+    pub(super) target_keeps_positions: bool,
     pub(super) transforms: TransformChain,
     pub(super) errors: Arc<RecordErrors>,
     pub(super) budget: Arc<TaskBudget>,
@@ -52,18 +55,33 @@ pub(super) struct SinkRun {
 impl SinkRun {
     /// Runs the sink until it is stopped or fails. After a stop everything accepted is durable and its positions are kept.
     pub(super) async fn run(self, open: impl FnOnce(SinkContext) -> Opening) -> Result<()> {
-        let Self { user, topics, subscription, transforms, errors, budget, flush_interval, metrics, mut stop } = self;
+        let Self {
+            user,
+            topics,
+            subscription,
+            target_keeps_positions,
+            transforms,
+            errors,
+            budget,
+            flush_interval,
+            metrics,
+            mut stop,
+        } = self;
         let (connector, task) = (Arc::clone(&user.connector), user.task);
         let context = SinkContext::new(Arc::clone(&connector), task, Arc::clone(&errors) as _, stop.clone(), Arc::clone(&metrics));
         let writer = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
             writer = open(context) => writer?,
         };
+        let written_before = if target_keeps_positions { topics.committed(&connector).await? } else { Vec::new() };
+        let written_before = written_before.into_iter().map(|position| position.topic_partition).collect();
         let reader = topics.reader(&user, subscription).await?;
         let figures = Figures::new(&*metrics);
         let mut sink = Sink {
             reader,
             writer,
+            target_keeps_positions,
+            written_before,
             transforms,
             errors,
             budget,
@@ -90,6 +108,9 @@ impl SinkRun {
 struct Sink {
     reader: Box<dyn LogReader>,
     writer: Box<dyn AnySinkWriter>,
+    target_keeps_positions: bool,
+    /// Partitions that were written to a target that keeps positions, as far as we know
+    written_before: HashSet<TopicPartition>,
     transforms: TransformChain,
     errors: Arc<RecordErrors>,
     budget: Arc<TaskBudget>,
@@ -143,7 +164,7 @@ impl Sink {
         let batch = self.transform(batch).await?;
         let ticket = self.ledger.enter(batch.next.clone());
         self.flush_at.get_or_insert_with(|| Instant::now() + self.flush_interval);
-        if batch.records.is_empty() {
+        if batch.records.is_empty() && !self.target_keeps_positions {
             // Filtered out as a whole; its positions move on behind those before it (I5).
             self.ledger.finish(ticket);
             return Ok(());
@@ -185,22 +206,13 @@ impl Sink {
             return Ok(batch);
         }
         let mut records = Vec::with_capacity(batch.records.len());
-        let mut renamed = Vec::new();
-        for SinkRecord { partition, offset, record } in batch.records {
-            let topic = Arc::clone(&record.topic);
+        for SinkRecord { topic, partition, offset, record } in batch.records {
             match self.transforms.apply(record) {
-                Ok(Some(record)) => {
-                    let record = SinkRecord { partition, offset, record };
-                    if record.record.topic != topic {
-                        renamed.push((record.topic_partition(), offset, topic));
-                    }
-                    records.push(record);
-                }
+                Ok(Some(record)) => records.push(SinkRecord { topic, partition, offset, record }),
                 Ok(None) => {}
                 Err(error) => self.errors.handle_read(&topic, partition, offset, None, Stage::Transformation, error).await?,
             }
         }
-        self.errors.renamed(renamed);
         Ok(RecordBatch { records, next: batch.next })
     }
 
@@ -223,10 +235,23 @@ impl Sink {
         Ok(())
     }
 
-    /// The target's positions win over ours. A position that the log no longer has is `history-gone` and ends the run: never a skip.
+    /// The target's positions win over ours. One that keeps positions and has none holds nothing of the partition, whatever
+    /// ours says: it was emptied, replaced, or restored from a copy that is older, and gets everything. What the log no longer has is
+    /// `history-gone` and ends the run: never a skip.
     async fn assign(&mut self, partitions: &[Assignment]) -> Result<()> {
-        for position in self.writer.assign(partitions).await? {
-            self.reader.seek(position).await?;
+        let held = self.writer.assign(partitions).await?;
+        for position in &held {
+            self.reader.seek(position.clone()).await?;
+        }
+        for Assignment { topic_partition, log } in partitions {
+            if self.written_before.contains(topic_partition) && !held.iter().any(|held| held.topic_partition == *topic_partition) {
+                let beginning = LogPosition { log: Arc::clone(log), topic_partition: topic_partition.clone(), offset: 0 };
+                self.reader.seek(beginning).await.map_err(|error| begin_anew(topic_partition, error))?;
+            }
+        }
+        // A target that was ahead of us has told us so now; the log must not keep for it what it has.
+        if !held.is_empty() {
+            self.reader.commit(held).await?;
         }
         Ok(())
     }
@@ -238,8 +263,7 @@ impl Sink {
 
     /// Passes a record that no converter reads, once it is kept elsewhere or may be dropped (I2, I11).
     async fn refuse(&mut self, unreadable: UnreadableRecord) -> Result<()> {
-        let UnreadableRecord { record: SinkRecord { partition, offset, record }, next, part, error } = unreadable;
-        let topic = Arc::clone(&record.topic);
+        let UnreadableRecord { record: SinkRecord { topic, partition, offset, record }, next, part, error } = unreadable;
         let kept = self.errors.keeps().then_some(record);
         self.errors.handle(&topic, kept, Some((partition, offset)), part.into(), error).await?;
         let ticket = self.ledger.enter(vec![next]);
@@ -255,11 +279,25 @@ impl Sink {
     }
 }
 
+fn begin_anew(partition: &TopicPartition, error: Error) -> Error {
+    if error.kind() != ErrorKind::HistoryGone {
+        return error;
+    }
+    Error::new(ErrorKind::HistoryGone, format!("write {partition} from its beginning to a target that has lost its position"))
+        .because(error)
+        .mend("take a new snapshot of the source; to go on with what the topic still holds, stop the connector and send DELETE /connectors/NAME/offsets")
+}
+
 async fn until(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
+}
+
+/// The figure of records that a sink has still to read.
+pub(super) fn lag(metrics: &dyn Metrics) -> Gauge {
+    metrics.gauge("lag_records", "Readable records that the sink has not read yet.", None)
 }
 
 struct Figures {
@@ -274,7 +312,7 @@ impl Figures {
         Self {
             batches: metrics.counter("batches_total", "Batches read from the topic log.", None),
             records: metrics.counter("records_total", "Records read from the topic log, before transforms.", None),
-            lag: metrics.gauge("lag_records", "Readable records that the sink has not read yet.", None),
+            lag: lag(metrics),
             in_flight: metrics.gauge("inflight_bytes", "Bytes of the memory budget that the task holds.", None),
         }
     }

@@ -19,8 +19,8 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
+use crate::crash_point::crash_point;
 use crate::runtime::budget::TaskBudget;
-use crate::runtime::crash_point::crash_point;
 use crate::runtime::record_errors::{RecordErrors, Stage};
 use crate::topics::{LogUser, LogWriter, TopicLog};
 use crate::transforms::TransformChain;
@@ -102,7 +102,7 @@ async fn publish_confirmed(
     loop {
         let now = match &*durable.borrow_and_update() {
             Ok(number) => *number,
-            Err(error) => return Err(shared(error)),
+            Err(error) => return Err(error.again()),
         };
         confirm.send_replace(now);
         if durable.changed().await.is_err() {
@@ -127,21 +127,6 @@ pub(super) fn panicked(error: JoinError) -> Error {
 pub(super) fn panic_error(payload: &(dyn Any + Send)) -> Error {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
     Error::new(ErrorKind::Bug, "run the task").because(format!("it panicked: {}", text.unwrap_or_else(|| "without a message".to_owned())))
-}
-
-/// The same error once more, for an error that several must be told of.
-fn shared(error: &Arc<Error>) -> Error {
-    let mut again = Error::new(error.kind(), error.doing()).scoped(error.scope().clone());
-    if let Some(cause) = std::error::Error::source(&**error) {
-        again = again.because(cause.to_string());
-    }
-    if let Some(position) = error.position() {
-        again = again.at(position);
-    }
-    if let Some(mend) = error.remedy() {
-        again = again.mend(mend);
-    }
-    again
 }
 
 struct Appender {
@@ -191,7 +176,7 @@ impl Appender {
         let mut durable = self.writer.durable();
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => Ok(()),
-            failed = durable.wait_for(Result::is_err) => Err(failed.ok().and_then(|failed| failed.as_ref().err().map(shared)).unwrap_or_else(closed_log)),
+            failed = durable.wait_for(Result::is_err) => Err(failed.ok().and_then(|failed| failed.as_ref().err().map(|error| error.again())).unwrap_or_else(closed_log)),
         }
     }
 }

@@ -259,7 +259,18 @@ impl TaskSetup {
                 let subscription = self.settings.subscription.clone().ok_or_else(no_topics)?;
                 let flush_interval = self.settings.flush_interval;
                 let errors = Arc::new(errors);
-                let run = SinkRun { user, topics, subscription, transforms, errors, budget, flush_interval, metrics, stop };
+                let run = SinkRun {
+                    user,
+                    topics,
+                    subscription,
+                    target_keeps_positions: self.plugin.target_keeps_positions(),
+                    transforms,
+                    errors,
+                    budget,
+                    flush_interval,
+                    metrics,
+                    stop,
+                };
                 Box::pin(run.run(open))
             }
         })

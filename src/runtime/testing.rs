@@ -20,7 +20,8 @@ use crate::state::{ConnectorStore, StoredConnector};
 use crate::topics::{LogReader, LogUser, LogWriter, Polled, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// Connectors that only tests find.
-pub(crate) static PLUGINS: &[&dyn Plugin] = &[&SourcePlugin::<ScriptedSource>::new(&[]), &SinkPlugin::<ScriptedSink>::new(&[])];
+pub(crate) static PLUGINS: &[&dyn Plugin] =
+    &[&SourcePlugin::<ScriptedSource>::new(&[]), &SinkPlugin::<ScriptedSink>::new(&[]), &SinkPlugin::<KeepingSink>::new(&[])];
 
 pub(crate) struct Nobody;
 
@@ -188,6 +189,19 @@ impl TopicLog for MemoryTopics {
         Box::pin(async move { Ok(committed) })
     }
 
+    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
+        let group = group.to_owned();
+        Box::pin(async move {
+            for (topic_partition, offset) in moves {
+                match offset {
+                    Some(offset) => self.0.commit(&group, LogPosition { log: "memory".into(), topic_partition, offset }),
+                    None => drop(self.0.content().committed.entry(group.clone()).or_default().remove(&topic_partition)),
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>> {
         let info = |(name, (writer, records)): (&Arc<str>, &Topic)| TopicInfo {
             name: Arc::clone(name),
@@ -199,12 +213,12 @@ impl TopicLog for MemoryTopics {
         Box::pin(async move { Ok(topics) })
     }
 
-    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<Arc<str>> {
+    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<(Arc<str>, u64)> {
         let is_used = |(name, (writer, _)): &(&Arc<str>, &Topic)| match subscription {
-            Some(subscription) => subscription.covers(name),
+            Some(subscription) => subscription.covers(name).unwrap_or(false),
             None => writer.as_deref() == Some(connector),
         };
-        self.0.content().topics.iter().filter(is_used).map(|(name, _)| Arc::clone(name)).collect()
+        self.0.content().topics.iter().filter(is_used).map(|(name, (_, records))| (Arc::clone(name), records.len() as u64)).collect()
     }
 
     fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
@@ -275,7 +289,7 @@ impl MemoryReader {
         let content = self.log.content();
         let group = content.committed.get(&self.group);
         let mut assigned = Vec::new();
-        for topic in content.topics.keys().filter(|topic| self.subscription.covers(topic)) {
+        for topic in content.topics.keys().filter(|topic| self.subscription.covers(topic).unwrap()) {
             let topic_partition = TopicPartition { topic: Arc::clone(topic), partition: 0 };
             if !self.places.contains_key(&topic_partition) {
                 let offset = group.and_then(|group| group.get(&topic_partition)).map_or(0, |position| position.offset);
@@ -294,7 +308,7 @@ impl MemoryReader {
             while weight < bytes && (*next as usize) < records.len() {
                 let record = records[*next as usize].clone();
                 weight += record.weight();
-                batch.records.push(SinkRecord { partition: 0, offset: *next, record });
+                batch.records.push(SinkRecord { topic: Arc::clone(&place.topic), partition: 0, offset: *next, record });
                 *next += 1;
             }
             if *next > before {
@@ -461,6 +475,25 @@ impl SinkConnector for ScriptedSink {
     async fn open(script: Script, context: SinkContext) -> Result<ScriptedWriter> {
         script.begin_run(context.connector())?;
         Ok(ScriptedWriter { script, context })
+    }
+}
+
+/// A [`ScriptedSink`] whose target keeps positions, those of [`Deeds::held`].
+pub(crate) struct KeepingSink;
+
+impl SinkConnector for KeepingSink {
+    const NAME: &'static str = "keeping-sink";
+    const CLASS: &'static str = "test.KeepingSink";
+    const TARGET_KEEPS_POSITIONS: bool = true;
+    type Config = Script;
+    type Writer = ScriptedWriter;
+
+    async fn probe(script: &Script) -> ProbeReport {
+        ScriptedSink::probe(script).await
+    }
+
+    async fn open(script: Script, context: SinkContext) -> Result<ScriptedWriter> {
+        ScriptedSink::open(script, context).await
     }
 }
 

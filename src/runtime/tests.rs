@@ -10,8 +10,9 @@ use tailwater_api::sink::LogPosition;
 use tailwater_api::state::JsonMap;
 
 use crate::config::providers::Providers;
+use crate::runtime::offsets::Offsets;
 use crate::runtime::testing::{MemoryLog, MemoryStore, MemoryTopics, Nobody, deed, deeds};
-use crate::runtime::worker::{Offsets, Refused, Restart, RunState, Worker, WorkerOptions, WorkerParts};
+use crate::runtime::worker::{Refused, Restart, RunState, Worker, WorkerOptions, WorkerParts};
 use crate::state::redb::RedbStore;
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
 use crate::topics::TopicLog;
@@ -247,6 +248,48 @@ async fn positions_in_the_target_win_over_ours() {
     create(&worker, "holds", sink("target", &[("script.behaviour", "position")])).await;
     eventually("it caught up", async || house.log.committed_offset("holds", "target") == Some(10)).await;
     assert_eq!(deeds("holds").written, [7, 8, 9]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_learns_of_a_position_that_only_the_target_holds() {
+    let house = House::new();
+    house.fill("quiet", 10).await;
+    let topic_partition = TopicPartition { topic: "quiet".into(), partition: 0 };
+    let end = LogPosition { log: "memory".into(), topic_partition: topic_partition.clone(), offset: 10 };
+    deed("ahead", |deeds| deeds.held.insert(topic_partition, end));
+    let worker = house.worker().await;
+    create(&worker, "ahead", sink("quiet", &[("script.behaviour", "position")])).await;
+    eventually("retention knows", async || house.log.committed_offset("ahead", "quiet") == Some(10)).await;
+    assert!(deeds("ahead").written.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_lost_its_position_is_written_from_the_beginning() {
+    let house = House::new();
+    house.fill("emptied", 10).await;
+    let topic_partition = TopicPartition { topic: "emptied".into(), partition: 0 };
+    house.log.commit("refills", LogPosition { log: "memory".into(), topic_partition, offset: 7 });
+    let worker = house.worker().await;
+    create(&worker, "refills", sink("emptied", &[("connector.class", "keeping-sink"), ("script.behaviour", "position")])).await;
+    eventually("it caught up", async || house.log.committed_offset("refills", "emptied") == Some(10)).await;
+    assert_eq!(deeds("refills").written, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_keeps_the_positions_of_records_that_transforms_dropped_too() {
+    let house = House::new();
+    house.fill("dropped", 10).await;
+    let worker = house.worker().await;
+    let drops = [
+        ("connector.class", "keeping-sink"),
+        ("script.behaviour", "position"),
+        ("transforms", "unwrap"),
+        ("transforms.unwrap.type", "io.debezium.transforms.ExtractNewRecordState"),
+        ("transforms.unwrap.delete.tombstone.handling.mode", "drop"),
+    ];
+    create(&worker, "remembers", sink("dropped", &drops)).await;
+    eventually("the target knows", async || deeds("remembers").held.values().any(|held| held.offset == 10)).await;
+    assert!(deeds("remembers").written.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -519,22 +562,35 @@ async fn i5_a_sink_whose_transforms_drop_everything_still_moves_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_is_the_record_as_it_stood_on_its_topic() {
     let house = House::new();
-    house.fill("before", 6).await;
+    for topic in ["before_1", "before_2"] {
+        let value = SchemaAndValue { schema: None, value: topic.into() };
+        let record = Record::new(topic.into(), SchemaAndValue::NONE, value);
+        MemoryTopics(Arc::clone(&house.log)).append(vec![record; 6]).await.unwrap();
+    }
     let worker = house.worker().await;
+    // Two topics become one: topic, partition and offset as the target sees them name two records.
     let routes = [
         ("transforms", "route"),
         ("transforms.route.type", "org.apache.kafka.connect.transforms.RegexRouter"),
-        ("transforms.route.regex", "before"),
+        ("transforms.route.regex", "before_.*"),
         ("transforms.route.replacement", "after"),
         ("script.reject.offset", "4"),
         ("errors.tolerance", "all"),
         ("errors.deadletterqueue.topic.name", "dead-routes"),
         ("errors.deadletterqueue.context.headers.enable", "true"),
     ];
-    create(&worker, "routes", sink("before", &routes)).await;
-    eventually("its positions move", async || house.log.committed_offset("routes", "before") == Some(6)).await;
-    let letter = house.log.records("dead-routes").remove(0);
-    assert_eq!(letter.headers.last("__connect.errors.topic").unwrap().value.value.as_text(), Some("before"));
+    create(&worker, "routes", sink("before_1,before_2", &routes)).await;
+    for topic in ["before_1", "before_2"] {
+        eventually("its positions move", async || house.log.committed_offset("routes", topic) == Some(6)).await;
+    }
+    let letters = house.log.records("dead-routes");
+    let mut stood_in: Vec<_> = letters.iter().map(|letter| letter.value.value.as_text().unwrap()).collect();
+    stood_in.sort_unstable();
+    assert_eq!(stood_in, ["before_1", "before_2"]);
+    for letter in &letters {
+        let named = &letter.headers.last("__connect.errors.topic").unwrap().value.value;
+        assert_eq!(named.as_text(), letter.value.value.as_text());
+    }
 }
 
 /// The same promises on the log that is shipped: a worker that dies without draining, again and again.
@@ -585,4 +641,22 @@ async fn on_the_embedded_log_files_hold_every_record_once_however_often_the_work
     let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
     let ids: Vec<u64> = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["id"].as_u64().unwrap()).collect();
     assert!(ids.iter().copied().eq(0..ROWS), "{} rows", ids.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_is_being_restarted_is_shown_all_the_time() {
+    let house = House::new();
+    house.log.hold_durability.send_replace(true);
+    let worker = house.worker().await;
+    create(&worker, "restarts", config(&[("connector.class", "scripted-source")])).await;
+    eventually("it runs", async || deeds("restarts").runs == 1).await;
+    worker.restart("restarts", Restart { include_tasks: true, only_failed: false }).await.unwrap();
+    // It drains until its records are durable.
+    for _ in 0..20 {
+        let tasks = worker.get("restarts").await.unwrap().tasks;
+        assert!(tasks.len() == 1 && tasks[0].task == Some(0), "{tasks:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    house.log.release();
+    eventually("it runs again", async || deeds("restarts").runs == 2).await;
 }

@@ -17,12 +17,12 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tailwater_api::config::{ConfigReport, ConfigValues};
 use tailwater_api::metrics::Metrics;
-use tailwater_api::sink::LogPosition;
-use tailwater_api::state::{JsonMap, SourceState};
+use tailwater_api::state::JsonMap;
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use crate::config::check::{check, flatten};
+use crate::config::masked::restore;
 use crate::config::providers::Providers;
 use crate::converters::{ConvertedRecord, Converters};
 use crate::runtime::budget::Budget;
@@ -38,7 +38,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A running worker. Cloning shares it.
 #[derive(Clone)]
 pub struct Worker {
-    inner: Arc<WorkerInner>,
+    pub(super) inner: Arc<WorkerInner>,
 }
 
 pub(super) struct WorkerInner {
@@ -158,15 +158,6 @@ pub enum Refused {
     Failed(Error),
 }
 
-/// Offsets of a connector.
-#[derive(Debug, Clone)]
-pub enum Offsets {
-    /// A source's map
-    Source(SourceState),
-    /// A sink's positions
-    Sink(Vec<LogPosition>),
-}
-
 /// Which parts of a connector to restart.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Restart {
@@ -237,11 +228,40 @@ impl Worker {
         let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
         self.carry_out(async move {
             match inner.find(&name) {
-                Ok(connector) => Ok((inner.reconfigure(&connector, config, file.as_deref()).await?, false)),
+                Ok(connector) => Ok((inner.reconfigure(&connector, |_| config, file.as_deref()).await?, false)),
                 Err(_) => Ok((inner.create(name, config, TargetState::Running, file).await?, true)),
             }
         })
         .await
+    }
+
+    /// Changes single keys of the configuration; `None` removes one.
+    ///
+    /// # Errors
+    /// It is unknown, its new configuration has faults, or it belongs to a file.
+    pub async fn patch_config(&self, name: &str, changes: Vec<(String, Option<String>)>) -> Result<ConnectorInfo, Refused> {
+        let (inner, name) = (Arc::clone(&self.inner), name.to_owned());
+        self.carry_out(async move {
+            let connector = inner.find(&name)?;
+            let change = |mut config: JsonMap| {
+                for (key, value) in changes {
+                    match value {
+                        Some(value) => drop(config.insert(key, value.into())),
+                        None => drop(config.shift_remove(&key)),
+                    }
+                }
+                config
+            };
+            inner.reconfigure(&connector, change, None).await
+        })
+        .await
+    }
+
+    /// Forgets which topics the connector has used; those that it uses from now on are shown again. Until the worker's end.
+    pub fn reset_topics(&self, name: &str) {
+        if let Ok(connector) = self.inner.find(name) {
+            connector.reset_topics(&self.inner);
+        }
     }
 
     /// Removes the connector and keeps its offsets.
@@ -338,18 +358,6 @@ impl Worker {
         .await
     }
 
-    /// Where a connector stands.
-    ///
-    /// # Errors
-    /// It is unknown, or its state cannot be read.
-    pub async fn offsets(&self, name: &str) -> Result<Offsets, Refused> {
-        let connector = self.inner.find(name)?;
-        match connector.plugin().map(crate::connectors::Plugin::kind) {
-            Some(ConnectorType::Sink) => self.topics().committed(name).await.map(Offsets::Sink).map_err(Refused::Failed),
-            Some(ConnectorType::Source) | None => self.topics().source_state(name).await.map(Offsets::Source).map_err(Refused::Failed),
-        }
-    }
-
     /// Records of a topic as bytes, through the converters of its source: what `topic read` prints.
     ///
     /// # Errors
@@ -387,8 +395,12 @@ impl Worker {
     }
 
     /// Carries a change out to its end, whether or not the caller waits for it.
-    async fn carry_out<T: Send + 'static>(&self, change: impl Future<Output = Result<T, Refused>> + Send + 'static) -> Result<T, Refused> {
-        tokio::spawn(change).await.unwrap_or_else(|error| Err(Refused::Failed(panicked(error))))
+    pub(super) async fn carry_out<T, E>(&self, change: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Refused> + Send + 'static,
+    {
+        tokio::spawn(change).await.unwrap_or_else(|error| Err(Refused::Failed(panicked(error)).into()))
     }
 }
 
@@ -398,15 +410,15 @@ impl WorkerInner {
         self.connectors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn all(&self) -> Vec<Arc<Connector>> {
+    pub(super) fn all(&self) -> Vec<Arc<Connector>> {
         self.connectors().values().cloned().collect()
     }
 
-    fn find(&self, name: &str) -> Result<Arc<Connector>, Refused> {
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Connector>, Refused> {
         self.connectors().get(name).cloned().ok_or_else(|| Refused::Unknown(name.to_owned()))
     }
 
-    fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         Instant::now() + self.options.shutdown_timeout
     }
 
@@ -428,7 +440,7 @@ impl WorkerInner {
         Ok(())
     }
 
-    fn check_present(&self, connector: &Connector) -> Result<(), Refused> {
+    pub(super) fn check_present(&self, connector: &Connector) -> Result<(), Refused> {
         if self.closing.load(Ordering::SeqCst) {
             return Err(Refused::Failed(Error::new(ErrorKind::Restarting, "change a connector").because("the worker is stopping")));
         }
@@ -452,6 +464,7 @@ impl WorkerInner {
         if self.connectors().contains_key(&name) {
             return Err(Refused::Exists(name));
         }
+        restore(stored.config.clone(), &JsonMap::new()).map_err(Refused::Invalid)?;
         self.check_config(&name, &stored.config)?;
         let _changing = connector.changing.lock().await;
         // The name is taken from here on; whoever finds the connector waits for the lock.
@@ -474,10 +487,16 @@ impl WorkerInner {
         Ok(connector.info(self))
     }
 
-    async fn reconfigure(&self, connector: &Connector, config: JsonMap, file: Option<&Path>) -> Result<ConnectorInfo, Refused> {
+    async fn reconfigure(
+        &self,
+        connector: &Connector,
+        change: impl FnOnce(JsonMap) -> JsonMap,
+        file: Option<&Path>,
+    ) -> Result<ConnectorInfo, Refused> {
         let _changing = connector.changing.lock().await;
         self.check_owner(connector, file)?;
         let mut stored = connector.stored();
+        let config = restore(change(stored.config.clone()), &stored.config).map_err(Refused::Invalid)?;
         if stored.config == config {
             return Ok(connector.info(self));
         }

@@ -118,16 +118,19 @@ impl RedbStore {
         Ok(positions)
     }
 
-    /// Keeps positions of a sink. Blocks on the disk.
+    /// Keeps positions of a sink and forgets others, in one step. Blocks on the disk.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(crate) fn put_positions(&self, group: &str, positions: &[LogPosition]) -> Result<()> {
+    pub(crate) fn put_positions(&self, group: &str, positions: &[LogPosition], forgotten: &[TopicPartition]) -> Result<()> {
         self.write("keep the positions of a sink", |write| {
             let mut table = write.open_table(POSITIONS)?;
             for position in positions {
                 let place = &position.topic_partition;
                 table.insert((group, &*place.topic, place.partition), (&*position.log, position.offset))?;
+            }
+            for place in forgotten {
+                table.remove((group, &*place.topic, place.partition))?;
             }
             Ok(())
         })
@@ -223,11 +226,15 @@ mod tests {
         {
             let store = RedbStore::open(folder.path()).unwrap();
             store.put(connector.clone()).await.unwrap();
-            store.put_positions("copy", std::slice::from_ref(&position)).unwrap();
+            let elsewhere = TopicPartition { topic: "t".into(), partition: 4 };
+            store
+                .put_positions("copy", &[position.clone(), LogPosition { topic_partition: elsewhere.clone(), ..position.clone() }], &[])
+                .unwrap();
+            store.put_positions("copy", &[], &[elsewhere]).unwrap();
         }
         let store = RedbStore::open(folder.path()).unwrap();
         assert_eq!(store.list().await.unwrap(), [connector]);
-        assert_eq!(store.positions().unwrap()["copy"][&("t".into(), 3)], position);
+        assert_eq!(store.positions().unwrap()["copy"], HashMap::from([(("t".into(), 3), position)]));
         store.remove("copy").await.unwrap();
         assert_eq!(store.list().await.unwrap(), []);
     }

@@ -11,20 +11,21 @@ use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use super::levels::Levels;
 use crate::config::worker_file::LogFormat;
 
 /// Sends events to standard error. `level` is a level or directives of `tracing`, checked with the worker file.
-/// Called once, first of all; a second call changes nothing.
-pub fn init(format: LogFormat, level: &str) {
-    let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let _ = tracing_subscriber::registry().with(Lines { format }.with_filter(filter)).try_init();
+/// Called once, first of all; a second call changes nothing. The levels can be changed later.
+pub fn init(format: LogFormat, level: &str) -> Levels {
+    let levels = Levels::new(level);
+    let _ = tracing_subscriber::registry().with(Lines { format }.with_filter(levels.clone())).try_init();
+    levels
 }
 
 struct Lines {

@@ -15,7 +15,8 @@ use tailwater_api::record::{Record, TopicPartition};
 use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch, SinkRecord};
 use tailwater_api::source::{BatchNumber, SourceBatch};
 use tailwater_api::state::SourceState;
-use tailwater_api::{Error, Result};
+use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::java_regex::JavaRegex;
 use tokio::sync::watch;
 
 use crate::converters::RecordPart;
@@ -50,17 +51,22 @@ pub enum Subscription {
     /// Exactly these
     Topics(Vec<String>),
     /// All whose whole name matches, those that come later too
-    Pattern(fancy_regex::Regex),
+    Pattern(Box<JavaRegex>),
 }
 
 impl Subscription {
     /// Whether the subscription reads `topic`.
-    #[must_use]
-    pub fn covers(&self, topic: &str) -> bool {
+    ///
+    /// # Errors
+    /// `misconfigured`: the pattern tries too many ways to match the name.
+    pub fn covers(&self, topic: &str) -> Result<bool> {
         match self {
-            Self::Topics(topics) => topics.iter().any(|name| name == topic),
-            // The pattern is anchored where it is compiled; one that gives up (backtracking limit) matches nothing.
-            Self::Pattern(pattern) => pattern.is_match(topic).unwrap_or(false),
+            Self::Topics(topics) => Ok(topics.iter().any(|name| name == topic)),
+            Self::Pattern(pattern) => pattern.matches(topic).map_err(|error| {
+                Error::new(ErrorKind::Misconfigured, format!("match the topic {topic} with topics.regex"))
+                    .because(error)
+                    .mend("write the pattern without repetitions inside of repetitions")
+            }),
         }
     }
 }
@@ -109,11 +115,17 @@ pub trait TopicLog: Send + Sync + 'static {
     /// Committed positions of a sink.
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>>;
 
+    /// Moves committed positions of the sink `group`, which has no reader: to an offset, or forgets them with `None`. All
+    /// are durable when it returns, or none has moved. A partition that is not there is `missing`, an offset that it
+    /// does not have (nor is its end) `misconfigured`. The next reader begins at the first offset where there is no position.
+    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>>;
+
     /// All topics, by name.
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>>;
 
-    /// Topics that a connector uses: a sink, of its subscription those that exist; a source, those that it has written.
-    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<Arc<str>>;
+    /// Topics that a connector uses, each with a number that grows when it is used: of a source those that it has written, of a sink those
+    /// of its subscription that exist or that it has read.
+    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<(Arc<str>, u64)>;
 
     /// Durable records of one partition from `offset` on, at most `limit`; fewer at its end.
     ///
@@ -137,7 +149,7 @@ pub trait LogWriter: Send {
     fn append(&mut self, number: BatchNumber, batch: SourceBatch) -> BoxFuture<'_, Result<()>>;
 
     /// The number up to which batches are durable, or the error that ended it for good.
-    fn durable(&self) -> watch::Receiver<Result<BatchNumber, Arc<tailwater_api::Error>>>;
+    fn durable(&self) -> watch::Receiver<Result<BatchNumber, Arc<Error>>>;
 
     /// Returns when all accepted batches are durable.
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<()>>;

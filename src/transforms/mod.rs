@@ -80,6 +80,7 @@ impl TransformChain {
 /// A transform that can be named.
 struct TransformType {
     class: &'static str,
+    /// [`COMMON`] first
     fields: &'static [&'static [ConfigField]],
     read: fn(&mut ConfigReader<'_>) -> Option<Box<dyn Transform>>,
 }
@@ -97,6 +98,16 @@ const TYPES: &[TransformType] = &[
         read: |reader| Some(Box::new(ExtractNewRecordState::read(reader)?)),
     },
 ];
+
+/// Classes and keys of all transforms, without the keys that every transform has.
+pub fn transforms() -> impl Iterator<Item = (&'static str, &'static [&'static [ConfigField]])> {
+    TYPES.iter().map(|known| (known.class, &known.fields[1..]))
+}
+
+/// Classes and keys of all predicates.
+pub fn predicates() -> impl Iterator<Item = (&'static str, &'static [&'static [ConfigField]])> {
+    predicates::TYPES.iter().map(|known| (known.class, known.fields))
+}
 
 /// Keys of every transform.
 const COMMON: &[ConfigField] = &[

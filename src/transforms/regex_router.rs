@@ -22,9 +22,8 @@ pub(super) struct RegexRouter {
 
 impl RegexRouter {
     pub(super) fn read(reader: &mut ConfigReader<'_>) -> Option<Self> {
-        let (regex, replacement) = (reader.given("regex")?, reader.given("replacement")?);
-        let regex = JavaRegex::new(regex).map_err(|message| reader.fault("regex", message)).ok()?;
-        let replacement = regex.replacement(replacement).map_err(|message| reader.fault("replacement", message)).ok()?;
+        let regex = JavaRegex::new(reader.given("regex")?).map_err(|message| reader.fault("regex", message)).ok()?;
+        let replacement = regex.replacement(reader.given("replacement")?).map_err(|message| reader.fault("replacement", message)).ok()?;
         Some(Self { regex, replacement, last: None })
     }
 

@@ -1,9 +1,8 @@
 use std::sync::Arc;
 
 use tailwater_api::{Field, Headers, Kind, Schema, SchemaAndValue, Value};
-use tailwater_kit::envelope::{
-    Change, ChangeEvents, EnvelopeSchemas, EventMoment, SnapshotMark, SourceBlocks, SourceMoment, transaction_block,
-};
+use tailwater_kit::envelope::{Change, ChangeEvents, EnvelopeSchemas, EventMoment, SnapshotMark, SourceBlocks, SourceMoment};
+use tailwater_kit::transaction::EventOrder;
 
 use super::*;
 use crate::converters::Converters;
@@ -62,7 +61,8 @@ impl Table {
         let moment =
             SourceMoment { timestamp_ns: 5_000_000, snapshot: SnapshotMark::Streaming, database: "db".into(), sequence: Value::Null };
         let source = self.source.block(moment, [Value::text("t")]);
-        let moment = EventMoment { source, transaction: transaction_block("7".into(), 2, 1), timestamp_ns: 7_000_000 };
+        let moment =
+            EventMoment { source, transaction: Some(EventOrder { id: "7".into(), total: 2, in_collection: 1 }), timestamp_ns: 7_000_000 };
         let mut records = Vec::new();
         self.events.records(change, moment, |record| records.push(record));
         records

@@ -8,13 +8,17 @@
 //! - [`examples`]: every file of `config/examples` is valid
 //! - [`demonstration`]: the demo ends with equal tables
 //! - [`rest`]: the REST API and the directory of connector files of a running daemon
+//! - [`access`]: TLS, users and roles, limits, the log of changes, secrets of the REST API
+//! - [`clients`]: clients of the REST API that others wrote
 //! - [`cli`]: commands, their output and exit codes
 //! - [`architecture`]: the direction of dependencies, and other rules of the tree
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
 
+mod access;
 mod architecture;
 mod bad_input;
 mod cli;
+mod clients;
 mod demonstration;
 mod durability;
 mod examples;

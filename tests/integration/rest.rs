@@ -92,3 +92,44 @@ async fn a_connector_and_its_target_state_survive_a_restart() {
     assert_eq!(daemon.read_topic("later").await.len(), 1);
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_of_a_stopped_connector_move_and_are_where_it_goes_on() {
+    let home = Home::new();
+    let rows = json!({"connector.class": "generator", "generator.topics": "rows", "generator.rows": "10"});
+    let sink = json!({"connector.class": "blackhole", "topics": "rows", "offset.flush.interval.ms": "50"});
+    let sink_at = |offset: u64| json!({"offsets": [{"partition": {"kafka_partition": 0, "kafka_topic": "rows"}, "offset": {"kafka_offset": offset}}]});
+    let daemon = Daemon::start(&home, &Options::default()).await;
+    daemon.put_connector("rows", &rows).await;
+    daemon.put_connector("forget", &sink).await;
+    let stands_at = async |daemon: &Daemon, offset: u64| {
+        wait_until(&format!("offset {offset}"), async || {
+            daemon.request("GET", "/connectors/forget/offsets", None).await.1 == sink_at(offset)
+        })
+        .await;
+    };
+    stands_at(&daemon, 10).await;
+    assert_eq!(daemon.request("PATCH", "/connectors/forget/offsets", Some(&sink_at(4))).await.0, 400, "it runs");
+    for name in ["rows", "forget"] {
+        assert_eq!(daemon.request("PUT", &format!("/connectors/{name}/stop"), None).await.0, 204);
+    }
+    let (status, answer) = daemon.request("PATCH", "/connectors/forget/offsets", Some(&sink_at(11))).await;
+    assert!(status == 400 && answer["message"].as_str().unwrap().contains("0 to 10"), "{answer}");
+    let (status, answer) = daemon.request("PATCH", "/connectors/forget/offsets", Some(&sink_at(4))).await;
+    assert_eq!((status, answer), (200, json!({"message": "The offsets for this connector have been altered successfully"})));
+    let source = daemon.request("GET", "/connectors/rows/offsets", None).await.1;
+    assert_eq!(source["offsets"].as_array().unwrap().len(), 1, "{source}");
+    assert_eq!(daemon.request("DELETE", "/connectors/rows/offsets", None).await.0, 200);
+    daemon.stop().await;
+
+    let daemon = Daemon::start(&home, &Options::default()).await;
+    stands_at(&daemon, 4).await;
+    assert_eq!(daemon.request("GET", "/connectors/rows/offsets", None).await.1, json!({"offsets": []}));
+    // The source begins anew, and the sink goes on where it was put.
+    for name in ["rows", "forget"] {
+        assert_eq!(daemon.request("PUT", &format!("/connectors/{name}/resume"), None).await.0, 202);
+    }
+    stands_at(&daemon, 20).await;
+    assert_eq!(daemon.read_topic("rows").await.len(), 20);
+    daemon.stop().await;
+}

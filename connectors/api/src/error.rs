@@ -140,6 +140,20 @@ impl Error {
         self
     }
 
+    /// The same error once more, where several have to be told of it. Its causes become their text.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let Body { kind, scope, doing, position, mend, cause } = &*self.0;
+        Self(Box::new(Body {
+            kind: *kind,
+            scope: scope.clone(),
+            doing: doing.clone(),
+            position: position.clone(),
+            mend: mend.clone(),
+            cause: cause.as_ref().map(|cause| cause.to_string().into()),
+        }))
+    }
+
     /// Kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

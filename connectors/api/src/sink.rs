@@ -22,6 +22,8 @@ pub type LogId = Arc<str>;
 /// A record with its place.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SinkRecord {
+    /// Topic that the record stands in; a transform may have given the record itself another
+    pub topic: Arc<str>,
     /// Partition that the record stands in
     pub partition: u32,
     /// Offset in the partition
@@ -31,10 +33,10 @@ pub struct SinkRecord {
 }
 
 impl SinkRecord {
-    /// Topic and partition.
+    /// Topic and partition that the record stands in; with the offset they name it.
     #[must_use]
     pub fn topic_partition(&self) -> TopicPartition {
-        TopicPartition { topic: Arc::clone(&self.record.topic), partition: self.partition }
+        TopicPartition { topic: Arc::clone(&self.topic), partition: self.partition }
     }
 }
 
@@ -91,6 +93,8 @@ pub trait SinkConnector: Send + Sync + 'static {
     type Config: ConnectorConfig;
     /// Its writer.
     type Writer: SinkWriter;
+    /// Whether [`SinkWriter::assign`] names positions, which then win over the daemon's own: moving the daemon's moves nothing.
+    const TARGET_KEEPS_POSITIONS: bool = false;
 
     /// Connects and says what is missing, with the statement that mends it. Changes nothing (I15).
     fn probe(config: &Self::Config) -> impl Future<Output = ProbeReport> + Send;
@@ -103,13 +107,15 @@ pub trait SinkConnector: Send + Sync + 'static {
 /// not reported durable is then delivered again.
 pub trait SinkWriter: Send + 'static {
     /// Takes partitions over and says the positions that the target holds for them; partitions without one are left
-    /// out, and the daemon's own position counts for these.
+    /// out. The daemon's own position counts for these, unless [`SinkConnector::TARGET_KEEPS_POSITIONS`]: then the target has lost
+    /// or never had what was written, and is written to from the beginning.
     fn assign(&mut self, partitions: &[Assignment]) -> impl Future<Output = Result<Vec<LogPosition>>> + Send {
         let _ = partitions;
         async { Ok(Vec::new()) }
     }
 
-    /// Writes a batch. A record that the target refuses is first given to [`SinkContext::reject`], which returns when
+    /// Writes a batch. Where the target keeps positions it may hold no records, because transforms dropped them all: then
+    /// its positions alone are kept. A record that the target refuses is first given to [`SinkContext::reject`], which returns when
     /// it is durably dead-lettered; only then may the batch's position pass it (I2). If `reject` refuses, the writer
     /// undoes the batch and returns that error. The writer must not keep the future of a batch beyond the call.
     fn write(&mut self, batch: &RecordBatch) -> impl Future<Output = Result<Progress>> + Send;

@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //! A folder, `path`, with one growing file for each partition of a topic: `TOPIC+PARTITION+OFFSET.jsonl` or `.csv`, where
-//! the offset is that of the file's first record. A file that has reached `rotate.bytes` or the age `rotate.interval.ms`
+//! the offset is that of the file's first record; `ROUTED+TOPIC+PARTITION+OFFSET` where a transform gave the records another
+//! topic. A file that has reached `rotate.bytes` or the age `rotate.interval.ms`
 //! is complete and never touched again; the next record begins a new one.
 //!
 //! # Exactly once
@@ -44,6 +45,7 @@ pub struct FileConnector;
 impl SinkConnector for FileConnector {
     const NAME: &'static str = "file";
     const CLASS: &'static str = "io.tailwater.connector.file.FileSinkConnector";
+    const TARGET_KEEPS_POSITIONS: bool = true;
     type Config = FileConfig;
     type Writer = FileWriter;
 

@@ -80,7 +80,7 @@ impl Lines {
     }
 
     fn record(&mut self, record: &SinkRecord, out: &mut Vec<u8>) -> Result<()> {
-        let SinkRecord { partition, offset, record } = record;
+        let SinkRecord { topic: _, partition, offset, record } = record;
         out.extend_from_slice(b"{\"topic\":");
         self.json_text(&record.topic, out)?;
         write(out, format_args!(",\"partition\":{partition},\"offset\":{offset},\"timestamp\":"));

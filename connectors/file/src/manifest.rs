@@ -1,14 +1,17 @@
 //! What is committed: positions, and the lengths of the files that still grow.
 //!
 //! As a file it is a JSON object:
-//! `{"version":1,"positions":[{"log":…,"topic":…,"partition":0,"offset":12}],"files":[{"name":…,"topic":…,"partition":0,"length":345,"opened":MS,"header":…}]}`.
+//! `{"version":1,"positions":[{"log":…,"topic":…,"partition":0,"offset":12}],"files":[{"name":…,"routed":…,"topic":…,"partition":0,"length":345,"opened":MS,"header":…}]}`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use tailwater_api::record::TopicPartition;
 use tailwater_api::sink::LogPosition;
 use tailwater_api::{Error, ErrorKind, Result};
+
+use crate::storage::file_name;
 
 const VERSION: u64 = 1;
 
@@ -19,17 +22,36 @@ pub(crate) struct Manifest {
     pub(crate) files: Vec<GrowingFile>,
 }
 
+/// Whose records a file holds.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RoutedPartition {
+    /// Topic of the records, to which a transform may have routed them
+    pub(crate) topic: Arc<str>,
+    /// Where they stand; their offsets are of this partition
+    pub(crate) stands_in: TopicPartition,
+}
+
 /// A file that still grows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GrowingFile {
     pub(crate) name: String,
-    pub(crate) topic_partition: TopicPartition,
+    pub(crate) content: RoutedPartition,
     /// Committed bytes; 0 for a file that is about to be made
     pub(crate) length: u64,
     /// When it was begun, milliseconds since 1970 UTC
     pub(crate) opened: u64,
     /// Its header row, for CSV
     pub(crate) header: Vec<u8>,
+}
+
+impl RoutedPartition {
+    /// Name of a file that begins at `offset`. Where several topics are routed into one, their offsets are not enough to
+    /// tell their files apart.
+    pub(crate) fn file_name(&self, offset: u64, extension: &str) -> String {
+        let TopicPartition { topic, partition } = &self.stands_in;
+        let routed = if self.topic == *topic { String::new() } else { format!("{}+", file_name(&self.topic)) };
+        format!("{routed}{}+{partition}+{offset:020}.{extension}", file_name(topic))
+    }
 }
 
 impl Manifest {
@@ -72,15 +94,15 @@ fn position_from_json(json: &Json) -> Option<LogPosition> {
 }
 
 fn file_to_json(file: &GrowingFile) -> Json {
-    let place = &file.topic_partition;
+    let place = &file.content.stands_in;
     let header = String::from_utf8_lossy(&file.header);
-    json!({"name": file.name, "topic": &*place.topic, "partition": place.partition, "length": file.length, "opened": file.opened, "header": header})
+    json!({"name": file.name, "routed": &*file.content.topic, "topic": &*place.topic, "partition": place.partition, "length": file.length, "opened": file.opened, "header": header})
 }
 
 fn file_from_json(json: &Json) -> Option<GrowingFile> {
     Some(GrowingFile {
         name: json["name"].as_str()?.to_owned(),
-        topic_partition: place_from_json(json)?,
+        content: RoutedPartition { topic: json["routed"].as_str()?.into(), stands_in: place_from_json(json)? },
         length: json["length"].as_u64()?,
         opened: json["opened"].as_u64()?,
         header: json["header"].as_str()?.as_bytes().to_vec(),

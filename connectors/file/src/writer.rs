@@ -17,8 +17,8 @@ use tailwater_api::{Error, ErrorKind, Result};
 use crate::blocking;
 use crate::config::FileConfig;
 use crate::lines::{Encoded, Lines};
-use crate::manifest::{GrowingFile, Manifest};
-use crate::storage::{Storage, file_name, storage_error};
+use crate::manifest::{GrowingFile, Manifest, RoutedPartition};
+use crate::storage::{Storage, storage_error};
 
 /// The writer of one task.
 pub struct FileWriter {
@@ -26,7 +26,7 @@ pub struct FileWriter {
     context: SinkContext,
     storage: Arc<dyn Storage>,
     lines: Lines,
-    growing: BTreeMap<TopicPartition, Growing>,
+    growing: BTreeMap<RoutedPartition, Growing>,
     /// Complete files whose last bytes are not written yet
     complete: Vec<Growing>,
     /// Positions behind everything that was written, committed or not
@@ -55,7 +55,7 @@ impl FileWriter {
         let doing = format!("recover the files in {}", config.path.display());
         let recovering = Arc::clone(&storage);
         let manifest = blocking(doing.clone(), move || recover(&*recovering, &doing)).await??;
-        let growing = manifest.files.into_iter().map(|file| (file.topic_partition.clone(), Growing { file, buffer: Vec::new() })).collect();
+        let growing = manifest.files.into_iter().map(|file| (file.content.clone(), Growing { file, buffer: Vec::new() })).collect();
         let left_out = context.metrics().counter("left_out_tombstones_total", "Tombstones that CSV has no row for.", None);
         let lines = Lines::new(&config);
         Ok(Self {
@@ -73,23 +73,23 @@ impl FileWriter {
     }
 
     fn append_line(&mut self, record: &SinkRecord, now: u64) {
-        let place = record.topic_partition();
+        let content = RoutedPartition { topic: Arc::clone(&record.record.topic), stands_in: record.topic_partition() };
         let ends = |growing: &Growing| {
             let grown = self.config.rotate_bytes.is_some_and(|limit| growing.length() >= limit);
             let aged = self.config.rotate_interval.is_some_and(|limit| now.saturating_sub(growing.file.opened) >= limit.as_millis() as u64);
             grown || aged || growing.file.header != self.lines.header()
         };
-        if self.growing.get(&place).is_some_and(ends)
-            && let Some(complete) = self.growing.remove(&place)
+        if self.growing.get(&content).is_some_and(ends)
+            && let Some(complete) = self.growing.remove(&content)
         {
             self.complete.push(complete);
         }
-        let growing = self.growing.entry(place).or_insert_with_key(|place| {
+        let growing = self.growing.entry(content).or_insert_with_key(|content| {
             let header = self.lines.header().to_vec();
-            let name = format!("{}+{}+{:020}.{}", file_name(&place.topic), place.partition, record.offset, self.lines.extension());
+            let name = content.file_name(record.offset, self.lines.extension());
             self.buffered += header.len();
             let buffer = header.clone();
-            Growing { file: GrowingFile { name, topic_partition: place.clone(), length: 0, opened: now, header }, buffer }
+            Growing { file: GrowingFile { name, content: content.clone(), length: 0, opened: now, header }, buffer }
         });
         growing.buffer.extend_from_slice(&self.line);
         self.buffered += self.line.len();
@@ -126,7 +126,7 @@ impl SinkWriter for FileWriter {
         let (storage, positions) = (Arc::clone(&self.storage), self.positions.clone());
         let written = blocking(doing.clone(), move || commit(&*storage, files, complete, positions)).await?;
         let growing = written.map_err(|error| storage_error(doing, &error))?;
-        self.growing = growing.into_iter().map(|growing| (growing.file.topic_partition.clone(), growing)).collect();
+        self.growing = growing.into_iter().map(|growing| (growing.file.content.clone(), growing)).collect();
         self.buffered = 0;
         Ok(())
     }

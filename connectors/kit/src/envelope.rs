@@ -20,6 +20,8 @@ use tailwater_api::envelope::Operation;
 use tailwater_api::record::{Header, Headers, Record, SchemaAndValue};
 use tailwater_api::{Field, Kind, Schema, Value};
 
+use crate::transaction::EventOrder;
+
 static STRING: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).build());
 static OPTIONAL_STRING: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).optional().build());
 static INT64: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::Int64).build());
@@ -154,12 +156,6 @@ impl SourceBlocks {
     }
 }
 
-/// The `transaction` block: the transaction's id, the event's number in it, and its number among those of its table.
-#[must_use]
-pub fn transaction_block(id: ByteString, total_order: i64, table_order: i64) -> Value {
-    Value::Struct(Box::new([Value::String(id), Value::Int64(total_order), Value::Int64(table_order)]))
-}
-
 /// The headers that every record of a run carries unless `extended.headers.enabled` is off. `run` is the id of the run, a
 /// UUID of version 7.
 #[must_use]
@@ -257,13 +253,40 @@ pub enum Change {
     Truncate,
 }
 
+impl Change {
+    /// How many events the change makes: a changed key is a delete and a create.
+    #[must_use]
+    pub const fn events(&self) -> i64 {
+        match self {
+            Self::KeyChange { .. } => 2,
+            Self::Read { .. } | Self::Create { .. } | Self::Update { .. } | Self::Delete { .. } | Self::Truncate => 1,
+        }
+    }
+
+    /// Whether it is an update that changed nothing of what is captured. Unknown values are never equal (I8).
+    #[must_use]
+    pub fn is_without_effect(&self) -> bool {
+        match self {
+            Self::Update { before: Value::Struct(before), after: Value::Struct(after), .. } => {
+                before == after && before.iter().all(Value::is_known)
+            }
+            Self::Read { .. }
+            | Self::Create { .. }
+            | Self::Update { .. }
+            | Self::KeyChange { .. }
+            | Self::Delete { .. }
+            | Self::Truncate => false,
+        }
+    }
+}
+
 /// What the events of one moment have in common.
 #[derive(Clone, Debug)]
 pub struct EventMoment {
     /// The source's block
     pub source: Value,
-    /// The transaction's block, or null
-    pub transaction: Value,
+    /// The place of the (first) event in its transaction, where that is told
+    pub transaction: Option<EventOrder>,
     /// When the connector makes the event, nanoseconds since 1970 UTC
     pub timestamp_ns: i64,
 }
@@ -307,6 +330,7 @@ impl ChangeEvents {
                 let deleted = self.headers_with("__debezium.newkey", &new_key);
                 let created = self.headers_with("__debezium.oldkey", &old_key);
                 self.delete(old_key, before, moment.clone(), &deleted, &mut send);
+                let moment = EventMoment { transaction: moment.transaction.map(|order| order.next()), ..moment };
                 let mut record = self.event(Operation::Create, new_key, Value::Null, after, moment);
                 record.headers = created;
                 send(record);
@@ -335,7 +359,7 @@ impl ChangeEvents {
             before,
             after,
             moment.source,
-            moment.transaction,
+            moment.transaction.map_or(Value::Null, EventOrder::into_value),
             Value::text(operation.code()),
             Value::Int64(nanoseconds.div_euclid(1_000_000)),
             Value::Int64(nanoseconds.div_euclid(1_000)),
@@ -381,7 +405,7 @@ mod tests {
     }
 
     fn records(events: &ChangeEvents, change: Change) -> Vec<Record> {
-        let moment = EventMoment { source: Value::Null, transaction: Value::Null, timestamp_ns: 1_795_228_983_423_545_982 };
+        let moment = EventMoment { source: Value::Null, transaction: None, timestamp_ns: 1_795_228_983_423_545_982 };
         let mut records = Vec::new();
         events.records(change, moment, |record| records.push(record));
         records
@@ -407,6 +431,30 @@ mod tests {
         assert_eq!((&create.key.value, header_names(create)[0]), (&key(2), "oldkey"));
         let operation = |record| tailwater_api::envelope::Envelope::of(record).unwrap().operation();
         assert_eq!((operation(delete), operation(create)), (Operation::Delete, Operation::Create));
+    }
+
+    #[test]
+    fn the_two_events_of_a_changed_key_follow_each_other_in_their_transaction() {
+        let change = Change::KeyChange { old_key: key(1), new_key: key(2), before: row(1), after: row(2) };
+        let order = EventOrder { id: "7".into(), total: 4, in_collection: 2 };
+        let moment = EventMoment { source: Value::Null, transaction: Some(order), timestamp_ns: 0 };
+        let mut orders = Vec::new();
+        events(false).records(change, moment, |record| {
+            orders.push(tailwater_api::envelope::Envelope::of(&record).unwrap().transaction().clone());
+        });
+        let order = |total, in_collection| Value::Struct(Box::new(["7".into(), Value::Int64(total), Value::Int64(in_collection)]));
+        assert_eq!(orders, [order(4, 2), order(5, 3)]);
+    }
+
+    #[test]
+    fn only_a_known_and_equal_row_is_without_effect() {
+        let update = |before, after| Change::Update { key: key(1), before, after }.is_without_effect();
+        assert!(update(row(1), row(1)));
+        assert!(!update(row(1), row(2)));
+        assert!(!update(Value::Null, row(1)));
+        let unknown = || Value::Struct(Box::new([Value::Int32(1), Value::Unchanged]));
+        assert!(!update(unknown(), unknown()));
+        assert!(!Change::Create { key: key(1), after: row(1) }.is_without_effect());
     }
 
     #[test]

@@ -1,27 +1,39 @@
 //! What several Tailwater connectors share.
 //!
 //! - [`backoff`]: how long to wait before the next try
+//! - [`column_rules`]: masks, hashes and truncation of columns
 //! - [`envelope`]: schemas and records of change events
 //! - [`filters`]: which tables and columns are captured
+//! - [`heartbeat`]: records that say that a source is alive
 //! - [`java_regex`]: regular expressions of Java
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`merge`]: a batch of row changes, merged by key
+//! - [`name_adjustment`]: names made valid for Avro
+//! - [`notification`]: how far a snapshot is, told on a topic
 //! - [`number_text`]: numbers as Java writes them
 //! - [`relational_config`]: the keys of all relational sources
 //! - [`schema_cache`]: what is compiled from schemas
 //! - [`stand_in`]: what is written for values that the source does not tell
 //! - [`tls`]: encryption of connections
+//! - [`topic_names`]: names of the topics of tables
+//! - [`transaction`]: the order of events in transactions, and where these begin and end
 
 #![warn(missing_docs)]
 
 pub mod backoff;
+pub mod column_rules;
 pub mod envelope;
 pub mod filters;
+pub mod heartbeat;
 pub mod java_regex;
 pub mod json;
 pub mod merge;
+pub mod name_adjustment;
+pub mod notification;
 pub mod number_text;
 pub mod relational_config;
 pub mod schema_cache;
 pub mod stand_in;
 pub mod tls;
+pub mod topic_names;
+pub mod transaction;

@@ -8,7 +8,12 @@ use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, 
 use tailwater_api::config::{ConfigField, ConfigReader, Effect, Importance, split_list};
 use tailwater_api::envelope::Operation;
 
+use crate::column_rules::ColumnRules;
 use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter, validate_key_columns, validate_name_list};
+use crate::heartbeat::HeartbeatOptions;
+use crate::name_adjustment::NameAdjustment;
+use crate::notification::{NotificationOptions, validate_channels};
+use crate::topic_names::{TopicNames, validate_strategy};
 
 const JAVA_CLASS: Effect = Effect::Never("it names a Java class, and there is no JVM here");
 const NO_QUEUE: Effect = Effect::Never("memory is bounded by memory.budget of the worker");
@@ -38,27 +43,27 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("t")
         .validator(validate_operations),
     ConfigField::new("skip.messages.without.change", Boolean, "Whether updates without a change in captured columns are dropped.")
-        .default("false")
-        .effect(Effect::NotYet),
+        .default("false"),
     ConfigField::new("tombstones.on.delete", Boolean, "Whether a delete is followed by a record without value.").default("true"),
     // How values are written
     ConfigField::new("decimal.handling.mode", Choice(&["precise", "string", "double"]), "How decimals are written.").default("precise"),
     ConfigField::new("binary.handling.mode", Choice(&["bytes", "base64", "base64-url-safe", "hex"]), "How binary values are written.")
         .default("bytes"),
     ConfigField::new("schema.name.adjustment.mode", Choice(&["none", "avro", "avro_unicode"]), "How schema names are made valid.")
-        .default("none")
-        .effect(Effect::NotYet),
+        .default("none"),
     ConfigField::new("field.name.adjustment.mode", Choice(&["none", "avro", "avro_unicode"]), "How field names are made valid.")
-        .default("none")
-        .effect(Effect::NotYet),
+        .default("none"),
     ConfigField::new("unavailable.value.placeholder", Text, "What stands for a value that a change left as it was.")
         .default("__debezium_unavailable_value"),
-    ConfigField::new("column.mask.with.*", Text, "Columns replaced by asterisks.").effect(Effect::NotYet).validator(validate_name_list),
-    ConfigField::new("column.mask.hash.*", Text, "Columns replaced by a hash.").effect(Effect::NotYet).validator(validate_name_list),
-    ConfigField::new("column.truncate.to.*", Text, "Columns cut to a length.").effect(Effect::NotYet).validator(validate_name_list),
-    list("column.propagate.source.type", "Columns whose type is added to the schema.").effect(Effect::NotYet),
-    list("datatype.propagate.source.type", "Types whose columns carry their type in the schema.").effect(Effect::NotYet),
-    ConfigField::new("converters", List, "Converters of single values.").effect(Effect::NotYet),
+    ConfigField::new("column.mask.with.*", Text, "Columns replaced by as many asterisks: column.mask.with.5.chars.")
+        .validator(validate_name_list),
+    ConfigField::new("column.mask.hash.*", Text, "Columns replaced by a hash: column.mask.hash.v2.SHA-256.with.salt.SALT.")
+        .validator(validate_name_list),
+    ConfigField::new("column.truncate.to.*", Text, "Texts cut to as many characters: column.truncate.to.20.chars.")
+        .validator(validate_name_list),
+    list("column.propagate.source.type", "Columns whose type is added to the schema: regular expressions on schema.table.column."),
+    list("datatype.propagate.source.type", "Types whose columns carry their type in the schema: regular expressions on schema.table.type."),
+    ConfigField::new("converters", List, "Converters of single values; there are none here.").validator(refuse_converters),
     ConfigField::new("post.processors", List, "Processors of events.").effect(Effect::NotYet),
     ConfigField::new("post.processors.*", Text, "Options of a processor.").effect(Effect::NotYet),
     ConfigField::new(
@@ -71,10 +76,9 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new(
         "event.converting.failure.handling.mode",
         Choice(&["fail", "warn", "skip"]),
-        "What happens with a value that cannot be converted.",
+        "What happens with a value that its schema has no room for: fail, or null with (warn) or without (skip) a word in the log.",
     )
-    .default("warn")
-    .effect(Effect::NotYet),
+    .default("warn"),
     // Snapshots
     ConfigField::new("snapshot.mode.configuration.based.snapshot.data", Boolean, "Whether rows are read at the start.").default("false"),
     ConfigField::new("snapshot.mode.configuration.based.snapshot.schema", Boolean, "Whether definitions are read at the start.")
@@ -120,8 +124,7 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("false")
         .effect(Effect::NotYet),
     ConfigField::new("provide.transaction.metadata", Boolean, "Whether transactions are described in records of their own.")
-        .default("false")
-        .effect(Effect::NotYet),
+        .default("false"),
     ConfigField::new("transaction.metadata.factory", Class, "").effect(JAVA_CLASS),
     ConfigField::new("sourceinfo.struct.maker", Class, "").effect(JAVA_CLASS),
     ConfigField::new("signal.data.collection", Text, "Table of signals.").effect(Effect::NotYet),
@@ -132,23 +135,29 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("signal.kafka.*", Text, "").effect(Effect::NotYet),
     ConfigField::new("signal.consumer.*", Text, "").effect(Effect::NotYet),
     ConfigField::new("signal.file", Text, "").effect(Effect::NotYet),
-    ConfigField::new("notification.enabled.channels", List, "Channels of notifications.").effect(Effect::NotYet),
-    ConfigField::new("notification.sink.topic.name", Text, "").effect(Effect::NotYet),
+    ConfigField::new("notification.enabled.channels", List, "Where it is told how far a snapshot is: sink (a topic), log.")
+        .validator(validate_channels),
+    ConfigField::new("notification.sink.topic.name", Text, "The topic of notifications."),
     ConfigField::new("heartbeat.interval.ms", Long, "Time between heartbeat records, in milliseconds; 0 for none.")
         .default("0")
-        .validator(not_negative)
-        .effect(Effect::NotYet),
-    ConfigField::new("heartbeat.action.query", Text, "Statement run with each heartbeat.").effect(Effect::NotYet),
-    ConfigField::new("heartbeat.topics.prefix", Text, "").effect(Effect::NotYet),
-    ConfigField::new("topic.heartbeat.prefix", Text, "").default("__debezium-heartbeat").effect(Effect::NotYet),
-    ConfigField::new("topic.heartbeat.name", Text, "").effect(Effect::NotYet),
+        .validator(not_negative),
+    ConfigField::new("heartbeat.action.query", Text, "Statement run with each heartbeat."),
+    ConfigField::new("heartbeat.topics.prefix", Text, "").effect(Effect::OldNameOf("topic.heartbeat.prefix")),
+    ConfigField::new("topic.heartbeat.prefix", Text, "What the topic of heartbeats begins with; the topic prefix follows.")
+        .default("__debezium-heartbeat"),
+    ConfigField::new("topic.heartbeat.name", Text, "The whole name of the topic of heartbeats."),
     ConfigField::new("extended.headers.enabled", Boolean, "Whether records name their connector and task in headers.").default("true"),
     // Names of topics
-    ConfigField::new("topic.naming.strategy", Class, "How topics are named.").effect(Effect::NotYet),
+    ConfigField::new("topic.naming.strategy", Class, "How topics are named: one of Debezium's classes.").validator(validate_strategy),
     ConfigField::new("topic.delimiter", Text, "What joins the parts of a topic's name.").default("."),
-    ConfigField::new("topic.transaction", Text, "").default("transaction").effect(Effect::NotYet),
-    ConfigField::new("topic.regex", Text, "").effect(Effect::NotYet),
-    ConfigField::new("topic.replacement", Text, "").effect(Effect::NotYet),
+    ConfigField::new("topic.transaction", Text, "The topic of transactions, behind the topic prefix.").default("transaction"),
+    ConfigField::new("topic.regex", Text, "What a topic's name has to match to be replaced, with a naming strategy by expression."),
+    ConfigField::new("topic.replacement", Text, "What such a name is replaced by; $1 is the first group."),
+    ConfigField::new("topic.key.enforce.uniqueness", Boolean, "Whether keys then say in a further field which table a row is of.")
+        .default("true"),
+    ConfigField::new("topic.key.field.name", Text, "Name of that field.").default("__dbz__physicalTableIdentifier"),
+    ConfigField::new("topic.key.field.regex", Text, "What the name without replacement has to match to be replaced in that field."),
+    ConfigField::new("topic.key.field.replacement", Text, "What it is replaced by there."),
     ConfigField::new("topic.cache.size", Int, "").effect(NO_CACHE),
     // Flow and failure
     ConfigField::new("max.queue.size", Int, "").default("8192").validator(positive).effect(NO_QUEUE),
@@ -210,6 +219,14 @@ fn validate_topic_prefix(value: &str) -> Result<(), String> {
     }
 }
 
+fn refuse_converters(value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("names {value}, which would have to be Java classes, and there is no JVM here; a transform may do the same"))
+    }
+}
+
 fn validate_operations(value: &str) -> Result<(), String> {
     SkippedOperations::parse(value).map(|_| ())
 }
@@ -253,6 +270,18 @@ impl SkippedOperations {
     }
 }
 
+/// What happens with a value that its schema has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnLoss {
+    /// It becomes null or the nearest value; the first of each column is warned about
+    #[default]
+    Warn,
+    /// It becomes null or the nearest value
+    Skip,
+    /// The connector stops
+    Fail,
+}
+
 /// In which order a snapshot reads the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TableOrder {
@@ -272,10 +301,20 @@ pub struct RelationalConfig {
     pub topic_prefix: String,
     /// What joins the parts of a topic's name
     pub topic_delimiter: String,
+    /// Names of the topics of tables
+    pub topics: TopicNames,
     /// Captured tables
     pub tables: TableFilter,
     /// Columns kept in values, by `schema.table.column`
     pub columns: NameFilter,
+    /// Masks, hashes, truncation and types of columns
+    pub column_rules: ColumnRules,
+    /// How names of schemas are made valid
+    pub schema_names: NameAdjustment,
+    /// How names of fields are made valid
+    pub field_names: NameAdjustment,
+    /// What happens with a value that its schema has no room for
+    pub on_loss: OnLoss,
     /// Keys of chosen tables
     pub key_columns: KeyColumns,
     /// Operations that make no records
@@ -294,6 +333,14 @@ pub struct RelationalConfig {
     pub snapshot_selects: Vec<(String, String)>,
     /// Order of the tables
     pub snapshot_order: TableOrder,
+    /// Whether updates are dropped that change no captured column
+    pub skip_unchanged: bool,
+    /// Topic of the records that say where transactions begin and end; none where they are not told
+    pub transaction_topic: Option<String>,
+    /// Where it is told how far a snapshot is
+    pub notifications: NotificationOptions,
+    /// When heartbeats are written, if they are
+    pub heartbeat: Option<HeartbeatOptions>,
     /// Longest wait for the lock of a table
     pub snapshot_lock_timeout: std::time::Duration,
     /// Wait before the snapshot
@@ -321,8 +368,16 @@ impl RelationalConfig {
         Self {
             topic_prefix: reader.text("topic.prefix"),
             topic_delimiter: reader.text("topic.delimiter"),
+            topics: TopicNames::read(reader),
             tables: TableFilter { schemas, tables },
             columns,
+            column_rules: ColumnRules::read(reader),
+            schema_names: reader.choice("schema.name.adjustment.mode", NameAdjustment::WORDS),
+            field_names: reader.choice("field.name.adjustment.mode", NameAdjustment::WORDS),
+            on_loss: reader.choice(
+                "event.converting.failure.handling.mode",
+                &[("warn", OnLoss::Warn), ("skip", OnLoss::Skip), ("fail", OnLoss::Fail)],
+            ),
             // What does not parse is already a fault of its key by its validator.
             key_columns: KeyColumns::parse(&reader.text("message.key.columns")).unwrap_or_default(),
             skipped_operations: SkippedOperations::parse(&reader.text("skipped.operations")).unwrap_or(SkippedOperations {
@@ -341,22 +396,26 @@ impl RelationalConfig {
                 "snapshot.tables.order.by.row.count",
                 &[("disabled", TableOrder::Name), ("ascending", TableOrder::Ascending), ("descending", TableOrder::Descending)],
             ),
+            skip_unchanged: reader.boolean("skip.messages.without.change"),
+            transaction_topic: reader
+                .boolean("provide.transaction.metadata")
+                .then(|| [reader.text("topic.prefix"), reader.text("topic.transaction")].join(&reader.text("topic.delimiter"))),
+            notifications: NotificationOptions::read(reader),
+            heartbeat: read_heartbeat(reader),
             snapshot_lock_timeout: reader.milliseconds("snapshot.lock.timeout.ms"),
             snapshot_delay: reader.milliseconds("snapshot.delay.ms"),
             streaming_delay: reader.milliseconds("streaming.delay.ms"),
         }
     }
+}
 
-    /// Name of the topic of a table: prefix, schema and table joined, with an underscore for each character that
-    /// Kafka does not allow in a topic.
-    #[must_use]
-    pub fn topic(&self, schema: &str, table: &str) -> String {
-        let delimiter = &self.topic_delimiter;
-        let name = format!("{}{delimiter}{schema}{delimiter}{table}", self.topic_prefix);
-        name.chars()
-            .map(|character| if character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-') { character } else { '_' })
-            .collect()
-    }
+fn read_heartbeat(reader: &ConfigReader<'_>) -> Option<HeartbeatOptions> {
+    let interval = reader.milliseconds("heartbeat.interval.ms");
+    let topic = reader
+        .optional_text("topic.heartbeat.name")
+        .unwrap_or_else(|| [reader.text("topic.heartbeat.prefix"), reader.text("topic.prefix")].join(&reader.text("topic.delimiter")));
+    let action_query = reader.optional_text("heartbeat.action.query");
+    (!interval.is_zero()).then_some(HeartbeatOptions { interval, topic, action_query })
 }
 
 #[cfg(test)]

@@ -34,13 +34,13 @@ fn codecs() -> Vec<ColumnCodec> {
         namespace: "pg_catalog".to_owned(),
         kind: 'b',
         element: 0,
+        delimiter: b',',
         base: 0,
         modifier: -1,
         labels: Vec::new(),
     };
     let types = TypeCatalog::new(columns().iter().map(|column| row(column.0, column.1)).collect(), TypeOptions::default());
-    let codec =
-        |column: &(u32, _, i32, _, _)| types.column(column.0, column.2, true, None).ok().flatten().expect("a type of the server's own");
+    let codec = |column: &(u32, _, i32, _, _)| types.column(column.0, column.2, true, None).expect("a type of the server's own");
     columns().iter().map(codec).collect()
 }
 

@@ -86,6 +86,8 @@ pub(crate) struct TableDefinition {
     /// The server's estimate
     pub(crate) rows: f32,
     pub(crate) columns: Vec<ColumnDefinition>,
+    /// Columns of the index that is the identity, where one is
+    pub(crate) identity_columns: Vec<String>,
     /// Columns of the primary key, or of the first unique index without nulls, in the index's order; may be empty
     pub(crate) key: Vec<String>,
 }
@@ -96,8 +98,11 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), c.reltuples,
        CASE WHEN c.relispartition THEN array(SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid) ELSE '{}'::oid[] END,
        coalesce(k.primary_key, false), coalesce(k.columns, '{}'::text[]),
-       a.attname::text, a.atttypid, a.atttypmod, a.attnotnull, pg_get_expr(d.adbin, d.adrelid),
-       format_type(a.atttypid, a.atttypmod), a.attgenerated::text
+       a.attname::text, a.atttypid, a.atttypmod,
+       a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, d.adrelid),
+       format_type(a.atttypid, a.atttypmod), a.attgenerated::text,
+       array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+             WHERE i.indrelid = c.oid AND i.indisreplident)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -154,6 +159,7 @@ impl TableDefinition {
             ancestors: row.get(8),
             has_primary_key: row.get(9),
             key: row.get(10),
+            identity_columns: row.get(18),
             columns: Vec::new(),
         }
     }
@@ -185,7 +191,7 @@ impl ColumnDefinition {
             name: row.get::<_, Option<String>>(11)?,
             type_oid: row.get(12),
             type_modifier: row.get(13),
-            not_null: row.get(14),
+            not_null: row.get::<_, Option<bool>>(14).unwrap_or(false),
             default: row.get(15),
             type_name: row.get(16),
             generated: row.get::<_, &str>(17).chars().next(),

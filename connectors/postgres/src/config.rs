@@ -7,11 +7,12 @@ use std::time::Duration;
 use tailwater_api::Secret;
 use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, Password, Text};
 use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, Effect};
-use tailwater_kit::filters::validate_name_list;
-use tailwater_kit::relational_config::{RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
+use tailwater_kit::filters::{NameFilter, validate_name_list};
+use tailwater_kit::relational_config::{OnLoss, RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
-use crate::types::{BinaryMode, DecimalMode, TimeMode, TypeOptions};
+use crate::identity::{IdentityRule, parse_rules};
+use crate::types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions};
 
 const SNAPSHOT_MODES: &[&str] =
     &["initial", "always", "initial_only", "no_data", "when_needed", "configuration_based", "custom", "never", "schema_only"];
@@ -45,7 +46,8 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     ConfigField::new("slot.name", Text, "Replication slot; created if it is missing.").default("debezium").validator(validate_slot_name),
     ConfigField::new("slot.drop.on.stop", Boolean, "Whether the slot is dropped when the connector stops; for tests only.")
         .default("false"),
-    ConfigField::new("slot.failover", Boolean, "").default("false").effect(Effect::NotYet),
+    ConfigField::new("slot.failover", Boolean, "Whether standbys keep a copy of the slot to fail over to (PostgreSQL 17 and later).")
+        .default("false"),
     ConfigField::new("slot.stream.params", Text, "Further options of the plug-in: NAME=VALUE;NAME=VALUE.")
         .validator(validate_stream_options),
     ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
@@ -59,7 +61,8 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     .default("all_tables"),
     ConfigField::new("publish.via.partition.root", Boolean, "Whether changes of partitions count as changes of their root.")
         .default("false"),
-    ConfigField::new("replica.identity.autoset.values", Text, "").effect(Effect::NotYet),
+    ConfigField::new("replica.identity.autoset.values", Text, "Replica identities to give to tables: TABLES:IDENTITY,TABLES:IDENTITY.")
+        .validator(validate_identities),
     ConfigField::new("offset.mismatch.strategy", Choice(&["no_validation", "trust_offset", "trust_slot", "trust_greater_lsn"]), "")
         .effect(Effect::Never("a stored position is always held against the slot; snapshot.mode decides what follows")),
     ConfigField::new(
@@ -90,16 +93,21 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         "How times are written.",
     )
     .default("adaptive"),
-    ConfigField::new("hstore.handling.mode", Choice(&["json", "map"]), "How hstore is written.").default("json").effect(Effect::NotYet),
-    ConfigField::new("interval.handling.mode", Choice(&["numeric", "string"]), "How intervals are written.")
-        .default("numeric")
-        .effect(Effect::NotYet),
+    ConfigField::new("hstore.handling.mode", Choice(&["json", "map"]), "How hstore is written.").default("json"),
+    ConfigField::new("interval.handling.mode", Choice(&["numeric", "string"]), "How intervals are written.").default("numeric"),
     ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point.").default("2").validator(validate_digits),
-    ConfigField::new("include.unknown.datatypes", Boolean, "").default("false").effect(Effect::NotYet),
+    ConfigField::new(
+        "include.unknown.datatypes",
+        Boolean,
+        "Whether columns of types without a mapping are written as the octets of their text, and arrays that are left out otherwise as arrays.",
+    )
+    .default("false"),
     ConfigField::new("schema.refresh.mode", Choice(&["columns_diff", "columns_diff_exclude_unchanged_toast"]), "")
         .effect(Effect::Never("definitions follow the server's own messages")),
-    ConfigField::new("message.prefix.include.list", List, "").effect(Effect::NotYet).validator(validate_name_list),
-    ConfigField::new("message.prefix.exclude.list", List, "").effect(Effect::NotYet).validator(validate_name_list),
+    ConfigField::new("message.prefix.include.list", List, "Prefixes of logical messages to capture: regular expressions.")
+        .validator(validate_name_list),
+    ConfigField::new("message.prefix.exclude.list", List, "Prefixes of logical messages to leave out: regular expressions.")
+        .validator(validate_name_list),
     ConfigField::new("read.only", Boolean, "").default("false").effect(Effect::NotYet),
     ConfigField::new("create.slot.command.timeout", Long, "").effect(Effect::Never("the log names what a new slot waits for")),
 ];
@@ -133,6 +141,10 @@ fn validate_slot_name(value: &str) -> Result<(), String> {
 
 fn not_empty(value: &str) -> Result<(), String> {
     if value.is_empty() { Err("must not be empty".into()) } else { Ok(()) }
+}
+
+fn validate_identities(value: &str) -> Result<(), String> {
+    parse_rules(value).map(|_| ())
 }
 
 fn validate_stream_options(value: &str) -> Result<(), String> {
@@ -200,12 +212,16 @@ pub struct PostgresConfig {
     pub(crate) statement_timeout: Duration,
     pub(crate) slot: String,
     pub(crate) drop_slot_on_stop: bool,
+    pub(crate) failover_slot: bool,
     pub(crate) stream_options: Vec<(String, String)>,
     pub(crate) slot_retries: u32,
     pub(crate) slot_retry_delay: Duration,
     pub(crate) publication: String,
     pub(crate) publication_mode: PublicationMode,
     pub(crate) publish_via_root: bool,
+    pub(crate) identities: Vec<IdentityRule>,
+    /// Logical messages that are captured, by their prefix
+    pub(crate) message_prefixes: NameFilter,
     pub(crate) flush_mode: FlushMode,
     pub(crate) status_interval: Duration,
     pub(crate) snapshot: SnapshotMode,
@@ -239,6 +255,7 @@ impl ConnectorConfig for PostgresConfig {
         } else {
             reader.choice("lsn.flush.mode", &flush_modes)
         };
+        let on_loss = relational.on_loss;
         Self {
             relational,
             hostname: reader.text("database.hostname"),
@@ -250,6 +267,7 @@ impl ConnectorConfig for PostgresConfig {
             statement_timeout: reader.milliseconds("database.query.timeout.ms"),
             slot: reader.text("slot.name"),
             drop_slot_on_stop: reader.boolean("slot.drop.on.stop"),
+            failover_slot: reader.boolean("slot.failover"),
             // What does not parse is already a fault of its key by its validator.
             stream_options: stream_options(&reader.text("slot.stream.params")).unwrap_or_default(),
             slot_retries: reader.number("slot.max.retries"),
@@ -265,15 +283,18 @@ impl ConnectorConfig for PostgresConfig {
                 ],
             ),
             publish_via_root: reader.boolean("publish.via.partition.root"),
+            // What does not parse is already a fault of its key by its validator.
+            identities: parse_rules(&reader.text("replica.identity.autoset.values")).unwrap_or_default(),
+            message_prefixes: NameFilter::read(reader, "message.prefix.include.list", "message.prefix.exclude.list"),
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),
             snapshot: read_snapshot_mode(reader),
-            values: read_type_options(reader),
+            values: read_type_options(reader, on_loss),
         }
     }
 }
 
-fn read_type_options(reader: &mut ConfigReader<'_>) -> TypeOptions {
+fn read_type_options(reader: &ConfigReader<'_>, on_loss: OnLoss) -> TypeOptions {
     let time_modes = [
         ("adaptive", TimeMode::Adaptive),
         ("adaptive_time_microseconds", TimeMode::AdaptiveTimeMicroseconds),
@@ -282,20 +303,14 @@ fn read_type_options(reader: &mut ConfigReader<'_>) -> TypeOptions {
         ("nanoseconds", TimeMode::Nanoseconds),
         ("connect", TimeMode::Connect),
     ];
-    let time = reader.choice("time.precision.mode", &time_modes);
-    match time {
-        TimeMode::Adaptive | TimeMode::AdaptiveTimeMicroseconds => {}
-        // Other readers rely on what these write, so another form would be worse than none.
-        TimeMode::Isostring | TimeMode::Microseconds | TimeMode::Nanoseconds | TimeMode::Connect => {
-            reader.fault("time.precision.mode", "must be adaptive or adaptive_time_microseconds so far; the other modes come later");
-        }
-    }
     TypeOptions {
         decimal: reader.choice(
             "decimal.handling.mode",
             &[("precise", DecimalMode::Precise), ("string", DecimalMode::String), ("double", DecimalMode::Double)],
         ),
-        time,
+        time: reader.choice("time.precision.mode", &time_modes),
+        interval: reader.choice("interval.handling.mode", &[("numeric", IntervalMode::Numeric), ("string", IntervalMode::String)]),
+        hstore: reader.choice("hstore.handling.mode", &[("json", HstoreMode::Json), ("map", HstoreMode::Map)]),
         binary: reader.choice(
             "binary.handling.mode",
             &[
@@ -306,6 +321,8 @@ fn read_type_options(reader: &mut ConfigReader<'_>) -> TypeOptions {
             ],
         ),
         money_fraction_digits: reader.number("money.fraction.digits"),
+        include_unknown: reader.boolean("include.unknown.datatypes"),
+        refuse_loss: on_loss == OnLoss::Fail,
     }
 }
 

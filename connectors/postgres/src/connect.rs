@@ -19,6 +19,8 @@ use crate::types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
 
 /// What the server's views call our sessions.
 const APPLICATION: &str = "tailwater";
+/// How long a commit that is in the log already may take to be seen.
+const VISIBILITY_WAIT: Duration = Duration::from_secs(5);
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -91,6 +93,22 @@ impl SqlConnection {
         self.batch_execute("SET statement_timeout = 0").await.map_err(|error| sql_error("lift the limit of the reading session", error))
     }
 
+    /// Waits until other sessions see what the transaction has committed: until then it holds a lock on its number. A commit
+    /// may wait for a standby for long, which must not stop the stream, so the wait has an end.
+    pub(crate) async fn await_visibility(&self, xid: u32) -> Result<()> {
+        let query = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid)";
+        let failed = |error| sql_error(format!("see whether transaction {xid} is visible"), error);
+        let deadline = tokio::time::Instant::now() + VISIBILITY_WAIT;
+        while self.query_one(query, &[&xid.to_string()]).await.map_err(failed)?.get(0) {
+            if tokio::time::Instant::now() > deadline {
+                tracing::warn!("the definitions of transaction {xid} are read although its commit still waits for a standby");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    }
+
     /// The transaction number that the server gives out next, as a mark of now.
     pub(crate) async fn next_xid(&self) -> Result<u32> {
         let query = "SELECT (txid_snapshot_xmax(txid_current_snapshot()) & 4294967295)::int8";
@@ -144,9 +162,10 @@ impl SqlSession {
                 // A letter, as pg_type.typtype always is.
                 kind: row.get::<_, &str>(3).chars().next().unwrap_or('b'),
                 element: row.get(4),
-                base: row.get(5),
-                modifier: row.get(6),
-                labels: row.get(7),
+                delimiter: row.get::<_, &str>(5).bytes().next().unwrap_or(b','),
+                base: row.get(6),
+                modifier: row.get(7),
+                labels: row.get(8),
             })
             .collect();
         Ok(TypeCatalog::new(types, options))

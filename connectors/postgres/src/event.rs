@@ -7,14 +7,18 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 use tailwater_api::record::{Headers, Record, SchemaAndValue};
 use tailwater_api::{Field, Kind, Schema, Value};
 use tailwater_kit::envelope::{EventMoment, SnapshotMark, SourceBlocks, SourceMoment};
+use tailwater_kit::transaction::EventOrder;
 
 use crate::config::PostgresConfig;
 use crate::lsn::Lsn;
+use crate::types::BinaryMode;
 
 /// What Debezium's `source.version` holds in our records.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -78,7 +82,7 @@ impl Blocks {
         };
         let xid = place.xid.map_or(Value::Null, |xid| Value::Int64(xid.into()));
         let source = self.blocks.block(moment, [schema, table, xid, lsn_value(place.lsn), Value::Null, origin, origin_lsn]);
-        EventMoment { source, transaction: Value::Null, timestamp_ns: now }
+        EventMoment { source, transaction: None, timestamp_ns: now }
     }
 }
 
@@ -114,6 +118,7 @@ pub(crate) struct LogicalMessages {
     key: Arc<Schema>,
     value: Arc<Schema>,
     headers: Headers,
+    binary: BinaryMode,
 }
 
 impl LogicalMessages {
@@ -123,11 +128,15 @@ impl LogicalMessages {
             .name("io.debezium.connector.postgresql.MessageKey")
             .version(1)
             .build();
-        let message =
-            Schema::structure(vec![Field::new("prefix", text), Field::new("content", Schema::of(Kind::Bytes).optional().build())])
-                .name("io.debezium.connector.postgresql.Message")
-                .version(1)
-                .build();
+        let binary = config.values.binary;
+        let content = match binary {
+            BinaryMode::Bytes => Kind::Bytes,
+            BinaryMode::Base64 | BinaryMode::Base64UrlSafe | BinaryMode::Hex => Kind::String,
+        };
+        let message = Schema::structure(vec![Field::new("prefix", text), Field::new("content", Schema::of(content).optional().build())])
+            .name("io.debezium.connector.postgresql.Message")
+            .version(1)
+            .build();
         let number = Schema::of(Kind::Int64).build();
         let transaction = Schema::structure(vec![
             Field::new("id", Schema::of(Kind::String).build()),
@@ -150,17 +159,23 @@ impl LogicalMessages {
         .build();
         // Debezium joins these two by a dot whatever `topic.delimiter` says.
         let topic = format!("{}.message", config.relational.topic_prefix).into();
-        Self { topic, key, value, headers }
+        Self { topic, key, value, headers, binary }
     }
 
     pub(crate) fn record(&self, prefix: &str, content: Bytes, moment: EventMoment) -> Record {
         let prefix: Value = prefix.into();
-        let message = Value::Struct(Box::new([prefix.clone(), Value::Bytes(content)]));
+        let content = match self.binary {
+            BinaryMode::Bytes => Value::Bytes(content),
+            BinaryMode::Base64 => STANDARD.encode(content).into(),
+            BinaryMode::Base64UrlSafe => URL_SAFE.encode(content).into(),
+            BinaryMode::Hex => content.iter().map(|octet| format!("{octet:02x}")).collect::<String>().into(),
+        };
+        let message = Value::Struct(Box::new([prefix.clone(), content]));
         let values = Box::new([
             Value::text("m"),
             Value::Int64(moment.timestamp_ns.div_euclid(1_000_000)),
             moment.source,
-            moment.transaction,
+            moment.transaction.map_or(Value::Null, EventOrder::into_value),
             message,
         ]);
         let key = SchemaAndValue::new(self.key.clone(), Value::Struct(Box::new([prefix])));

@@ -1,23 +1,24 @@
 //! The plans of all tables of a run, by the oid that the log names.
 //!
-//! The log describes a table before its first change in a session and whenever its shape may have changed. Where
-//! the description reads like the plan at hand, the plan stays. Otherwise the catalog is asked for what the log does not
-//! say, and a new plan is compiled. Looking up the plan of a row is one comparison while the table stays the same.
+//! The log describes a table before its first change in a session and whenever something about it may have changed. Then
+//! the catalog is asked for what the log does not say. Where both read like the plan at hand, the plan stays, otherwise a new
+//! one is compiled. Looking up the plan of a row is one comparison while the table stays the same.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tailwater_api::record::Headers;
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::relational_config::OnLoss;
 use tracing::{debug, warn};
 
-use crate::catalog::TableDefinition;
+use crate::catalog::{ColumnDefinition, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::connect::SqlSession;
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::position::CompletedTable;
-use crate::relation::{PlanContext, Shape, TablePlan};
+use crate::relation::{PlanContext, Shape, TablePlan, TupleColumn};
 use crate::types::TypeCatalog;
 
 /// All plans of a run.
@@ -33,7 +34,10 @@ pub(crate) struct Plans {
     anchors: HashMap<String, Lsn>,
     /// Whether the stream's values come in binary
     binary: bool,
-    lost: HashMap<String, u64>,
+    /// Values without room in their schemas that are counted already, by table and column
+    lost: HashMap<(u32, String), u64>,
+    /// Such values of plans that are gone
+    uncounted: u64,
 }
 
 impl Plans {
@@ -49,6 +53,7 @@ impl Plans {
             anchors: HashMap::new(),
             binary: false,
             lost: HashMap::new(),
+            uncounted: 0,
         }
     }
 
@@ -70,29 +75,42 @@ impl Plans {
         Ok(plan)
     }
 
-    /// Takes the log's description of a table.
-    pub(crate) async fn describe(&mut self, session: &mut SqlSession, blocks: &Blocks, oid: u32, shape: Shape) -> Result<()> {
+    /// Takes the log's description of a table, found in transaction `xid`.
+    pub(crate) async fn describe(
+        &mut self,
+        session: &mut SqlSession,
+        blocks: &Blocks,
+        xid: Option<u32>,
+        oid: u32,
+        shape: Shape,
+    ) -> Result<()> {
         if !self.config.relational.tables.accepts(&shape.schema, &shape.table) {
             self.plans.insert(oid, None);
             self.last = None;
             return Ok(());
         }
-        if self.plans.get(&oid).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.shape == shape)) {
-            return Ok(());
-        }
         let fits = |table: &TableDefinition| {
-            let known = |column: &crate::relation::TupleColumn| {
-                let alike = |other: &crate::catalog::ColumnDefinition| {
+            let known = |column: &TupleColumn| {
+                let alike = |other: &ColumnDefinition| {
                     other.name == column.name && other.type_oid == column.type_oid && other.type_modifier == column.type_modifier
                 };
                 table.columns.iter().any(alike)
             };
             table.schema == shape.schema && table.name == shape.table && shape.columns.iter().all(known)
         };
-        // A shape that was seen before, or the catalog's own, needs no question.
+        // The catalog's own shape needs no question at first. Later the log describes a table anew because something about it
+        // changed, which may be what only the catalog knows: a default, or the key.
         let first = !self.plans.contains_key(&oid);
         if !(first && self.definitions.get(&oid).is_some_and(fits)) {
-            self.refresh(session, oid).await?;
+            if let Some(xid) = xid {
+                // The log has a commit before others see it, and it may be this transaction that changed the definition.
+                session.get().await?.await_visibility(xid).await?;
+            }
+            let changed = self.refresh(session, oid).await?;
+            let is_planned = self.plans.get(&oid).is_some_and(|plan| plan.as_ref().is_some_and(|plan| plan.shape == shape));
+            if is_planned && !changed {
+                return Ok(());
+            }
         }
         let unknown_type = shape.columns.iter().any(|column| !self.types.knows(column.type_oid));
         if unknown_type {
@@ -107,20 +125,17 @@ impl Plans {
             )));
         }
         debug!(table = %plan.full_name, oid, "the log describes the table anew");
+        self.uncounted += self.newly_lost();
+        self.lost.retain(|(table, _), _| *table != oid);
         self.plans.insert(oid, Some(Arc::new(plan)));
         self.last = None;
         Ok(())
     }
 
     /// Whether the server may send the values of all these tables in binary.
-    pub(crate) fn are_binary(&self, tables: &[&TableDefinition]) -> Result<bool> {
-        for column in tables.iter().flat_map(|table| &table.columns) {
-            let codec = self.types.column(column.type_oid, column.type_modifier, true, None)?;
-            if codec.is_some_and(|codec| !codec.supports_binary()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    pub(crate) fn are_binary(&self, tables: &[&TableDefinition]) -> bool {
+        let codec = |column: &ColumnDefinition| self.types.column(column.type_oid, column.type_modifier, true, None);
+        tables.iter().flat_map(|table| &table.columns).filter_map(codec).all(|codec| codec.supports_binary())
     }
 
     /// Says how the stream's values come.
@@ -130,12 +145,18 @@ impl Plans {
 
     /// Values since the last call that their schemas had no room for (I11). The first of each column is logged.
     pub(crate) fn newly_lost(&mut self) -> u64 {
-        let mut newly = 0;
-        for plan in self.plans.values().flatten() {
+        let mut newly = std::mem::take(&mut self.uncounted);
+        let warns = self.config.relational.on_loss == OnLoss::Warn;
+        for (&oid, plan) in &self.plans {
+            let Some(plan) = plan else { continue };
             for (column, count) in plan.lost() {
-                let name = format!("{}.{column}", plan.full_name);
-                let known = self.lost.entry(name).or_insert_with_key(|name| {
-                    warn!(column = %name, "a value does not fit into the schema of its type and was written as null or as the nearest value");
+                let known = self.lost.entry((oid, column.to_owned())).or_insert_with(|| {
+                    let message = "a value does not fit into the schema of its type and was written as null or as the nearest value";
+                    if warns {
+                        warn!(table = %plan.full_name, column, "{message}");
+                    } else {
+                        debug!(table = %plan.full_name, column, "{message}");
+                    }
                     0
                 });
                 newly += count.saturating_sub(*known);
@@ -145,14 +166,20 @@ impl Plans {
         newly
     }
 
-    async fn refresh(&mut self, session: &mut SqlSession, oid: u32) -> Result<()> {
-        let found = TableDefinition::load(session.get().await?, Some(oid)).await?;
-        match found.into_iter().next() {
-            Some(table) => self.definitions.insert(oid, table),
-            // Dropped since; the log still holds its changes.
-            None => self.definitions.remove(&oid),
+    /// Reads the table's definition again, and says whether it now reads otherwise.
+    async fn refresh(&mut self, session: &mut SqlSession, oid: u32) -> Result<bool> {
+        let found = TableDefinition::load(session.get().await?, Some(oid)).await?.into_iter().next();
+        let known = self.definitions.remove(&oid);
+        let is_same = match (&found, &known) {
+            (Some(found), Some(known)) => found.columns == known.columns && found.key == known.key,
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
         };
-        Ok(())
+        // A table that was dropped since is not found; the log still holds its changes.
+        if let Some(table) = found {
+            self.definitions.insert(oid, table);
+        }
+        Ok(!is_same)
     }
 
     fn compile(&self, blocks: &Blocks, shape: Shape, definition: Option<&TableDefinition>, oid: u32) -> Result<TablePlan> {

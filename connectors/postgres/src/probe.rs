@@ -6,7 +6,8 @@ use tailwater_api::{Error, Result};
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, replication_options};
-use crate::publication::{self, Step, identity_advice};
+use crate::identity;
+use crate::publication::{self, Step};
 use crate::replication::ReplicationConnection;
 use crate::restart::{Offer, usable_slot};
 use crate::slot;
@@ -60,10 +61,18 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
         }
         Err(error) => fault(report, Some("publication.autocreate.mode"), &error),
     }
-    for table in captured.iter().filter(|table| table.refuses_changes()) {
-        let refused = existing.as_ref().is_none_or(|publication| publication.updates_or_deletes);
-        if refused {
-            report.note(Some("table.include.list"), format!("{}: {}", table.full_name(), identity_advice(table)), None);
+    match identity::statements(sql, &config.identities, &captured).await {
+        Ok(statements) if statements.is_empty() => {}
+        Ok(statements) => {
+            report.note(Some("replica.identity.autoset.values"), format!("on start, this is run: {}", statements.join(" ")), None);
+        }
+        Err(error) => fault(report, Some("replica.identity.autoset.values"), &error),
+    }
+    if existing.as_ref().is_none_or(|publication| publication.updates_or_deletes) {
+        for table in &captured {
+            if let Some(advice) = identity::refused_changes(table).or_else(|| identity::untold_key(&config.relational, table)) {
+                report.note(Some("table.include.list"), format!("{}: {advice}", table.full_name()), None);
+            }
         }
     }
     look_at_slot(config, sql, &facts, ready, report).await

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, sql_error};
+use crate::identity;
 
 /// What has to be done to have the publication that the configuration asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -165,16 +166,9 @@ fn refused(config: &PostgresConfig, statement: &str, error: tokio_postgres::Erro
 
 /// Names the tables whose updates and deletes the server refuses once they are published.
 fn warn_about_identities(captured: &[&TableDefinition]) {
-    for table in captured.iter().filter(|table| table.refuses_changes()) {
-        warn!(table = %table.full_name(), "{}", identity_advice(table));
+    for table in captured {
+        if let Some(advice) = identity::refused_changes(table) {
+            warn!(table = %table.full_name(), "{advice}");
+        }
     }
-}
-
-/// What is wrong with the replica identity of a table, and the statement that mends it.
-pub(crate) fn identity_advice(table: &TableDefinition) -> String {
-    format!(
-        "the table has no replica identity: once it is published, the server refuses its updates and deletes. To mend it: \
-         ALTER TABLE {} REPLICA IDENTITY FULL;",
-        table.quoted()
-    )
 }

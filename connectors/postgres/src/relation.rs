@@ -5,7 +5,8 @@
 //! stays, the plan and with it the schemas stay the same objects, so that encoders downstream stay compiled.
 //!
 //! The row's values stand in one vector: first the fields of the row, behind them key columns that the column filters
-//! leave out of the row. The key is cloned out of it, then the tail is cut off.
+//! leave out of the row, or whose value is another one in the key because the row's is masked. The key is cloned out of
+//! it, then the tail is cut off.
 //!
 //! What a tuple does not hold keeps its meaning (I8). A column marked *unchanged* in the new tuple is taken from the
 //! old tuple where that has it (identity full, or a column of the identity) and is [`Value::Unchanged`] otherwise. An old
@@ -15,15 +16,16 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tailwater_api::record::Headers;
-use tailwater_api::{Error, ErrorKind, Field, Result, Schema, Scope, Value};
+use tailwater_api::{Error, ErrorKind, Field, Kind, Result, Schema, Scope, Value};
+use tailwater_kit::column_rules::{ColumnRule, Disguise};
 use tailwater_kit::envelope::{Change, ChangeEvents, EnvelopeSchemas};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
 use crate::lsn::Lsn;
 use crate::pgoutput::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleValue};
-use crate::types::{ColumnCodec, TypeCatalog};
+use crate::types::{ColumnCodec, Format, SourceType, TypeCatalog};
 
 /// One column of a tuple.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +52,14 @@ struct PlannedColumn {
     /// Place in the vector of values
     place: usize,
     in_identity: bool,
+    masked: Option<Box<MaskedColumn>>,
+}
+
+/// A column whose values are not written as they are.
+struct MaskedColumn {
+    row: Disguise,
+    /// The place of the value for the key, and what becomes of it there; `None` where the column is not in the key
+    key: Option<(usize, Option<Disguise>)>,
 }
 
 /// How the tuples of one shape become records.
@@ -69,6 +79,8 @@ pub(crate) struct TablePlan {
     places: usize,
     /// Places of the key's columns; empty where there is no key
     key: Vec<usize>,
+    /// What keys end in where several tables share the topic
+    key_end: Option<Value>,
     identity_full: bool,
     /// Changes committed before are in the table's snapshot.
     pub(crate) anchor: Lsn,
@@ -100,71 +112,110 @@ impl TablePlan {
         let key_names = key_of(context.config, &shape, definition);
 
         let mut fields = Vec::new();
-        let mut key_only = Vec::new();
-        let mut codecs = Vec::with_capacity(shape.columns.len());
+        // By index of the tuple's column.
+        let mut columns: Vec<Option<PlannedColumn>> = Vec::with_capacity(shape.columns.len());
+        let mut key_only = 0;
+        let mut places_of_key = vec![None; shape.columns.len()];
         for (index, column) in shape.columns.iter().enumerate() {
             let in_key = key_names.contains(&column.name);
-            let in_row = relational.columns.accepts(&format!("{full_name}.{}", column.name));
+            let column_name = format!("{full_name}.{}", column.name);
+            let in_row = relational.columns.accepts(&column_name);
+            if !in_key && !in_row {
+                columns.push(None);
+                continue;
+            }
             // Where the catalog knows the column no more, nothing is known but that it may be null.
             let definition = known(&column.name).filter(|definition| definition.type_oid == column.type_oid);
             let not_null = definition.is_some_and(|definition| definition.not_null);
             let default = definition.and_then(|definition| definition.default.as_deref());
-            let codec =
-                if in_key || in_row { context.types.column(column.type_oid, column.type_modifier, !not_null, default)? } else { None };
-            match codec {
-                Some(codec) if in_row => {
-                    fields.push(Field::new(column.name.as_str(), codec.schema().clone()));
-                    codecs.push(Some((codec, fields.len() - 1)));
-                }
-                Some(codec) => {
-                    key_only.push(index);
-                    codecs.push(Some((codec, 0)));
-                }
-                None => {
-                    if in_key || in_row {
-                        info!(table = %full_name, column = %column.name, "left out: its type (oid {}) has no mapping", column.type_oid);
+            let Some(codec) = context.types.column(column.type_oid, column.type_modifier, !not_null, default) else {
+                info!(
+                    table = %full_name, column = %column.name,
+                    "left out: its type (oid {}) has no mapping; include.unknown.datatypes would include it", column.type_oid
+                );
+                columns.push(None);
+                continue;
+            };
+            // Places behind the row are counted from 0 until the width of the row is known.
+            let mut behind_the_row = || {
+                key_only += 1;
+                key_only - 1
+            };
+            let mut masked = None;
+            let place = if in_row {
+                let source_type = context.types.source_type(column.type_oid, column.type_modifier);
+                let rule = relational.column_rules.of(&column_name);
+                let limit = source_type.as_ref().and_then(|source_type| source_type.text_limit);
+                if let Some(row) = rule.and_then(|rule| rule.disguise(codec.schema(), limit)) {
+                    let key_disguise = rule.and_then(|rule| rule.key_disguise(codec.schema()));
+                    if in_key && key_disguise.is_none() {
+                        warn!(table = %full_name, column = %column.name, "the column is masked in rows, and in the clear in keys");
                     }
-                    codecs.push(None);
+                    masked = Some(Box::new(MaskedColumn { row, key: in_key.then(|| (behind_the_row(), key_disguise)) }));
                 }
+                let shown = source_type
+                    .filter(|source_type| relational.column_rules.shows_type(&column_name, &format!("{full_name}.{}", source_type.name)));
+                fields.push((column.name.as_str(), field_schema(codec.schema(), rule, shown.as_ref(), &column.name)));
+                fields.len() - 1
+            } else {
+                behind_the_row()
+            };
+            if in_key {
+                let behind = masked.as_ref().and_then(|masked| masked.key.as_ref()).map(|(place, _)| *place);
+                places_of_key[index] =
+                    Some(if in_row { behind.map_or(InVector::Row(place), InVector::Behind) } else { InVector::Behind(place) });
             }
+            columns.push(Some(PlannedColumn { codec, place, in_identity: column.in_identity, masked }));
         }
         let width = fields.len();
-        for (offset, index) in key_only.iter().enumerate() {
-            if let Some((_, place)) = &mut codecs[*index] {
-                *place = width + offset;
+        for (column, place) in columns.iter_mut().zip(&places_of_key) {
+            let (Some(column), Some(InVector::Behind(_))) = (column, place) else { continue };
+            match column.masked.as_mut().and_then(|masked| masked.key.as_mut()) {
+                Some((place, _)) => *place += width,
+                None => column.place += width,
             }
         }
 
         let mut key = Vec::with_capacity(key_names.len());
         let mut key_fields = Vec::with_capacity(key_names.len());
         for name in &key_names {
-            let index = shape.columns.iter().position(|column| column.name == *name);
-            let Some((codec, place)) = index.and_then(|index| codecs[index].as_ref()) else { continue };
-            key.push(*place);
-            key_fields.push(Field::new(name.as_str(), codec.schema().clone()));
+            let Some(index) = shape.columns.iter().position(|column| column.name == *name) else { continue };
+            let (Some(column), Some(place)) = (&columns[index], places_of_key[index]) else { continue };
+            key.push(match place {
+                InVector::Row(place) => place,
+                InVector::Behind(place) => place + width,
+            });
+            key_fields.push((name.as_str(), column.codec.schema().clone()));
         }
-        let topic: Arc<str> = relational.topic(&shape.schema, &shape.table).into();
-        let key_fields = (!key_fields.is_empty()).then_some(key_fields);
-        let mut schemas = EnvelopeSchemas::new(&topic, key_fields, fields, context.source_schema);
+        let topic = relational.topics.of(&shape.schema, &shape.table);
+        let mut key_end = None;
+        if let Some((name, table)) = topic.key_field.as_ref().filter(|_| !key.is_empty()) {
+            key_fields.push((name, Schema::of(Kind::String).build()));
+            key_end = Some(table.as_str().into());
+        }
+        let adjusted = |fields: Vec<(&str, Arc<Schema>)>| -> Vec<Field> {
+            let names = relational.field_names.field_names(fields.iter().map(|(name, _)| *name));
+            names.into_iter().zip(fields).map(|(name, (_, schema))| Field::new(name, schema)).collect()
+        };
+        let topic: Arc<str> = topic.name.into();
+        let key_fields = (!key_fields.is_empty()).then(|| adjusted(key_fields));
+        let namespace = relational.schema_names.schema_name(&topic);
+        let mut schemas = EnvelopeSchemas::new(&namespace, key_fields, adjusted(fields), context.source_schema);
         if let Some(known) = previous.map(|plan| plan.events.schemas())
             && known.key == schemas.key
             && known.envelope == schemas.envelope
         {
             schemas = known.clone();
         }
-        let columns = codecs
-            .into_iter()
-            .zip(&shape.columns)
-            .map(|(codec, column)| codec.map(|(codec, place)| PlannedColumn { codec, place, in_identity: column.in_identity }))
-            .collect();
         Ok(Self {
             events: ChangeEvents::new(topic, schemas, context.headers.clone(), relational.tombstones_on_delete),
             schema_value: shape.schema.as_str().into(),
             table_value: shape.table.as_str().into(),
             columns,
             width,
-            places: width + key_only.len(),
+            places: width + key_only,
             key,
+            key_end,
             identity_full: shape.identity_full,
             shape,
             full_name,
@@ -201,7 +252,7 @@ impl TablePlan {
         let mut values = vec![Value::Null; self.places];
         for (index, column) in self.columns.iter().enumerate() {
             if let Some(column) = column {
-                values[column.place] = decode(index, &column.codec)?;
+                column.put(decode(index, &column.codec)?, &mut values);
             }
         }
         let key = self.key(&values);
@@ -237,16 +288,23 @@ impl TablePlan {
     fn new_values(&self, tuple: &Tuple<'_>, before: Option<&[Value]>, arena: &mut BytesMut) -> Result<Vec<Value>> {
         let mut values = vec![Value::Null; self.places];
         self.each(tuple, |column, value| {
-            values[column.place] = match value {
+            let value = match value {
                 TupleValue::Null => Value::Null,
-                // I8: known from the before image, or unchanged and unknown.
-                TupleValue::Unchanged => match before.map(|before| &before[column.place]) {
-                    Some(known) if known.is_known() && (column.in_identity || self.identity_full) => known.clone(),
-                    Some(_) | None => Value::Unchanged,
-                },
-                TupleValue::Text(bytes) => self.decode(column, crate::types::Format::Text, &bytes, arena)?,
-                TupleValue::Binary(bytes) => self.decode(column, crate::types::Format::Binary, &bytes, arena)?,
+                TupleValue::Unchanged => {
+                    // I8: known from the before image, or unchanged and unknown.
+                    let is_told = column.in_identity || self.identity_full;
+                    for place in column.places() {
+                        values[place] = match before.map(|before| &before[place]) {
+                            Some(known) if known.is_known() && is_told => known.clone(),
+                            Some(_) | None => Value::Unchanged,
+                        };
+                    }
+                    return Ok(());
+                }
+                TupleValue::Text(bytes) => self.decode(column, Format::Text, &bytes, arena)?,
+                TupleValue::Binary(bytes) => self.decode(column, Format::Binary, &bytes, arena)?,
             };
+            column.put(value, &mut values);
             Ok(())
         })?;
         Ok(values)
@@ -259,14 +317,15 @@ impl TablePlan {
         };
         let mut values = vec![Value::Null; self.places];
         self.each(tuple, |column, value| {
-            values[column.place] = match value {
+            let value = match value {
                 // I8: the server writes null for what is outside the identity.
                 TupleValue::Null if !whole && !column.in_identity => Value::NotInIdentity,
                 TupleValue::Null => Value::Null,
                 TupleValue::Unchanged => Value::Unchanged,
-                TupleValue::Text(bytes) => self.decode(column, crate::types::Format::Text, &bytes, arena)?,
-                TupleValue::Binary(bytes) => self.decode(column, crate::types::Format::Binary, &bytes, arena)?,
+                TupleValue::Text(bytes) => self.decode(column, Format::Text, &bytes, arena)?,
+                TupleValue::Binary(bytes) => self.decode(column, Format::Binary, &bytes, arena)?,
             };
+            column.put(value, &mut values);
             Ok(())
         })?;
         Ok(values)
@@ -285,7 +344,7 @@ impl TablePlan {
         Ok(())
     }
 
-    fn decode(&self, column: &PlannedColumn, format: crate::types::Format, bytes: &Bytes, arena: &mut BytesMut) -> Result<Value> {
+    fn decode(&self, column: &PlannedColumn, format: Format, bytes: &Bytes, arena: &mut BytesMut) -> Result<Value> {
         column.codec.decode(format, bytes, arena).map_err(|error| error.scoped(Scope::Table(self.full_name.clone())))
     }
 
@@ -293,13 +352,59 @@ impl TablePlan {
         if self.key.is_empty() {
             return Value::Null;
         }
-        Value::Struct(self.key.iter().map(|&place| values[place].clone()).collect())
+        Value::Struct(self.key.iter().map(|&place| &values[place]).chain(&self.key_end).cloned().collect())
     }
 
     fn row(&self, mut values: Vec<Value>) -> Value {
         values.truncate(self.width);
         Value::Struct(values.into_boxed_slice())
     }
+}
+
+impl PlannedColumn {
+    fn put(&self, value: Value, values: &mut [Value]) {
+        let Some(masked) = &self.masked else {
+            values[self.place] = value;
+            return;
+        };
+        if let Some((place, disguise)) = &masked.key {
+            values[*place] = disguise.as_ref().map_or_else(|| value.clone(), |disguise| disguise.apply(value.clone()));
+        }
+        values[self.place] = masked.row.apply(value);
+    }
+
+    /// Its places in the vector of values.
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let of_key = self.masked.as_ref().and_then(|masked| masked.key.as_ref()).map(|(place, _)| *place);
+        std::iter::once(self.place).chain(of_key)
+    }
+}
+
+/// Where a column of the key stands while the width of the row is not known.
+#[derive(Clone, Copy)]
+enum InVector {
+    Row(usize),
+    Behind(usize),
+}
+
+/// The schema of a field of the row: the codec's, with what the configuration wants to be told besides.
+fn field_schema(schema: &Arc<Schema>, rule: Option<&ColumnRule>, source_type: Option<&SourceType>, column: &str) -> Arc<Schema> {
+    if rule.is_none() && source_type.is_none() {
+        return schema.clone();
+    }
+    let mut builder = schema.rebuild();
+    if let Some((name, value)) = rule.map(ColumnRule::parameter) {
+        builder = builder.parameter(name, value);
+    }
+    if let Some(source_type) = source_type {
+        let of_column = |name: &str| format!("__debezium.source.column.{name}");
+        builder = builder
+            .parameter(of_column("type"), source_type.name.to_uppercase())
+            .parameter(of_column("length"), source_type.length.to_string())
+            .parameter(of_column("scale"), source_type.scale.to_string())
+            .parameter(of_column("name"), column);
+    }
+    builder.build()
 }
 
 /// Names of the key's columns: those that the configuration names, the primary key of the catalog, or else the
@@ -348,7 +453,7 @@ impl Shape {
                 type_modifier: column.type_modifier,
                 in_identity: match table.identity {
                     Default => table.has_primary_key && table.key.contains(&column.name),
-                    Index => table.key.contains(&column.name),
+                    Index => table.identity_columns.contains(&column.name),
                     Full => true,
                     Nothing => false,
                 },

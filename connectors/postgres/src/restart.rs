@@ -40,6 +40,8 @@ pub(crate) struct SlotState {
     /// Whether the server removed log that the slot needs
     pub(crate) lost: bool,
     pub(crate) active_pid: Option<i32>,
+    /// Why the server gave the slot up (`pg_replication_slots.invalidation_reason`, since PostgreSQL 17)
+    pub(crate) invalidation: Option<String>,
 }
 
 /// What the server offers.
@@ -71,7 +73,7 @@ pub(crate) enum Restart {
 pub(crate) enum Refusal {
     OtherSystem { stored: String, found: String },
     SlotMissing,
-    SlotLost,
+    SlotLost { reason: Option<String> },
     SlotOfOtherDatabase { found: String },
     SlotOfOtherPlugin { found: String },
     Diverged { stored_timeline: u32, found_timeline: u32, ended: Option<Lsn> },
@@ -126,7 +128,7 @@ pub(crate) fn usable_slot(offer: &Offer) -> Result<Lsn, Refusal> {
     match slot.confirmed_flush {
         Some(confirmed) if !slot.lost => Ok(confirmed),
         // Without it the slot was never consistent: its creation was interrupted.
-        Some(_) | None => Err(Refusal::SlotLost),
+        Some(_) | None => Err(Refusal::SlotLost { reason: slot.invalidation.clone() }),
     }
 }
 
@@ -136,7 +138,7 @@ impl Refusal {
         match self {
             Self::OtherSystem { .. }
             | Self::SlotMissing
-            | Self::SlotLost
+            | Self::SlotLost { .. }
             | Self::Diverged { .. }
             | Self::BeyondEnd { .. }
             | Self::Gap { .. } => true,
@@ -159,10 +161,9 @@ impl Refusal {
                 format!("connect to the former server, or {resnapshot}"),
             ),
             Self::SlotMissing => ("the slot does not exist any more; changes since the stored position are lost".into(), resnapshot.into()),
-            Self::SlotLost => (
-                "the server has removed log that the slot needs (max_slot_wal_keep_size)".into(),
-                format!("SELECT pg_drop_replication_slot('{slot}'); and {resnapshot}"),
-            ),
+            Self::SlotLost { reason } => {
+                (lost_because(reason.as_deref()), format!("SELECT pg_drop_replication_slot('{slot}'); and {resnapshot}"))
+            }
             Self::SlotOfOtherDatabase { found } => (
                 format!("it belongs to database {found}"),
                 "name another slot with slot.name; slots are shared by all databases of a server".into(),
@@ -200,6 +201,20 @@ impl Refusal {
     }
 }
 
+/// Why a slot is lost, by the server's reason (PostgreSQL 18, `pg_replication_slots`), and how it is kept from happening again.
+fn lost_because(reason: Option<&str>) -> String {
+    match reason {
+        Some("idle_timeout") => "nobody used the slot for longer than idle_replication_slot_timeout, so the server gave it up".into(),
+        Some("rows_removed") => {
+            "the primary removed catalog rows that the slot of this standby needs; set hot_standby_feedback = on and primary_slot_name"
+                .into()
+        }
+        Some("wal_level_insufficient") => "the primary had a wal_level below logical for a while".into(),
+        Some("wal_removed") | None => "the server has removed log that the slot needs (max_slot_wal_keep_size)".into(),
+        Some(other) => format!("the server has given the slot up: {other}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -225,6 +240,7 @@ mod tests {
             confirmed_flush: Some(Lsn::new(confirmed)),
             lost: false,
             active_pid: None,
+            invalidation: None,
         }
     }
 
@@ -301,8 +317,8 @@ mod tests {
     fn a_slot_that_is_missing_lost_or_not_ours_is_refused() {
         let with = |slot| decide(&position(100), &Offer { slot, ..offer(100) }, false);
         assert_eq!(with(None), Restart::Refused(Refusal::SlotMissing));
-        assert_eq!(with(Some(SlotState { lost: true, ..slot(100) })), Restart::Refused(Refusal::SlotLost));
-        assert_eq!(with(Some(SlotState { confirmed_flush: None, ..slot(100) })), Restart::Refused(Refusal::SlotLost));
+        assert_eq!(with(Some(SlotState { lost: true, ..slot(100) })), Restart::Refused(Refusal::SlotLost { reason: None }));
+        assert_eq!(with(Some(SlotState { confirmed_flush: None, ..slot(100) })), Restart::Refused(Refusal::SlotLost { reason: None }));
         let other = SlotState { database: Some("b".into()), ..slot(100) };
         assert_eq!(with(Some(other)), Restart::Refused(Refusal::SlotOfOtherDatabase { found: "b".into() }));
         let other = SlotState { plugin: Some("decoderbufs".into()), ..slot(100) };
@@ -317,7 +333,7 @@ mod tests {
         for refusal in [
             Refusal::OtherSystem { stored: "7".into(), found: "8".into() },
             Refusal::SlotMissing,
-            Refusal::SlotLost,
+            Refusal::SlotLost { reason: Some("idle_timeout".into()) },
             Refusal::SlotOfOtherDatabase { found: "b".into() },
             Refusal::SlotOfOtherPlugin { found: "x".into() },
             Refusal::Diverged { stored_timeline: 1, found_timeline: 2, ended: None },

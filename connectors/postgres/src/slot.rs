@@ -18,8 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Loads the state of the slot called `name`, if there is one.
 pub(crate) async fn load(sql: &SqlConnection, name: &str) -> Result<Option<SlotState>> {
-    // Older servers have no wal_status; it is null this way.
-    let query = "SELECT plugin::text, database::text, confirmed_flush_lsn, to_jsonb(s) ->> 'wal_status' = 'lost', active_pid \
+    // Older servers have no wal_status, and no reason of an invalidation; they are null this way.
+    let query = "SELECT plugin::text, database::text, confirmed_flush_lsn, to_jsonb(s) ->> 'wal_status' = 'lost', active_pid, \
+                 to_jsonb(s) ->> 'invalidation_reason' \
                  FROM pg_replication_slots s WHERE slot_name = $1";
     let row = sql.query_opt(query, &[&name]).await.map_err(|error| sql_error(format!("read the state of slot {name}"), error))?;
     Ok(row.map(|row| SlotState {
@@ -28,15 +29,8 @@ pub(crate) async fn load(sql: &SqlConnection, name: &str) -> Result<Option<SlotS
         confirmed_flush: row.get::<_, Option<PgLsn>>(2).map(|lsn| Lsn::new(lsn.into())),
         lost: row.get::<_, Option<bool>>(3).unwrap_or(false),
         active_pid: row.get(4),
+        invalidation: row.get(5),
     }))
-}
-
-/// Bytes of log that the server keeps for the slot.
-pub(crate) async fn retained_bytes(sql: &SqlConnection, name: &str) -> Result<Option<i64>> {
-    let query = "SELECT pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, restart_lsn)::int8 \
-                 FROM pg_replication_slots WHERE slot_name = $1";
-    let row = sql.query_opt(query, &[&name]).await.map_err(|error| sql_error(format!("read the lag of slot {name}"), error))?;
-    Ok(row.and_then(|row| row.get(0)))
 }
 
 /// Awaits the creation of a slot and says what it waits for where that takes long.

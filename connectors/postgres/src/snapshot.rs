@@ -31,6 +31,7 @@ use tailwater_api::source::{Reservation, SourceBatch, SourceContext};
 use tailwater_api::state::StateChange;
 use tailwater_api::{Error, ErrorKind, Result, Scope, Value};
 use tailwater_kit::envelope::{Change, SnapshotMark};
+use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::relational_config::TableOrder;
 use tokio_postgres::error::SqlState;
 use tracing::{info, warn};
@@ -89,6 +90,9 @@ pub(crate) struct Writer {
     /// Tables read to their end, whose publication waits for the held row
     finished: Vec<FinishedTable>,
     scanned: Counter,
+    notifications: Notifications,
+    /// `data_collections` of notifications
+    collections: String,
 }
 
 struct HeldRow {
@@ -118,8 +122,17 @@ struct FinishedTable {
 }
 
 impl Writer {
-    pub(crate) fn new(context: &SourceContext, position: &Position, completed: &[CompletedTable]) -> Self {
+    pub(crate) fn new(
+        config: &PostgresConfig,
+        context: &SourceContext,
+        position: &Position,
+        completed: &[CompletedTable],
+        tables: &[TableDefinition],
+    ) -> Self {
+        let collections = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(",");
         Self {
+            notifications: Notifications::new(&config.relational.notifications, &config.relational.topic_prefix),
+            collections,
             records: Vec::new(),
             weight: 0,
             reservation: None,
@@ -138,6 +151,17 @@ impl Writer {
             finished: Vec::new(),
             scanned: context.metrics().counter("snapshot_rows", "Rows that snapshots read.", None),
         }
+    }
+
+    /// Tells how far the snapshot is.
+    async fn notify(&self, context: &mut SourceContext, happening: Happening, data: &[(&str, &str)]) -> Result<()> {
+        let record = self.notifications.give(Aggregate::InitialSnapshot, happening, data);
+        if let Some(record) = record {
+            // Small, and asked for while rows are held: it must not wait for room.
+            let reservation = context.reserve(0).await;
+            context.send(SourceBatch { records: vec![record], ..SourceBatch::default() }, reservation).await?;
+        }
+        Ok(())
     }
 
     /// Turns the held row into its record, now that it is known whether it is a last one.
@@ -224,6 +248,7 @@ impl Snapshot<'_> {
         anchor: &Anchor,
         another: impl Fn() -> F,
     ) -> Result<()> {
+        self.writer.notify(self.context, Happening::Started, &[]).await?;
         for table in tables {
             let mut replacement = None;
             loop {
@@ -261,6 +286,7 @@ impl Snapshot<'_> {
                 None => rollback(sql).await?,
             }
         };
+        self.writer.notify(self.context, Happening::Started, &[]).await?;
         let anchor = self.position.resume;
         for table in &locked {
             self.read(sql, table, anchor).await?;
@@ -338,6 +364,10 @@ impl Snapshot<'_> {
 
         let columns: Vec<usize> = (0..plan.shape.columns.len()).filter(|&index| plan.codec(index).is_some()).collect();
         let formats: Vec<Format> = columns.iter().filter_map(|&index| plan.codec(index)).map(copy_format).collect();
+        let name = table.full_name();
+        let collections = self.writer.collections.clone();
+        let progress = [("current_collection_in_progress", name.as_str()), ("data_collections", &collections)];
+        self.writer.notify(self.context, Happening::InProgress, &progress).await?;
         let mut rows = 0;
         let mut reader = CopyRows::default();
         let pieces = sql.copy_out(&query).await.map_err(failed)?;
@@ -367,6 +397,14 @@ impl Snapshot<'_> {
             let error = Error::new(ErrorKind::Unreadable, "read the rows of the table").because("the COPY ended without its trailer");
             return Err(error.scoped(Scope::Table(table.full_name())));
         }
+        let count = rows.to_string();
+        let scanned = [
+            ("scanned_collection", name.as_str()),
+            ("total_rows_scanned", &count),
+            ("data_collections", &collections),
+            ("status", "SUCCEEDED"),
+        ];
+        self.writer.notify(self.context, Happening::TableScanCompleted, &scanned).await?;
         self.writer.first_table = false;
         let table = CompletedTable { name: plan.full_name.clone(), anchor, rows };
         self.writer.finished.push(FinishedTable { table, pending: (rows > 0).then_some(pending) });
@@ -398,7 +436,8 @@ impl Snapshot<'_> {
         self.position.snapshot = SnapshotProgress::Completed;
         let server = &self.config.relational.topic_prefix;
         let state = vec![self.position.change(server)];
-        self.writer.publish(self.context, server, &mut self.completed, state).await
+        self.writer.publish(self.context, server, &mut self.completed, state).await?;
+        self.writer.notify(self.context, Happening::Completed, &[]).await
     }
 }
 

@@ -9,12 +9,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tailwater_api::metrics::Gauge;
 use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::context_headers;
+use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -26,14 +26,12 @@ use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Position, SnapshotProgress};
-use crate::replication::{ReplicationConnection, SnapshotAction};
+use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
+use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
 use crate::stream::{Start, Streaming};
-use crate::{probe, publication, slot};
-
-/// How often the retained log is measured.
-const LAG_INTERVAL: Duration = Duration::from_secs(10);
+use crate::{heartbeat, identity, probe, publication, slot};
 
 /// The PostgreSQL source.
 #[derive(Clone, Copy, Debug, Default)]
@@ -55,17 +53,21 @@ impl SourceConnector for PostgresConnector {
             let _ = stopping.wait_for(|stop| *stop).await;
         };
         let config = Arc::new(config);
-        let mut run = Run::open(config.clone(), &context).await?;
-        // A stop while rows are read drops the reading: pending rows are forgotten, complete tables stay.
-        let position = tokio::select! {
+        let prepare = async {
+            let mut run = Run::open(config.clone(), &context).await?;
+            let position = run.prepare(&mut context).await?;
+            Ok::<_, Error>((run, position))
+        };
+        // A stop while it connects or rows are read drops that: pending rows are forgotten, complete tables stay.
+        let (run, position) = tokio::select! {
             biased;
             () = stopped => return Ok(()),
-            position = run.prepare(&mut context) => position?,
+            prepared = prepare => prepared?,
         };
-        let Some(position) = position else {
-            return Ok(());
-        };
-        run.stream(&mut context, position).await
+        match position {
+            Some(position) => run.stream(&mut context, position).await,
+            None => Ok(()),
+        }
     }
 
     fn unavailable_value_placeholder(config: &Self::Config) -> String {
@@ -97,7 +99,10 @@ impl Run {
         let sql = SqlConnection::connect(&config).await?;
         let facts = ServerFacts::load(&sql).await?;
         check_server(&config, &facts)?;
-        let definitions = TableDefinition::load(&sql, None).await?;
+        let mut definitions = TableDefinition::load(&sql, None).await?;
+        if config.snapshot.stream && identity::set(&sql, &facts, &config.identities, &captured(&config, &definitions)).await? {
+            definitions = TableDefinition::load(&sql, None).await?;
+        }
         let captured = captured(&config, &definitions);
         if captured.is_empty() {
             warn!("no table passes the filters of the configuration");
@@ -105,6 +110,11 @@ impl Run {
         let publication = if config.snapshot.stream {
             let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
             warn_about_unpublished(&config, &publication, &captured);
+            for table in &captured {
+                if let Some(advice) = identity::untold_key(&config.relational, table) {
+                    warn!(table = %table.full_name(), "{advice}");
+                }
+            }
             Some(publication)
         } else {
             None
@@ -150,12 +160,14 @@ impl Run {
                 }
                 position.log = Some(offered.log.clone());
                 self.plans.set_anchors(&completed);
+                self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
                 let position = self.new_position(&offered.log, from, SnapshotProgress::Streaming).await?;
                 send_state(context, vec![position.change(&server)]).await?;
+                self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
             (stored, true) => {
@@ -166,6 +178,16 @@ impl Run {
                 Ok(Some(position))
             }
         }
+    }
+
+    async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
+        let notifications = Notifications::new(&self.config.relational.notifications, &self.config.relational.topic_prefix);
+        if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Skipped, &[]) {
+            // Small, and asked for while rows are held: it must not wait for room.
+            let reservation = context.reserve(0).await;
+            context.send(SourceBatch { records: vec![record], ..SourceBatch::default() }, reservation).await?;
+        }
+        Ok(())
     }
 
     /// Asks the server who it is and what its slot is.
@@ -223,9 +245,18 @@ impl Run {
             Ok(confirmed) => Ok(confirmed),
             Err(_) => {
                 self.drop_unusable_slot(offered).await?;
-                let creation = offered.connection.create_slot(&self.config.slot, false, SnapshotAction::Nothing);
+                let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Nothing);
                 Ok(slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot_refused)?.consistent_point)
             }
+        }
+    }
+
+    /// A slot of ours lives on in the standbys where the server can do that.
+    fn slot_life(&self) -> SlotLife {
+        if self.config.failover_slot && self.facts.version >= 170_000 && !self.facts.in_recovery {
+            SlotLife::Failover
+        } else {
+            SlotLife::Permanent
         }
     }
 
@@ -251,7 +282,7 @@ impl Run {
             temporary_anchor(&self.config, &self.sql).await?
         } else {
             self.drop_unusable_slot(&mut offered).await?;
-            let creation = offered.connection.create_slot(&self.config.slot, false, SnapshotAction::Export);
+            let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Export);
             let created = slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot_refused)?;
             info!(slot = %self.config.slot, at = %created.consistent_point, "created the slot");
             Anchor { lsn: created.consistent_point, exported: created.snapshot_name, keeper: Some(offered.connection) }
@@ -271,7 +302,7 @@ impl Run {
         tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()));
         let reader = SqlConnection::connect(&self.config).await?;
         reader.without_timeout().await?;
-        let writer = Writer::new(context, &position, &completed);
+        let writer = Writer::new(&self.config, context, &position, &completed, &tables);
         let mut snapshot = Snapshot {
             config: &self.config,
             context,
@@ -299,7 +330,7 @@ impl Run {
         let tables = tables_to_read(&self.config, None, &captured);
         let reader = SqlConnection::connect(&self.config).await?;
         reader.without_timeout().await?;
-        let writer = Writer::new(context, &position, &[]);
+        let writer = Writer::new(&self.config, context, &position, &[], &tables);
         let mut snapshot = Snapshot {
             config: &self.config,
             context,
@@ -326,7 +357,7 @@ impl Run {
 
     /// Follows the log from `position`.
     async fn stream(mut self, context: &mut SourceContext, position: Position) -> Result<()> {
-        let binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions))?;
+        let binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions));
         let mut options = vec![
             ("proto_version".to_owned(), "1".to_owned()),
             ("publication_names".to_owned(), quote_identifier(&self.config.publication)),
@@ -339,6 +370,11 @@ impl Run {
         }
         options.extend(self.config.stream_options.iter().cloned());
         self.plans.stream_in_binary(binary);
+        let heartbeat = self.config.relational.heartbeat.clone();
+        let action = heartbeat.and_then(|heartbeat| Some((heartbeat.action_query?, heartbeat.interval)));
+        if let Some((query, _)) = &action {
+            heartbeat::act(&mut self.session, query).await;
+        }
         let Some((mut stream, feedback)) = self.start_replication(context, position.resume, &options).await? else {
             return Ok(());
         };
@@ -354,8 +390,11 @@ impl Run {
             answer_interval(self.config.status_interval, self.facts.wal_sender_timeout),
             self.config.flush_mode != FlushMode::Manual,
         ));
-        let retained = context.metrics().gauge("retained_wal_bytes", "Log that the server keeps for the slot.", None);
-        beside.spawn(measure_lag(self.config.clone(), retained));
+        beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
+
+        if let Some((query, interval)) = action {
+            beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
+        }
 
         let messages = LogicalMessages::new(&self.config, &self.blocks, self.headers.clone());
         let start = Start { plans: self.plans, session: self.session, blocks: self.blocks, messages, log, position, acknowledgements };
@@ -483,7 +522,7 @@ fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, ca
 async fn temporary_anchor(config: &PostgresConfig, sql: &SqlConnection) -> Result<Anchor> {
     let mut connection = ReplicationConnection::connect(&replication_options(config)).await?;
     let name = format!("tailwater_{:016x}", fastrand::u64(..));
-    let creation = connection.create_slot(&name, true, SnapshotAction::Export);
+    let creation = connection.create_slot(&name, SlotLife::Temporary, SnapshotAction::Export);
     let created = slot::explain_wait(sql, &name, creation).await.map_err(slot_refused)?;
     Ok(Anchor { lsn: created.consistent_point, exported: created.snapshot_name, keeper: Some(connection) })
 }
@@ -500,18 +539,4 @@ async fn send_state(context: &mut SourceContext, state: Vec<tailwater_api::state
     let reservation = context.reserve(0).await;
     context.send(SourceBatch { state, ..SourceBatch::default() }, reservation).await?;
     Ok(())
-}
-
-/// Keeps the figure of the retained log current. Never ends; a server that does not answer is asked again.
-async fn measure_lag(config: Arc<PostgresConfig>, gauge: Gauge) -> Result<()> {
-    let mut session = SqlSession::new(config.clone());
-    loop {
-        tokio::time::sleep(LAG_INTERVAL).await;
-        // Only a figure depends on it, and the stream itself notices when the server is gone.
-        if let Ok(sql) = session.get().await
-            && let Ok(Some(bytes)) = slot::retained_bytes(sql, &config.slot).await
-        {
-            gauge.set(bytes);
-        }
-    }
 }

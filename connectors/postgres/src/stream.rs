@@ -20,14 +20,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use bytestring::ByteString;
 use futures_util::FutureExt;
 use tailwater_api::envelope::Operation;
 use tailwater_api::metrics::{Counter, Gauge};
 use tailwater_api::record::Record;
 use tailwater_api::source::{Reservation, SourceBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
-use tailwater_kit::envelope::{Change, SnapshotMark};
+use tailwater_kit::envelope::{Change, EventMoment, SnapshotMark};
+use tailwater_kit::heartbeat::HeartbeatRecords;
+use tailwater_kit::transaction::TransactionRecords;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -41,6 +42,7 @@ use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, MessageKind, Partial, Position, SnapshotProgress};
 use crate::relation::{Shape, TablePlan};
 use crate::replication::{Frame, ReplicationStream};
+use crate::transaction::{Transaction, recognise};
 
 /// What a batch may weigh at least and at most before it is sent.
 const SMALLEST_BATCH: usize = 16 << 10;
@@ -49,53 +51,17 @@ const LARGEST_BATCH: usize = 512 << 10;
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two counts of lost values.
 const LOST_PAUSE: Duration = Duration::from_secs(5);
+/// What an END counts logical messages as.
+const MESSAGES: &str = "message";
 /// How long a transaction may keep records back while the server is silent in its middle.
 const MIDDLE_PAUSE: Duration = Duration::from_millis(10);
-
-/// A transaction between its begin and its commit.
-struct Transaction {
-    xid: u32,
-    /// Start of its commit record, by which it is told apart and held against anchors
-    commit: Lsn,
-    /// Microseconds since 1970 UTC
-    timestamp: i64,
-    /// Row messages so far
-    rows: u64,
-    skip: Skip,
-    origin: Option<(ByteString, Lsn)>,
-    /// Whether a record came of it
-    ours: bool,
-}
-
-/// Which messages of a transaction are durable since an earlier run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Skip {
-    Nothing,
-    Rows(u64),
-    /// What stands before the place, and this many messages at it
-    UpTo(Lsn, u64),
-}
-
-impl Transaction {
-    /// Whether the message that was just counted is durable since an earlier run.
-    fn is_durable(&mut self, lsn: Lsn) -> bool {
-        match &mut self.skip {
-            Skip::Nothing => false,
-            Skip::Rows(rows) => self.rows <= *rows,
-            Skip::UpTo(place, messages) if lsn == *place && *messages > 0 => {
-                *messages -= 1;
-                true
-            }
-            Skip::UpTo(place, _) => lsn < *place,
-        }
-    }
-}
 
 /// The figures of a stream; touched once a batch.
 struct Figures {
     rows: Counter,
     transactions: Counter,
     lag: Gauge,
+    unchanged: Counter,
     lost: Counter,
 }
 
@@ -107,6 +73,8 @@ pub(crate) struct Streaming<'a> {
     session: SqlSession,
     blocks: Blocks,
     messages: LogicalMessages,
+    transactions: Option<TransactionRecords>,
+    heartbeat: Option<Heartbeat>,
     log: LogIdentity,
     acknowledgements: Arc<Acknowledgements>,
     figures: Figures,
@@ -130,6 +98,8 @@ pub(crate) struct Streaming<'a> {
 struct Batch {
     records: Vec<Record>,
     weight: usize,
+    /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
+    received: usize,
     reservation: Option<Reservation>,
     /// How much the next reservation asks for
     size: usize,
@@ -137,7 +107,27 @@ struct Batch {
     now: i64,
     arena: BytesMut,
     rows: u64,
+    unchanged: u64,
     transactions: u64,
+}
+
+impl Batch {
+    /// What of the reservation is used up (I6).
+    fn used(&self) -> usize {
+        self.weight.max(self.received)
+    }
+
+    fn push(&mut self, record: Record) {
+        self.weight += record.weight();
+        self.records.push(record);
+    }
+}
+
+/// Heartbeats and when the next one is due. One stands at the end of a batch; a batch is sent for it if none is.
+struct Heartbeat {
+    records: HeartbeatRecords,
+    interval: Duration,
+    due: Instant,
 }
 
 /// What a stream starts with.
@@ -157,6 +147,7 @@ impl<'a> Streaming<'a> {
         let figures = Figures {
             rows: metrics.counter("source_rows", "Row changes that were captured.", None),
             transactions: metrics.counter("source_transactions", "Transactions that were captured.", None),
+            unchanged: metrics.counter("source_unchanged_rows", "Updates dropped because they changed no captured column.", None),
             lost: metrics.counter("source_values_lost", "Values that the schema of their type had no room for.", None),
             lag: metrics.gauge("lag_milliseconds", "Time between the commit of the newest change and its capture.", None),
         };
@@ -167,6 +158,12 @@ impl<'a> Streaming<'a> {
             session: start.session,
             blocks: start.blocks,
             messages: start.messages,
+            transactions: config.relational.transaction_topic.as_deref().map(TransactionRecords::new),
+            heartbeat: config.relational.heartbeat.as_ref().map(|heartbeat| Heartbeat {
+                records: HeartbeatRecords::new(&heartbeat.topic, &config.relational.topic_prefix),
+                interval: heartbeat.interval,
+                due: Instant::now(),
+            }),
             log: start.log,
             acknowledgements: start.acknowledgements,
             figures,
@@ -197,13 +194,12 @@ impl<'a> Streaming<'a> {
                         self.send().await?;
                         continue;
                     }
-                    let due = if self.batch.records.is_empty() { self.stored_at + IDLE_PAUSE } else { Instant::now() + MIDDLE_PAUSE };
-                    let waits = !self.batch.records.is_empty() || (self.moved && self.transaction.is_none());
+                    let due = self.due();
                     tokio::select! {
                         biased;
                         () = stopped(&mut stopping) => return self.finish().await,
                         frame = stream.next() => frame,
-                        () = sleep_until(due), if waits => {
+                        () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                             self.send().await?;
                             continue;
                         }
@@ -211,17 +207,35 @@ impl<'a> Streaming<'a> {
                 }
             };
             match frame? {
-                Some(Frame::Data { wal_start, payload, .. }) => self.message(wal_start, payload).await?,
+                Some(Frame::Data { wal_start, payload, .. }) => {
+                    let octets = payload.len();
+                    self.message(wal_start, payload).await?;
+                    self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
+                }
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
-            if self.batch.weight >= self.batch.size {
+            if self.batch.used() >= self.batch.size {
                 self.send().await?;
+                // I4: the task that answers the server may share this thread, and a backlog has no pause by itself.
+                tokio::task::yield_now().await;
                 if *stopping.borrow() {
                     return self.finish().await;
                 }
             }
         }
+    }
+
+    /// When something has to be sent although the server is silent.
+    fn due(&self) -> Option<Instant> {
+        let position = if !self.batch.records.is_empty() {
+            Some(Instant::now() + MIDDLE_PAUSE)
+        } else if self.moved && self.transaction.is_none() {
+            Some(self.stored_at + IDLE_PAUSE)
+        } else {
+            None
+        };
+        position.into_iter().chain(self.heartbeat.as_ref().map(|heartbeat| heartbeat.due)).min()
     }
 
     async fn finish(&mut self) -> Result<()> {
@@ -253,21 +267,15 @@ impl<'a> Streaming<'a> {
         let at = |error: Error| error.at(wal_start);
         match Message::decode(&payload).map_err(at)? {
             Message::Begin(begin) => {
-                let skip = self.recognise(begin.xid, begin.final_lsn)?;
-                self.transaction = Some(Transaction {
-                    xid: begin.xid,
-                    commit: begin.final_lsn,
-                    timestamp: begin.commit_time,
-                    rows: 0,
-                    skip,
-                    origin: None,
-                    ours: false,
-                });
+                let (skip, expected) = recognise(self.expected, begin.xid, begin.final_lsn).map_err(|error| error.at(begin.final_lsn))?;
+                self.expected = expected;
+                self.transaction = Some(Transaction::new(begin, skip, self.transactions.is_some()));
             }
             Message::Commit(commit) => self.commit(commit.end_lsn)?,
             Message::Relation(relation) => {
                 let (oid, shape) = (relation.oid, Shape::of_relation(&relation));
-                self.plans.describe(&mut self.session, &self.blocks, oid, shape).await.map_err(at)?;
+                let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+                self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
             }
             Message::Insert(insert) => {
                 self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena))?;
@@ -296,17 +304,17 @@ impl<'a> Streaming<'a> {
         Ok(())
     }
 
-    /// Holds a transaction against the one of which a part is durable (I3).
-    fn recognise(&mut self, xid: u32, commit: Lsn) -> Result<Skip> {
-        let (skip, expected) = recognise(self.expected, xid, commit).map_err(|error| error.at(commit))?;
-        self.expected = expected;
-        Ok(skip)
-    }
-
     fn commit(&mut self, end: Lsn) -> Result<()> {
         let Some(transaction) = self.transaction.take() else {
             return Err(unexpected("a commit outside a transaction", end));
         };
+        if let (Some(records), Some(order)) = (&self.transactions, &transaction.order) {
+            let time = transaction.timestamp / 1000;
+            if !transaction.told {
+                self.batch.push(records.begin(order, time));
+            }
+            self.batch.push(records.end(order, time));
+        }
         self.resume = end;
         self.last_commit = Some(end);
         self.last = LastMessage { lsn: end, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind: MessageKind::Commit };
@@ -315,8 +323,9 @@ impl<'a> Streaming<'a> {
         Ok(())
     }
 
-    /// Counts a row message and says whether it is new and how the table is written; `None` for one to be dropped.
-    fn admit(&mut self, relation: u32, lsn: Lsn, is_row: bool) -> Result<Option<Arc<TablePlan>>> {
+    /// Counts a row message, and the first of a transaction tells that it began. Says whether the message is durable since
+    /// an earlier run and how the table is written; `None` for a message that is dropped.
+    fn admit(&mut self, relation: u32, lsn: Lsn, is_row: bool) -> Result<Option<(Arc<TablePlan>, bool)>> {
         let Some(transaction) = &mut self.transaction else {
             return Err(unexpected("a change outside a transaction", lsn));
         };
@@ -324,11 +333,24 @@ impl<'a> Streaming<'a> {
             transaction.rows += 1;
         }
         let commit = transaction.commit;
-        if transaction.is_durable(lsn) {
+        let durable = transaction.is_durable(lsn);
+        if durable && transaction.order.is_none() {
             return Ok(None);
         }
+        self.tell_begin();
         // Committed before the anchor: the snapshot holds it.
-        Ok(self.plans.of(relation)?.filter(|plan| commit >= plan.anchor))
+        let plan = self.plans.of(relation)?.filter(|plan| commit >= plan.anchor);
+        Ok(plan.map(|plan| (plan, durable)))
+    }
+
+    /// Writes the record that says that the transaction began, if it is not written yet.
+    fn tell_begin(&mut self) {
+        if let (Some(records), Some(transaction)) = (&self.transactions, &mut self.transaction)
+            && let Some(order) = transaction.order.as_ref().filter(|_| !transaction.told)
+        {
+            transaction.told = true;
+            self.batch.push(records.begin(order, transaction.timestamp / 1000));
+        }
     }
 
     fn row(
@@ -338,35 +360,45 @@ impl<'a> Streaming<'a> {
         kind: MessageKind,
         decode: impl FnOnce(&TablePlan, &mut BytesMut) -> Result<Change>,
     ) -> Result<()> {
-        let Some(plan) = self.admit(relation, lsn, true)? else {
+        let Some((plan, durable)) = self.admit(relation, lsn, true)? else {
             return Ok(());
         };
+        let relational = &self.config.relational;
         let skipped = match kind {
             MessageKind::Insert => Operation::Create,
             MessageKind::Update => Operation::Update,
             MessageKind::Delete => Operation::Delete,
             MessageKind::Truncate | MessageKind::Message | MessageKind::Commit => return Err(unexpected("no row", lsn)),
         };
-        if self.config.relational.skipped_operations.contains(skipped) {
+        if relational.skipped_operations.contains(skipped) {
             return Ok(());
         }
         let change = decode(&plan, &mut self.batch.arena).map_err(|error| error.at(lsn))?;
-        self.emit(&plan, change, lsn, kind);
+        if relational.skip_unchanged && change.is_without_effect() {
+            self.batch.unchanged += 1;
+            return Ok(());
+        }
+        self.emit(&plan, change, lsn, kind, durable);
         Ok(())
     }
 
     fn truncate(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
         for (index, &relation) in relations.iter().enumerate() {
-            let plan = self.admit(relation, lsn, index == 0)?;
-            if let Some(plan) = plan.filter(|_| !self.config.relational.skipped_operations.contains(Operation::Truncate)) {
-                self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate);
+            let admitted = self.admit(relation, lsn, index == 0)?;
+            if let Some((plan, durable)) = admitted.filter(|_| !self.config.relational.skipped_operations.contains(Operation::Truncate)) {
+                self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate, durable);
             }
         }
         Ok(())
     }
 
-    fn emit(&mut self, plan: &TablePlan, change: Change, lsn: Lsn, kind: MessageKind) {
+    /// Writes the records of a change. What is durable already is only counted.
+    fn emit(&mut self, plan: &TablePlan, change: Change, lsn: Lsn, kind: MessageKind, durable: bool) {
         let Some(transaction) = &mut self.transaction else { return };
+        let order = transaction.order.as_mut().map(|order| order.count(&plan.full_name, change.events()));
+        if durable {
+            return;
+        }
         transaction.ours = true;
         let place = Place {
             lsn,
@@ -378,35 +410,42 @@ impl<'a> Streaming<'a> {
         };
         let batch = &mut self.batch;
         let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), batch.now, &mut batch.arena);
-        plan.events.records(change, moment, |record| {
-            batch.weight += record.weight();
-            batch.records.push(record);
-        });
+        plan.events.records(change, EventMoment { transaction: order, ..moment }, |record| batch.push(record));
         batch.rows += 1;
         self.last = LastMessage { lsn, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind };
         self.moved = true;
     }
 
     fn logical(&mut self, transactional: bool, lsn: Lsn, prefix: &str, content: Bytes) {
+        let wanted = self.config.message_prefixes.accepts(prefix);
+        let mut order = None;
         let (xid, timestamp) = match &mut self.transaction {
             Some(transaction) if transactional => {
                 transaction.rows += 1;
-                if transaction.is_durable(lsn) {
+                let durable = transaction.is_durable(lsn);
+                if wanted {
+                    order = transaction.order.as_mut().map(|order| order.count(MESSAGES, 1));
+                }
+                let (xid, timestamp) = (transaction.xid, transaction.timestamp);
+                transaction.ours |= wanted && !durable;
+                if !durable {
+                    self.tell_begin();
+                }
+                if durable || !wanted {
                     return;
                 }
-                transaction.ours = true;
-                (Some(transaction.xid), transaction.timestamp)
+                (Some(xid), timestamp)
             }
             // It stands by itself, is sent at once, and has no time but ours.
             Some(_) | None => (None, self.batch.now / 1000),
         };
-        let place = Place { lsn, last_commit: self.last_commit, xid, timestamp, mark: SnapshotMark::Streaming, origin: None };
-        let empty = tailwater_api::Value::text("");
-        let moment = self.blocks.moment(&place, empty.clone(), empty, self.batch.now, &mut self.batch.arena);
-        let record = self.messages.record(prefix, content, moment);
-        self.batch.weight += record.weight();
-        self.batch.records.push(record);
-        self.last = LastMessage { lsn, xid, timestamp, kind: MessageKind::Message };
+        if wanted {
+            let place = Place { lsn, last_commit: self.last_commit, xid, timestamp, mark: SnapshotMark::Streaming, origin: None };
+            let empty = tailwater_api::Value::text("");
+            let moment = self.blocks.moment(&place, empty.clone(), empty, self.batch.now, &mut self.batch.arena);
+            self.batch.push(self.messages.record(prefix, content, EventMoment { transaction: order, ..moment }));
+            self.last = LastMessage { lsn, xid, timestamp, kind: MessageKind::Message };
+        }
         self.moved = true;
         if self.transaction.is_none() {
             // Its record ends here; the server does not send it again from this place.
@@ -416,13 +455,7 @@ impl<'a> Streaming<'a> {
 
     fn position(&self) -> Position {
         let partial = match &self.transaction {
-            Some(transaction) => match transaction.skip {
-                Skip::Nothing | Skip::UpTo(..) if transaction.rows == 0 => None,
-                Skip::Nothing | Skip::UpTo(..) => Some(transaction.rows),
-                // Never less than what is durable already.
-                Skip::Rows(durable) => Some(transaction.rows.max(durable)),
-            }
-            .map(|rows| Partial::Rows { xid: transaction.xid, commit: transaction.commit, rows }),
+            Some(transaction) => transaction.partial(),
             None => self.expected,
         };
         Position {
@@ -436,6 +469,10 @@ impl<'a> Streaming<'a> {
     }
 
     async fn send(&mut self) -> Result<()> {
+        if let Some(heartbeat) = self.heartbeat.as_mut().filter(|heartbeat| heartbeat.due <= Instant::now()) {
+            heartbeat.due = Instant::now() + heartbeat.interval;
+            self.batch.push(heartbeat.records.record(now() / 1_000_000));
+        }
         let position = self.position();
         let resume = position.resume;
         let batch = &mut self.batch;
@@ -449,11 +486,12 @@ impl<'a> Streaming<'a> {
             None => self.context.reserve(batch.weight).await,
         };
         // Filled: the next may be twice as large. Sent before it was full: half.
-        let full = batch.weight >= batch.size;
+        let full = batch.used() >= batch.size;
         batch.size = if full { batch.size * 2 } else { batch.size / 2 }.clamp(SMALLEST_BATCH, LARGEST_BATCH);
-        batch.weight = 0;
+        (batch.weight, batch.received) = (0, 0);
         self.figures.rows.add(std::mem::take(&mut batch.rows));
         self.figures.transactions.add(std::mem::take(&mut batch.transactions));
+        self.figures.unchanged.add(std::mem::take(&mut batch.unchanged));
         if !records.is_empty() {
             self.figures.lag.set((batch.now / 1_000_000).saturating_sub(position.last.timestamp / 1000));
         }
@@ -471,70 +509,12 @@ impl<'a> Streaming<'a> {
     }
 }
 
-fn recognise(expected: Option<Partial>, xid: u32, commit: Lsn) -> Result<(Skip, Option<Partial>)> {
-    match expected {
-        None => Ok((Skip::Nothing, None)),
-        Some(Partial::Rows { xid: stored, commit: at, rows }) if commit == at => {
-            if stored == xid {
-                Ok((Skip::Rows(rows), None))
-            } else {
-                Err(another_history(format!("the transaction committed at {at} is {xid}, but {stored} was half durable")))
-            }
-        }
-        // Without rows when the position was stored, for it stands before the half durable one.
-        Some(partial @ Partial::Rows { commit: at, .. }) if commit < at => Ok((Skip::Nothing, Some(partial))),
-        Some(Partial::Rows { xid: stored, commit: at, .. }) => {
-            Err(another_history(format!("transaction {stored}, committed at {at}, is half durable, but the server does not send it again")))
-        }
-        Some(Partial::UpTo { xid: stored, lsn, messages }) if stored == xid => Ok((Skip::UpTo(lsn, messages), None)),
-        // Only rows at or before a place would be dropped, so waiting on for it loses nothing.
-        Some(partial @ Partial::UpTo { .. }) => Ok((Skip::Nothing, Some(partial))),
-    }
-}
-
 /// Completes when the task should end. Cancel-safe.
 async fn stopped(stopping: &mut watch::Receiver<bool>) {
     // A daemon that is gone is a stop, too.
     let _ = stopping.wait_for(|stop| *stop).await;
 }
 
-fn another_history(why: String) -> Error {
-    Error::new(ErrorKind::HistoryGone, "continue inside a transaction")
-        .because(why)
-        .mend("set snapshot.mode to when_needed, or delete the connector's offsets (DELETE /connectors/NAME/offsets)")
-}
-
 fn unexpected(what: &str, lsn: Lsn) -> Error {
     Error::new(ErrorKind::Unreadable, "follow the log").because(format!("the server sent {what}")).at(lsn)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rows(xid: u32, commit: u64, rows: u64) -> Option<Partial> {
-        Some(Partial::Rows { xid, commit: Lsn::new(commit), rows })
-    }
-
-    #[test]
-    fn a_half_durable_transaction_is_recognised_by_xid_and_commit() {
-        assert_eq!(recognise(rows(7, 100, 3), 7, Lsn::new(100)).unwrap(), (Skip::Rows(3), None));
-        assert_eq!(recognise(rows(7, 100, 3), 6, Lsn::new(90)).unwrap(), (Skip::Nothing, rows(7, 100, 3)));
-        assert_eq!(recognise(None, 7, Lsn::new(100)).unwrap(), (Skip::Nothing, None));
-    }
-
-    #[test]
-    fn another_transaction_in_its_place_is_another_history() {
-        for (xid, commit) in [(8, 100), (7, 101), (8, 101)] {
-            let error = recognise(rows(7, 100, 3), xid, Lsn::new(commit)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::HistoryGone);
-        }
-    }
-
-    #[test]
-    fn debeziums_place_drops_only_rows_of_its_transaction() {
-        let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50), messages: 1 });
-        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (Skip::UpTo(Lsn::new(50), 1), None));
-        assert_eq!(recognise(place, 8, Lsn::new(100)).unwrap(), (Skip::Nothing, place));
-    }
 }

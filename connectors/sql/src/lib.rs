@@ -47,6 +47,7 @@ impl SinkConnector for SqlConnector {
     const CLASS: &'static str = "io.debezium.connector.jdbc.JdbcSinkConnector";
     type Config = SqlConfig;
     type Writer = SqlWriter;
+    const TARGET_KEEPS_POSITIONS: bool = true;
 
     async fn probe(config: &SqlConfig) -> ProbeReport {
         probe::probe(config).await

@@ -524,10 +524,10 @@ impl RecordReader {
             run.before = Before::Delivered(records.len());
         }
         let (topic, partition) = (Arc::clone(&run.topic), run.partition);
-        let record = Record { topic, partition: Some(partition), timestamp: Some(timestamp), key, value, headers };
+        let record = Record { topic: Arc::clone(&topic), partition: Some(partition), timestamp: Some(timestamp), key, value, headers };
         room.bytes = room.bytes.saturating_sub(record.weight());
         room.records -= 1;
-        records.push(SinkRecord { partition, offset, record });
+        records.push(SinkRecord { topic, partition, offset, record });
         Ok(())
     }
 }

@@ -120,7 +120,8 @@ impl Incarnations {
             topic: Arc::clone(topic),
             partition: *partition,
             next: offsets.next,
-            marks: offsets.marks.clone(),
+            // One that is not younger than all known incarnations tells nothing of a position.
+            marks: offsets.marks.iter().copied().filter(|(number, _)| *number > self.first).collect(),
         });
         Opening { first_incarnation: self.first, incarnations: self.tokens.clone(), partitions: partitions.collect() }
     }
@@ -478,17 +479,5 @@ pub(super) fn segment_error(doing: String, error: SegmentError) -> Error {
         SegmentError::Damaged { .. } => Error::new(ErrorKind::Unreadable, doing).because(error).mend(
             "restore the journal's folder from a copy, or remove the folder and take a new snapshot of the source; nothing behind the damage was read",
         ),
-    }
-}
-
-/// The same error once more, for an error that several have to be told of.
-pub(super) fn again(error: &Error) -> Error {
-    let mut copy = Error::new(error.kind(), error.doing());
-    if let Some(cause) = std::error::Error::source(error) {
-        copy = copy.because(cause.to_string());
-    }
-    match error.remedy() {
-        Some(mend) => copy.mend(mend),
-        None => copy,
     }
 }

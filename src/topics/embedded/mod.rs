@@ -44,7 +44,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tailwater_api::record::Record;
+use tailwater_api::record::{Record, TopicPartition};
 use tailwater_api::sink::LogPosition;
 use tailwater_api::source::SourceBatch;
 use tailwater_api::state::SourceState;
@@ -55,7 +55,7 @@ pub use retention::{EmbeddedOptions, FullPolicy};
 
 use self::folder::OWN;
 use self::group::Room;
-use self::journal::{Journal, Partition, again, io_error};
+use self::journal::{Journal, Partition, io_error};
 use self::owners::Owners;
 use self::reader::{JournalReader, Wanted};
 use self::retention::Retention;
@@ -126,7 +126,7 @@ impl EmbeddedLog {
             loop {
                 tokio::time::sleep(EXPIRY).await;
                 let Some(shared) = weak.upgrade() else { return };
-                let expired = tokio::task::spawn_blocking(move || shared.retention.expire()).await;
+                let expired = tokio::task::spawn_blocking(move || shared.expire()).await;
                 if let Ok(Err(error)) = expired {
                     tracing::error!(error.kind = error.kind().code(), "{error}");
                 }
@@ -217,7 +217,7 @@ impl Shared {
             }
             Err(error) => {
                 let identity = journal::read_identity(&folder).ok();
-                self.broken().insert(name.to_owned(), (Arc::new(again(&error)), identity));
+                self.broken().insert(name.to_owned(), (Arc::new(error.again()), identity));
                 Err(error)
             }
         }
@@ -238,7 +238,7 @@ impl Shared {
         let is_under = |identity: &Option<String>| {
             identity.as_ref().is_some_and(|identity| positions.iter().any(|position| position.log.starts_with(identity.as_str())))
         };
-        broken.values().find(|(_, identity)| is_under(identity)).map(|(error, _)| again(error))
+        broken.values().find(|(_, identity)| is_under(identity)).map(|(error, _)| error.again())
     }
 
     /// The writer of the journal `name`, once its earlier writer has written what was queued.
@@ -279,7 +279,7 @@ impl Shared {
         let ended = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await;
         match ended.as_deref() {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(again(error)),
+            Ok(Err(error)) => Err(error.again()),
             Err(_) => Err(Error::new(ErrorKind::Restarting, "keep records of the worker").because("the topic log was closed")),
         }
     }
@@ -303,6 +303,31 @@ impl Shared {
             }
         }
         topics.into_values().collect()
+    }
+
+    /// Removes what has outlived its retention, and positions that nobody can go on from. Blocks on the disk.
+    fn expire(&self) -> Result<()> {
+        self.retention.expire()?;
+        let Some(store) = &self.store else { return Ok(()) };
+        for (group, forgotten) in self.retention.abandoned() {
+            store.put_positions(&group, &[], &forgotten)?;
+            self.retention.moved(&group, &[], &forgotten);
+        }
+        Ok(())
+    }
+
+    /// The position of an offset that stands in the log now, or of its end.
+    fn position(&self, place: TopicPartition, offset: u64) -> Result<LogPosition> {
+        let doing = || format!("go to offset {offset} of {}-{}", place.topic, place.partition);
+        let missing = || Error::new(ErrorKind::Missing, doing()).because("there is no such topic or partition");
+        let journal = self.journal_of(&place.topic).ok_or_else(missing)?;
+        let durable = journal.lock();
+        let facts = durable.partitions.get(&(Arc::clone(&place.topic), place.partition)).ok_or_else(missing)?;
+        if !(facts.first..=facts.offsets.next).contains(&offset) {
+            let why = format!("it has the offsets {} to {}", facts.first, facts.offsets.next);
+            return Err(Error::new(ErrorKind::Misconfigured, doing()).because(why));
+        }
+        Ok(LogPosition { log: Arc::clone(&durable.log), topic_partition: place, offset })
     }
 
     /// Reads one partition, from a bookmark if there is one.
@@ -365,7 +390,7 @@ impl TopicLog for EmbeddedLog {
     }
 
     fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
-        let broken = self.shared.broken().get(connector).map(|(error, _)| again(error));
+        let broken = self.shared.broken().get(connector).map(|(error, _)| error.again());
         let state = self.shared.journals().get(connector).map(|journal| journal.lock().state.clone()).unwrap_or_default();
         Box::pin(async move { broken.map_or(Ok(state), Err) })
     }
@@ -375,17 +400,38 @@ impl TopicLog for EmbeddedLog {
         Box::pin(async move { Ok(committed) })
     }
 
+    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
+        let group = group.to_owned();
+        let shared = Arc::clone(&self.shared);
+        Box::pin(blocking(move || {
+            let Some(store) = &shared.store else {
+                return Err(Error::new(ErrorKind::Bug, "move positions").because("the log is open for reading only"));
+            };
+            let (mut positions, mut forgotten) = (Vec::new(), Vec::new());
+            for (place, offset) in moves {
+                match offset {
+                    Some(offset) => positions.push(shared.position(place, offset)?),
+                    None => forgotten.push(place),
+                }
+            }
+            store.put_positions(&group, &positions, &forgotten)?;
+            shared.retention.moved(&group, &positions, &forgotten);
+            Ok(())
+        }))
+    }
+
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>> {
         let topics = self.shared.topics();
         Box::pin(async move { Ok(topics) })
     }
 
-    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<Arc<str>> {
+    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<(Arc<str>, u64)> {
         let is_used = |topic: &TopicInfo| match subscription {
-            Some(subscription) => subscription.covers(&topic.name),
+            Some(subscription) => subscription.covers(&topic.name).unwrap_or(false),
             None => topic.writer.as_deref() == Some(connector),
         };
-        self.shared.topics().into_iter().filter(is_used).map(|topic| topic.name).collect()
+        let uses = |topic: TopicInfo| (topic.name, topic.partitions.iter().map(|(_, next)| next).sum());
+        self.shared.topics().into_iter().filter(is_used).map(uses).collect()
     }
 
     fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {

@@ -11,7 +11,7 @@ use tailwater_api::sink::SinkRecord;
 use tailwater_api::{Error, ErrorKind, Result};
 
 use super::group::{Publication, RecordReader, Room};
-use super::journal::{Journal, Partition, segment_error};
+use super::journal::{Durable, Journal, Partition, segment_error};
 use super::segment::{FoundGroup, SegmentError, SegmentReader};
 use super::wire::Malformed;
 
@@ -149,6 +149,9 @@ impl JournalReader {
     fn begin(&mut self, journal: &Journal, wanted: &Wanted) -> Result<bool, SegmentError> {
         let found = {
             let durable = journal.lock();
+            if is_behind(&durable, wanted) {
+                return Ok(false);
+            }
             durable.segments.iter().find_map(|(first, facts)| {
                 let shows =
                     |(partition, offset): (&Partition, &u64)| facts.visible.get(partition).is_some_and(|range| range.next > *offset);
@@ -165,6 +168,9 @@ impl JournalReader {
         let Some(main) = &self.main else { return Ok(false) };
         let next = {
             let durable = journal.lock();
+            if is_behind(&durable, wanted) {
+                return Ok(false);
+            }
             let next = durable.segments.range(main.first + 1..).next().map(|(next, _)| *next);
             let is_at_end = next.is_none() && durable.segments.get(&main.first).is_some_and(|facts| facts.length == main.reader.place);
             let missing = wanted.iter().find(|(partition, offset)| {
@@ -194,7 +200,13 @@ impl JournalReader {
         }
         let Some(current) = &mut self.published else { return Ok(false) };
         let Some(group) = current.next_head(journal)? else {
-            let next = journal.lock().segments.range(current.first + 1..).next().map(|(next, _)| *next);
+            let next = {
+                let durable = journal.lock();
+                if is_behind(&durable, wanted) {
+                    return Err(SegmentError::Io(io::ErrorKind::NotFound.into()));
+                }
+                durable.segments.range(current.first + 1..).next().map(|(next, _)| *next)
+            };
             return match next.filter(|next| *next <= publication.last.segment) {
                 Some(next) => {
                     self.published = Some(Current::open(journal, next)?);
@@ -236,6 +248,12 @@ fn open(current: &mut Current, group: &FoundGroup, bases: Vec<u64>, wanted: &Wan
     }
     let octets = current.reader.records(group)?;
     Ok(Some(RecordReader::new(&group.head, octets, runs.into_iter())))
+}
+
+/// Whether something wanted went by retention: then the next segment may be one too far, and going on would be a skip. The
+/// caller finds its position before the first offset.
+fn is_behind(durable: &Durable, wanted: &Wanted) -> bool {
+    wanted.iter().any(|(partition, offset)| durable.partitions.get(partition).is_some_and(|facts| facts.first > *offset))
 }
 
 fn read_error(journal: &Journal, error: SegmentError) -> Error {

@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tailwater_api::Result;
+use tailwater_api::record::TopicPartition;
 use tailwater_api::sink::LogPosition;
 
-use super::journal::{Journal, SegmentFacts, now};
+use super::journal::{Journal, Partition, SegmentFacts, now};
 use crate::state::redb::Positions;
 use crate::topics::Subscription;
 
@@ -55,6 +56,8 @@ impl Default for EmbeddedOptions {
 }
 
 /// Decides which segments may go.
+///
+/// Its locks come before those of journals: nobody asks it for anything while holding a journal's.
 pub(super) struct Retention {
     options: EmbeddedOptions,
     journals: Mutex<Vec<Arc<Journal>>>,
@@ -76,12 +79,15 @@ impl Retention {
         *self.sinks.write().unwrap_or_else(PoisonError::into_inner) = Some(sinks);
     }
 
-    pub(super) fn moved(&self, group: &str, positions: &[LogPosition]) {
+    pub(super) fn moved(&self, group: &str, positions: &[LogPosition], forgotten: &[TopicPartition]) {
+        let key = |place: &TopicPartition| (Arc::clone(&place.topic), place.partition);
         let mut all = self.positions.write().unwrap_or_else(PoisonError::into_inner);
         let of_group = all.entry(group.to_owned()).or_default();
         for position in positions {
-            let partition = (Arc::clone(&position.topic_partition.topic), position.topic_partition.partition);
-            of_group.insert(partition, position.clone());
+            of_group.insert(key(&position.topic_partition), position.clone());
+        }
+        for place in forgotten {
+            of_group.remove(&key(place));
         }
         drop(all);
         // A held source may go on.
@@ -120,7 +126,8 @@ impl Retention {
         let durable = journal.lock();
         let ends = facts.visible.iter().map(|(partition, range)| (partition, range.next));
         ends.chain(facts.held.iter().map(|(partition, end)| (partition, *end))).all(|(partition, end)| {
-            sinks.iter().filter(|(_, subscription)| subscription.covers(&partition.0)).all(|(group, _)| {
+            // What may be subscribed counts as subscribed; its sink says why it is not known.
+            sinks.iter().filter(|(_, subscription)| subscription.covers(&partition.0).unwrap_or(true)).all(|(group, _)| {
                 let position = positions.get(group).and_then(|positions| positions.get(partition));
                 position.is_some_and(|position| durable.offset_of(partition, position).is_ok_and(|offset| offset >= end))
             })
@@ -153,6 +160,22 @@ impl Retention {
             }
         }
         Ok(())
+    }
+
+    /// Positions of sinks that are no more, whose records are gone too. A deleted sink keeps its positions, so that it can be
+    /// made again and goes on; once it could not, they are of no use.
+    pub(super) fn abandoned(&self) -> Vec<(String, Vec<TopicPartition>)> {
+        let sinks = self.sinks.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(sinks) = &*sinks else { return Vec::new() };
+        let is_lost = |partition: &Partition, offset: u64| {
+            self.all().iter().any(|journal| journal.lock().partitions.get(partition).is_some_and(|facts| offset < facts.first))
+        };
+        let positions = self.positions.read().unwrap_or_else(PoisonError::into_inner);
+        let abandoned = positions.iter().filter(|(group, _)| !sinks.iter().any(|(sink, _)| sink == *group)).map(|(group, positions)| {
+            let lost = positions.iter().filter(|(partition, position)| is_lost(partition, position.offset));
+            (group.clone(), lost.map(|(_, position)| position.topic_partition.clone()).collect::<Vec<_>>())
+        });
+        abandoned.filter(|(_, lost)| !lost.is_empty()).collect()
     }
 
     /// Makes room at `max.bytes`. Blocks on the disk.

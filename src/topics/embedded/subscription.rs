@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use super::Shared;
 use super::group::Room;
-use super::journal::{Journal, Partition, again};
+use super::journal::{Journal, Partition};
 use super::reader::{JournalReader, Wanted, history_gone};
 use crate::topics::{LogReader, Polled, Subscription};
 
@@ -59,19 +59,20 @@ impl SinkReader {
     }
 
     /// Takes over partitions that are subscribed and not read yet, at the committed position or else at their beginning.
-    fn discover(&mut self) -> Vec<Assignment> {
+    fn discover(&mut self) -> Result<Vec<Assignment>> {
         let mut assigned = Vec::new();
         for journal in self.log.all() {
             let seen = self.seen.get(&journal.name).copied().unwrap_or(0);
-            let durable = journal.lock();
-            if durable.partitions.len() == seen {
+            if journal.lock().partitions.len() == seen {
                 continue;
             }
+            // Before the journal is locked: see `Retention`.
             let committed = self.log.retention.committed(&self.group);
+            let durable = journal.lock();
             let known = self.places.get(&journal.name);
             let mut fresh = Vec::new();
             for (partition, facts) in &durable.partitions {
-                if known.is_some_and(|place| place.wanted.contains_key(partition)) || !self.subscription.covers(&partition.0) {
+                if known.is_some_and(|place| place.wanted.contains_key(partition)) || !self.subscription.covers(&partition.0)? {
                     continue;
                 }
                 let offset = match committed.iter().find(|position| is_at(position, partition)) {
@@ -100,7 +101,7 @@ impl SinkReader {
             // What is wanted now may lie behind the place.
             place.reader = JournalReader::default();
         }
-        assigned
+        Ok(assigned)
     }
 
     /// Begins a read in the next journal that has something.
@@ -140,7 +141,7 @@ impl SinkReader {
         for record in &records {
             let offset = record.offset + 1;
             let is_of = |position: &LogPosition| {
-                position.topic_partition.partition == record.partition && position.topic_partition.topic == record.record.topic
+                position.topic_partition.partition == record.partition && position.topic_partition.topic == record.topic
             };
             if !next.get(latest).is_some_and(is_of) {
                 latest = next.iter().position(is_of).unwrap_or_else(|| {
@@ -166,12 +167,12 @@ impl SinkReader {
             }
             // Seen before looking, so that what comes while looking wakes.
             self.changed.borrow_and_update();
-            let assigned = self.discover();
+            let assigned = self.discover()?;
             if !assigned.is_empty() {
                 return Ok(Polled::Assigned(assigned));
             }
             if let Some(error) = self.refused.values().next() {
-                return Err(again(error));
+                return Err(error.again());
             }
             if !self.begin_read(bytes)? {
                 // The sender lives in the log, which this reader holds.
@@ -244,8 +245,8 @@ impl LogReader for SinkReader {
                 return Err(Error::new(ErrorKind::Bug, "keep positions").because("the log is open for reading only"));
             };
             super::blocking(move || {
-                store.put_positions(&group, &positions)?;
-                log.retention.moved(&group, &positions);
+                store.put_positions(&group, &positions, &[])?;
+                log.retention.moved(&group, &positions, &[]);
                 Ok(())
             })
             .await

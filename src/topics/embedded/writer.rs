@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::dictionary::WriterDictionary;
 use super::group::{self, FRAME, Head, Place, Publication, Run};
-use super::journal::{Incarnations, Journal, Offsets, Partition, again, now};
+use super::journal::{Incarnations, Journal, Offsets, Partition, now};
 use super::owners::Owners;
 use super::retention::{DiskRoom, Retention};
 use super::writer_thread::{Command, DurableNumber, QueuedGroup, WriterThread};
@@ -216,7 +216,7 @@ impl JournalWriter {
     fn failure(&self) -> Option<Error> {
         match &*self.durable.borrow() {
             Ok(_) => None,
-            Err(error) => Some(again(error)),
+            Err(error) => Some(error.again()),
         }
     }
 

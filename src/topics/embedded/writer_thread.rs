@@ -21,7 +21,7 @@ use super::recovery;
 use super::segment;
 use super::storage::SegmentFile;
 use super::writer::{SpareBuffers, WriterLease};
-use crate::runtime::crash_point::crash_point;
+use crate::crash_point::crash_point;
 
 /// Octets that are written before an fsync, unless a group is longer.
 const PER_SYNC: usize = 2 * 1024 * 1024;

@@ -23,18 +23,19 @@ mod unchanged;
 mod writer;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
-use rdkafka::admin::AdminClient;
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::Producer as _;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 use tailwater_api::config::{ConfigReport, ConfigValues};
 use tailwater_api::record::{Header, Headers, Record, SchemaAndValue, TopicPartition};
@@ -50,6 +51,7 @@ use self::producer::{Deliveries, Producer};
 use self::reader::KafkaReader;
 use self::writer::{KafkaWriter, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
+use crate::state::kafka::KafkaOffsets;
 use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// How long brokers may take to answer a question.
@@ -66,6 +68,18 @@ pub trait OffsetStore: Send + Sync + 'static {
 
     /// Keeps changes of a connector's offsets, in order; they are durable when it returns.
     fn put(&self, connector: &str, changes: Vec<StateChange>) -> BoxFuture<'_, Result<()>>;
+}
+
+impl OffsetStore for KafkaOffsets {
+    fn load(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
+        let connector = connector.to_owned();
+        Box::pin(async move { Self::load(self, &connector).await })
+    }
+
+    fn put(&self, connector: &str, changes: Vec<StateChange>) -> BoxFuture<'_, Result<()>> {
+        let connector = connector.to_owned();
+        Box::pin(async move { Self::put(self, &connector, &changes).await })
+    }
 }
 
 /// What the engine is told.
@@ -97,12 +111,38 @@ pub struct KafkaLog {
     cluster: Arc<str>,
     /// Writes what no source sends
     own: Arc<tokio::sync::Mutex<Option<Own>>>,
-    /// Topics that sources of this process have written, by name
-    written: Written,
+    uses: Arc<Uses>,
+    /// Connect's own topics, which hold no records
+    internal: Arc<[String]>,
     changed: watch::Sender<u64>,
 }
 
-type Written = Arc<Mutex<BTreeMap<Arc<str>, Arc<str>>>>;
+/// Which topics the connectors of this process have written and read.
+#[derive(Default)]
+struct Uses(Mutex<BTreeMap<(Arc<str>, Arc<str>), Use>>);
+
+struct Use {
+    count: u64,
+    is_written: bool,
+}
+
+impl Uses {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Arc<str>, Arc<str>), Use>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, connector: &Arc<str>, topic: &Arc<str>, is_written: bool) {
+        let key = (Arc::clone(connector), Arc::clone(topic));
+        self.lock().entry(key).or_insert(Use { count: 0, is_written }).count += 1;
+    }
+
+    /// The connector that has written `topic`.
+    fn writer(&self, topic: &str) -> Option<Arc<str>> {
+        let uses = self.lock();
+        let mut writers = uses.iter().filter(|((_, used), by)| by.is_written && **used == *topic);
+        writers.next().map(|((connector, _), _)| Arc::clone(connector))
+    }
+}
 
 struct Own {
     writer: KafkaWriter,
@@ -167,7 +207,7 @@ struct Topics {
     /// Configuration of the client that makes them
     admin: ClientConfig,
     connector: Option<Arc<str>>,
-    written: Written,
+    uses: Arc<Uses>,
 }
 
 impl Topics {
@@ -181,11 +221,13 @@ impl Topics {
             drop(tokio::task::spawn_blocking(move || drop(admin)));
         }
         let (producer, name) = (Arc::clone(producer), Arc::clone(topic));
-        blocking(move || wait_for_leaders(&producer, &name)).await?;
+        blocking(move || wait_for_leaders(&producer, &name)).await
+    }
+
+    fn used(&self, topic: &Arc<str>) {
         if let Some(connector) = &self.connector {
-            self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(topic), Arc::clone(connector));
+            self.uses.count(connector, topic, true);
         }
-        Ok(())
     }
 }
 
@@ -221,6 +263,11 @@ impl KafkaLog {
     /// # Errors
     /// `misconfigured` for keys that cannot work, `unreachable` where no broker answers, `unauthorised`.
     pub async fn open(options: KafkaOptions, offsets: Arc<dyn OffsetStore>) -> Result<Self> {
+        let internal = [("config", "configs"), ("offset", "offsets"), ("status", "statuses")].map(|(kind, default)| {
+            let named = options.worker.get(&format!("{kind}.storage.topic")).map(str::to_owned);
+            named.unwrap_or_else(|| format!("tailwater-{default}"))
+        });
+        let internal = Arc::from(internal);
         let config = options.client(Role::Consumer, None)?;
         let observer = BaseConsumer::from_config_and_context(&config, Observer);
         let observer = Arc::new(observer.map_err(|error| failed("make a Kafka client", &error))?);
@@ -244,7 +291,8 @@ impl KafkaLog {
             observer,
             cluster: Arc::from(cluster),
             own: Arc::default(),
-            written: Arc::default(),
+            uses: Arc::default(),
+            internal,
             changed: watch::Sender::new(0),
         })
     }
@@ -274,7 +322,7 @@ impl KafkaLog {
             makes: self.options.worker.get("topic.creation.enable").is_none_or(|enable| !enable.trim().eq_ignore_ascii_case("false")),
             admin: self.options.client(Role::Admin, Some(&user.config))?,
             connector,
-            written: Arc::clone(&self.written),
+            uses: Arc::clone(&self.uses),
         };
         let (keeper, durable) = keep_offsets(Arc::clone(&producer), Arc::clone(&user.connector), Arc::clone(&self.offsets), self);
         let sender = Sender { producer, converters: self.converters(user)?, bytes: KeyAndValue::default() };
@@ -308,10 +356,10 @@ impl KafkaLog {
         }
     }
 
-    /// Topics of the cluster with the numbers of their partitions, without Kafka's own.
+    /// Topics of the cluster with the numbers of their partitions, without Kafka's and Connect's own.
     fn list(&self) -> Result<Vec<(Arc<str>, usize)>> {
         let metadata = self.observer.fetch_metadata(None, PATIENCE).map_err(|error| failed("list the topics", &error))?;
-        let own = |name: &str| name.starts_with("__");
+        let own = |name: &str| name.starts_with("__") || self.internal.iter().any(|internal| internal == name);
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && !own(topic.name()));
         let mut topics: Vec<_> = topics.map(|topic| (Arc::from(topic.name()), topic.partitions().len())).collect();
         topics.sort();
@@ -321,7 +369,7 @@ impl KafkaLog {
     fn list_with_offsets(&self) -> Result<Vec<TopicInfo>> {
         let mut infos = Vec::new();
         for (name, partitions) in self.list()? {
-            let writer = self.written.lock().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
+            let writer = self.uses.writer(&name);
             let offsets = |partition: usize| self.watermarks(&name, partition as u32);
             let partitions = (0..partitions).map(offsets).collect::<Result<_>>()?;
             infos.push(TopicInfo { log: self.log_id(&name), name, writer, partitions });
@@ -382,24 +430,82 @@ impl KafkaLog {
         Ok(found)
     }
 
-    fn committed_offsets(&self, group: &str) -> Result<Vec<LogPosition>> {
-        let doing = || format!("read the positions of {group}");
+    /// A client that speaks for a sink's group without being a member of it.
+    fn group_client(&self, group: &str) -> Result<BaseConsumer<Observer>> {
         let mut config = self.options.client(Role::Consumer, None)?;
-        config.set("group.id", group_of(group)).set("enable.auto.commit", "false");
-        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), &error))?;
+        config.set("group.id", group_of(group));
+        BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed("make a Kafka client", &error))
+    }
+
+    fn committed_offsets(&self, group: &str) -> Result<Vec<LogPosition>> {
         let mut all = TopicPartitionList::new();
         for (name, partitions) in self.list()? {
             for partition in 0..partitions {
                 all.add_partition(&name, i32::try_from(partition).unwrap_or(i32::MAX));
             }
         }
-        let committed = consumer.committed_offsets(all, PATIENCE).map_err(|error| failed(doing(), &error))?;
-        let position = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+        let committed = self.group_client(group)?.committed_offsets(all, PATIENCE);
+        let committed = committed.map_err(|error| failed(format!("read the positions of {group}"), &error))?;
+        let position = |element: &TopicPartitionListElem<'_>| {
             let topic_partition = TopicPartition { topic: Arc::from(element.topic()), partition: u32::try_from(element.partition()).ok()? };
             Some(LogPosition { log: self.log_id(element.topic()), topic_partition, offset: offset_of(element.offset())? })
         };
         Ok(committed.elements().iter().filter_map(position).collect())
     }
+
+    /// All positions of a sink as they are after `moves`, each of which must be possible.
+    fn moved_offsets(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> Result<Vec<LogPosition>> {
+        let topics: BTreeMap<_, _> = self.list()?.into_iter().collect();
+        let mut positions = self.committed_offsets(group)?;
+        for (place, offset) in moves {
+            positions.retain(|position| position.topic_partition != place);
+            let Some(offset) = offset else { continue };
+            let doing = || format!("go to offset {offset} of {place}");
+            if topics.get(&place.topic).is_none_or(|partitions| place.partition as usize >= *partitions) {
+                return Err(Error::new(ErrorKind::Missing, doing()).because("there is no such topic or partition"));
+            }
+            let (first, next) = self.watermarks(&place.topic, place.partition)?;
+            if !(first..=next).contains(&offset) {
+                let why = format!("it has the offsets {first} to {next}");
+                return Err(Error::new(ErrorKind::Misconfigured, doing()).because(why));
+            }
+            positions.push(LogPosition { log: self.log_id(&place.topic), topic_partition: place, offset });
+        }
+        Ok(positions)
+    }
+
+    fn commit_offsets(&self, group: &str, positions: &[LogPosition]) -> Result<()> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let moved = self.group_client(group)?.commit(&to_list(positions)?, CommitMode::Sync);
+        moved.map_err(|error| failed(format!("move the positions of {group}"), &error))
+    }
+
+    async fn delete_group(&self, group: &str) -> Result<()> {
+        let doing = || format!("forget the positions of {group}");
+        let admin = AdminClient::from_config_and_context(&self.options.client(Role::Admin, None)?, DefaultClientContext);
+        let admin = admin.map_err(|error| failed(doing(), &error))?;
+        let name = group_of(group);
+        let deleted = admin.delete_groups(&[&name], &AdminOptions::new().request_timeout(Some(PATIENCE))).await;
+        // Its drop waits for its thread.
+        drop(tokio::task::spawn_blocking(move || drop(admin)));
+        match deleted.map_err(|error| failed(doing(), &error))?.into_iter().next() {
+            Some(Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound))) | None => Ok(()),
+            Some(Err((_, code))) => Err(failed_with_code(doing(), code)),
+        }
+    }
+}
+
+/// Positions as librdkafka takes them.
+fn to_list(positions: &[LogPosition]) -> Result<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for LogPosition { topic_partition: place, offset, .. } in positions {
+        let number = i32::try_from(place.partition).unwrap_or(i32::MAX);
+        let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
+        list.add_partition_offset(&place.topic, number, offset).map_err(|error| failed("name positions", &error))?;
+    }
+    Ok(list)
 }
 
 /// A topic that every cluster may have; it does not matter whether this one has.
@@ -457,9 +563,10 @@ impl TopicLog for KafkaLog {
         let (log, user) = (self.clone(), user.clone());
         Box::pin(async move {
             let mut config = log.options.client(Role::Consumer, Some(&user.config))?;
-            let reset = reader::configure(&mut config, &group_of(&user.connector), log.options.memory_budget / 4)?;
+            let reset = reader::configure(&mut config, &group_of(&user.connector), log.options.memory_budget / 4);
             let converters = log.converters(&user)?;
-            Ok(Box::new(KafkaReader::open(log, &config, reset, converters, subscription)?) as Box<dyn LogReader>)
+            let reader = KafkaReader::open(log, user.connector, (&config, reset), converters, subscription)?;
+            Ok(Box::new(reader) as Box<dyn LogReader>)
         })
     }
 
@@ -475,18 +582,32 @@ impl TopicLog for KafkaLog {
         Box::pin(blocking(move || log.committed_offsets(&group)))
     }
 
+    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
+        let (log, group) = (self.clone(), group.to_owned());
+        Box::pin(async move {
+            let forgets = moves.iter().any(|(_, offset)| offset.is_none());
+            let positions = {
+                let (log, group) = (log.clone(), group.clone());
+                blocking(move || log.moved_offsets(&group, moves)).await?
+            };
+            // Kafka forgets a group or nothing. Should this process end before the rest is committed again, the sink reads from the
+            // beginning: twice, but all.
+            if forgets {
+                log.delete_group(&group).await?;
+            }
+            blocking(move || log.commit_offsets(&group, &positions)).await
+        })
+    }
+
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>> {
         let log = self.clone();
         Box::pin(blocking(move || log.list_with_offsets()))
     }
 
-    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<Arc<str>> {
-        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_used = |(topic, writer): &(&Arc<str>, &Arc<str>)| match subscription {
-            Some(subscription) => subscription.covers(topic),
-            None => ***writer == *connector,
-        };
-        written.iter().filter(is_used).map(|(topic, _)| Arc::clone(topic)).collect()
+    fn used_by(&self, connector: &str, _: Option<&Subscription>) -> Vec<(Arc<str>, u64)> {
+        let uses = self.uses.lock();
+        let of_connector = uses.iter().filter(|((user, _), _)| **user == *connector);
+        of_connector.map(|((_, topic), used)| (Arc::clone(topic), used.count)).collect()
     }
 
     fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {

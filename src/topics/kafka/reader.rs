@@ -22,17 +22,18 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use tailwater_api::record::{Headers, Record, TopicPartition};
 use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch, SinkRecord};
-use tailwater_api::{Error, ErrorKind, Result, Scope, Value};
+use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::errors::{failed, failed_with_code, kind};
+use super::errors::{failed, kind};
 use super::unchanged::{self, UnknownFields};
-use super::{KafkaLog, PATIENCE, blocking, log, offset_of, raw};
+use super::{KafkaLog, PATIENCE, blocking, log, offset_of, raw, to_list};
 use crate::converters::{Converters, RecordPart};
 use crate::topics::{LogReader, Polled, Subscription, UnreadableRecord};
 
@@ -162,12 +163,10 @@ impl Decoder {
     }
 
     fn decode(&mut self, topic: &Arc<str>, message: &BorrowedMessage<'_>) -> Result<Record, (RecordPart, Error)> {
-        use rdkafka::message::Headers as _;
         let converters = &mut self.converters;
         let mut read = |part, bytes| converters.read(part, topic, bytes).map_err(|error| (part, error));
         let key = read(RecordPart::Key, message.key())?;
         let mut value = read(RecordPart::Value, message.payload())?;
-        // A key has no unknown parts: a text that looks like the placeholder is one.
         let mut headers = Vec::new();
         for header in message.headers().into_iter().flat_map(rdkafka::message::Headers::iter) {
             if header.key == unchanged::HEADER {
@@ -203,6 +202,7 @@ struct Collected {
 /// See [`LogReader`].
 pub(super) struct KafkaReader {
     log: KafkaLog,
+    connector: Arc<str>,
     consumer: Option<Arc<Consumer>>,
     events: Option<mpsc::Receiver<Event>>,
     decoder: Option<Decoder>,
@@ -227,7 +227,7 @@ enum Asked {
 }
 
 /// Adds what a sink's consumer needs to its settings; says where reading begins without a position.
-pub(super) fn configure(config: &mut ClientConfig, group: &str, queue: usize) -> Result<Offset> {
+pub(super) fn configure(config: &mut ClientConfig, group: &str, queue: usize) -> Offset {
     let reset = match config.get("auto.offset.reset") {
         None | Some("earliest" | "smallest" | "beginning") => Offset::Beginning,
         Some("latest" | "largest" | "end") => Offset::End,
@@ -247,11 +247,18 @@ pub(super) fn configure(config: &mut ClientConfig, group: &str, queue: usize) ->
     default("fetch.max.bytes", &queue.to_string());
     // A change moves only the partitions that it must.
     default("partition.assignment.strategy", "cooperative-sticky");
-    Ok(reset)
+    reset
 }
 
 impl KafkaReader {
-    pub(super) fn open(log: KafkaLog, config: &ClientConfig, reset: Offset, converters: Converters, subscription: Subscription) -> Result<Self> {
+    /// Joins the group that `config` names. `reset` says where reading begins without a position.
+    pub(super) fn open(
+        log: KafkaLog,
+        connector: Arc<str>,
+        (config, reset): (&ClientConfig, Offset),
+        converters: Converters,
+        subscription: Subscription,
+    ) -> Result<Self> {
         use rdkafka::config::FromClientConfigAndContext as _;
         let (events, received) = mpsc::channel(1);
         let membership =
@@ -262,6 +269,7 @@ impl KafkaReader {
         let keeper = tokio::spawn(keep_subscribed(log.clone(), Arc::downgrade(&consumer), subscription, Arc::clone(&ends)));
         Ok(Self {
             log,
+            connector,
             consumer: Some(consumer),
             events: Some(received),
             decoder: Some(Decoder { converters, topics: HashMap::new() }),
@@ -319,7 +327,7 @@ impl KafkaReader {
         for record in &records {
             let offset = record.offset + 1;
             let is_of = |position: &LogPosition| {
-                position.topic_partition.partition == record.partition && position.topic_partition.topic == record.record.topic
+                position.topic_partition.partition == record.partition && position.topic_partition.topic == record.topic
             };
             match next.iter_mut().rev().find(|position| is_of(position)) {
                 Some(position) => position.offset = offset,
@@ -327,6 +335,7 @@ impl KafkaReader {
             }
         }
         for position in &next {
+            self.log.uses.count(&self.connector, &position.topic_partition.topic, false);
             if let Some((_, place)) = self.assigned.get_mut(&position.topic_partition) {
                 *place = Some(position.offset);
             }
@@ -429,10 +438,10 @@ fn collect(consumer: &Consumer, decoder: &mut Decoder, bytes: usize) -> Result<C
                 match decoder.decode(&topic, &message) {
                     Ok(record) => {
                         held += record.weight();
-                        collected.records.push(SinkRecord { partition, offset, record });
+                        collected.records.push(SinkRecord { topic, partition, offset, record });
                     }
                     Err((part, error)) => {
-                        collected.unreadable = Some((SinkRecord { partition, offset, record: raw(topic, &message) }, part, error));
+                        collected.unreadable = Some((SinkRecord { record: raw(Arc::clone(&topic), &message), topic, partition, offset }, part, error));
                         break;
                     }
                 }
@@ -478,7 +487,12 @@ async fn keep_subscribed(log: KafkaLog, consumer: Weak<Consumer>, subscription: 
         let (Some(reader), log, wanted) = (consumer.upgrade(), log.clone(), subscription.clone()) else { return };
         let (known, seen) = (subscribed.clone(), Arc::clone(&ends));
         let looked = blocking(move || {
-            let covered: BTreeSet<_> = log.list()?.into_iter().map(|(topic, _)| topic).filter(|topic| wanted.covers(topic)).collect();
+            let mut covered = BTreeSet::new();
+            for (topic, _) in log.list()? {
+                if wanted.covers(&topic)? {
+                    covered.insert(topic);
+                }
+            }
             if covered != known {
                 let names: Vec<&str> = covered.iter().map(|name| &**name).collect();
                 reader.subscribe(&names).map_err(|error| failed("subscribe to topics", &error))?;
@@ -507,7 +521,7 @@ impl KafkaLog {
         let mut asked = partitions.clone();
         asked.set_all_offsets(Offset::End).map_err(|error| failed("look for the ends of topics", &error))?;
         let found = self.observer.offsets_for_times(asked, PATIENCE).map_err(|error| failed("look for the ends of topics", &error))?;
-        let end = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
+        let end = |element: &TopicPartitionListElem<'_>| {
             let place = TopicPartition { topic: Arc::from(element.topic()), partition: u32::try_from(element.partition()).ok()? };
             Some((place, offset_of(element.offset())?))
         };
@@ -527,17 +541,7 @@ impl LogReader for KafkaReader {
     fn commit(&mut self, positions: Vec<LogPosition>) -> BoxFuture<'_, Result<()>> {
         let consumer = Arc::clone(self.consumer());
         Box::pin(blocking(move || {
-            const DOING: &str = "commit positions";
-            let mut offsets = TopicPartitionList::new();
-            for LogPosition { topic_partition: place, offset, .. } in positions {
-                let number = i32::try_from(place.partition).unwrap_or(i32::MAX);
-                let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
-                offsets.add_partition_offset(&place.topic, number, offset).map_err(|error| failed(DOING, &error))?;
-            }
-            match consumer.commit(&offsets, CommitMode::Sync) {
-                Ok(()) => Ok(()),
-                Err(error) => Err(error.rdkafka_error_code().map_or_else(|| failed(DOING, &error), |code| failed_with_code(DOING, code))),
-            }
+            consumer.commit(&to_list(&positions)?, CommitMode::Sync).map_err(|error| failed("commit positions", &error))
         }))
     }
 

@@ -122,10 +122,14 @@ impl KafkaWriter {
     async fn ensure_topics(&mut self, records: &[Record]) -> Result<()> {
         let mut last: Option<&Arc<str>> = None;
         for Record { topic, .. } in records {
-            if !last.is_some_and(|last| Arc::ptr_eq(last, topic)) && !self.known.contains(topic) {
+            if last.is_some_and(|last| Arc::ptr_eq(last, topic)) {
+                continue;
+            }
+            if !self.known.contains(topic) {
                 self.topics.ensure(&self.sender.producer, topic).await?;
                 self.known.insert(Arc::clone(topic));
             }
+            self.topics.used(topic);
             last = Some(topic);
         }
         Ok(())

@@ -17,6 +17,8 @@ pub(crate) fn root() -> PathBuf {
 pub(crate) struct Case {
     pub(crate) server: String,
     #[serde(default)]
+    pub(crate) config: BTreeMap<String, Value>,
+    #[serde(default)]
     pub(crate) setup: Option<String>,
     #[serde(default)]
     pub(crate) stream: Option<Stream>,
@@ -94,6 +96,16 @@ pub(crate) struct Entry {
 pub(crate) type Topics = BTreeMap<String, Vec<Entry>>;
 
 impl Case {
+    /// Keys of the configuration that a step changes.
+    pub(crate) fn reconfigured(&self) -> Vec<String> {
+        let Some(Stream::Many(steps)) = &self.stream else { return Vec::new() };
+        let changes = steps.iter().filter_map(|step| match step {
+            Step::Keyed(step) => step.reconfigure.as_ref(),
+            Step::Text(_) => None,
+        });
+        changes.flat_map(|changes| changes.keys().cloned()).collect()
+    }
+
     /// Whether the connector streams once it has started.
     pub(crate) fn streams(&self) -> bool {
         self.streams.unwrap_or(self.fails.is_none() && !self.rejected)

@@ -126,7 +126,8 @@ impl Daemon {
             if let Ok(text) = fs::read_to_string(&address)
                 && !text.trim().is_empty()
             {
-                daemon.url = format!("http://{}", text.trim());
+                let scheme = if text.contains("://") { "" } else { "http://" };
+                daemon.url = format!("{scheme}{}", text.trim());
                 return daemon;
             }
             if let Some(status) = daemon.process.try_wait().unwrap() {

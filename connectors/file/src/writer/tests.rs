@@ -47,7 +47,7 @@ fn text(text: &str) -> SchemaAndValue {
 fn record(topic: &str, offset: u64, value: SchemaAndValue) -> SinkRecord {
     let mut record = Record::new(topic.into(), text("k"), value);
     record.timestamp = Some(1_795_227_316_955);
-    SinkRecord { partition: 0, offset, record }
+    SinkRecord { topic: topic.into(), partition: 0, offset, record }
 }
 
 fn batch(topic: &str, offsets: std::ops::Range<u64>) -> RecordBatch {
@@ -89,6 +89,25 @@ async fn a_json_line_may_hold_the_value_alone() {
     writer.write(&batch("t", 0..2)).await.unwrap();
     writer.close().await.unwrap();
     assert_eq!(files(folder.path())[0].1, "\"v0\"\n\"v1\"\n");
+}
+
+#[tokio::test]
+async fn topics_that_a_transform_merges_keep_files_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = open(folder.path(), &[("json.content", "value"), ("rotate.bytes", "1")]).await;
+    let routed = |topic: &str| {
+        let mut record = record(topic, 0, text(topic));
+        record.record.topic = "orders".into();
+        record
+    };
+    let records = vec![routed("orders_1"), routed("orders_2")];
+    writer.write(&RecordBatch { records, next: vec![position("orders_1", 1), position("orders_2", 1)] }).await.unwrap();
+    writer.close().await.unwrap();
+    let expected = [
+        ("orders+orders_1+0+00000000000000000000.jsonl".to_owned(), "\"orders_1\"\n".to_owned()),
+        ("orders+orders_2+0+00000000000000000000.jsonl".to_owned(), "\"orders_2\"\n".to_owned()),
+    ];
+    assert_eq!(files(folder.path()), expected);
 }
 
 #[tokio::test]
@@ -414,7 +433,7 @@ fn a_manifest_reads_back_what_it_wrote_and_refuses_the_rest() {
     manifest.positions.insert(place("t"), position("t", u64::MAX));
     manifest.files.push(GrowingFile {
         name: "n".into(),
-        topic_partition: place("t"),
+        content: RoutedPartition { topic: "routed".into(), stands_in: place("t") },
         length: 3,
         opened: 4,
         header: b"a,\"b\"\r\n".to_vec(),

@@ -53,6 +53,17 @@ pub enum SnapshotAction {
     Nothing,
 }
 
+/// How long a slot lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotLife {
+    /// As long as its connection
+    Temporary,
+    /// Until it is dropped
+    Permanent,
+    /// Until it is dropped, and standbys may take it over (PostgreSQL 17 and later)
+    Failover,
+}
+
 /// A slot that was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedSlot {
@@ -85,7 +96,12 @@ impl ReplicationConnection {
         let major = digits.parse().map_err(|_| {
             Error::new(ErrorKind::Unreadable, "read the server's version").because(format!("it says {:?}", session.server_version))
         })?;
-        Ok(Self { wire: session.wire, major })
+        let mut connection = Self { wire: session.wire, major };
+        // As for `NO_TIMEOUTS`; an older server refuses a session that names it.
+        if major >= 17 {
+            connection.run("SET transaction_timeout = 0", "lift the limit of the session's transactions").await?;
+        }
+        Ok(connection)
     }
 
     /// Major version of the server: 15.
@@ -170,14 +186,14 @@ impl ReplicationConnection {
             .ok_or_else(|| Error::new(ErrorKind::Unreadable, doing).because("the answer does not parse"))
     }
 
-    /// Creates a logical slot for `pgoutput`. Waits until every transaction that is writing on the server has ended. A
-    /// temporary slot is gone with the connection.
+    /// Creates a logical slot for `pgoutput`. Waits until every transaction that is writing on the server has ended.
     ///
     /// # Errors
-    /// `conflict` (there is one of this name), `throttled` (all slots are in use), `misconfigured` (`wal_level`).
-    pub async fn create_slot(&mut self, name: &str, temporary: bool, snapshot: SnapshotAction) -> Result<CreatedSlot> {
+    /// `conflict` (there is one of this name), `throttled` (all slots are in use), `misconfigured` (`wal_level`, or a server
+    /// before 17 asked for a failover slot).
+    pub async fn create_slot(&mut self, name: &str, life: SlotLife, snapshot: SnapshotAction) -> Result<CreatedSlot> {
         let doing = format!("create the replication slot {name}");
-        let rows = self.run(&create_command(self.major, name, temporary, snapshot), &doing).await?;
+        let rows = self.run(&create_command(self.major, name, life, snapshot), &doing).await?;
         let created = rows.into_iter().next().and_then(|row| {
             let [name, point, snapshot_name, _plugin] = <[_; 4]>::try_from(row).ok()?;
             Some(CreatedSlot { name: name?, consistent_point: point?.parse().ok()?, snapshot_name })
@@ -245,16 +261,20 @@ fn row(body: &Bytes) -> Result<Row, Malformed> {
     Ok(row)
 }
 
-fn create_command(major: u32, name: &str, temporary: bool, snapshot: SnapshotAction) -> String {
-    let temporary = if temporary { " TEMPORARY" } else { "" };
+fn create_command(major: u32, name: &str, life: SlotLife, snapshot: SnapshotAction) -> String {
+    let (temporary, failover) = match life {
+        SlotLife::Temporary => (" TEMPORARY", ""),
+        SlotLife::Permanent => ("", ""),
+        SlotLife::Failover => ("", ", FAILOVER true"),
+    };
     // Since 15 options stand in parentheses; what stood before them is deprecated.
     let snapshot = match (snapshot, major >= 15) {
-        (SnapshotAction::Export, true) => "(SNAPSHOT 'export')",
-        (SnapshotAction::Use, true) => "(SNAPSHOT 'use')",
-        (SnapshotAction::Nothing, true) => "(SNAPSHOT 'nothing')",
-        (SnapshotAction::Export, false) => "EXPORT_SNAPSHOT",
-        (SnapshotAction::Use, false) => "USE_SNAPSHOT",
-        (SnapshotAction::Nothing, false) => "NOEXPORT_SNAPSHOT",
+        (SnapshotAction::Export, true) => format!("(SNAPSHOT 'export'{failover})"),
+        (SnapshotAction::Use, true) => format!("(SNAPSHOT 'use'{failover})"),
+        (SnapshotAction::Nothing, true) => format!("(SNAPSHOT 'nothing'{failover})"),
+        (SnapshotAction::Export, false) => "EXPORT_SNAPSHOT".to_owned(),
+        (SnapshotAction::Use, false) => "USE_SNAPSHOT".to_owned(),
+        (SnapshotAction::Nothing, false) => "NOEXPORT_SNAPSHOT".to_owned(),
     };
     format!("CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput {snapshot}", quote_name(name))
 }
@@ -293,11 +313,17 @@ mod tests {
     #[test]
     fn slots_are_created_in_the_words_of_the_servers_version() {
         let export = SnapshotAction::Export;
-        assert_eq!(create_command(14, "s", true, export), "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT");
-        assert_eq!(create_command(15, "s", false, export), "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'export')");
         assert_eq!(
-            create_command(18, "s", false, SnapshotAction::Nothing),
-            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'nothing')"
+            create_command(14, "s", SlotLife::Temporary, export),
+            "CREATE_REPLICATION_SLOT \"s\" TEMPORARY LOGICAL pgoutput EXPORT_SNAPSHOT"
+        );
+        assert_eq!(
+            create_command(15, "s", SlotLife::Permanent, export),
+            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'export')"
+        );
+        assert_eq!(
+            create_command(18, "s", SlotLife::Failover, SnapshotAction::Nothing),
+            "CREATE_REPLICATION_SLOT \"s\" LOGICAL pgoutput (SNAPSHOT 'nothing', FAILOVER true)"
         );
     }
 

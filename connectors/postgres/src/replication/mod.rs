@@ -10,12 +10,13 @@
 mod channel_binding;
 mod connection;
 mod feedback;
+mod paced;
 mod refusal;
 mod startup;
 mod stream;
 mod wire;
 
-pub use connection::{CreatedSlot, ReplicationConnection, Row, SnapshotAction, SystemIdentity, TimelineEnd};
+pub use connection::{CreatedSlot, ReplicationConnection, Row, SlotLife, SnapshotAction, SystemIdentity, TimelineEnd};
 pub use feedback::FeedbackSender;
 pub use refusal::kind_of;
 pub use startup::ConnectOptions;

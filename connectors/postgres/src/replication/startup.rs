@@ -25,6 +25,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::channel_binding::tls_server_end_point;
+use super::paced::PacedSocket;
 use super::refusal::Refusal;
 use super::wire::{AnySocket, Wire, broken};
 use crate::octets::Octets;
@@ -132,10 +133,11 @@ async fn attempt(options: &ConnectOptions, tls: Option<&Arc<ClientConfig>>, encr
         |error| broken(&doing, error).mend("check database.hostname and database.port, and that the server runs and listens there");
     let (socket, binding): (AnySocket, _) = if options.host.starts_with('/') {
         let path = format!("{}/.s.PGSQL.{}", options.host.trim_end_matches('/'), options.port);
-        (Box::new(UnixStream::connect(path).await.map_err(unreachable)?), Binding::NotEncrypted)
+        (Box::new(PacedSocket::new(UnixStream::connect(path).await.map_err(unreachable)?)), Binding::NotEncrypted)
     } else {
         let stream = TcpStream::connect((options.host.as_str(), options.port)).await.map_err(unreachable)?;
         keep_alive(&stream).map_err(|error| broken(&doing, error))?;
+        let stream = PacedSocket::new(stream);
         match tls {
             Some(tls) if encryption != Encryption::Never => encrypt(stream, tls, options, encryption).await?,
             Some(_) | None => (Box::new(stream), Binding::NotEncrypted),
@@ -174,7 +176,7 @@ enum Binding {
 }
 
 async fn encrypt(
-    mut stream: TcpStream,
+    mut stream: PacedSocket<TcpStream>,
     tls: &Arc<ClientConfig>,
     options: &ConnectOptions,
     encryption: Encryption,

@@ -4,22 +4,13 @@
 //! count of a reference and no copy. A message that is not whole yet stays where it is; when the buffer is full and still
 //! shared with frames that somebody holds, a new one is begun with what is left.
 //!
-//! Under backlog reads coalesce. A server that sends as fast as it can puts a few rows in a packet, and a reader that
-//! wakes for each of them spends more in the kernel than in all other work on a row. So once a window of a millisecond has
-//! brought [`BACKLOG`] octets and the socket is drained, the next read waits for the window's end. A quieter
-//! stream is read at once.
+//! Under backlog the socket sees to it that reads coalesce (see [`super::paced`]).
 //!
 //! The server ends a stream with `CopyDone` or, when it shuts down, with `CommandComplete`; both end ours without an error.
-
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::io::{AsyncReadExt, ReadHalf};
-use tokio::time::{Instant, sleep_until};
 
 use super::refusal::Refusal;
 use super::wire::{AnySocket, broken, message_length};
@@ -29,9 +20,6 @@ use crate::pgoutput::EPOCH_MICROSECONDS;
 
 /// Room for one read.
 const READ: usize = 128 << 10;
-/// As much in one window is a backlog.
-const BACKLOG: usize = 16 << 10;
-const WINDOW: Duration = Duration::from_millis(1);
 /// The largest message; one change, old and new row together, has to fit.
 const LARGEST_MESSAGE: usize = 256 << 20;
 
@@ -67,14 +55,13 @@ pub struct ReplicationStream {
     read: ReadHalf<AnySocket>,
     received: BytesMut,
     ended: bool,
-    pace: Pace,
     user: String,
     database: String,
 }
 
 impl ReplicationStream {
     pub(super) fn new(read: ReadHalf<AnySocket>, received: BytesMut, user: String, database: String) -> Self {
-        Self { read, received, ended: false, pace: Pace::new(), user, database }
+        Self { read, received, ended: false, user, database }
     }
 
     /// The next frame; `None` when the server has ended the stream. Cancel-safe. Completes at once while frames are
@@ -129,25 +116,9 @@ impl ReplicationStream {
         if self.received.capacity() - self.received.len() < READ / 4 {
             self.received.reserve(READ);
         }
-        let first = {
-            let mut reading = pin!(self.read.read_buf(&mut self.received));
-            poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await
-        };
-        let read = match first {
-            Poll::Ready(read) => read,
-            Poll::Pending => {
-                if let Some(until) = self.pace.pause() {
-                    sleep_until(until).await;
-                }
-                self.read.read_buf(&mut self.received).await
-            }
-        };
-        match read.map_err(|error| broken(DOING, error))? {
+        match self.read.read_buf(&mut self.received).await.map_err(|error| broken(DOING, error))? {
             0 => Err(Error::new(ErrorKind::Unreachable, DOING).because("the server closed the connection")),
-            count => {
-                self.pace.count(count);
-                Ok(())
-            }
+            _ => Ok(()),
         }
     }
 }
@@ -185,32 +156,6 @@ impl Frame {
             // I11
             other => Err(unreadable(format!("frames of kind '{}' are unknown", other.escape_ascii()))),
         }
-    }
-}
-
-/// How much came within the present window.
-struct Pace {
-    began: Instant,
-    octets: usize,
-}
-
-impl Pace {
-    fn new() -> Self {
-        Self { began: Instant::now(), octets: 0 }
-    }
-
-    /// Until when to wait with a drained socket; `None` where to read at once.
-    fn pause(&self) -> Option<Instant> {
-        let end = self.began + WINDOW;
-        (self.octets >= BACKLOG && Instant::now() < end).then_some(end)
-    }
-
-    fn count(&mut self, octets: usize) {
-        let now = Instant::now();
-        if now >= self.began + WINDOW {
-            *self = Self { began: now, octets: 0 };
-        }
-        self.octets += octets;
     }
 }
 
@@ -348,14 +293,5 @@ mod tests {
             stream(client).next().await.unwrap_err()
         });
         assert_eq!(error.kind(), ErrorKind::Unreachable);
-    }
-
-    #[test]
-    fn only_a_backlog_is_waited_for() {
-        let mut pace = Pace::new();
-        pace.count(BACKLOG - 1);
-        assert_eq!(pace.pause(), None);
-        pace = Pace { began: Instant::now() + Duration::from_secs(1), octets: BACKLOG };
-        assert_eq!(pace.pause(), Some(pace.began + WINDOW));
     }
 }

@@ -52,7 +52,9 @@ pub(super) fn of_binary(element: &Codec, raw: &Bytes, output: &mut Output<'_>) -
 }
 
 /// `{1,NULL,"a \"b\""}`, with bounds before it where they are not the usual ones: `[0:1]={7,8}`.
-pub(super) fn of_text(element: &Codec, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
+///
+/// Between the elements stands the delimiter of their type, a comma for nearly all.
+pub(super) fn of_text(element: &Codec, delimiter: u8, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
     let start = if raw.first() == Some(&b'[') { memchr::memchr(b'=', raw).ok_or(Fault::Unreadable)? + 1 } else { 0 };
     let Some(mut rest) = raw[start..].strip_prefix(b"{").and_then(|inner| inner.strip_suffix(b"}")) else {
         return Err(Fault::Unreadable);
@@ -67,7 +69,7 @@ pub(super) fn of_text(element: &Codec, raw: &Bytes, output: &mut Output<'_>) -> 
             }
             [b'{', ..] => (output.lose(Value::Null), skip_inner(rest)?),
             plain => {
-                let end = memchr::memchr(b',', plain).unwrap_or(plain.len());
+                let end = memchr::memchr(delimiter, plain).unwrap_or(plain.len());
                 let (text, rest) = plain.split_at(end);
                 // Any other text of these letters is quoted.
                 let is_null = text.eq_ignore_ascii_case(b"NULL");
@@ -77,8 +79,8 @@ pub(super) fn of_text(element: &Codec, raw: &Bytes, output: &mut Output<'_>) -> 
         values.push(value);
         rest = match rest {
             [] => break,
-            // A comma is followed by an element.
-            [b',', rest @ ..] if !rest.is_empty() => rest,
+            // A delimiter is followed by an element.
+            [octet, rest @ ..] if *octet == delimiter && !rest.is_empty() => rest,
             _ => return Err(Fault::Unreadable),
         };
     }

@@ -8,7 +8,7 @@ use bytestring::ByteString;
 use tailwater_api::{Error, ErrorKind, Result, Schema, Value};
 
 use super::numeric::{self, Number};
-use super::{BinaryMode, Format, array, network, octet_string, temporal};
+use super::{BinaryMode, Format, HstoreMode, array, geometry, hstore, network, octet_string, temporal, vector};
 use crate::octets::Malformed;
 
 /// How much room the scratch buffer gets at once.
@@ -19,6 +19,7 @@ const SCRATCH: usize = 16 << 10;
 pub struct ColumnCodec {
     codec: Codec,
     schema: Arc<Schema>,
+    refuses_loss: bool,
     lost: AtomicU64,
 }
 
@@ -69,7 +70,28 @@ pub(super) enum Codec {
         digits: u8,
     },
     Interval,
-    Array(Box<Codec>),
+    IsoDate,
+    IsoTime,
+    IsoTimestamp,
+    NanoTime,
+    NanoTimestamp,
+    IsoInterval,
+    Hstore(HstoreMode),
+    Point,
+    /// `geometry` and `geography` of PostGIS
+    Shape,
+    DoubleVector,
+    FloatVector,
+    SparseVector,
+    /// The text of a type without a mapping, as the octets that it consists of
+    Opaque(BinaryMode),
+    /// Values for which Debezium's schema has no place at all
+    Lost,
+    Array {
+        element: Box<Codec>,
+        /// What stands between elements in the text
+        delimiter: u8,
+    },
 }
 
 /// Why a value cannot be decoded.
@@ -120,8 +142,8 @@ pub(super) fn text(octets: Bytes) -> Result<Value, Fault> {
 }
 
 impl ColumnCodec {
-    pub(super) fn new(codec: Codec, schema: Arc<Schema>) -> Self {
-        Self { codec, schema, lost: AtomicU64::new(0) }
+    pub(super) fn new(codec: Codec, schema: Arc<Schema>, refuses_loss: bool) -> Self {
+        Self { codec, schema, refuses_loss, lost: AtomicU64::new(0) }
     }
 
     /// Schema of the values: whether they may be null and their default included.
@@ -146,12 +168,16 @@ impl ColumnCodec {
     /// empty and is left so.
     ///
     /// # Errors
-    /// `unreadable`: it is not what the server writes for the type; `unsupported`: a binary form that is not read here.
+    /// `unreadable`: it is not what the server writes for the type; `unsupported`: a binary form that is not read here, or a
+    /// value without room in the schema where the configuration asks to fail then.
     pub fn decode(&self, format: Format, raw: &Bytes, scratch: &mut BytesMut) -> Result<Value> {
         let mut output = Output { scratch, lost: false };
         let decoded = self.codec.decode(format, raw, &mut output);
         if output.lost {
             self.lost.fetch_add(1, Ordering::Relaxed);
+            if self.refuses_loss && decoded.is_ok() {
+                return Err(self.refusal());
+            }
         }
         decoded.map_err(|fault| {
             scratch.clear();
@@ -162,20 +188,26 @@ impl ColumnCodec {
             }
         })
     }
+
+    fn refusal(&self) -> Error {
+        Error::new(ErrorKind::Unsupported, format!("decode a value for {}", self.codec.description()))
+            .because("the schema has no room for the value, and event.converting.failure.handling.mode is fail")
+            .mend("set event.converting.failure.handling.mode to warn, or leave the column out by column.exclude.list")
+    }
 }
 
 impl Codec {
     fn supports_binary(&self) -> bool {
         match self {
-            Self::OnlyText => false,
-            Self::Array(element) => element.supports_binary(),
+            Self::OnlyText | Self::Opaque(_) => false,
+            Self::Array { element, .. } => element.supports_binary(),
             _ => true,
         }
     }
 
     fn description(&self) -> String {
         match self {
-            Self::Array(element) => format!("an array of {}", element.description()),
+            Self::Array { element, .. } => format!("an array of {}", element.description()),
             scalar => format!("{scalar:?}").to_lowercase(),
         }
     }
@@ -220,7 +252,21 @@ impl Codec {
             Self::ZonedTime => temporal::zoned_time(temporal::time_with_zone_of_text(raw)?, output),
             Self::ZonedTimestamp { digits } => temporal::zoned_timestamp(temporal::timestamp_of_text(raw)?, *digits, output),
             Self::Interval => temporal::interval_of_text(raw).map(|interval| temporal::duration(&interval, output)),
-            Self::Array(element) => array::of_text(element, raw, output),
+            Self::IsoDate => temporal::iso_date(temporal::date_of_text(raw)?, output),
+            Self::IsoTime => temporal::iso_time(temporal::time_of_text(raw)?, output),
+            Self::IsoTimestamp => temporal::iso_timestamp(temporal::timestamp_of_text(raw)?, output),
+            Self::NanoTime => temporal::time_of_text(raw).map(temporal::nanoseconds_of_day),
+            Self::NanoTimestamp => temporal::timestamp_of_text(raw).map(|time| temporal::nanoseconds(time, output)),
+            Self::IsoInterval => temporal::iso_interval(&temporal::interval_of_text(raw)?, output),
+            Self::Hstore(mode) => hstore::of_text(raw, *mode, output),
+            Self::Point => geometry::point_of_text(raw, output),
+            Self::Shape => geometry::shape_of_text(raw, output),
+            Self::DoubleVector => vector::doubles_of_text(raw),
+            Self::FloatVector => vector::floats_of_text(raw),
+            Self::SparseVector => vector::sparse_of_text(raw, output),
+            Self::Opaque(mode) => octet_string::bytea(raw, *mode, output),
+            Self::Lost => Ok(output.lose(Value::Null)),
+            Self::Array { element, delimiter } => array::of_text(element, *delimiter, raw, output),
         }
     }
 
@@ -241,7 +287,7 @@ impl Codec {
                 Some(1) => text(raw.slice(1..)),
                 Some(_) | None => Err(Fault::Unreadable),
             },
-            Self::OnlyText => Err(Fault::OnlyText),
+            Self::OnlyText | Self::Opaque(_) => Err(Fault::OnlyText),
             Self::Character => octet_string::character(raw, output),
             Self::Uuid => octet_string::uuid(exact(raw)?, output),
             Self::Network => network::address(raw, output),
@@ -266,7 +312,20 @@ impl Codec {
             Self::ZonedTime => temporal::zoned_time(temporal::time_with_zone_of_binary(raw)?, output),
             Self::ZonedTimestamp { digits } => temporal::zoned_timestamp(exact(raw).map(i64::from_be_bytes)?, *digits, output),
             Self::Interval => temporal::interval_of_binary(raw).map(|interval| temporal::duration(&interval, output)),
-            Self::Array(element) => array::of_binary(element, raw, output),
+            Self::IsoDate => temporal::iso_date(exact(raw).map(i32::from_be_bytes).and_then(temporal::date)?, output),
+            Self::IsoTime => temporal::iso_time(exact(raw).map(i64::from_be_bytes)?, output),
+            Self::IsoTimestamp => temporal::iso_timestamp(exact(raw).map(i64::from_be_bytes)?, output),
+            Self::NanoTime => exact(raw).map(i64::from_be_bytes).map(temporal::nanoseconds_of_day),
+            Self::NanoTimestamp => exact(raw).map(i64::from_be_bytes).map(|time| temporal::nanoseconds(time, output)),
+            Self::IsoInterval => temporal::iso_interval(&temporal::interval_of_binary(raw)?, output),
+            Self::Hstore(mode) => hstore::of_binary(raw, *mode, output),
+            Self::Point => geometry::point_of_binary(raw, output),
+            Self::Shape => geometry::shape_of_binary(raw),
+            Self::DoubleVector => vector::doubles_of_binary(raw),
+            Self::FloatVector => vector::floats_of_binary(raw),
+            Self::SparseVector => vector::sparse_of_binary(raw, output),
+            Self::Lost => Ok(output.lose(Value::Null)),
+            Self::Array { element, .. } => array::of_binary(element, raw, output),
         }
     }
 

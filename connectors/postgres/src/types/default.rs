@@ -4,30 +4,22 @@
 //! Where the default is the result of a function, Debezium writes the type's zero, and so does this. Other expressions,
 //! and types for which Debezium writes none, have no default.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tailwater_api::Value;
 
 use super::Format;
-use super::catalog::Mapping;
-use super::codec::{Codec, Output, text};
+use super::codec::Output;
+use super::mapping::Mapping;
 
-/// What defaults of a type may be, and its zero.
+/// What defaults of a type may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DefaultRule {
     /// None at all
     None,
     /// Literals; there is no zero.
     Literal,
-    Boolean,
-    Int16,
-    Int32,
-    Int64,
-    Float32,
-    Float64,
-    Decimal,
-    Text,
-    Uuid,
-    ZonedTimestamp,
+    /// Literals, and for functions the zero that has this text
+    Zero(&'static str),
 }
 
 /// Functions of SQL that are called without parentheses.
@@ -47,38 +39,17 @@ const BARE_FUNCTIONS: [&str; 11] = [
 
 /// The default that `expression` says, if a schema can hold it.
 pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value> {
-    if mapping.default == DefaultRule::None {
-        return None;
-    }
+    let zero = match mapping.default {
+        DefaultRule::None => return None,
+        DefaultRule::Literal => None,
+        DefaultRule::Zero(text) => Some(text),
+    };
+    let text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };
     let mut scratch = BytesMut::new();
     let mut output = Output { scratch: &mut scratch, lost: false };
-    if is_function(expression) {
-        return zero(mapping, &mut output);
-    }
-    let literal = Bytes::from(literal(expression)?);
-    let value = mapping.codec.decode(Format::Text, &literal, &mut output).ok()?;
+    let value = mapping.codec.decode(Format::Text, &Bytes::from(text), &mut output).ok()?;
     // A default of null is none.
     (!output.lost && !value.is_null()).then_some(value)
-}
-
-fn zero(mapping: &Mapping, output: &mut Output<'_>) -> Option<Value> {
-    match mapping.default {
-        DefaultRule::None | DefaultRule::Literal => None,
-        DefaultRule::Boolean => Some(Value::Boolean(false)),
-        DefaultRule::Int16 => Some(Value::Int16(0)),
-        DefaultRule::Int32 => Some(Value::Int32(0)),
-        DefaultRule::Int64 => Some(Value::Int64(0)),
-        DefaultRule::Float32 => Some(Value::Float32(0.0)),
-        DefaultRule::Float64 => Some(Value::Float64(0.0)),
-        DefaultRule::Decimal => Some(Value::Bytes(Bytes::from_static(&[0]))),
-        DefaultRule::Text => Some(Value::text("")),
-        DefaultRule::Uuid => Some(Value::text("00000000-0000-0000-0000-000000000000")),
-        DefaultRule::ZonedTimestamp => {
-            let Codec::ZonedTimestamp { digits } = &mapping.codec else { return None };
-            let fraction = if *digits > 0 { format!(".{:0width$}", 0, width = usize::from(*digits)) } else { String::new() };
-            text(output.cut(40, |out| out.put_slice(format!("1970-01-01T00:00:00{fraction}Z").as_bytes()))).ok()
-        }
-    }
 }
 
 /// A call and nothing else: `now()`, `nextval('s'::regclass)`, `public."Next"()`.

@@ -17,13 +17,19 @@ mod array;
 mod catalog;
 mod codec;
 mod default;
+mod geometry;
+mod hstore;
+mod mapping;
 mod network;
 mod numeric;
 mod octet_string;
+mod source_type;
 mod temporal;
+mod vector;
 
 pub use catalog::{TypeCatalog, TypeRow};
 pub use codec::ColumnCodec;
+pub use source_type::SourceType;
 
 /// Settings of a session whose values are decoded here: they fix how the server writes text.
 pub const SESSION_SETTINGS: [(&str, &str); 7] = [
@@ -89,6 +95,26 @@ pub enum BinaryMode {
     Hex,
 }
 
+/// `interval.handling.mode`: how intervals are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IntervalMode {
+    /// In microseconds, a month as a twelfth of 365.25 days
+    #[default]
+    Numeric,
+    /// As text by ISO 8601
+    String,
+}
+
+/// `hstore.handling.mode`: how hstore is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HstoreMode {
+    /// As a JSON text
+    #[default]
+    Json,
+    /// As a map of texts
+    Map,
+}
+
 /// How values are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeOptions {
@@ -96,15 +122,32 @@ pub struct TypeOptions {
     pub decimal: DecimalMode,
     /// `time.precision.mode`
     pub time: TimeMode,
+    /// `interval.handling.mode`
+    pub interval: IntervalMode,
+    /// `hstore.handling.mode`
+    pub hstore: HstoreMode,
     /// `binary.handling.mode`
     pub binary: BinaryMode,
     /// `money.fraction.digits`
     pub money_fraction_digits: u8,
+    /// `include.unknown.datatypes`: whether types without a mapping are written as the octets of their text
+    pub include_unknown: bool,
+    /// Whether a value without room in its schema is refused instead of being written as null or as the nearest value
+    pub refuse_loss: bool,
 }
 
 impl Default for TypeOptions {
     fn default() -> Self {
-        Self { decimal: DecimalMode::default(), time: TimeMode::default(), binary: BinaryMode::default(), money_fraction_digits: 2 }
+        Self {
+            decimal: DecimalMode::default(),
+            time: TimeMode::default(),
+            interval: IntervalMode::default(),
+            hstore: HstoreMode::default(),
+            binary: BinaryMode::default(),
+            money_fraction_digits: 2,
+            include_unknown: false,
+            refuse_loss: false,
+        }
     }
 }
 

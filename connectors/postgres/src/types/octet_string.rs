@@ -34,14 +34,25 @@ pub(super) fn bytea_of_text(raw: &[u8], mode: BinaryMode, output: &mut Output<'_
     if is_readable { bytea(&octets, mode, output) } else { Err(Fault::Unreadable) }
 }
 
+/// The octets whose hexadecimal digits these are.
+pub(super) fn octets_of_hexadecimal(digits: &[u8], output: &mut Output<'_>) -> Result<Bytes, Fault> {
+    let mut is_readable = true;
+    let octets = output.cut(digits.len() / 2, |out| is_readable = put_octets(digits, out).is_some());
+    if is_readable { Ok(octets) } else { Err(Fault::Unreadable) }
+}
+
+fn put_octets(digits: &[u8], out: &mut BytesMut) -> Option<()> {
+    let (pairs, rest) = digits.as_chunks::<2>();
+    for [upper, lower] in pairs {
+        let digit = |letter: &u8| char::from(*letter).to_digit(16);
+        out.put_u8((digit(upper)? << 4 | digit(lower)?) as u8);
+    }
+    rest.is_empty().then_some(())
+}
+
 fn put_bytea(raw: &[u8], out: &mut BytesMut) -> Option<()> {
     if let Some(digits) = raw.strip_prefix(b"\\x") {
-        let (pairs, rest) = digits.as_chunks::<2>();
-        for [upper, lower] in pairs {
-            let digit = |letter: &u8| char::from(*letter).to_digit(16);
-            out.put_u8((digit(upper)? << 4 | digit(lower)?) as u8);
-        }
-        return rest.is_empty().then_some(());
+        return put_octets(digits, out);
     }
     let mut rest = raw;
     loop {

@@ -3,7 +3,7 @@
 //! PostgreSQL counts days and microseconds from 2000-01-01 in the proleptic Gregorian calendar, and its largest and
 //! smallest numbers are the infinities. Debezium counts from 1970. An infinite timestamp is the number that Debezium
 //! (by way of pgjdbc) gives it. For infinite dates, for which it writes other numbers in the snapshot than in the
-//! stream, here stand the largest and the smallest.
+//! stream, here stand the largest and the smallest. As texts the infinities are the server's own words.
 
 use bytes::{BufMut, BytesMut};
 use tailwater_api::Value;
@@ -24,6 +24,9 @@ const MONTH: i128 = 2_629_800 * SECOND as i128;
 /// `PGStatement.DATE_POSITIVE_INFINITY` and its negative counterpart, milliseconds since 1970.
 const INFINITE_MILLISECONDS: i64 = 9_223_372_036_825_200;
 const MINUS_INFINITE_MILLISECONDS: i64 = -9_223_372_036_832_400;
+
+const INFINITY: Value = Value::text("infinity");
+const MINUS_INFINITY: Value = Value::text("-infinity");
 
 /// A date, days since 2000, as days since 1970.
 pub(super) fn date(days: i32) -> Result<i32, Fault> {
@@ -50,6 +53,45 @@ pub(super) fn date_of_text(raw: &[u8]) -> Result<i32, Fault> {
 pub(super) fn milliseconds_of_day(microseconds: i64) -> Value {
     // 24:00:00 is 86,400,000 and fits.
     Value::Int32((microseconds / 1000) as i32)
+}
+
+/// A time of the day in nanoseconds.
+pub(super) fn nanoseconds_of_day(microseconds: i64) -> Value {
+    Value::Int64(microseconds.saturating_mul(1000))
+}
+
+/// A date, days since 1970, as Debezium's `IsoDate`: `2024-02-29Z`.
+pub(super) fn iso_date(days: i32, output: &mut Output<'_>) -> Result<Value, Fault> {
+    match days {
+        i32::MAX => Ok(INFINITY),
+        i32::MIN => Ok(MINUS_INFINITY),
+        days => output.text(24, |out| {
+            put_date(days.into(), out);
+            out.put_u8(b'Z');
+        }),
+    }
+}
+
+/// A time of the day as Debezium's `IsoTime`: with as many digits as are not zero.
+pub(super) fn iso_time(time: i64, output: &mut Output<'_>) -> Result<Value, Fault> {
+    if !(0..=DAY).contains(&time) {
+        return Err(Fault::Unreadable);
+    }
+    output.text(24, |out| put_short_time(time, out))
+}
+
+/// A timestamp, microseconds since 2000, as Debezium's `IsoTimestamp`: with as many digits as are not zero.
+pub(super) fn iso_timestamp(time: i64, output: &mut Output<'_>) -> Result<Value, Fault> {
+    match time {
+        i64::MAX => return Ok(INFINITY),
+        i64::MIN => return Ok(MINUS_INFINITY),
+        _ => {}
+    }
+    output.text(48, |out| {
+        put_date(time.div_euclid(DAY) + i64::from(EPOCH_DAYS), out);
+        out.put_u8(b'T');
+        put_short_time(time.rem_euclid(DAY), out);
+    })
 }
 
 pub(super) fn time_of_text(raw: &[u8]) -> Result<i64, Fault> {
@@ -80,6 +122,17 @@ pub(super) fn microseconds(time: i64, output: &mut Output<'_>) -> Value {
     })
 }
 
+/// A timestamp, microseconds since 2000, as nanoseconds since 1970, which end in the years 1677 and 2262.
+pub(super) fn nanoseconds(time: i64, output: &mut Output<'_>) -> Value {
+    match time {
+        i64::MAX | i64::MIN => Value::Int64(time),
+        time => match time.checked_add(EPOCH_MICROSECONDS).and_then(|time| time.checked_mul(1000)) {
+            Some(time) => Value::Int64(time),
+            None => output.lose(Value::Null),
+        },
+    }
+}
+
 /// Microseconds since 2000, with or without a zone.
 pub(super) fn timestamp_of_text(raw: &[u8]) -> Result<i64, Fault> {
     match raw {
@@ -100,28 +153,13 @@ pub(super) fn timestamp_of_text(raw: &[u8]) -> Result<i64, Fault> {
 /// A timestamp in UTC as Debezium's `ZonedTimestamp`: ISO 8601 with as many digits as the column has.
 pub(super) fn zoned_timestamp(time: i64, digits: u8, output: &mut Output<'_>) -> Result<Value, Fault> {
     match time {
-        i64::MAX => return Ok(Value::text("infinity")),
-        i64::MIN => return Ok(Value::text("-infinity")),
+        i64::MAX => return Ok(INFINITY),
+        i64::MIN => return Ok(MINUS_INFINITY),
         _ => {}
     }
     let (days, time) = (time.div_euclid(DAY) + i64::from(EPOCH_DAYS), time.rem_euclid(DAY));
-    let (year, month, day) = civil_of_days(days);
     output.text(48, |out| {
-        match year {
-            ..0 => out.put_u8(b'-'),
-            0..10_000 => {}
-            10_000.. => out.put_u8(b'+'),
-        }
-        let year = year.unsigned_abs();
-        if year < 10_000 {
-            put_padded(year, 4, out);
-        } else {
-            out.put_slice(itoa::Buffer::new().format(year).as_bytes());
-        }
-        out.put_u8(b'-');
-        put_padded(month, 2, out);
-        out.put_u8(b'-');
-        put_padded(day, 2, out);
+        put_date(days, out);
         out.put_u8(b'T');
         put_clock(time, out);
         let digits = usize::from(digits);
@@ -154,19 +192,47 @@ pub(super) fn zoned_time((time, west): (i64, i64), output: &mut Output<'_>) -> R
         return Err(Fault::Unreadable);
     }
     let time = (time + west).rem_euclid(DAY);
-    output.text(24, |out| {
-        put_clock(time, out);
-        let mut fraction = (time % SECOND) as u64;
-        if fraction > 0 {
-            let mut digits = 6;
-            while fraction.is_multiple_of(10) {
-                (fraction, digits) = (fraction / 10, digits - 1);
-            }
-            out.put_u8(b'.');
-            put_padded(fraction, digits, out);
-        }
-        out.put_u8(b'Z');
-    })
+    output.text(24, |out| put_short_time(time, out))
+}
+
+/// Writes a date, days since 1970, by ISO 8601; years beyond four digits have a sign.
+fn put_date(days: i64, out: &mut BytesMut) {
+    let (year, month, day) = civil_of_days(days);
+    match year {
+        ..0 => out.put_u8(b'-'),
+        0..10_000 => {}
+        10_000.. => out.put_u8(b'+'),
+    }
+    let year = year.unsigned_abs();
+    if year < 10_000 {
+        put_padded(year, 4, out);
+    } else {
+        out.put_slice(itoa::Buffer::new().format(year).as_bytes());
+    }
+    out.put_u8(b'-');
+    put_padded(month, 2, out);
+    out.put_u8(b'-');
+    put_padded(day, 2, out);
+}
+
+/// Writes a time of the day in UTC with as many digits as are not zero.
+fn put_short_time(time: i64, out: &mut BytesMut) {
+    put_clock(time, out);
+    put_short_fraction((time % SECOND) as u64, out);
+    out.put_u8(b'Z');
+}
+
+/// Writes microseconds of a second behind a point, without the zeros at the end; nothing where there are none.
+fn put_short_fraction(mut fraction: u64, out: &mut BytesMut) {
+    if fraction == 0 {
+        return;
+    }
+    let mut digits = 6;
+    while fraction.is_multiple_of(10) {
+        (fraction, digits) = (fraction / 10, digits - 1);
+    }
+    out.put_u8(b'.');
+    put_padded(fraction, digits, out);
 }
 
 fn put_clock(time: i64, out: &mut BytesMut) {
@@ -244,6 +310,41 @@ pub(super) fn duration(interval: &Interval, output: &mut Output<'_>) -> Value {
         Ok(sum) => Value::Int64(sum),
         Err(_) => output.lose(Value::Int64(if sum < 0 { i64::MIN } else { i64::MAX })),
     }
+}
+
+/// An interval as Debezium's `Interval`: `P1Y2M3DT4H5M6.78S`, each number with its own sign.
+pub(super) fn iso_interval(interval: &Interval, output: &mut Output<'_>) -> Result<Value, Fault> {
+    match *interval {
+        INFINITE => return Ok(INFINITY),
+        MINUS_INFINITE => return Ok(MINUS_INFINITY),
+        _ => {}
+    }
+    let Interval { months, days, microseconds: time } = *interval;
+    let parts = [
+        (b'Y', i64::from(months / 12)),
+        (b'M', i64::from(months % 12)),
+        (b'D', days.into()),
+        (b'H', time / HOUR),
+        (b'M', time / MINUTE % 60),
+    ];
+    output.text(80, |out| {
+        let mut digits = itoa::Buffer::new();
+        out.put_u8(b'P');
+        for (index, (unit, number)) in parts.into_iter().enumerate() {
+            if index == 3 {
+                out.put_u8(b'T');
+            }
+            out.put_slice(digits.format(number).as_bytes());
+            out.put_u8(unit);
+        }
+        let rest = time % MINUTE;
+        if rest < 0 {
+            out.put_u8(b'-');
+        }
+        out.put_slice(digits.format(rest.unsigned_abs() / SECOND as u64).as_bytes());
+        put_short_fraction(rest.unsigned_abs() % SECOND as u64, out);
+        out.put_u8(b'S');
+    })
 }
 
 /// Days since 1970 of a date of the proleptic Gregorian calendar; the year before 1 is 0.

@@ -248,7 +248,7 @@ fn a_configuration_written_for_debezium_is_taken_as_it_is() {
     ])
     .unwrap();
     let noted: Vec<_> = report.notes.iter().map(|note| note.key.as_str()).collect();
-    for key in ["database.server.name", "include.schema.changes", "provide.transaction.metadata", "max.batch.size", "max.queue.size"] {
+    for key in ["database.server.name", "include.schema.changes", "max.batch.size", "max.queue.size"] {
         assert!(noted.contains(&key), "{key}: {noted:?}");
     }
 }

@@ -194,3 +194,95 @@ async fn a_type_that_is_read_as_text_turns_a_binary_stream_into_text() {
     running.records(2).await;
     assert_eq!(running.stop().await.lines(), ["c public.t {1} null->{1}", "c public.t {2} null->{2,[1,5)}"]);
 }
+
+#[tokio::test]
+async fn keys_swapped_twice_in_one_transaction_are_told_step_by_step() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')").await.unwrap();
+    let mut running = start(&config(&server, &[("tombstones.on.delete", "false")]), Log::default());
+    running.records(2).await;
+    let swap = "UPDATE t SET id = 0 WHERE id = 1; UPDATE t SET id = 1 WHERE id = 2; UPDATE t SET id = 2 WHERE id = 0;";
+    client.batch_execute(&format!("BEGIN; {swap} {swap} COMMIT;")).await.unwrap();
+    running.records(14).await;
+    let lines = running.stop().await.lines();
+    let mut expected = Vec::new();
+    for (one, two) in [("a", "b"), ("b", "a")] {
+        for (from, to, v) in [(1, 0, one), (2, 1, two), (0, 2, one)] {
+            expected.push(format!("d public.t {{{from}}} {{{from},?}}->null"));
+            expected.push(format!("c public.t {{{to}}} null->{{{to},{v}}}"));
+        }
+    }
+    assert_eq!(lines[2..], expected);
+}
+
+#[tokio::test]
+async fn updates_without_a_change_are_dropped_where_that_is_known() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE whole (id int PRIMARY KEY, v text, noise int); ALTER TABLE whole REPLICA IDENTITY FULL;
+             ALTER TABLE whole ALTER v SET STORAGE EXTERNAL; CREATE TABLE plain (id int PRIMARY KEY, v text);",
+        )
+        .await
+        .unwrap();
+    let settings = [("skip.messages.without.change", "true"), ("column.exclude.list", r"public\.whole\.noise")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client
+        .batch_execute(
+            "INSERT INTO whole VALUES (1, repeat('x', 9000), 0); UPDATE whole SET noise = 1; UPDATE whole SET v = v; UPDATE whole SET id = 2;
+             INSERT INTO plain VALUES (1, 'a'); UPDATE plain SET v = 'a';",
+        )
+        .await
+        .unwrap();
+    running.records(6).await;
+    let lines = running.stop().await.lines();
+    let operations: Vec<_> = lines.iter().map(|line| &line[..line.find('}').unwrap()]).collect();
+    let expected =
+        ["c public.whole {1", "d public.whole {1", "- public.whole {1", "c public.whole {2", "c public.plain {1", "u public.plain {1"];
+    assert_eq!(operations, expected);
+}
+
+#[tokio::test]
+async fn a_definition_that_the_log_does_not_describe_is_followed_too() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (a int NOT NULL, b int NOT NULL); ALTER TABLE t REPLICA IDENTITY FULL").await.unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    let steps = ["", "ALTER TABLE t ADD PRIMARY KEY (b)", "ALTER TABLE t DROP CONSTRAINT t_pkey", "ANALYZE t"];
+    for (index, step) in steps.into_iter().enumerate() {
+        client.batch_execute(&format!("{step}; INSERT INTO t VALUES ({index}, 1{index})")).await.unwrap();
+        running.records(index + 1).await;
+    }
+    let log = running.stop().await;
+    let expected =
+        ["c public.t null null->{0,10}", "c public.t {11} null->{1,11}", "c public.t null null->{2,12}", "c public.t null null->{3,13}"];
+    assert_eq!(log.lines(), expected);
+    let schema = |index: usize| log.records[index].value.schema.as_ref().unwrap().id();
+    assert_eq!(schema(2), schema(3), "a description that says nothing new leaves the schemas as they are");
+}
+
+#[tokio::test]
+async fn i6_few_rows_among_many_of_others_leave_in_small_batches() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE quiet (id int PRIMARY KEY); CREATE TABLE loud (v text);").await.unwrap();
+    let settings = [("table.include.list", r"public\.quiet"), ("publication.autocreate.mode", "all_tables"), ("snapshot.mode", "no_data")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client
+        .batch_execute(
+            "DO $$ BEGIN FOR i IN 1..200 LOOP INSERT INTO quiet VALUES (i); INSERT INTO loud VALUES (repeat('x', 100000)); END LOOP; END $$",
+        )
+        .await
+        .unwrap();
+    running.records(200).await;
+    let log = running.stop().await;
+    let ends: Vec<usize> = log.points.iter().map(|(records, _)| *records).collect();
+    let largest = ends.windows(2).map(|pair| pair[1] - pair[0]).max();
+    // Each row may hold a receive buffer of its own.
+    assert!(largest.is_some_and(|largest| largest <= 8), "{ends:?}");
+}

@@ -164,6 +164,12 @@ async fn a_snapshot_longer_than_every_timeout_of_the_server_goes_on() {
     let Some(server) = server(&settings).await else { return };
     let client = server.connect("postgres").await.unwrap();
     client
+        .batch_execute(
+            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'transaction_timeout') THEN ALTER DATABASE postgres SET transaction_timeout = '1s'; END IF; END $$",
+        )
+        .await
+        .unwrap();
+    client
         .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i; CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1)")
         .await
         .unwrap();

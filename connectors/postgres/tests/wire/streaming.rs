@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tailwater_api::ErrorKind;
 use tailwater_postgres::lsn::Lsn;
 use tailwater_postgres::pgoutput::{Message, OldTuple, Tuple, TupleValue};
-use tailwater_postgres::replication::{Frame, ReplicationConnection, ReplicationStream, SnapshotAction};
+use tailwater_postgres::replication::{Frame, ReplicationConnection, ReplicationStream, SlotLife, SnapshotAction};
 use tailwater_testkit::PostgresServer;
 
 use crate::{options, server};
@@ -91,9 +91,9 @@ async fn changes_come_as_they_were_made() {
     let identity = creating.identify_system().await.unwrap();
     assert_eq!((identity.timeline, identity.database.as_str()), (1, "postgres"));
     assert_eq!(creating.show("wal_level").await.unwrap(), "logical");
-    let slot = creating.create_slot("s", false, SnapshotAction::Nothing).await.unwrap();
+    let slot = creating.create_slot("s", SlotLife::Permanent, SnapshotAction::Nothing).await.unwrap();
     assert_eq!(slot.snapshot_name, None);
-    let error = creating.create_slot("s", false, SnapshotAction::Nothing).await.unwrap_err();
+    let error = creating.create_slot("s", SlotLife::Permanent, SnapshotAction::Nothing).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
 
     client
@@ -153,7 +153,7 @@ async fn others_read_in_the_snapshot_that_a_slot_exports() {
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE TABLE t (id int); INSERT INTO t VALUES (1)").await.unwrap();
     let mut creating = connection(&server).await;
-    let slot = creating.create_slot("s", true, SnapshotAction::Export).await.unwrap();
+    let slot = creating.create_slot("s", SlotLife::Temporary, SnapshotAction::Export).await.unwrap();
     client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
     let name = slot.snapshot_name.unwrap();
     client.batch_execute(&format!("BEGIN ISOLATION LEVEL REPEATABLE READ; SET TRANSACTION SNAPSHOT '{name}'")).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_publication_that_is_missing_is_an_error_of_the_stream() {
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
     let mut creating = connection(&server).await;
-    creating.create_slot("s", false, SnapshotAction::Nothing).await.unwrap();
+    creating.create_slot("s", SlotLife::Permanent, SnapshotAction::Nothing).await.unwrap();
     client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
     let (mut stream, _feedback) = creating.start_replication("s", Lsn::INVALID, &plugin("nowhere", &[])).await.unwrap();
     let error = loop {
@@ -188,7 +188,7 @@ async fn answers_keep_a_connection_alive_whose_reader_is_held_up() {
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, t text); CREATE PUBLICATION p FOR TABLE t").await.unwrap();
     let mut creating = connection(&server).await;
-    creating.create_slot("s", false, SnapshotAction::Nothing).await.unwrap();
+    creating.create_slot("s", SlotLife::Permanent, SnapshotAction::Nothing).await.unwrap();
     // More than fits into the buffers of the sockets.
     client.batch_execute("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 30000) n").await.unwrap();
     let (mut stream, mut feedback) = creating.start_replication("s", Lsn::INVALID, &plugin("p", &[])).await.unwrap();
@@ -210,7 +210,7 @@ async fn a_server_that_stops_ends_the_stream() {
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE PUBLICATION p").await.unwrap();
     let mut creating = connection(&server).await;
-    creating.create_slot("s", false, SnapshotAction::Nothing).await.unwrap();
+    creating.create_slot("s", SlotLife::Permanent, SnapshotAction::Nothing).await.unwrap();
     let (mut stream, _feedback) = creating.start_replication("s", Lsn::INVALID, &plugin("p", &[])).await.unwrap();
     let reading = tokio::spawn(async move {
         loop {

@@ -17,9 +17,10 @@ async fn types(client: &Client, options: TypeOptions) -> TypeCatalog {
         namespace: row.get(2),
         kind: row.get::<_, &str>(3).chars().next().unwrap(),
         element: row.get(4),
-        base: row.get(5),
-        modifier: row.get(6),
-        labels: row.get(7),
+        delimiter: row.get::<_, &str>(5).bytes().next().unwrap_or(b','),
+        base: row.get(6),
+        modifier: row.get(7),
+        labels: row.get(8),
     };
     TypeCatalog::new(rows.iter().map(row).collect(), options)
 }
@@ -53,7 +54,7 @@ async fn both_forms(client: &Client, query: &str) -> Vec<(Option<Bytes>, Option<
 async fn codec(client: &Client, types: &TypeCatalog, table: &str) -> ColumnCodec {
     let query = "SELECT atttypid, atttypmod FROM pg_attribute WHERE attrelid = $1::text::regclass AND attname = 'c'";
     let row = client.query_one(query, &[&table]).await.unwrap();
-    types.column(row.get(0), row.get(1), true, None).unwrap().unwrap_or_else(|| panic!("{table} has no mapping"))
+    types.column(row.get(0), row.get(1), true, None).unwrap_or_else(|| panic!("{table} has no mapping"))
 }
 
 async fn connect(server: &tailwater_testkit::PostgresServer) -> Client {

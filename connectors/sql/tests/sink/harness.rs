@@ -181,7 +181,8 @@ impl Sink {
 
     pub(crate) fn batch(&self, records: Vec<Record>) -> RecordBatch {
         let count = records.len() as u64;
-        let records = records.into_iter().zip(self.next..).map(|(record, offset)| SinkRecord { partition: 0, offset, record });
+        let stored = |(record, offset): (Record, u64)| SinkRecord { topic: Arc::clone(&record.topic), partition: 0, offset, record };
+        let records = records.into_iter().zip(self.next..).map(stored);
         let next = |topic: &Arc<str>| LogPosition { log: LOG.into(), topic_partition: place(topic), offset: self.next + count };
         RecordBatch { records: records.collect(), next: self.topics.iter().map(next).collect() }
     }

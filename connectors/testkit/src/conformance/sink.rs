@@ -74,7 +74,7 @@ impl TestLog {
             .map(|(offset, mut record)| {
                 assert_eq!(record.topic, topic, "records of one topic");
                 record.timestamp.get_or_insert(0);
-                SinkRecord { partition: 0, offset, record }
+                SinkRecord { topic: Arc::clone(&topic), partition: 0, offset, record }
             })
             .collect();
         let end = offset + records.len() as u64;

@@ -104,3 +104,61 @@ async fn an_append_that_was_dropped_while_it_waited_leaves_no_gap() {
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
     assert_eq!(log.shared.topics()[0].partitions, [(0, sent as u64 + 2)]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn discovering_committing_and_expiring_never_wait_for_each_other_in_a_circle() {
+    let folder = TempDir::new().unwrap();
+    let options = EmbeddedOptions { segment_bytes: 500, retention_bytes: Some(0), ..EmbeddedOptions::default() };
+    let log = Arc::new(open_with(&folder, options).unwrap());
+    log.retain_for(vec![("sink".into(), reading::pattern("t.*"))]);
+    let mut writer = log.writer(&"source".into()).await.unwrap();
+    let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (expiring, over) = (Arc::clone(&log), Arc::clone(&is_over));
+    let expiry = tokio::task::spawn_blocking(move || {
+        while !over.load(std::sync::atomic::Ordering::Acquire) {
+            expiring.shared.retention.expire().unwrap();
+        }
+    });
+    let reading = Arc::clone(&log);
+    let reader = tokio::spawn(async move {
+        let mut reader = reading.reader("sink", reading::pattern("t.*")).await.unwrap();
+        let mut read = 0;
+        while read < 300 {
+            if let Polled::Records(batch) = reader.poll(1 << 20).await.unwrap() {
+                read += batch.records.len();
+                reader.commit(batch.next).await.unwrap();
+            }
+        }
+    });
+    for number in 0..300 {
+        append(&mut writer, number + 1, of_numbers(&format!("t{number}"), 0..1)).await;
+    }
+    tokio::time::timeout(Duration::from_secs(60), reader).await.expect("it ends").unwrap();
+    is_over.store(true, std::sync::atomic::Ordering::Release);
+    expiry.await.unwrap();
+}
+
+#[tokio::test]
+async fn positions_of_a_deleted_sink_stay_as_long_as_it_could_go_on_from_them() {
+    let folder = TempDir::new().unwrap();
+    let options = EmbeddedOptions { retention_bytes: Some(1), segment_bytes: 1, ..EmbeddedOptions::default() };
+    let log = open_with(&folder, options).unwrap();
+    let subscription = || Subscription::Topics(vec!["a".into()]);
+    log.retain_for(vec![("kept".into(), subscription()), ("deleted".into(), subscription())]);
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    for number in 1..4 {
+        append(&mut writer, number, of_numbers("a", 0..1)).await;
+    }
+    let place = || TopicPartition { topic: "a".into(), partition: 0 };
+    log.move_positions("kept", vec![(place(), Some(1))]).await.unwrap();
+    log.move_positions("deleted", vec![(place(), Some(1))]).await.unwrap();
+    log.retain_for(vec![("kept".into(), subscription())]);
+    log.shared.expire().unwrap();
+    assert_eq!(log.shared.topics()[0].partitions, [(1, 3)]);
+    assert_eq!(log.committed("deleted").await.unwrap().len(), 1, "it could be made again");
+    log.move_positions("kept", vec![(place(), Some(3))]).await.unwrap();
+    log.shared.expire().unwrap();
+    assert_eq!(log.shared.topics()[0].partitions, [(2, 3)]);
+    assert_eq!(log.committed("deleted").await.unwrap(), []);
+    assert_eq!(log.shared.store.as_ref().unwrap().positions().unwrap().keys().collect::<Vec<_>>(), ["kept"]);
+}

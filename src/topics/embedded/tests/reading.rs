@@ -1,10 +1,12 @@
 //! Reading: portions, wake-ups, topics that come later.
 
 use super::super::segment;
+use tailwater_kit::java_regex::JavaRegex;
+
 use super::*;
 
-fn pattern(pattern: &str) -> Subscription {
-    Subscription::Pattern(fancy_regex::Regex::new(&format!("^(?:{pattern})$")).unwrap())
+pub(super) fn pattern(pattern: &str) -> Subscription {
+    Subscription::Pattern(Box::new(JavaRegex::new(pattern).unwrap()))
 }
 
 #[tokio::test]
@@ -199,4 +201,35 @@ async fn a_log_can_be_looked_at_while_it_is_written() {
     append(&mut writer, 2, of_numbers("a", 3..4)).await;
     assert_eq!(EmbeddedLog::open_read_only(folder.path()).unwrap().read("a", 0, 0, 10).await.unwrap().len(), 4);
     assert_eq!(open_with(&folder, EmbeddedOptions::default()).err().unwrap().kind(), ErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn positions_move_all_or_none_and_the_next_reader_begins_there() {
+    let folder = TempDir::new().unwrap();
+    let place = |partition| TopicPartition { topic: "moved".into(), partition };
+    {
+        let log = open(&folder).await;
+        let mut writer = log.writer(&"source".into()).await.unwrap();
+        append(&mut writer, 1, of_numbers("moved", 0..10)).await;
+        log.move_positions("copy", vec![(place(0), Some(7))]).await.unwrap();
+        // The end is a place to begin at; what lies beyond it, or is not there, is none, and then nothing moves.
+        log.move_positions("other", vec![(place(0), Some(10))]).await.unwrap();
+        for (moves, kind) in [
+            (vec![(place(0), Some(3)), (place(0), Some(11))], ErrorKind::Misconfigured),
+            (vec![(place(0), Some(3)), (place(1), Some(0))], ErrorKind::Missing),
+        ] {
+            assert_eq!(log.move_positions("copy", moves).await.unwrap_err().kind(), kind);
+        }
+        assert_eq!(log.committed("copy").await.unwrap(), [at(&log, "moved", 7)]);
+        log.close().await.unwrap();
+    }
+    let log = open(&folder).await;
+    let subscription = || Subscription::Topics(vec!["moved".into()]);
+    let mut reader = log.reader(&"copy".into(), subscription()).await.unwrap();
+    assert_eq!(numbers(&read_all(&mut reader).await), [7, 8, 9]);
+    drop(reader);
+    log.move_positions("copy", vec![(place(0), None), (place(5), None)]).await.unwrap();
+    assert_eq!(log.committed("copy").await.unwrap(), []);
+    let mut reader = log.reader(&"copy".into(), subscription()).await.unwrap();
+    assert_eq!(read_all(&mut reader).await.len(), 10);
 }

@@ -1,0 +1,41 @@
+//! `/`, `/health`, `/metrics`: what is asked of the worker itself.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::failure::Failure;
+use super::{Api, answers};
+use crate::telemetry;
+
+/// The version of Connect whose API this is; clients choose by it what they may call.
+const CONNECT_VERSION: &str = "4.3.1";
+
+/// `kafka_cluster_id` names the engine of the topic log, since there may be no Kafka.
+pub(super) async fn root() -> Response {
+    let commit = concat!("tailwater-", env!("CARGO_PKG_VERSION"));
+    answers::json(StatusCode::OK, &json!({"version": CONNECT_VERSION, "commit": commit, "kafka_cluster_id": "embedded"}))
+}
+
+pub(super) async fn health(State(api): State<Api>) -> Response {
+    match api.worker() {
+        Ok(_) => {
+            let message = "Worker has completed startup and is ready to handle requests.";
+            answers::json(StatusCode::OK, &json!({"status": "healthy", "message": message}))
+        }
+        Err(_) => {
+            let message = "Worker is still starting up.";
+            answers::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"status": "starting", "message": message}))
+        }
+    }
+}
+
+/// Figures of a worker that is still starting are those that are there.
+pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Failure> {
+    if let Ok(worker) = api.worker() {
+        worker.refresh_lag().await?;
+    }
+    Ok(([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], api.metrics().encode()).into_response())
+}
