@@ -59,8 +59,15 @@ pub enum LogFormat {
 const OVERRIDE_POLICY: &str = "connector.client.config.override.policy";
 
 /// Keys, or beginnings of them, that only the Kafka engine reads.
-const OF_KAFKA: [&str; 7] =
-    ["topics.kafka.", "topic.creation.enable", "connector.client.config.", "group.id", "config.storage.", "offset.storage.", "status.storage."];
+const OF_KAFKA: [&str; 7] = [
+    "topics.kafka.",
+    "topic.creation.enable",
+    "connector.client.config.",
+    "group.id",
+    "config.storage.",
+    "offset.storage.",
+    "status.storage.",
+];
 
 const fn field(name: &'static str, kind: FieldType, doc: &'static str) -> ConfigField {
     ConfigField::new(name, kind, doc)
@@ -68,8 +75,7 @@ const fn field(name: &'static str, kind: FieldType, doc: &'static str) -> Config
 
 const FIELDS: &[ConfigField] = &[
     field("data.dir", FieldType::Text, "Directory of the embedded log and the state; one worker at a time.").default("/var/lib/tailwater"),
-    field("topics.engine", FieldType::Choice(&["embedded", "kafka"]), "Where records live between sources and sinks.")
-        .default("embedded"),
+    field("topics.engine", FieldType::Choice(&["embedded", "kafka"]), "Where records live between sources and sinks.").default("embedded"),
     field(
         "topics.embedded.retention.bytes",
         FieldType::Text,

@@ -55,18 +55,8 @@ pub(super) struct SinkRun {
 impl SinkRun {
     /// Runs the sink until it is stopped or fails. After a stop everything accepted is durable and its positions are kept.
     pub(super) async fn run(self, open: impl FnOnce(SinkContext) -> Opening) -> Result<()> {
-        let Self {
-            user,
-            topics,
-            subscription,
-            target_keeps_positions,
-            transforms,
-            errors,
-            budget,
-            flush_interval,
-            metrics,
-            mut stop,
-        } = self;
+        let Self { user, topics, subscription, target_keeps_positions, transforms, errors, budget, flush_interval, metrics, mut stop } =
+            self;
         let (connector, task) = (Arc::clone(&user.connector), user.task);
         let context = SinkContext::new(Arc::clone(&connector), task, Arc::clone(&errors) as _, stop.clone(), Arc::clone(&metrics));
         let writer = tokio::select! {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::{PostgresServer, Version};
 use tokio_postgres::Client;
 
@@ -34,8 +35,20 @@ pub(crate) fn version(case: &Case) -> Version {
     Version::ALL.into_iter().find(|version| Some(version.major()) == major).unwrap_or_else(|| panic!("no server {}", case.server))
 }
 
-/// Plays the case `name` (`postgres/operations`) on a fresh server.
-pub(crate) async fn play(name: &str, server: &PostgresServer) -> Played {
+/// The header of records with unknown values, which only the Kafka engine writes and Debezium does not know.
+const UNCHANGED: &str = "__tailwater.context.unchanged";
+
+/// The worker file for a topic log in this broker.
+pub(crate) fn on_kafka(broker: &KafkaBroker) -> String {
+    let mut worker = format!("topics: {{engine: kafka, kafka: {{bootstrap.servers: \"{}\"}}}}\n", broker.bootstrap_servers());
+    for topic in ["config", "offset", "status"] {
+        worker += &format!("{topic}.storage.replication.factor: 1\n");
+    }
+    worker
+}
+
+/// Plays the case `name` (`postgres/operations`) on a fresh server, through a broker where one is given.
+pub(crate) async fn play(name: &str, server: &PostgresServer, broker: Option<&KafkaBroker>) -> Played {
     let case = recording::case(name);
     let database: String =
         name.chars().map(|character| if character.is_alphanumeric() || character == '_' { character } else { '_' }).collect();
@@ -65,7 +78,8 @@ pub(crate) async fn play(name: &str, server: &PostgresServer) -> Played {
 
     let home = Home::new();
     // A case may show old keys and values that are lost in the recorded schema: both are warnings.
-    let mut options = Options::default().worker(WORKER).expect("\"WARN\"");
+    let engine = broker.map(on_kafka).unwrap_or_default();
+    let mut options = Options::default().worker(format!("{WORKER}{engine}")).expect("\"WARN\"");
     if recording::has_failure(name) {
         options = options.expect("\"ERROR\"");
     }
@@ -201,7 +215,8 @@ impl Player {
         let mut topics = Topics::new();
         for topic in self.daemon.topics().await {
             if patterns.iter().any(|pattern| pattern.is_match(&topic)) {
-                let records: Vec<_> = self.daemon.read_topic(&topic).await.iter().map(recording::entry).collect();
+                let mut records: Vec<_> = self.daemon.read_topic(&topic).await.iter().map(recording::entry).collect();
+                records.iter_mut().for_each(|record| record.headers.retain(|(name, _)| name != UNCHANGED));
                 if !records.is_empty() {
                     topics.insert(topic, records);
                 }

@@ -159,7 +159,8 @@ fn parse_schema(json: &serde_json::Value, options: &ReadOptions) -> serde_json::
         let without = schema.clone().build();
         let text = default.to_string();
         let plain = ReadOptions { placeholder: None, ..options.clone() };
-        schema = schema.default(Seed { schema: Some(&without), options: &plain }.deserialize(&mut serde_json::Deserializer::from_str(&text))?);
+        schema =
+            schema.default(Seed { schema: Some(&without), options: &plain }.deserialize(&mut serde_json::Deserializer::from_str(&text))?);
     }
     Ok(schema.build())
 }
@@ -209,9 +210,9 @@ impl Seed<'_> {
             return base64(text).map(Value::Bytes);
         }
         let scale = schema.parameter("scale").and_then(|scale| scale.parse().ok()).unwrap_or(0);
-        unscaled(json, scale).map(|unscaled| Value::Bytes(unscaled.to_signed_bytes_be().into())).ok_or_else(|| {
-            format!("{json} is not a decimal of scale {scale}")
-        })
+        unscaled(json, scale)
+            .map(|unscaled| Value::Bytes(unscaled.to_signed_bytes_be().into()))
+            .ok_or_else(|| format!("{json} is not a decimal of scale {scale}"))
     }
 
     fn integer(&self, value: i64) -> Result<Value, String> {
@@ -333,7 +334,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
             }
             Some(Kind::Map(keys, values)) => {
                 let mut entries = Vec::new();
-                while let Some(entry) = elements.next_element_seed(Entry { key: self.inner(Some(keys)), value: self.inner(Some(values)) })? {
+                while let Some(entry) =
+                    elements.next_element_seed(Entry { key: self.inner(Some(keys)), value: self.inner(Some(values)) })?
+                {
                     entries.push(entry);
                 }
                 Ok(Value::Map(entries.into()))
@@ -362,7 +365,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 }
                 let value = |(field, value): (&Field, Option<Value>)| match value {
                     Some(value) => Ok(value),
-                    None => self.inner(Some(&field.schema)).absent().map_err(|why| A::Error::custom(format!("field {}: {why}", field.name))),
+                    None => {
+                        self.inner(Some(&field.schema)).absent().map_err(|why| A::Error::custom(format!("field {}: {why}", field.name)))
+                    }
                 };
                 Ok(Value::Struct(fields.iter().zip(values).map(value).collect::<Result<_, _>>()?))
             }
@@ -445,15 +450,21 @@ mod tests {
             any::<i16>().prop_map(|value| (Schema::of(Kind::Int16).doc("d").build(), Value::Int16(value))),
             any::<i32>().prop_map(|value| (Schema::of(Kind::Int32).name("n").version(2).build(), Value::Int32(value))),
             any::<i64>().prop_map(|value| (Schema::of(Kind::Int64).default(Value::Int64(7)).build(), Value::Int64(value))),
-            any::<f32>().prop_filter("NaN is no equal", |value| !value.is_nan()).prop_map(|value| (Schema::of(Kind::Float32).build(), Value::Float32(value))),
-            any::<f64>().prop_filter("NaN is no equal", |value| !value.is_nan()).prop_map(|value| (Schema::of(Kind::Float64).build(), Value::Float64(value))),
+            any::<f32>()
+                .prop_filter("NaN is no equal", |value| !value.is_nan())
+                .prop_map(|value| (Schema::of(Kind::Float32).build(), Value::Float32(value))),
+            any::<f64>()
+                .prop_filter("NaN is no equal", |value| !value.is_nan())
+                .prop_map(|value| (Schema::of(Kind::Float64).build(), Value::Float64(value))),
             prop::collection::vec(any::<u8>(), 0..9).prop_map(|value| (Schema::of(Kind::Bytes).build(), Value::Bytes(value.into()))),
             ".{0,8}".prop_map(|value| (Schema::of(Kind::String).parameter("p", "q").build(), Value::from(value))),
             Just((Schema::of(Kind::String).optional().build(), Value::Null)),
         ];
         leaf.prop_recursive(3, 24, 4, |inner| {
             prop_oneof![
-                inner.clone().prop_map(|(schema, value)| (Schema::of(Kind::Array(schema)).build(), Value::Array(Box::new([value.clone(), value])))),
+                inner
+                    .clone()
+                    .prop_map(|(schema, value)| (Schema::of(Kind::Array(schema)).build(), Value::Array(Box::new([value.clone(), value])))),
                 inner.clone().prop_map(|(schema, value)| {
                     let schema = Schema::of(Kind::Map(Schema::of(Kind::String).build(), schema)).build();
                     (schema, Value::Map(Box::new([("k".into(), value)])))
