@@ -131,7 +131,7 @@ fn sink(url: &str) -> ConnectorFile {
 
 async fn start(loaded: Loaded) -> Result<Worker, Failure> {
     let Loaded { file, values, providers, .. } = loaded;
-    let Opened { topics, store } = open::open(&file).await?;
+    let Opened { topics, store } = open::open(&file, &values, "snapshot").await?;
     let remembered = store.list().await?.into_iter().map(|connector| StoredConnector { target: TargetState::Stopped, ..connector });
     let store = std::sync::Arc::new(Forgetful(Mutex::new(remembered.collect())));
     let options = WorkerOptions {
@@ -233,15 +233,16 @@ fn refuse(name: &str, refused: Refused) -> Failure {
     }
 }
 
-fn written_by(worker: &Worker, source: &str) -> Vec<TopicInfo> {
-    worker.topics().topics().into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect()
+async fn written_by(worker: &Worker, source: &str) -> Result<Vec<TopicInfo>, tailwater_api::Error> {
+    let topics = worker.topics().topics().await?;
+    Ok(topics.into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect())
 }
 
 /// How many records arrived where they are to go: in the topic log, or behind the sink.
 async fn arrived(worker: &Worker, source: &str, sink: Option<&str>) -> Result<u64, Failure> {
     Ok(match sink {
         Some(sink) => positions(worker, sink).await?.iter().map(|position| position.offset).sum(),
-        None => written_by(worker, source).iter().flat_map(|topic| &topic.partitions).map(|(_, next)| next).sum(),
+        None => written_by(worker, source).await?.iter().flat_map(|topic| &topic.partitions).map(|(_, next)| next).sum(),
     })
 }
 
@@ -267,7 +268,7 @@ async fn is_complete(worker: &Worker, source: &str, sink: Option<&str>) -> Resul
         };
         next == 0 || positions.iter().find(here).is_some_and(|position| position.offset >= next)
     };
-    let topics = written_by(worker, source);
+    let topics = written_by(worker, source).await?;
     Ok(topics.iter().all(|topic| topic.partitions.iter().enumerate().all(|(partition, (_, next))| stands_at_end(topic, partition, *next))))
 }
 
