@@ -10,6 +10,7 @@
 //! - [`rest`]: the REST API and the directory of connector files of a running daemon
 //! - [`access`]: TLS, users and roles, limits, the log of changes, secrets of the REST API
 //! - [`clients`]: clients of the REST API that others wrote
+//! - [`snapshot`]: one shot of a source into a database
 //! - [`takeover`]: from real Debezium and back
 //! - [`cli`]: commands, their output and exit codes
 //! - [`architecture`]: the direction of dependencies, and other rules of the tree
@@ -27,4 +28,5 @@ mod golden;
 mod harness;
 mod kills;
 mod rest;
+mod snapshot;
 mod takeover;

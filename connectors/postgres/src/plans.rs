@@ -84,7 +84,7 @@ impl Plans {
         oid: u32,
         shape: Shape,
     ) -> Result<()> {
-        if !self.config.relational.tables.accepts(&shape.schema, &shape.table) {
+        if !self.config.captures(&shape.schema, &shape.table) {
             self.plans.insert(oid, None);
             self.last = None;
             return Ok(());
@@ -114,7 +114,7 @@ impl Plans {
         }
         let unknown_type = shape.columns.iter().any(|column| !self.types.knows(column.type_oid));
         if unknown_type {
-            self.types = session.load_types().await?;
+            self.reload_types(session, None).await?;
         }
         let definition = self.definitions.get(&oid).cloned();
         let plan = self.compile(blocks, shape, definition.as_ref(), oid)?;
@@ -125,10 +125,33 @@ impl Plans {
             )));
         }
         debug!(table = %plan.full_name, oid, "the log describes the table anew");
-        self.uncounted += self.newly_lost();
+        self.replace(oid, Arc::new(plan));
+        Ok(())
+    }
+
+    /// Compiles the plan of the table anew, because one of its enums has a label that it had not when the types were read. The
+    /// log does not say that an enum was altered.
+    pub(crate) async fn relist(&mut self, session: &mut SqlSession, blocks: &Blocks, oid: u32, plan: &TablePlan) -> Result<Arc<TablePlan>> {
+        let label = plan.unlisted_label().map(str::to_owned);
+        debug!(table = %plan.full_name, label, "an enum has a label that was not listed; the types are read again");
+        self.reload_types(session, label).await?;
+        let definition = self.definitions.get(&oid).cloned();
+        let plan = Arc::new(self.compile(blocks, plan.shape.clone(), definition.as_ref(), oid)?);
+        self.replace(oid, plan.clone());
+        Ok(plan)
+    }
+
+    fn replace(&mut self, oid: u32, plan: Arc<TablePlan>) {
+        self.uncounted = self.newly_lost();
         self.lost.retain(|(table, _), _| *table != oid);
-        self.plans.insert(oid, Some(Arc::new(plan)));
+        self.plans.insert(oid, Some(plan));
         self.last = None;
+    }
+
+    async fn reload_types(&mut self, session: &mut SqlSession, label: Option<String>) -> Result<()> {
+        let mut types = session.load_types().await?;
+        types.remember_labels(&mut self.types, label);
+        self.types = types;
         Ok(())
     }
 

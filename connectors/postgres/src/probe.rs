@@ -10,12 +10,19 @@ use crate::identity;
 use crate::publication::{self, Step};
 use crate::replication::ReplicationConnection;
 use crate::restart::{Offer, usable_slot};
-use crate::slot;
 use crate::source::{captured, check_server};
+use crate::{servers, slot};
 
 /// Connects and looks.
 pub(crate) async fn probe(config: &PostgresConfig) -> ProbeReport {
     let mut report = ProbeReport::default();
+    let config = &match servers::choose(config.clone()).await {
+        Ok(config) => config,
+        Err(error) => {
+            fault(&mut report, Some("database.hostname"), &error);
+            return report;
+        }
+    };
     let sql = match SqlConnection::connect(config).await {
         Ok(sql) => sql,
         Err(error) => {

@@ -19,12 +19,14 @@ use tailwater_api::record::Headers;
 use tailwater_api::{Error, ErrorKind, Field, Kind, Result, Schema, Scope, Value};
 use tailwater_kit::column_rules::{ColumnRule, Disguise};
 use tailwater_kit::envelope::{Change, ChangeEvents, EnvelopeSchemas};
+use tailwater_kit::reselect::ReselectOptions;
 use tracing::{info, warn};
 
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
 use crate::lsn::Lsn;
 use crate::pgoutput::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleValue};
+use crate::reselect::Found;
 use crate::types::{ColumnCodec, Format, SourceType, TypeCatalog};
 
 /// One column of a tuple.
@@ -77,8 +79,12 @@ pub(crate) struct TablePlan {
     width: usize,
     /// Fields of the row and key columns outside it
     places: usize,
+    /// Columns of the tuple that are enums or arrays of them
+    enums: Vec<usize>,
     /// Places of the key's columns; empty where there is no key
     key: Vec<usize>,
+    /// The key's columns in the tuple
+    key_columns: Vec<usize>,
     /// What keys end in where several tables share the topic
     key_end: Option<Value>,
     identity_full: bool,
@@ -177,6 +183,7 @@ impl TablePlan {
         }
 
         let mut key = Vec::with_capacity(key_names.len());
+        let mut key_columns = Vec::with_capacity(key_names.len());
         let mut key_fields = Vec::with_capacity(key_names.len());
         for name in &key_names {
             let Some(index) = shape.columns.iter().position(|column| column.name == *name) else { continue };
@@ -185,6 +192,7 @@ impl TablePlan {
                 InVector::Row(place) => place,
                 InVector::Behind(place) => place + width,
             });
+            key_columns.push(index);
             key_fields.push((name.as_str(), column.codec.schema().clone()));
         }
         let topic = relational.topics.of(&shape.schema, &shape.table);
@@ -207,7 +215,9 @@ impl TablePlan {
         {
             schemas = known.clone();
         }
+        let has_labels = |(index, column): (usize, &Option<PlannedColumn>)| column.as_ref()?.codec.has_labels().then_some(index);
         Ok(Self {
+            enums: columns.iter().enumerate().filter_map(has_labels).collect(),
             events: ChangeEvents::new(topic, schemas, context.headers.clone(), relational.tombstones_on_delete),
             schema_value: shape.schema.as_str().into(),
             table_value: shape.table.as_str().into(),
@@ -215,6 +225,7 @@ impl TablePlan {
             width,
             places: width + key_only,
             key,
+            key_columns,
             key_end,
             identity_full: shape.identity_full,
             shape,
@@ -228,9 +239,43 @@ impl TablePlan {
         self.columns[column].as_ref().map(|column| &column.codec)
     }
 
+    /// The columns of the tuple that make the key.
+    pub(crate) fn key_columns(&self) -> impl Iterator<Item = usize> {
+        self.key_columns.iter().copied()
+    }
+
+    /// Whether a column of the tuple is read again where the log does not hold it.
+    pub(crate) fn is_reselected(&self, options: &ReselectOptions, column: usize) -> bool {
+        let is_in_row = self.columns[column].as_ref().is_some_and(|planned| planned.place < self.width);
+        is_in_row && options.accepts(&self.shape.schema, &self.shape.table, &self.shape.columns[column].name)
+    }
+
+    /// Puts values that were read again into the new row of a change.
+    pub(crate) fn fill(&self, change: &mut Change, found: &[Found], arena: &mut BytesMut) -> Result<()> {
+        let row = match change {
+            Change::Create { after, .. } | Change::Update { after, .. } | Change::KeyChange { after, .. } => after,
+            Change::Read { .. } | Change::Delete { .. } | Change::Truncate => return Ok(()),
+        };
+        let Value::Struct(row) = row else { return Ok(()) };
+        for Found { column, format, value } in found {
+            let Some(column) = &self.columns[*column] else { continue };
+            let value = value.as_ref().map_or(Ok(Value::Null), |octets| self.decode(column, *format, octets, arena))?;
+            row[column.place] = match &column.masked {
+                Some(masked) => masked.row.apply(value),
+                None => value,
+            };
+        }
+        Ok(())
+    }
+
     /// Whether all values that are kept can come in binary.
     pub(crate) fn is_binary(&self) -> bool {
         self.columns.iter().flatten().all(|column| column.codec.supports_binary())
+    }
+
+    /// A label that an enum of the table had not when the types were read.
+    pub(crate) fn unlisted_label(&self) -> Option<&str> {
+        self.enums.iter().find_map(|&index| self.codec(index)?.unlisted_label())
     }
 
     /// The columns of which values had no room in their schema, with their number so far.

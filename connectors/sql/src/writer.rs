@@ -148,7 +148,10 @@ impl<D: Dialect> Writer<D> {
     }
 
     pub(crate) async fn close(self) -> Result<()> {
-        if let Some(database) = self.database {
+        if let Some(mut database) = self.database {
+            if self.config.forget_positions {
+                offsets::forget(&mut database, self.context.connector()).await;
+            }
             database.close().await;
         }
         Ok(())

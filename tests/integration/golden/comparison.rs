@@ -43,11 +43,11 @@ fn is_heartbeat(entry: &Entry) -> bool {
     entry.value.schema.contains("\"io.debezium.connector.common.Heartbeat\"")
 }
 
-/// Key and the beginning of the value, without what differs from run to run.
+/// What a record holds, without what differs from run to run.
 fn summary(entry: &Entry) -> String {
     let shorten = |payload: &str| {
         let text = normalised("", payload).into_iter().map(|token| token.text).collect::<Vec<_>>().join(" ");
-        if text.chars().count() > 120 { text.chars().take(120).collect::<String>() + "…" } else { text }
+        if text.chars().count() > 200 { text.chars().take(200).collect::<String>() + "…" } else { text }
     };
     format!("key {} value {}", shorten(&entry.key.payload), shorten(&entry.value.payload))
 }

@@ -134,11 +134,20 @@ fn play_all(names: Vec<String>) -> BTreeMap<String, Outcome> {
 async fn compare(name: String) -> Outcome {
     let case = recording::case(&name);
     let Some(server) = required_or_skip(PostgresServer::start(player::version(&case), SETTINGS).await) else { return Outcome::Skipped };
-    let played = player::play(&name, &server).await;
+    if let Some(missing) = player::missing_extension(&case, &server).await {
+        eprintln!("skipped {name}: the server does not have the extension {missing}");
+        return Outcome::Skipped;
+    }
+    let may_fail = recording::has_failure(&name) || entries().iter().any(|entry| entry.case == name);
+    let played = player::play(&name, &server, may_fail).await;
     let mut found = comparison::differences(&recording::records(&name), &played.topics);
     match (recording::has_failure(&name), played.failure) {
         (true, None) => found.push("recorded a failure, tailwater works".to_owned()),
-        (false, Some(failure)) => found.push(format!("recorded no failure, tailwater: {failure}")),
+        (false, Some(failure)) => {
+            eprintln!("{name} fails: {failure}");
+            let kind = failure.split(':').next().unwrap_or_default();
+            found.push(format!("recorded no failure, tailwater fails: {kind}"));
+        }
         (true, Some(_)) | (false, None) => {}
     }
     Outcome::Played(found)

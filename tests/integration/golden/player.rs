@@ -34,8 +34,20 @@ pub(crate) fn version(case: &Case) -> Version {
     Version::ALL.into_iter().find(|version| Some(version.major()) == major).unwrap_or_else(|| panic!("no server {}", case.server))
 }
 
-/// Plays the case `name` (`postgres/operations`) on a fresh server.
-pub(crate) async fn play(name: &str, server: &PostgresServer) -> Played {
+/// An extension that the case makes and the server has not: some are no part of a server's package.
+pub(crate) async fn missing_extension(case: &Case, server: &PostgresServer) -> Option<String> {
+    let setup = case.setup.as_deref().unwrap_or_default();
+    let wanted: Vec<_> = setup.lines().filter_map(|line| line.trim().strip_prefix("create extension ")?.strip_suffix(';')).collect();
+    if wanted.is_empty() {
+        return None;
+    }
+    let client = server.connect("postgres").await.unwrap();
+    let query = "SELECT name FROM unnest($1::text[]) AS w (name) WHERE name NOT IN (SELECT name FROM pg_available_extensions)";
+    client.query_opt(query, &[&wanted]).await.unwrap().map(|row| row.get(0))
+}
+
+/// Plays the case `name` (`postgres/operations`) on a fresh server. `may_fail` says that the connector may log an error.
+pub(crate) async fn play(name: &str, server: &PostgresServer, may_fail: bool) -> Played {
     let case = recording::case(name);
     let database: String =
         name.chars().map(|character| if character.is_alphanumeric() || character == '_' { character } else { '_' }).collect();
@@ -66,7 +78,7 @@ pub(crate) async fn play(name: &str, server: &PostgresServer) -> Played {
     let home = Home::new();
     // A case may show old keys and values that are lost in the recorded schema: both are warnings.
     let mut options = Options::default().worker(WORKER).expect("\"WARN\"");
-    if recording::has_failure(name) {
+    if may_fail {
         options = options.expect("\"ERROR\"");
     }
     let daemon = Daemon::start(&home, &options).await;
@@ -77,7 +89,7 @@ pub(crate) async fn play(name: &str, server: &PostgresServer) -> Played {
         player.step(step).await;
     }
     if streams && player.failure.is_none() {
-        player.fence().await;
+        player.failure = player.failure_or_fence().await;
     }
     let patterns = case.topics.unwrap_or_else(|| {
         let prefix = regex::escape(&prefix);
@@ -104,7 +116,7 @@ impl Player {
         if status >= 400 {
             self.failure = Some(format!("{status} {answer}"));
         } else if case.fails.is_some() {
-            self.failure = Some(self.daemon.wait_for_failure(GOLDEN).await);
+            self.failure = self.failure_or(async || is_streaming(&self.source, &self.slot).await).await;
         } else if case.streams() {
             self.wait_for_streaming().await;
         } else {
@@ -130,7 +142,7 @@ impl Player {
                 self.daemon.put_connector(GOLDEN, &Value::Object(self.config.clone())).await;
                 wait_until("the task to start anew", async || self.reader().await.is_some_and(|pid| Some(pid) != before)).await;
             }
-            KeyedStep { expect_failure: Some(_), .. } => self.failure = Some(self.daemon.wait_for_failure(GOLDEN).await),
+            KeyedStep { expect_failure: Some(_), .. } => self.failure = self.failure_or_fence().await,
             KeyedStep { produce: Some(_), .. } | KeyedStep { registry: Some(_), .. } => {
                 panic!("this step needs Kafka or a schema registry")
             }
@@ -165,6 +177,23 @@ impl Player {
     async fn fence(&self) {
         let place = log_end(&self.source).await;
         self.wait_unless_failed("what was committed", async || has_confirmed(&self.source, &self.slot, &place).await).await;
+    }
+
+    /// Why the connector fails, or `None` as soon as the slot has confirmed all that is committed.
+    async fn failure_or_fence(&self) -> Option<String> {
+        let place = log_end(&self.source).await;
+        self.failure_or(async || has_confirmed(&self.source, &self.slot, &place).await).await
+    }
+
+    /// Why the connector fails, or `None` where `works` comes first.
+    async fn failure_or(&self, mut works: impl AsyncFnMut() -> bool) -> Option<String> {
+        let mut failure = None;
+        wait_until("the connector to work or to fail", async || {
+            failure = self.daemon.failure(GOLDEN).await;
+            failure.is_some() || works().await
+        })
+        .await;
+        failure
     }
 
     /// A connector that only snapshots is done when its topics stop growing.

@@ -1,6 +1,7 @@
 //! The types of a database, as its catalog has them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::codec::ColumnCodec;
 use super::default::default_value;
@@ -35,6 +36,8 @@ pub struct TypeRow {
 pub struct TypeCatalog {
     types: HashMap<u32, TypeRow>,
     options: TypeOptions,
+    /// Labels that enums once had; what the log holds of then still has them
+    former_labels: BTreeSet<String>,
 }
 
 impl TypeCatalog {
@@ -50,13 +53,26 @@ WHERE t.typtype <> 'c' AND t.typtype <> 'p'";
     /// A catalog of these types.
     #[must_use]
     pub fn new(types: Vec<TypeRow>, options: TypeOptions) -> Self {
-        Self { types: types.into_iter().map(|row| (row.oid, row)).collect(), options }
+        Self { types: types.into_iter().map(|row| (row.oid, row)).collect(), options, former_labels: BTreeSet::new() }
     }
 
     /// Whether the type is known here. One that is not may have been made since, so the catalog has to be read again.
     #[must_use]
     pub fn knows(&self, oid: u32) -> bool {
         self.types.contains_key(&oid)
+    }
+
+    /// Takes over what `earlier` knows and the server has forgotten, and `label`, which was read of an enum that may not have it
+    /// any more.
+    pub fn remember_labels(&mut self, earlier: &mut Self, label: Option<String>) {
+        self.former_labels.append(&mut earlier.former_labels);
+        self.former_labels.extend(label);
+    }
+
+    /// The labels that an enum has or may have had, sorted.
+    pub(super) fn labels(&self, row: &TypeRow) -> Arc<[Box<str>]> {
+        let labels: BTreeSet<&str> = row.labels.iter().chain(&self.former_labels).map(String::as_str).collect();
+        labels.into_iter().map(Box::from).collect()
     }
 
     pub(super) fn row(&self, oid: u32) -> Option<&TypeRow> {

@@ -1,7 +1,7 @@
 //! Decoding one value.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
@@ -21,6 +21,7 @@ pub struct ColumnCodec {
     schema: Arc<Schema>,
     refuses_loss: bool,
     lost: AtomicU64,
+    unlisted: OnceLock<ByteString>,
 }
 
 /// How values of a type are decoded.
@@ -35,6 +36,8 @@ pub(super) enum Codec {
     Float64,
     /// Text that is the same in both formats
     Text,
+    /// A label of an enum; the labels are sorted
+    Enum(Arc<[Box<str>]>),
     /// Text behind the number of its version in the binary form
     VersionedText,
     /// Text whose binary form is not read here
@@ -113,9 +116,15 @@ impl From<Malformed> for Fault {
 pub(super) struct Output<'a> {
     pub(super) scratch: &'a mut BytesMut,
     pub(super) lost: bool,
+    /// A label that its enum did not have when the types were read
+    unlisted: Option<ByteString>,
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
+    pub(super) fn new(scratch: &'a mut BytesMut) -> Self {
+        Self { scratch, lost: false, unlisted: None }
+    }
+
     /// Cuts what `write` writes, at most `room` octets.
     pub(super) fn cut(&mut self, room: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
         if self.scratch.capacity() - self.scratch.len() < room {
@@ -143,7 +152,7 @@ pub(super) fn text(octets: Bytes) -> Result<Value, Fault> {
 
 impl ColumnCodec {
     pub(super) fn new(codec: Codec, schema: Arc<Schema>, refuses_loss: bool) -> Self {
-        Self { codec, schema, refuses_loss, lost: AtomicU64::new(0) }
+        Self { codec, schema, refuses_loss, lost: AtomicU64::new(0), unlisted: OnceLock::new() }
     }
 
     /// Schema of the values: whether they may be null and their default included.
@@ -164,6 +173,21 @@ impl ColumnCodec {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// Whether values are labels of an enum, or arrays of them.
+    #[must_use]
+    pub fn has_labels(&self) -> bool {
+        match &self.codec {
+            Codec::Array { element, .. } => matches!(**element, Codec::Enum(_)),
+            codec => matches!(codec, Codec::Enum(_)),
+        }
+    }
+
+    /// The first label that the enum did not have when the types were read: it was added or renamed since.
+    #[must_use]
+    pub fn unlisted_label(&self) -> Option<&str> {
+        self.unlisted.get().map(|label| &**label)
+    }
+
     /// Decodes a value that is not null. Text and octets of the result are slices of `raw` or of `scratch`, which has to be
     /// empty and is left so.
     ///
@@ -171,8 +195,11 @@ impl ColumnCodec {
     /// `unreadable`: it is not what the server writes for the type; `unsupported`: a binary form that is not read here, or a
     /// value without room in the schema where the configuration asks to fail then.
     pub fn decode(&self, format: Format, raw: &Bytes, scratch: &mut BytesMut) -> Result<Value> {
-        let mut output = Output { scratch, lost: false };
+        let mut output = Output::new(scratch);
         let decoded = self.codec.decode(format, raw, &mut output);
+        if let Some(label) = output.unlisted.take() {
+            self.unlisted.get_or_init(|| label);
+        }
         if output.lost {
             self.lost.fetch_add(1, Ordering::Relaxed);
             if self.refuses_loss && decoded.is_ok() {
@@ -235,6 +262,7 @@ impl Codec {
             Self::Text | Self::VersionedText | Self::OnlyText | Self::Character | Self::Uuid | Self::Network | Self::HardwareAddress => {
                 text(raw.clone())
             }
+            Self::Enum(labels) => label(raw, labels, output),
             Self::Bytea(mode) => octet_string::bytea_of_text(raw, *mode, output),
             Self::Bit => octet_string::bit_of_text(raw),
             Self::Bits => octet_string::bits_of_text(raw, output),
@@ -283,6 +311,7 @@ impl Codec {
             Self::Float32 => exact(raw).map(f32::from_be_bytes).map(Value::Float32),
             Self::Float64 => exact(raw).map(f64::from_be_bytes).map(Value::Float64),
             Self::Text => text(raw.clone()),
+            Self::Enum(labels) => label(raw, labels, output),
             Self::VersionedText => match raw.first() {
                 Some(1) => text(raw.slice(1..)),
                 Some(_) | None => Err(Fault::Unreadable),
@@ -356,6 +385,14 @@ impl Codec {
             _ => Err(Fault::Unreadable),
         }
     }
+}
+
+fn label(raw: &Bytes, labels: &[Box<str>], output: &mut Output<'_>) -> Result<Value, Fault> {
+    let label = ByteString::try_from(raw.clone()).map_err(|_| Fault::Unreadable)?;
+    if labels.binary_search_by(|listed| (**listed).cmp(&label)).is_err() {
+        output.unlisted.get_or_insert_with(|| label.clone());
+    }
+    Ok(Value::String(label))
 }
 
 /// A number of fixed length.

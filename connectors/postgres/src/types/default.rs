@@ -46,7 +46,7 @@ pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value
     };
     let text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };
     let mut scratch = BytesMut::new();
-    let mut output = Output { scratch: &mut scratch, lost: false };
+    let mut output = Output::new(&mut scratch);
     let value = mapping.codec.decode(Format::Text, &Bytes::from(text), &mut output).ok()?;
     // A default of null is none.
     (!output.lost && !value.is_null()).then_some(value)

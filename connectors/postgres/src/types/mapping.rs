@@ -40,7 +40,10 @@ fn of_type(types: &TypeCatalog, oid: u32, modifier: i32, depth: usize) -> Option
     }
     match row.kind {
         'd' => of_type(types, row.base, if modifier == -1 { row.modifier } else { modifier }, depth - 1),
-        'e' => Some(Mapping::of(Codec::Text, debezium("Enum").parameter("allowed", row.labels.join(",")), DefaultRule::Literal)),
+        'e' => {
+            let schema = debezium("Enum").parameter("allowed", row.labels.join(","));
+            Some(Mapping::of(Codec::Enum(types.labels(row)), schema, DefaultRule::Literal))
+        }
         _ if row.namespace == "pg_catalog" => own(types.options(), &row.name, modifier),
         // Of extensions, which may live in any schema.
         'b' => of_extension(types.options(), &row.name),

@@ -20,7 +20,7 @@ fn row(oid: u32, name: &str, kind: char) -> TypeRow {
     }
 }
 
-const NAMES: [&str; 40] = [
+const NAMES: [&str; 41] = [
     "bool",
     "int2",
     "int4",
@@ -61,19 +61,25 @@ const NAMES: [&str; 40] = [
     "timestamptz",
     "mood",
     "pg_lsn",
+    "point",
 ];
+const EXTENSIONS: [&str; 9] = ["citext", "hstore", "ltree", "isbn", "geometry", "geography", "vector", "halfvec", "sparsevec"];
 /// Arrays have the oids of their elements and this.
 const ARRAY: u32 = 1000;
 const DOMAIN: u32 = 2000;
 
 fn catalog(options: TypeOptions) -> TypeCatalog {
     let mut types = Vec::new();
-    for (oid, name) in (1..).zip(NAMES) {
+    for (oid, name) in all() {
         let mut scalar = row(oid, name, 'b');
+        if EXTENSIONS.contains(&name) {
+            scalar.namespace = "public".into();
+        }
         if name == "mood" {
             scalar = TypeRow { namespace: "public".into(), kind: 'e', labels: vec!["sad".into(), "with,comma".into()], ..scalar };
         }
-        types.push(TypeRow { element: oid, ..row(oid + ARRAY, &format!("_{name}"), 'b') });
+        let delimiter = if name == "geometry" { b':' } else { b',' };
+        types.push(TypeRow { element: oid, delimiter, ..row(oid + ARRAY, &format!("_{name}"), 'b') });
         types.push(scalar);
     }
     let numeric = oid("numeric");
@@ -84,8 +90,13 @@ fn catalog(options: TypeOptions) -> TypeCatalog {
     TypeCatalog::new(types, options)
 }
 
+/// Oid and name of all scalars.
+fn all() -> impl Iterator<Item = (u32, &'static str)> {
+    (1..).zip(NAMES.into_iter().chain(EXTENSIONS))
+}
+
 fn oid(name: &str) -> u32 {
-    (1..).zip(NAMES).find(|(_, known)| *known == name).map(|(oid, _)| oid).unwrap()
+    all().find(|(_, known)| *known == name).map(|(oid, _)| oid).unwrap()
 }
 
 fn modifier(precision: i32, scale: i32) -> i32 {
@@ -190,6 +201,154 @@ fn octets_and_bits_are_written_as_recorded() {
             "a session that writes another way is understood, too"
         );
     }
+}
+
+fn with(options: TypeOptions, name: &str) -> ColumnCodec {
+    catalog(options).column(oid(name), -1, true, None).unwrap()
+}
+
+fn binary(codec: &ColumnCodec, raw: &[u8]) -> Value {
+    codec.decode(Format::Binary, &Bytes::copy_from_slice(raw), &mut BytesMut::new()).unwrap()
+}
+
+#[test]
+fn times_are_written_as_recorded_in_every_mode() {
+    let mode = |time| TypeOptions { time, ..TypeOptions::default() };
+    for (time, name, text, expected) in [
+        (TimeMode::Connect, "time", "24:00:00", Value::Int32(86_400_000)),
+        (TimeMode::Connect, "timestamp", "1969-12-31 23:59:59.999999", Value::Int64(-1)),
+        (TimeMode::Microseconds, "timestamp", "1700-01-01 00:00:00.000001", Value::Int64(-8_520_335_999_999_999)),
+        (TimeMode::Nanoseconds, "time", "23:59:59.999999", Value::Int64(86_399_999_999_000)),
+        (TimeMode::Nanoseconds, "timestamp", "1700-01-01 00:00:00.000001", Value::Int64(-8_520_335_999_999_999_000)),
+        (TimeMode::Nanoseconds, "timestamp", "infinity", Value::Int64(i64::MAX)),
+        (TimeMode::Isostring, "date", "0044-03-15 BC", Value::text("-0043-03-15Z")),
+        (TimeMode::Isostring, "date", "12345-06-07", Value::text("+12345-06-07Z")),
+        (TimeMode::Isostring, "date", "-infinity", Value::text("-infinity")),
+        (TimeMode::Isostring, "time", "00:00:00.5", Value::text("00:00:00.5Z")),
+        (TimeMode::Isostring, "time", "24:00:00", Value::text("24:00:00Z")),
+        (TimeMode::Isostring, "timestamp", "1700-01-01 00:00:00.000001", Value::text("1700-01-01T00:00:00.000001Z")),
+        (TimeMode::Isostring, "timestamp", "2024-01-02 03:04:05.6", Value::text("2024-01-02T03:04:05.6Z")),
+    ] {
+        assert_eq!(read(&with(mode(time), name), text), expected, "{name} {text}");
+    }
+    let codec = with(mode(TimeMode::Nanoseconds), "timestamp");
+    assert_eq!((read(&codec, "2300-01-01 00:00:00"), codec.lost()), (Value::Null, 1));
+    let strict = with(TypeOptions { refuse_loss: true, ..mode(TimeMode::Nanoseconds) }, "timestamp");
+    let refused = strict.decode(Format::Text, &Bytes::from_static(b"2300-01-01 00:00:00"), &mut BytesMut::new());
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
+fn intervals_are_written_as_recorded() {
+    let codec = with(TypeOptions { interval: IntervalMode::String, ..TypeOptions::default() }, "interval");
+    for (text, expected) in [
+        ("00:00:00", "P0Y0M0DT0H0M0S"),
+        ("1 year 2 mons 3 days 04:05:06.78", "P1Y2M3DT4H5M6.78S"),
+        ("-1 years -2 mons -3 days -04:05:06.789012", "P-1Y-2M-3DT-4H-5M-6.789012S"),
+        ("1 mon -1 days +00:00:00.000001", "P0Y1M-1DT0H0M0.000001S"),
+        ("-00:00:00.000001", "P0Y0M0DT0H0M-0.000001S"),
+        ("100:00:00", "P0Y0M0DT100H0M0S"),
+        ("9999 years", "P9999Y0M0DT0H0M0S"),
+        ("infinity", "infinity"),
+    ] {
+        assert_eq!(read(&codec, text), expected.into(), "{text}");
+    }
+}
+
+#[test]
+fn hstore_is_written_as_recorded() {
+    let json = column("hstore", -1, None);
+    for (text, expected) in [
+        (r#""a"=>"1", "b"=>NULL, "c d"=>"x y""#, r#"{"a":"1","b":null,"c d":"x y"}"#),
+        ("", "{}"),
+        (
+            r#""n"=>"1.50", "t"=>"true", "漢"=>"😀", "q\"uote"=>"back\\slash""#,
+            r#"{"漢":"😀","t":"true","q\"uote":"back\\slash","n":"1.50"}"#,
+        ),
+        ("\"k\"=>\"\u{1f}\n\"", "{\"k\":\"\\u001F\\n\"}"),
+    ] {
+        assert_eq!(read(&json, text), expected.into(), "{text}");
+    }
+    let map = with(TypeOptions { hstore: HstoreMode::Map, ..TypeOptions::default() }, "hstore");
+    let entry = |key: &'static str, value: Value| (Value::text(key), value);
+    let expected = Value::Map(Box::new([entry("zz", "1".into()), entry("a", Value::Null), entry("bbb", "3".into())]));
+    assert_eq!(read(&map, r#""a"=>NULL, "zz"=>"1", "bbb"=>"3""#), expected);
+    let raw = b"\0\0\0\x03\0\0\0\x01a\xff\xff\xff\xff\0\0\0\x02zz\0\0\0\x011\0\0\0\x03bbb\0\0\0\x013";
+    assert_eq!(binary(&map, raw), expected);
+}
+
+#[test]
+fn shapes_are_written_as_recorded() {
+    let point = column("point", -1, None);
+    let wkb = [&[1, 1, 0, 0, 0][..], &1_f64.to_le_bytes(), &(-2.5_f64).to_le_bytes()].concat();
+    let expected = Value::Struct(Box::new([Value::Float64(1.0), Value::Float64(-2.5), Value::Bytes(wkb.clone().into()), Value::Null]));
+    assert_eq!(read(&point, "(1,-2.5)"), expected);
+    assert_eq!(binary(&point, &[1_f64.to_be_bytes(), (-2.5_f64).to_be_bytes()].concat()), expected);
+    let geometry = column("geometry", -1, None);
+    let plain = Value::Struct(Box::new([Value::Bytes(wkb.clone().into()), Value::Null]));
+    assert_eq!(binary(&geometry, &wkb), plain);
+    let hexadecimal: String = wkb.iter().map(|octet| format!("{octet:02X}")).collect();
+    assert_eq!(read(&geometry, &hexadecimal), plain);
+    for with_reference in
+        [[&[1, 1, 0, 0, 0x20, 0xe6, 0x10, 0, 0][..], &wkb[5..]].concat(), [&[0, 0x20, 0, 0, 1, 0, 0, 0x10, 0xe6][..], &wkb[5..]].concat()]
+    {
+        let expected = Value::Struct(Box::new([Value::Bytes(with_reference.clone().into()), Value::Int32(4326)]));
+        assert_eq!(binary(&geometry, &with_reference), expected);
+    }
+    let texts = format!("{{{hexadecimal}:NULL}}");
+    assert_eq!(read(&array("geometry", -1), &texts), Value::Array(Box::new([plain, Value::Null])));
+}
+
+#[test]
+fn vectors_are_written_as_recorded() {
+    let doubles = |numbers: &[f64]| Value::Array(numbers.iter().copied().map(Value::Float64).collect());
+    let vector = column("vector", -1, None);
+    let raw = [&[0, 2, 0, 0][..], &0.1_f32.to_be_bytes(), &1e-10_f32.to_be_bytes()].concat();
+    assert_eq!(read(&vector, "[0.1,1e-10]"), doubles(&[0.1, 1e-10]));
+    assert_eq!(binary(&vector, &raw), doubles(&[0.1, 1e-10]));
+    assert_eq!(read(&array("vector", -1), r#"{"[1,2]"}"#), Value::Array(Box::new([doubles(&[1.0, 2.0])])));
+    let half = column("halfvec", -1, None);
+    let expected = Value::Array(Box::new([Value::Float32(1.5), Value::Float32(-2.0), Value::Float32(65_504.0)]));
+    assert_eq!(read(&half, "[1.5,-2,65504]"), expected);
+    assert_eq!(binary(&half, &[0, 3, 0, 0, 0x3e, 0, 0xc0, 0, 0x7b, 0xff]), expected);
+    let sparse = column("sparsevec", -1, None);
+    let entries = |entries: &[(i16, f64)]| entries.iter().map(|&(index, value)| (Value::Int16(index), Value::Float64(value))).collect();
+    let expected = Value::Struct(Box::new([Value::Int16(5), Value::Map(entries(&[(1, 1.0), (3, 2.5)]))]));
+    assert_eq!(read(&sparse, "{1:1,3:2.5}/5"), expected);
+    let raw = [&[0, 0, 0, 5, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2][..], &1_f32.to_be_bytes(), &2.5_f32.to_be_bytes()].concat();
+    assert_eq!(binary(&sparse, &raw), expected);
+    assert_eq!(read(&sparse, "{}/5"), Value::Struct(Box::new([Value::Int16(5), Value::Map(Box::new([]))])));
+    assert_eq!((read(&sparse, "{40000:1}/40000"), sparse.lost()), (Value::Null, 1));
+}
+
+#[test]
+fn types_without_a_mapping_are_their_text_where_that_is_asked_for() {
+    let unknown = TypeOptions { include_unknown: true, ..TypeOptions::default() };
+    let codec = with(unknown, "pg_lsn");
+    assert_eq!(octets(&read(&codec, "0/16B3748")), b"0/16B3748");
+    assert!(!codec.supports_binary());
+    assert_eq!(read(&with(TypeOptions { binary: BinaryMode::Base64, ..unknown }, "pg_lsn"), "0/16B3748"), "MC8xNkIzNzQ4".into());
+    let types = catalog(unknown);
+    assert!(types.column(77_777, -1, true, None).is_some(), "a type that the catalog does not know");
+    let array = types.column(oid("pg_lsn") + ARRAY, -1, true, None).unwrap();
+    let Kind::Array(items) = array.schema().kind() else { panic!("an array") };
+    assert_eq!((items.kind(), items.is_optional()), (&Kind::Bytes, false));
+    assert!(types.column(oid("money") + ARRAY, -1, true, None).is_some());
+}
+
+#[test]
+fn labels_that_an_enum_has_not_are_told() {
+    let codec = array("mood", -1);
+    assert!(codec.has_labels() && !column("text", -1, None).has_labels());
+    read(&codec, "{sad,NULL}");
+    assert_eq!(codec.unlisted_label(), None);
+    read(&codec, "{sad,angry,new}");
+    assert_eq!(codec.unlisted_label(), Some("angry"));
+    let mut types = catalog(TypeOptions::default());
+    types.remember_labels(&mut catalog(TypeOptions::default()), Some("angry".into()));
+    let codec = types.column(oid("mood"), -1, true, None).unwrap();
+    read(&codec, "angry");
+    assert_eq!((codec.unlisted_label(), codec.schema().parameter("allowed")), (None, Some("sad,with,comma")));
 }
 
 #[test]
@@ -343,10 +502,17 @@ proptest! {
 
     #[test]
     fn any_octets_are_decoded_or_refused(raw in proptest::collection::vec(any::<u8>(), 0..40), text in "[-0-9:.+ {}\",\\\\x/a-f]{0,24}", modifier in -1_i32..70_000) {
-        let types = catalog(TypeOptions::default());
+        let all_modes = TypeOptions {
+            time: TimeMode::Isostring,
+            interval: IntervalMode::String,
+            hstore: HstoreMode::Map,
+            binary: BinaryMode::Hex,
+            include_unknown: true,
+            ..TypeOptions::default()
+        };
         let mut scratch = BytesMut::new();
-        for (oid, _) in (1..).zip(NAMES) {
-            for oid in [oid, oid + ARRAY] {
+        for types in [TypeOptions::default(), all_modes, TypeOptions { time: TimeMode::Nanoseconds, ..all_modes }].map(catalog) {
+            for oid in all().flat_map(|(oid, _)| [oid, oid + ARRAY]) {
                 let Some(codec) = types.column(oid, modifier, true, Some(&text)) else { continue };
                 for raw in [Bytes::copy_from_slice(&raw), Bytes::copy_from_slice(text.as_bytes())] {
                     for format in [Format::Text, Format::Binary] {

@@ -1,12 +1,19 @@
 //! The source against real servers: what is captured, what a restart repeats (nothing), what is refused.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod conformance;
 mod definitions;
 mod harness;
 mod heartbeats;
+mod in_progress;
 mod positions;
 mod publications;
 mod refusals;
 mod rows;
+mod servers;
 mod slots;
 mod snapshots;
 mod transactions;
+mod traps;
+mod values;

@@ -151,6 +151,12 @@ const EXTREMES: &[(&str, &str)] = &[
     ("over_enum", "('sad')"),
     ("over_array", "('{1,2}')"),
     ("citext", "('CiText')"),
+    ("point", "('(1,2)'), ('(1e300,-1e-300)'), ('(Infinity,NaN)'), ('(-0,5e-324)')"),
+    (
+        "hstore",
+        "('a=>1, b=>NULL, \"c d\"=>\"x \\\"y\\\\\"'), (''), (hstore(array(SELECT 'k' || n FROM generate_series(1, 40) n), array(SELECT n::text FROM generate_series(1, 40) n)))",
+    ),
+    ("hstore[]", "(array['a=>1, b=>\"x,y\"'::hstore, null, ''])"),
     ("int4[]", "('{1,NULL,-3}'), ('{}'), ('[0:1]={7,8}'), ('{{1,2},{3,4}}')"),
     ("int8[]", "('{9223372036854775807}')"),
     ("float8[]", "('{0.1,Infinity,NaN,NULL}')"),
@@ -178,18 +184,28 @@ async fn text_and_binary_forms_decode_to_the_same_value() {
     let client = connect(&server).await;
     client
         .batch_execute(
-            "CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('sad', 'with,comma');
+            "CREATE EXTENSION citext; CREATE EXTENSION hstore; CREATE TYPE mood AS ENUM ('sad', 'with,comma');
              CREATE DOMAIN over_numeric_once AS numeric(6,2); CREATE DOMAIN over_numeric AS over_numeric_once;
              CREATE DOMAIN over_enum AS mood; CREATE DOMAIN over_array AS int[];",
         )
         .await
         .unwrap();
     let modes = {
-        use tailwater_postgres::types::{BinaryMode, DecimalMode};
+        use tailwater_postgres::types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode};
+        let default = TypeOptions::default();
+        let time = |time| TypeOptions { time, ..default };
         [
-            TypeOptions::default(),
-            TypeOptions { decimal: DecimalMode::String, binary: BinaryMode::Hex, ..TypeOptions::default() },
-            TypeOptions { decimal: DecimalMode::Double, binary: BinaryMode::Base64, money_fraction_digits: 4, ..TypeOptions::default() },
+            default,
+            TypeOptions { decimal: DecimalMode::String, binary: BinaryMode::Hex, hstore: HstoreMode::Map, ..time(TimeMode::Isostring) },
+            TypeOptions {
+                decimal: DecimalMode::Double,
+                binary: BinaryMode::Base64,
+                money_fraction_digits: 4,
+                ..time(TimeMode::Nanoseconds)
+            },
+            TypeOptions { interval: IntervalMode::String, binary: BinaryMode::Base64UrlSafe, ..time(TimeMode::Connect) },
+            time(TimeMode::Microseconds),
+            time(TimeMode::AdaptiveTimeMicroseconds),
         ]
     };
     for (index, (name, values)) in EXTREMES.iter().enumerate() {

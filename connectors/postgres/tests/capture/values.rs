@@ -1,0 +1,409 @@
+//! Values of every type, extreme and random ones, through the snapshot (a binary COPY) and through the stream, in binary and
+//! as text. All three are one value (I7), and the server, given that value back, renders what it rendered of its own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use num_bigint::BigInt;
+use tailwater_api::envelope::Envelope;
+use tailwater_api::{Kind, Schema, Value};
+use tailwater_testkit::PostgresServer;
+use tokio_postgres::Client;
+
+use crate::harness::{Log, Running, config, eventually, server, start};
+
+/// Rows of the snapshot have smaller ids; those of the stream are the same rows with this added.
+const STREAMED: i32 = 1000;
+
+/// A type with values of it.
+struct Case {
+    name: &'static str,
+    /// Rows of a VALUES list
+    extremes: &'static str,
+    /// An expression that gives random values; empty where the extremes are all
+    random: &'static str,
+    /// SQL that makes of the written value `v` what `shown` makes of the column `c`; empty where another test says it
+    back: &'static str,
+    shown: &'static str,
+}
+
+const fn case(name: &'static str, extremes: &'static str, random: &'static str, back: &'static str, shown: &'static str) -> Case {
+    Case { name, extremes, random, back, shown }
+}
+
+const TIMESTAMP_BACK: &str = "CASE v WHEN '9223372036825200000' THEN 'infinity' WHEN '-9223372036832400000' THEN '-infinity'
+    ELSE (timestamp '1970-01-01' + (v::bigint / 86400000000)::int * interval '1 day' + (v::bigint % 86400000000) * interval '1 microsecond')::text END";
+
+/// With the default modes.
+const CASES: &[Case] = &[
+    case("bool", "('t'), ('f'), (null)", "random() < 0.5", "v::bool", "c"),
+    case("int2", "(-32768), (32767)", "(random() * 60000 - 30000)::int2", "v::int2", "c"),
+    case("int4", "(-2147483648), (2147483647)", "(random() * 4e9 - 2e9)::int4", "v::int4", "c"),
+    case("int8", "(-9223372036854775808), (9223372036854775807)", "(random() * 1.8e19 - 9e18)::int8", "v::int8", "c"),
+    case("oid", "(0), (4294967295)", "(random() * 4e9)::int8::oid", "v::oid", "c"),
+    case("float4", "('NaN'), ('Infinity'), ('-Infinity'), ('-0'), (1e-45)", "((random() - 0.5) * 1e9)::float4", "v::float4", "c"),
+    case("float8", "('NaN'), ('Infinity'), ('-0'), (5e-324), (1.7976931348623157e308)", "(random() - 0.5) * 1e15", "v::float8", "c"),
+    case(
+        "numeric",
+        "(0), ('0.00'), (1e100), (-1e-100), ('NaN'), ('Infinity')",
+        "((random() - 0.5)::numeric * 1e20) / 7",
+        "v::numeric",
+        "CASE WHEN c NOT IN ('NaN', 'Infinity') THEN trim_scale(c) END",
+    ),
+    case("numeric(12,2)", "(0), (-9999999999.99), (null)", "((random() - 0.5) * 1e10)::numeric(12,2)", "v::numeric", "c"),
+    case("numeric(60,30)", "(1e29), (-1e-30)", "((random() - 0.5)::numeric * 1e28 / 3)::numeric(60,30)", "v::numeric", "c"),
+    case("numeric(3,-2)", "(12345), (-100)", "", "v::numeric", "c"),
+    case(
+        "money",
+        "('92233720368547758.07'), ('-92233720368547758.08')",
+        "((random() - 0.5) * 1e10)::numeric::money",
+        "v::numeric::money",
+        "c",
+    ),
+    case("text", "(''), ('Zoë 漢字 😀'), (E'\\t\\n\\\\\"''')", "repeat(md5(random()::text), (random() * 20)::int)", "v", "c"),
+    case("varchar(9)", "('nine char'), (null)", "left(md5(random()::text), 9)", "v", "c"),
+    case("char(5)", "('ab'), ('')", "left(md5(random()::text), 3)", "v", "rpad(c::text, 5)"),
+    case("name", "('a name')", "md5(random()::text)::name", "v", "c"),
+    case("\"char\"", "('q'), (''), ('\\303')", "", "v::\"char\"", "c"),
+    case("bytea", "(''), ('\\x00ff')", "decode(md5(random()::text), 'hex')", "v::bytea", "c"),
+    case("json", "('{ \"b\" : 1,  \"a\":12345678901234567890.10 }'), ('null')", "json_build_object('n', random())", "v", "c"),
+    case("jsonb", "('{ \"b\" : 1,  \"a\":12345678901234567890.10 }')", "jsonb_build_object('n', 2^60 + n)", "v", "c"),
+    case("xml", "('<?xml version=\"1.0\"?><r a=\"1\">t&amp;</r>'), ('<p>Zoë</p>')", "", "v", "xml_out(c)"),
+    case("uuid", "('A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11')", "gen_random_uuid()", "v::uuid", "c"),
+    case("inet", "('192.168.0.1/24'), ('::1'), ('::ffff:1.2.3.4/100')", "inet '10.0.0.0' + n * 65537", "v::inet", "c"),
+    case("cidr", "('10.0.0.0/8'), ('::/0')", "", "v::cidr", "c"),
+    case("macaddr", "('08:00:2b:01:02:03')", "", "v", "c"),
+    case("macaddr8", "('08:00:2b:01:02:03:04:05')", "", "v", "c"),
+    case("bit", "('1'), ('0')", "", "CASE v WHEN 'true' THEN '1' ELSE '0' END", "c"),
+    case("bit(9)", "('100000000'), ('000000000'), ('000000001')", "n::bit(9)", "v", "c"),
+    case("varbit", "(''), ('1010101010101'), ('00000000000000001')", "", "", ""),
+    case(
+        "date",
+        "('0044-03-15 BC'), ('5874897-12-31'), ('infinity'), ('-infinity'), ('1582-10-10')",
+        "date '4713-01-01 BC' + (random() * 2000000000)::int",
+        "CASE v WHEN '2147483647' THEN 'infinity' WHEN '-2147483648' THEN '-infinity' ELSE (date '1970-01-01' + v::int)::text END",
+        "c",
+    ),
+    case(
+        "time",
+        "('00:00'), ('24:00'), ('23:59:59.999999')",
+        "time '00:00' + random() * interval '1 day'",
+        "v::bigint * interval '1 microsecond'",
+        "c::interval",
+    ),
+    case("time(3)", "('24:00'), ('12:34:56.789')", "", "v::bigint * interval '1 millisecond'", "c::interval"),
+    case("timetz", "('24:00:00-12'), ('23:59:59.999999-07'), ('12:34:56-15:59:59')", "", "v::timetz", "c AT TIME ZONE 'UTC'"),
+    case(
+        "timestamp",
+        "('0044-03-15 12:00:00.000001 BC'), ('infinity'), ('-infinity'), ('12345-06-07 08:09:10.1')",
+        "timestamp '4713-01-01 BC' + (random() * 100000000) * interval '1 day' + n * interval '1 microsecond'",
+        TIMESTAMP_BACK,
+        "c",
+    ),
+    case("timestamp(3)", "('1969-12-31 23:59:59.999'), ('infinity')", "", "", ""),
+    case(
+        "timestamptz",
+        "('2024-02-29 23:59:59.999999-08')",
+        "timestamptz '0100-01-01' + random() * interval '9800 years'",
+        "v::timestamptz",
+        "c",
+    ),
+    case("timestamptz", "('0044-03-15 12:00:00+00 BC'), ('12345-06-07 08:09:10+00'), ('infinity'), ('-infinity')", "", "", ""),
+    case(
+        "interval",
+        "('0'), ('-1 year -2 months -3 days -04:05:06.789012'), ('-00:00:00.000001'), ('9999 years')",
+        "random() * interval '100 years' - random() * interval '50 years 20 days'",
+        "v",
+        "trunc((extract(year FROM c) * 12 + extract(month FROM c)) * 2629800000000 + extract(day FROM c) * 86400000000
+               + extract(hour FROM c) * 3600000000 + extract(minute FROM c) * 60000000 + extract(microseconds FROM c))",
+    ),
+    case("point", "('(1,2)'), ('(1e300,-1e-300)'), ('(Infinity,NaN)')", "point(random(), random())", "v::point", "c"),
+    case("mood", "('sad'), ('with,comma')", "", "v", "c"),
+    case("over_numeric", "(12.34)", "(random() * 100)::numeric(6,2)", "v::numeric", "c"),
+    case("over_enum", "('sad')", "", "v", "c"),
+    case("over_array", "('{1,2}')", "", "v::int[]", "c"),
+    case("citext", "('CiText')", "", "v", "c"),
+    case("ltree", "('Top.Science'), ('')", "", "v", "c"),
+    case(
+        "hstore",
+        "('a=>1, b=>NULL, \"c d\"=>\"x \\\"y\"'), ('')",
+        "hstore(md5(n::text), n::text) || hstore('k' || n, null)",
+        "v::jsonb",
+        "hstore_to_jsonb(c)",
+    ),
+    case("int4[]", "('{1,NULL,-3}'), ('{}')", "array[n, null, -n]", "v::int4[]", "c"),
+    case(
+        "text[]",
+        "(array['quote \" back \\ comma , brace {}', E'nl\\n', '漢字😀', '', 'NULL', null])",
+        "array[md5(n::text)]",
+        "v::text[]",
+        "c",
+    ),
+    case("numeric(5,2)[]", "('{1.5,-2.25,NULL}')", "", "v::numeric(5,2)[]", "c"),
+    case("uuid[]", "('{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11,NULL}')", "", "v::uuid[]", "c"),
+    case("mood[]", "('{sad,NULL,\"with,comma\"}')", "", "v::mood[]", "c"),
+    case("over_numeric[]", "('{1.25,NULL}')", "", "v::numeric[]", "c"),
+    case("bool[]", "('{t,f,NULL}')", "", "v::bool[]", "c"),
+    case("bytea[]", "(array['\\x00ff'::bytea, null, '\\x'])", "", "v::bytea[]", "c"),
+    case("timestamp[]", "('{\"2024-02-29 12:00:00.123456\",infinity,NULL}')", "", "", ""),
+    case("int4[]", "('[0:1]={7,8}'), ('{{1,2},{3,4}}')", "", "", ""),
+    case("hstore[]", "(array['a=>1'::hstore, null])", "", "", ""),
+];
+
+/// Types whose values come as text whatever is asked for.
+const TEXT_CASES: &[Case] = &[
+    case("int4range", "('[1,5)'), ('empty'), ('(,)')", "int4range(n, n + 5)", "v", "c"),
+    case("tstzrange", "('[2024-01-01,infinity)')", "", "v", "c"),
+    case("numrange[]", "('{\"[1.5,2)\",empty}')", "", "v::numrange[]", "c"),
+    case("tsvector", "('a fat cat'), ('a:1A b:2')", "", "v", "c"),
+    case("isbn", "('978-0-393-04002-9')", "", "v", "c"),
+    // These are left out by default.
+    case("pg_lsn", "('0/16B3748')", "", "", ""),
+    case("pair", "(row(1, 'o\"ne')), (row(null, ''))", "", "", ""),
+    case("pair[]", "(array[row(1, 'one')::pair, null])", "", "", ""),
+    case("int4multirange", "('{[1,2),[5,)}')", "", "", ""),
+    case("line", "('{1,-1,0.5}')", "", "", ""),
+    case("box[]", "(array[box '(1,1),(0,0)', box '(2,2),(1,1)'])", "", "", ""),
+    case("name[]", "('{one,NULL}')", "", "", ""),
+    case("interval[]", "('{1 day,NULL}')", "", "", ""),
+    case("bit(3)[]", "('{101,000,NULL}')", "", "", ""),
+];
+
+/// Times, intervals and numbers as text.
+const TEXT_MODES: &[(&str, &str)] = &[
+    ("time.precision.mode", "isostring"),
+    ("interval.handling.mode", "string"),
+    ("hstore.handling.mode", "map"),
+    ("decimal.handling.mode", "string"),
+    ("binary.handling.mode", "base64"),
+    ("include.unknown.datatypes", "true"),
+];
+
+/// What the server makes of those, by the names of types.
+const TEXT_MODE_ORACLES: &[(&str, &str, &str)] = &[
+    (
+        "date",
+        "CASE WHEN v ~ '^[0-9]{4}-' AND v !~ '^0000' THEN rtrim(v, 'Z')::date::text END",
+        "CASE WHEN isfinite(c) AND extract(year FROM c) BETWEEN 1 AND 9999 THEN c::text END",
+    ),
+    ("time", "rtrim(v, 'Z')::time", "c"),
+    (
+        "timestamp",
+        "CASE WHEN v ~ '^[0-9]{4}-' AND v !~ '^0000' THEN rtrim(v, 'Z')::timestamp::text END",
+        "CASE WHEN isfinite(c) AND extract(year FROM c) BETWEEN 1 AND 9999 THEN c::text END",
+    ),
+    ("interval", "v::interval", "c"),
+    ("numeric(12,2)", "v", "c"),
+    ("bytea", "decode(v, 'base64')", "c"),
+    ("pg_lsn", "convert_from(decode(v, 'base64'), 'UTF8')", "c"),
+    ("pair", "convert_from(decode(v, 'base64'), 'UTF8')", "c"),
+    ("int4multirange", "convert_from(decode(v, 'base64'), 'UTF8')", "c"),
+    ("line", "convert_from(decode(v, 'base64'), 'UTF8')", "c"),
+    ("name[]", "v::name[]", "c"),
+    ("interval[]", "v::interval[]", "c"),
+];
+
+const OTHER_MODES: &[(&str, &str)] = &[
+    ("time.precision.mode", "nanoseconds"),
+    ("decimal.handling.mode", "double"),
+    ("binary.handling.mode", "hex"),
+    ("money.fraction.digits", "4"),
+];
+
+/// Tables `t…` are of types that come in binary, tables `x…` of the others.
+fn tables() -> Vec<(String, &'static Case)> {
+    let named =
+        |letter: char, cases: &'static [Case]| cases.iter().enumerate().map(move |(index, case)| (format!("{letter}{index}"), case));
+    named('t', CASES).chain(named('x', TEXT_CASES)).collect()
+}
+
+async fn create(client: &Client, tables: &[(String, &Case)]) {
+    client
+        .batch_execute(
+            "CREATE PUBLICATION shop FOR ALL TABLES; CREATE EXTENSION citext; CREATE EXTENSION ltree; CREATE EXTENSION hstore; CREATE EXTENSION isn;
+             CREATE TYPE mood AS ENUM ('sad', 'with,comma'); CREATE TYPE pair AS (x int, y text);
+             CREATE DOMAIN over_numeric_once AS numeric(6,2); CREATE DOMAIN over_numeric AS over_numeric_once;
+             CREATE DOMAIN over_enum AS mood; CREATE DOMAIN over_array AS int[];",
+        )
+        .await
+        .unwrap();
+    for (table, Case { name, extremes, random, .. }) in tables {
+        let mut sql = format!(
+            "CREATE TABLE {table} (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, c {name}); INSERT INTO {table} (c) VALUES {extremes};"
+        );
+        if !random.is_empty() {
+            write!(sql, "INSERT INTO {table} (c) SELECT {random} FROM generate_series(1, 40) n").unwrap();
+        }
+        client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{error:?}: {sql}"));
+    }
+}
+
+/// Starts a source with these keys; `binary` leaves out the tables whose values come as text.
+fn capture(server: &PostgresServer, name: &str, binary: bool, modes: &[(&str, &str)]) -> Running {
+    let mut entries = vec![("slot.name", name), ("slot.drop.on.stop", "true")];
+    if binary {
+        entries.push(("table.exclude.list", r"public\.x.*"));
+    }
+    entries.extend_from_slice(modes);
+    start(&config(server, &entries), Log::default())
+}
+
+/// Values of the column `c`, by table and id, and the column's schema; of the tables whose column is not left out.
+type Written = BTreeMap<String, (Arc<Schema>, BTreeMap<i32, Value>)>;
+
+fn written(log: &Log) -> Written {
+    let mut written = Written::new();
+    for record in &log.records {
+        let after = Envelope::of(record).unwrap().after().as_struct().unwrap();
+        let (_, row) = record.value.schema.as_ref().unwrap().field("after").unwrap();
+        let Some((_, schema)) = row.field("c") else { continue };
+        let Value::Int32(id) = after[0] else { panic!("an id") };
+        let table = record.topic.rsplit_once('.').unwrap().1.to_owned();
+        written.entry(table).or_insert_with(|| (schema.clone(), BTreeMap::new())).1.insert(id, after[1].clone());
+    }
+    written
+}
+
+/// A value as the server's input function takes it.
+fn plain(value: &Value, schema: &Schema) -> Option<String> {
+    Some(match (value, schema.kind()) {
+        (Value::Null, _) => return None,
+        (Value::Boolean(value), _) => value.to_string(),
+        (Value::Float32(value), _) => value.to_string(),
+        (Value::Float64(value), _) => value.to_string(),
+        (Value::String(text), _) => text.to_string(),
+        (Value::Bytes(octets), _) => match schema.name() {
+            Some("io.debezium.data.Bits") => {
+                let bit = |place: usize| octets.get(place / 8).is_some_and(|octet| octet >> (place % 8) & 1 == 1);
+                let length: usize = schema.parameter("length").unwrap().parse().unwrap();
+                (0..length).rev().map(|place| if bit(place) { '1' } else { '0' }).collect()
+            }
+            Some("org.apache.kafka.connect.data.Decimal") => decimal(octets, schema.parameter("scale").unwrap().parse().unwrap()),
+            _ => octets.iter().fold("\\x".to_owned(), |text, octet| text + &format!("{octet:02x}")),
+        },
+        (Value::Struct(values), _) => match (schema.name(), &values[..]) {
+            (Some("io.debezium.data.VariableScaleDecimal"), [Value::Int32(scale), Value::Bytes(octets)]) => decimal(octets, *scale),
+            (Some("io.debezium.data.geometry.Point"), [Value::Float64(x), Value::Float64(y), ..]) => format!("({x},{y})"),
+            (name, _) => panic!("{name:?}"),
+        },
+        (Value::Array(values), Kind::Array(element)) => {
+            let quoted = |text: String| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+            let elements: Vec<_> = values.iter().map(|value| plain(value, element).map_or("NULL".to_owned(), quoted)).collect();
+            format!("{{{}}}", elements.join(","))
+        }
+        (number, _) => number.as_integer().unwrap_or_else(|| panic!("{number:?}")).to_string(),
+    })
+}
+
+fn decimal(octets: &[u8], scale: i32) -> String {
+    format!("{}e{}", BigInt::from_signed_bytes_be(octets), -scale)
+}
+
+/// Asks the server whether what was written is what its rows hold.
+async fn ask_the_server(client: &Client, table: &str, written: &Written, back: &str, shown: &str) {
+    let (schema, values) = &written[table];
+    let (ids, texts): (Vec<i32>, Vec<Option<String>>) = values.iter().map(|(id, value)| (*id, plain(value, schema))).unzip();
+    let query = format!(
+        "SELECT c::text, v FROM unnest($1::int[], $2::text[]) AS w (id, v) JOIN {table} USING (id)
+         WHERE ({back})::text IS DISTINCT FROM ({shown})::text"
+    );
+    let wrong = client.query(&query, &[&ids, &texts]).await.unwrap_or_else(|error| panic!("{error:?}: {query}"));
+    let wrong: Vec<(Option<String>, Option<String>)> = wrong.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert!(wrong.is_empty(), "{table} ({schema:?}): the row holds, was written: {wrong:?}");
+}
+
+/// Plays all tables with these modes through both streams, and gives back what both wrote.
+async fn play(server: &PostgresServer, client: &Client, modes: &[(&str, &str)]) -> Written {
+    let tables = tables();
+    let streams = [("binary", true), ("text", false)];
+    let mut sources = streams.map(|(name, binary)| capture(server, name, binary, modes));
+    let mut counts = Vec::new();
+    for (source, (_, binary)) in sources.iter_mut().zip(streams) {
+        let captured = tables.iter().filter(|(table, _)| !binary || table.starts_with('t'));
+        let sum: Vec<_> = captured.map(|(table, _)| format!("(SELECT count(*) FROM {table})")).collect();
+        let rows: i64 = client.query_one(&format!("SELECT {}", sum.join(" + ")), &[]).await.unwrap().get(0);
+        source.records(rows as usize).await;
+        counts.push(rows as usize);
+    }
+    let stream = "SELECT count(*) = 2 AND count(*) FILTER (WHERE query LIKE '%binary%') = 1 FROM pg_stat_activity
+                  WHERE backend_type = 'walsender' AND query LIKE 'START_REPLICATION%'";
+    eventually(client, stream).await;
+    for (table, _) in &tables {
+        client.batch_execute(&format!("INSERT INTO {table} SELECT id + {STREAMED}, c FROM {table}")).await.unwrap();
+    }
+    let mut all = Vec::new();
+    for (mut source, count) in sources.into_iter().zip(counts) {
+        source.records(2 * count).await;
+        all.push(written(&source.stop().await));
+    }
+    for (table, case) in &tables {
+        for (schema, values) in all.iter().filter_map(|written| written.get(table)) {
+            let (of_text, first) = &all[1][table];
+            assert_eq!(schema, of_text, "{}", case.name);
+            for (id, value) in values {
+                let of_snapshot = &first[&(id % STREAMED)];
+                assert_eq!(format!("{value:?}"), format!("{of_snapshot:?}"), "{} {id}", case.name);
+            }
+        }
+    }
+    for (table, case) in &tables {
+        assert!(all[1].contains_key(table) || (case.back.is_empty() && modes != TEXT_MODES), "{} is left out", case.name);
+        if modes.is_empty() && !case.back.is_empty() {
+            ask_the_server(client, table, &all[1], case.back, case.shown).await;
+        }
+        client.batch_execute(&format!("DELETE FROM {table} WHERE id > {STREAMED}")).await.unwrap();
+    }
+    all.remove(1)
+}
+
+#[tokio::test]
+async fn snapshot_and_stream_write_the_same_values_and_the_servers_own() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    create(&client, &tables()).await;
+    play(&server, &client, &[]).await;
+    let as_text = play(&server, &client, TEXT_MODES).await;
+    for (name, back, shown) in TEXT_MODE_ORACLES {
+        let (table, _) = tables().into_iter().find(|(_, case)| case.name == *name).unwrap();
+        ask_the_server(&client, &table, &as_text, back, shown).await;
+    }
+    play(&server, &client, OTHER_MODES).await;
+}
+
+#[tokio::test]
+async fn labels_that_an_enum_gets_while_streaming_are_in_the_schema_of_the_first_row_that_has_them() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TYPE mood AS ENUM ('sad', 'ok');
+             CREATE TABLE people (id int PRIMARY KEY, c mood, many mood[]);
+             INSERT INTO people VALUES (1, 'ok');",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    for sql in [
+        "INSERT INTO people VALUES (2, 'sad')",
+        "ALTER TYPE mood ADD VALUE 'angry' BEFORE 'ok'",
+        "INSERT INTO people VALUES (3, 'ok')",
+        "INSERT INTO people VALUES (4, NULL, '{angry}')",
+        "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
+        "INSERT INTO people VALUES (5, 'blue'), (6, 'angry')",
+    ] {
+        client.batch_execute(sql).await.unwrap();
+    }
+    running.records(6).await;
+    let log = running.stop().await;
+    let allowed = |index: usize| {
+        let (_, row) = log.records[index].value.schema.as_ref().unwrap().field("after").unwrap();
+        row.field("c").unwrap().1.parameter("allowed").unwrap().to_owned()
+    };
+    assert_eq!(allowed(1), "sad,ok");
+    // Where the types are read before the last change, the label of then is in the list of then.
+    assert!(["sad,angry,ok", "blue,angry,ok"].contains(&allowed(3).as_str()), "{}", allowed(3));
+    assert_eq!((allowed(4), allowed(5)), ("blue,angry,ok".to_owned(), "blue,angry,ok".to_owned()));
+    assert_eq!(log.lines()[5], "c public.people {6} null->{6,angry,null}");
+}
