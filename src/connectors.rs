@@ -15,6 +15,7 @@ use tailwater_api::sink::{Assignment, LogPosition, Progress, RecordBatch, SinkCo
 use tailwater_api::source::{SourceConnector, SourceContext};
 
 use crate::runtime::worker::ConnectorType;
+use crate::topics::UNAVAILABLE;
 
 /// The list. A line is the feature, the type, and the Java classes that mean the same.
 static ALL: &[&dyn Plugin] = &[
@@ -239,8 +240,8 @@ impl<C: SinkConnector> Plugin for SinkPlugin<C> {
         })
     }
 
-    fn unavailable_value_placeholder(&self, _: &ConfigValues) -> String {
-        String::new()
+    fn unavailable_value_placeholder(&self, values: &ConfigValues) -> String {
+        values.get("unavailable.value.placeholder").unwrap_or(UNAVAILABLE).to_owned()
     }
 
     fn target_keeps_positions(&self) -> bool {

@@ -215,7 +215,7 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Error> {
 
 async fn start(loaded: Loaded, metrics: &Registry, address: SocketAddr) -> Result<Worker, Error> {
     let Loaded { file, values, providers, .. } = loaded;
-    let opened = open::open(&file).await?;
+    let opened = open::open(&file, &values, &address.to_string()).await?;
     let options = WorkerOptions {
         data_dir: file.data_dir,
         memory_budget: file.memory_budget,

@@ -119,7 +119,7 @@ fn sink(url: &str) -> ConnectorFile {
 
 async fn start(loaded: Loaded) -> Result<Worker, Failure> {
     let Loaded { file, values, providers, .. } = loaded;
-    let Opened { topics, store } = open::open(&file).await?;
+    let Opened { topics, store } = open::open(&file, &values, "snapshot").await?;
     let remembered = store.list().await?.into_iter().map(|connector| StoredConnector { target: TargetState::Stopped, ..connector });
     let store = std::sync::Arc::new(Forgetful(Mutex::new(remembered.collect())));
     let options = WorkerOptions {
@@ -167,7 +167,7 @@ async fn follow(worker: &Worker, source: ConnectorFile, sink: Option<ConnectorFi
     let source_name = &source.name.clone();
     let sink_name = sink.as_ref().map(|sink| sink.name.clone());
     let names: Vec<&str> = std::iter::once(source_name).chain(&sink_name).map(String::as_str).collect();
-    let already: u64 = records(&written_by(worker, source_name));
+    let already: u64 = records(&written_by(worker, source_name).await?);
     for ConnectorFile { name, config } in std::iter::once(source).chain(sink) {
         // A source that the worker remembers is replaced for this process; its offsets are its own.
         let put = worker.put_config(&name, config, owner(worker, &name).await).await;
@@ -179,7 +179,7 @@ async fn follow(worker: &Worker, source: ConnectorFile, sink: Option<ConnectorFi
     let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
     let mut failing_since = None;
     loop {
-        let rows = records(&written_by(worker, source_name)).saturating_sub(already);
+        let rows = records(&written_by(worker, source_name).await?).saturating_sub(already);
         bar.set_position(rows);
         let partial = if rows > 0 { Exit::Partial } else { Exit::Failed };
         if is_complete(worker, source_name, sink_name.as_deref()).await? {
@@ -220,8 +220,9 @@ fn refuse(name: &str, refused: Refused) -> Failure {
     }
 }
 
-fn written_by(worker: &Worker, source: &str) -> Vec<TopicInfo> {
-    worker.topics().topics().into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect()
+async fn written_by(worker: &Worker, source: &str) -> Result<Vec<TopicInfo>, tailwater_api::Error> {
+    let topics = worker.topics().topics().await?;
+    Ok(topics.into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect())
 }
 
 fn records(topics: &[TopicInfo]) -> u64 {
@@ -242,7 +243,7 @@ async fn is_complete(worker: &Worker, source: &str, sink: Option<&str>) -> Resul
         };
         next == 0 || positions.iter().find(here).is_some_and(|position| position.offset >= next)
     };
-    let topics = written_by(worker, source);
+    let topics = written_by(worker, source).await?;
     Ok(topics.iter().all(|topic| topic.partitions.iter().enumerate().all(|(partition, (_, next))| stands_at_end(topic, partition, *next))))
 }
 

@@ -15,15 +15,11 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
-use tailwater::state::kafka::KafkaState;
-use tailwater::state::{ConnectorStore as _, TargetState};
-use tailwater_api::config::ConfigValues;
-use tailwater_api::state::{JsonMap, StateChange};
 use tailwater_testkit::connect::{ConnectWorker, TOPICS};
 use tailwater_testkit::{KafkaBroker, PostgresServer, Version, required_or_skip};
 use tokio_postgres::Client;
 
-use crate::harness::{Daemon, Home, Options, payload, wait_at_most};
+use crate::harness::{Daemon, Home, Options, wait_at_most};
 
 const NAME: &str = "shop";
 const TOPIC: &str = "shop.public.items";
@@ -115,27 +111,18 @@ fn in_kafka(broker: &KafkaBroker) -> Seen {
     }
 }
 
-fn in_tailwater(daemon: &Daemon) -> Seen {
-    let mut seen = Seen::new();
-    daemon.for_each_record(TOPIC, |record| see(&mut seen, &payload(record)));
-    seen
-}
-
 async fn last_id(client: &Client) -> i64 {
     client.query_one("SELECT max(id) FROM items", &[]).await.unwrap().get(0)
 }
 
-/// The state in Connect's topics, as a worker of ours opens it.
-async fn connects_state(broker: &KafkaBroker) -> KafkaState {
-    let mut worker: ConfigValues = TOPICS.into_iter().collect();
-    worker.set("topics.kafka.bootstrap.servers", broker.bootstrap_servers());
-    KafkaState::open(&worker, "127.0.0.1:8083").await.unwrap()
-}
-
-fn changes(offsets: &Value) -> Vec<StateChange> {
-    let map = |value: &Value| -> JsonMap { value.as_object().unwrap().clone() };
-    let change = |entry: &Value| StateChange { partition: map(&entry["partition"]), offset: Some(map(&entry["offset"])) };
-    offsets["offsets"].as_array().unwrap().iter().map(change).collect()
+/// A worker on the topics that Connect leaves.
+fn worker(broker: &KafkaBroker) -> Options {
+    let topics = TOPICS.map(|(key, topic)| format!("{key}: {topic}\n")).concat();
+    let servers = broker.bootstrap_servers();
+    // What a setting of Connect's own does not do here is said once.
+    Options::default()
+        .worker(format!("topics: {{engine: kafka, kafka: {{bootstrap.servers: '{servers}'}}}}\n{topics}"))
+        .expect("poll.interval.ms")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,57 +153,32 @@ async fn debezium_hands_over_and_takes_back_without_a_loss_or_a_repetition() {
     connect.stop().unwrap();
     let debeziums = in_kafka(&broker);
 
-    // Tailwater reads what Connect left, and goes on.
-    let state = connects_state(&broker).await;
-    let left = state.configs.list().await.unwrap();
-    assert_eq!((left.len(), left[0].name.as_str(), left[0].target), (1, NAME, TargetState::Running));
-    let stored = state.offsets.load(NAME).await.unwrap();
-    let offsets: Vec<_> = stored.iter().map(|(partition, offset)| json!({"partition": partition, "offset": offset})).collect();
-    assert_eq!(offsets.len(), 1);
+    // Tailwater on the same topics: nothing is asked of the operator but to start it.
     let home = Home::new();
-    // What has no meaning for the embedded log is said once.
-    let options = Options::default().expect("topic.creation.").expect("poll.interval.ms");
-    let daemon = Daemon::start(&home, &options).await;
-    let created = json!({"name": NAME, "config": left[0].config, "initial_state": "STOPPED"});
-    let (status, answer) = daemon.request("POST", "/connectors", Some(&created)).await;
-    assert_eq!(status, 201, "{answer}");
-    let (status, answer) = daemon.request("PATCH", &format!("/connectors/{NAME}/offsets"), Some(&json!({"offsets": offsets}))).await;
-    assert_eq!(status, 200, "{answer}");
-    assert_eq!(daemon.request("PUT", &format!("/connectors/{NAME}/resume"), None).await.0, 202);
+    let daemon = Daemon::start(&home, &worker(&broker)).await;
     let reached = last_id(&client).await;
     wait_at_most(PATIENCE, "Tailwater to go on", async || {
         assert_eq!(daemon.failure(NAME).await, None);
-        daemon.topics().await.iter().any(|topic| topic == TOPIC) && in_tailwater(&daemon).contains_key(&reached)
+        in_kafka(&broker).contains_key(&reached)
     })
     .await;
-    assert_eq!(daemon.request("PUT", &format!("/connectors/{NAME}/stop"), None).await.0, 204);
-    let mut stopped = Value::Null;
-    wait_at_most(PATIENCE, "Tailwater to stop", async || {
-        stopped = daemon.status(NAME).await;
-        stopped["connector"]["state"] == "STOPPED" && stopped["tasks"].as_array().is_some_and(Vec::is_empty)
-    })
-    .await;
-    let (status, ours) = daemon.request("GET", &format!("/connectors/{NAME}/offsets"), None).await;
-    assert_eq!(status, 200, "{ours}");
-    let tailwaters = in_tailwater(&daemon);
+    let (status, answer) = daemon.request("GET", &format!("/connectors/{NAME}/config"), None).await;
+    assert_eq!((status, &answer["slot.name"]), (200, &json!(NAME)), "{answer}");
     daemon.stop().await;
+    let both = in_kafka(&broker);
+    assert!(both.len() > debeziums.len(), "Tailwater has written rows");
 
-    // The way back: our offsets in Connect's topic, and Connect goes on with the connector that it knows.
-    state.offsets.put(NAME, &changes(&ours)).await.unwrap();
-    drop(state);
+    // The way back: Connect goes on with the connector that it knows, at the offset that Tailwater stored.
     let connect = ConnectWorker::start(&broker, &[]).await.unwrap();
-    wait_at_most(PATIENCE, "Debezium to go on", async || in_kafka(&broker).len() > debeziums.len() + 500).await;
+    wait_at_most(PATIENCE, "Debezium to go on", async || in_kafka(&broker).len() > both.len() + 500).await;
     load.stop().await;
     let last = last_id(&client).await;
     wait_at_most(PATIENCE, "Debezium to reach the end", async || in_kafka(&broker).contains_key(&last)).await;
     connect.stop().unwrap();
 
-    let mut all = in_kafka(&broker);
-    for (id, times) in &tailwaters {
-        *all.entry(*id).or_default() += times;
-    }
+    let all = in_kafka(&broker);
     let missing: Vec<i64> = (1..=last).filter(|id| !all.contains_key(id)).collect();
     assert_eq!(missing, [0_i64; 0], "rows that were lost");
     let repeated: Vec<_> = all.iter().filter(|(_, times)| **times > 1).collect();
-    assert_eq!(repeated, [(&0, &0); 0], "rows that came twice; Debezium first had {}, Tailwater {}", debeziums.len(), tailwaters.len());
+    assert_eq!(repeated, [(&0, &0); 0], "rows that came twice; Debezium had {}, with Tailwater {}", debeziums.len(), both.len());
 }

@@ -62,10 +62,9 @@ impl Role {
             Self::Producer => &[
                 // Keys stay in the partitions where the Java client put them.
                 ("partitioner", "murmur2_random"),
-                // As in Connect: a broker that is away for minutes is waited for, its records are not given up.
-                ("delivery.timeout.ms", "2147483647"),
-                // Bytes bound the queue, as in the Java client.
-                ("queue.buffering.max.messages", "0"),
+                // The Java client's own. A broker that is away for minutes is waited for; then the task's status says so, and its
+                // next run writes again from what is durable.
+                ("delivery.timeout.ms", "120000"),
             ],
             Self::Consumer => &[("auto.offset.reset", "earliest")],
             Self::Admin => &[],
