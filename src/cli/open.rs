@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tailwater_api::Result;
 use tailwater_api::config::ConfigValues;
+use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::config::providers::Providers;
 use crate::config::worker_file::{Engine, WorkerFile};
@@ -32,6 +32,10 @@ pub(super) async fn open(file: &WorkerFile, values: &ConfigValues, worker_id: &s
     match file.engine {
         Engine::Embedded => open_embedded(file),
         Engine::Kafka => {
+            // For the address of the REST API, which tools on this machine look for there.
+            std::fs::create_dir_all(&file.data_dir).map_err(|error| {
+                Error::new(ErrorKind::Misconfigured, format!("make {} (data.dir)", file.data_dir.display())).because(error)
+            })?;
             let state = KafkaState::open(values, worker_id).await?;
             let options = KafkaOptions { worker: values.clone(), memory_budget: file.memory_budget };
             let topics = KafkaLog::open(options, Arc::new(state.offsets)).await?;

@@ -16,6 +16,7 @@ use crate::connectors::{self, Plugin};
 use crate::converters::Converters;
 use crate::runtime::settings::ConnectorSettings;
 use crate::runtime::worker::ConnectorType;
+use crate::topics;
 use crate::transforms::TransformChain;
 
 const COMMON: &[&[ConfigField]] = &[CONNECTOR_FIELDS];
@@ -69,6 +70,7 @@ pub fn check(name: &str, config: &ConfigValues, defaults: &ConfigValues) -> Conf
             merge(&mut report, plugin.check(&values));
             let placeholder = plugin.unavailable_value_placeholder(&values);
             merge(&mut report, Converters::from_config(&values, defaults, &placeholder).map_or_else(|report| report, |(_, report)| report));
+            merge(&mut report, topics::check(plugin.kind() == ConnectorType::Source, &values, defaults));
             merge(&mut report, TransformChain::from_config(&values).map_or_else(|report| report, |(_, report)| report));
             name_unknown_keys(config, &[own, common].concat(), &mut report);
         }

@@ -10,7 +10,7 @@ pub mod kafka;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tailwater_api::config::ConfigValues;
+use tailwater_api::config::{ConfigReport, ConfigValues};
 use tailwater_api::record::{Record, TopicPartition};
 use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch, SinkRecord};
 use tailwater_api::source::{BatchNumber, SourceBatch};
@@ -94,6 +94,13 @@ impl From<&str> for LogUser {
 
 /// Stands for unchanged values where no source says otherwise: Debezium's default.
 pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
+/// What is wrong with the keys by which a connector speaks about its topics, for the engine that the worker's keys name. Without I/O (I15).
+#[must_use]
+pub fn check(is_source: bool, connector: &ConfigValues, worker: &ConfigValues) -> ConfigReport {
+    let is_kafka = worker.get("topics.engine").is_some_and(|engine| engine.trim().eq_ignore_ascii_case("kafka"));
+    if is_kafka { kafka::check(is_source, connector, worker) } else { ConfigReport::default() }
+}
 
 /// An engine of topic logs.
 pub trait TopicLog: Send + Sync + 'static {

@@ -37,7 +37,7 @@ use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::Producer as _;
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
-use tailwater_api::config::{ConfigReport, ConfigValues};
+use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues};
 use tailwater_api::record::{Header, Headers, Record, SchemaAndValue, TopicPartition};
 use tailwater_api::sink::{LogId, LogPosition};
 use tailwater_api::state::{SourceState, StateChange};
@@ -49,7 +49,7 @@ use self::creation::{TopicCreation, TopicOptions};
 use self::errors::{failed, failed_with_code};
 use self::producer::{Deliveries, Producer};
 use self::reader::KafkaReader;
-use self::writer::{KafkaWriter, Sender, keep_offsets};
+use self::writer::{HeldProducer, KafkaWriter, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
 use crate::state::kafka::KafkaOffsets;
 use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
@@ -98,6 +98,25 @@ impl KafkaOptions {
         let (settings, _) = ClientSettings::check(role, &self.worker, connector).map_err(|report| misconfigured(&report))?;
         settings.load()
     }
+}
+
+/// All that is wrong with the keys by which a connector speaks about Kafka: `*.override.*` and `topic.creation.*`.
+pub(super) fn check(is_source: bool, connector: &ConfigValues, worker: &ConfigValues) -> ConfigReport {
+    let roles: &[Role] = if is_source { &[Role::Producer, Role::Admin] } else { &[Role::Consumer] };
+    let mut report = ConfigReport::default();
+    let mut add = |found: ConfigReport| {
+        // What the worker file says was checked with it.
+        let is_own = |fault: &ConfigFault| connector.get(&fault.key).is_some();
+        report.faults.extend(found.faults.into_iter().filter(is_own));
+        report.notes.extend(found.notes.into_iter().filter(is_own));
+    };
+    for role in roles {
+        add(ClientSettings::check(*role, worker, Some(connector)).map_or_else(|report| report, |(_, notes)| notes));
+    }
+    if is_source && let Err(faults) = TopicCreation::read(connector) {
+        report.faults.extend(faults.faults);
+    }
+    report
 }
 
 /// The topic log in a Kafka cluster. Cloning shares it.
@@ -195,6 +214,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+/// Drops a client, which waits for its threads and, in a group, for brokers.
+fn drop_off_the_async_threads<T: Send + 'static>(client: T) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        drop(runtime.spawn_blocking(move || drop(client)));
+    }
+}
+
 fn misconfigured(report: &ConfigReport) -> Error {
     let faults: Vec<_> = report.faults.iter().map(ToString::to_string).collect();
     Error::new(ErrorKind::Misconfigured, "read the configuration").because(faults.join("; "))
@@ -217,8 +243,7 @@ impl Topics {
             let admin = AdminClient::from_config_and_context(&self.admin, DefaultClientContext)
                 .map_err(|error| failed("make a Kafka admin client", &error))?;
             creation::make(&admin, topic, self.creation.of(topic)).await?;
-            // Its drop waits for its thread.
-            drop(tokio::task::spawn_blocking(move || drop(admin)));
+            drop_off_the_async_threads(admin);
         }
         let (producer, name) = (Arc::clone(producer), Arc::clone(topic));
         blocking(move || wait_for_leaders(&producer, &name)).await
@@ -324,8 +349,8 @@ impl KafkaLog {
             connector,
             uses: Arc::clone(&self.uses),
         };
-        let (keeper, durable) = keep_offsets(Arc::clone(&producer), Arc::clone(&user.connector), Arc::clone(&self.offsets), self);
-        let sender = Sender { producer, converters: self.converters(user)?, bytes: KeyAndValue::default() };
+        let (keeper, durable) = keep_offsets(Arc::clone(producer.context()), Arc::clone(&user.connector), Arc::clone(&self.offsets), self);
+        let sender = Sender { producer: HeldProducer::new(producer), converters: self.converters(user)?, bytes: KeyAndValue::default() };
         Ok(KafkaWriter { topics, state, sender, durable, accepted: 0, known: HashSet::new(), queued: None, keeper })
     }
 
@@ -488,8 +513,7 @@ impl KafkaLog {
         let admin = admin.map_err(|error| failed(doing(), &error))?;
         let name = group_of(group);
         let deleted = admin.delete_groups(&[&name], &AdminOptions::new().request_timeout(Some(PATIENCE))).await;
-        // Its drop waits for its thread.
-        drop(tokio::task::spawn_blocking(move || drop(admin)));
+        drop_off_the_async_threads(admin);
         match deleted.map_err(|error| failed(doing(), &error))?.into_iter().next() {
             Some(Ok(_) | Err((_, RDKafkaErrorCode::GroupIdNotFound))) | None => Ok(()),
             Some(Err((_, code))) => Err(failed_with_code(doing(), code)),

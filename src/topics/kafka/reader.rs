@@ -33,7 +33,7 @@ use tokio::task::JoinHandle;
 
 use super::errors::{failed, kind};
 use super::unchanged::{self, UnknownFields};
-use super::{KafkaLog, PATIENCE, blocking, log, offset_of, raw, to_list};
+use super::{KafkaLog, PATIENCE, blocking, drop_off_the_async_threads, log, offset_of, raw, to_list};
 use crate::converters::{Converters, RecordPart};
 use crate::topics::{LogReader, Polled, Subscription, UnreadableRecord};
 
@@ -41,8 +41,9 @@ use crate::topics::{LogReader, Polled, Subscription, UnreadableRecord};
 const WAIT: Duration = Duration::from_millis(100);
 /// How often topics and the ends of partitions are looked up.
 const LOOK: Duration = Duration::from_secs(2);
-/// Smallest queue of fetched records.
+/// Smallest and largest queue of fetched records: what holds one, and what one answer of a broker may be.
 const SMALLEST_QUEUE: usize = 1 << 20;
+const LARGEST_QUEUE: usize = 50 << 20;
 
 type Consumer = BaseConsumer<Membership>;
 
@@ -236,7 +237,7 @@ pub(super) fn configure(config: &mut ClientConfig, group: &str, queue: usize) ->
     };
     // I11: a position that is gone is an error, never another position.
     config.set("auto.offset.reset", "error");
-    let queue = queue.max(SMALLEST_QUEUE);
+    let queue = queue.clamp(SMALLEST_QUEUE, LARGEST_QUEUE);
     let mut default = |key: &str, value: &str| {
         if config.get(key).is_none() {
             config.set(key, value);
@@ -561,9 +562,6 @@ impl Drop for KafkaReader {
         // Whoever waits for an answer in the group's name is told that there is none.
         self.asked = None;
         self.events = None;
-        // Leaving the group waits for brokers.
-        if let Some(consumer) = self.consumer.take() {
-            drop(tokio::task::spawn_blocking(move || drop(consumer)));
-        }
+        drop_off_the_async_threads(self.consumer.take());
     }
 }

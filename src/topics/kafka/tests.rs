@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use tailwater_api::sink::Assignment;
 use tailwater_api::source::{BatchNumber, SourceBatch};
 use tailwater_api::state::JsonMap;
 use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::required_or_skip;
 
 use super::*;
+use crate::topics::Polled;
 
 /// Offsets in memory.
 #[derive(Default)]
@@ -221,4 +223,206 @@ async fn topics_are_made_as_their_group_says_on_a_real_broker() {
     assert_eq!(values(&log, "other").await, (1..100).map(|number: u32| number.to_string()).collect::<Vec<_>>());
     writer.close().await.unwrap();
     log.close().await.unwrap();
+}
+
+/// A sink that reads bytes as they are.
+fn sink(connector: &str) -> LogUser {
+    let config = [("value.converter", "bytes"), ("key.converter", "bytes"), ("consumer.override.session.timeout.ms", "6000")];
+    LogUser { config: Arc::new(config.into_iter().collect()), ..LogUser::from(connector) }
+}
+
+fn topics(names: &[&str]) -> Subscription {
+    Subscription::Topics(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+/// What the reader says next; the test fails where it says nothing.
+async fn next(reader: &mut dyn LogReader) -> Polled {
+    tokio::time::timeout(Duration::from_secs(30), reader.poll(1 << 20)).await.expect("the reader says something").unwrap()
+}
+
+async fn assigned(reader: &mut dyn LogReader) -> Vec<Assignment> {
+    match next(reader).await {
+        Polled::Assigned(partitions) => partitions,
+        other => panic!("an assignment, not {other:?}"),
+    }
+}
+
+/// Reads `count` values and says where to go on.
+async fn take(reader: &mut dyn LogReader, count: usize) -> (Vec<String>, Vec<LogPosition>) {
+    let (mut values, mut places) = (Vec::new(), Vec::new());
+    while values.len() < count {
+        let Polled::Records(batch) = next(reader).await else { panic!("records") };
+        assert!(!batch.records.is_empty());
+        for record in batch.records {
+            let Value::Bytes(bytes) = record.record.value.value else { panic!("bytes") };
+            values.push(String::from_utf8(bytes.to_vec()).unwrap());
+        }
+        places = batch.next;
+    }
+    (values, places)
+}
+
+async fn write(log: &KafkaLog, topic: &str, values: std::ops::Range<u32>) {
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = values.map(|number| text(topic, "k", &number.to_string())).collect();
+    writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_goes_on_behind_what_it_committed() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    write(&log, "t", 0..10).await;
+    let mut reader = log.reader(&sink("copy"), topics(&["t", "later"])).await.unwrap();
+    assert_eq!(assigned(&mut *reader).await[0].topic_partition.topic, Arc::from("t"));
+    let (values, places) = take(&mut *reader, 10).await;
+    assert_eq!(values, numbers(0..10));
+    reader.commit(places.clone()).await.unwrap();
+    assert_eq!(log.committed("copy").await.unwrap(), places);
+    drop(reader);
+    write(&log, "t", 10..15).await;
+    let mut reader = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    assigned(&mut *reader).await;
+    assert_eq!(take(&mut *reader, 5).await.0, numbers(10..15));
+    assert_eq!(log.used_by("copy", None)[0].0, Arc::from("t"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_targets_own_position_wins_and_another_history_is_refused() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    write(&log, "t", 0..10).await;
+    let mut reader = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    let Assignment { topic_partition, log: id } = assigned(&mut *reader).await.remove(0);
+    let at = |log: &str, offset| LogPosition { log: Arc::from(log), topic_partition: topic_partition.clone(), offset };
+    assert_eq!(reader.seek(at("another", 7)).await.unwrap_err().kind(), ErrorKind::HistoryGone);
+    assert_eq!(reader.seek(at(&id, 11)).await.unwrap_err().kind(), ErrorKind::HistoryGone);
+    reader.seek(at(&id, 7)).await.unwrap();
+    assert_eq!(take(&mut *reader, 3).await.0, numbers(7..10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_no_converter_reads_comes_alone_with_its_bytes() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = vec![text("t", "1", "1"), text("t", "2", "{no json"), text("t", "3", "3")];
+    writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["t"])).await.unwrap();
+    assigned(&mut *reader).await;
+    let Polled::Records(batch) = next(&mut *reader).await else { panic!("records") };
+    assert_eq!(batch.records[0].record.value.value, Value::Int64(1));
+    let Polled::Unreadable(unreadable) = next(&mut *reader).await else { panic!("the unreadable record") };
+    assert_eq!(unreadable.error.kind(), ErrorKind::Unreadable);
+    assert_eq!((unreadable.record.offset, unreadable.next.offset), (1, 2));
+    assert_eq!(unreadable.record.record.value.value, Value::Bytes("{no json".into()));
+    let Polled::Records(batch) = next(&mut *reader).await else { panic!("records") };
+    assert_eq!(batch.records[0].record.value.value, Value::Int64(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_unknown_values_come_through_with_and_without_schemas() {
+    use tailwater_api::{Field, Kind, Schema};
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let text = || Schema::of(Kind::String).optional().build();
+    let schema =
+        Schema::structure(vec![Field::new("note", text()), Field::new("amount", Schema::of(Kind::Int32).optional().build())]).build();
+    let value = Value::Struct(Box::new([Value::Unchanged, Value::NotInIdentity]));
+    let record = Record::new(Arc::from("t"), SchemaAndValue::NONE, SchemaAndValue::new(schema, value.clone()));
+    for (number, schemas) in [(1, "true"), (2, "false")] {
+        let config = [("value.converter", "json"), ("value.converter.schemas.enable", schemas)];
+        let user = LogUser { config: Arc::new(config.into_iter().collect()), ..LogUser::from(schemas) };
+        let mut writer = log.writer(&user).await.unwrap();
+        writer.append(1, SourceBatch { records: vec![record.clone()], ..SourceBatch::default() }).await.unwrap();
+        writer.close().await.unwrap();
+        let mut reader = log.reader(&user, topics(&["t"])).await.unwrap();
+        let Assignment { topic_partition, log: id } = assigned(&mut *reader).await.remove(0);
+        reader.seek(LogPosition { log: id, topic_partition, offset: number - 1 }).await.unwrap();
+        let Polled::Records(batch) = next(&mut *reader).await else { panic!("records") };
+        let read = &batch.records[0].record;
+        assert!(read.headers.as_slice().is_empty(), "the header is ours alone");
+        match schemas {
+            "true" => assert_eq!(read.value.value, value),
+            _ => {
+                let entries = [("note".into(), Value::Unchanged), ("amount".into(), Value::NotInIdentity)];
+                assert_eq!(read.value.value, Value::Map(Box::new(entries)));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_moves_only_after_its_task_has_given_it_up() {
+    let Some(broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
+    let (log, _) = opened(&broker.bootstrap_servers(), true).await;
+    let config = [("topic.creation.default.partitions", "2"), ("topic.creation.default.replication.factor", "1")];
+    let source = LogUser { config: Arc::new(config.into_iter().collect()), ..LogUser::from("shop") };
+    let mut writer = log.writer(&source).await.unwrap();
+    let both = |number: u32| {
+        (0..2).map(|partition| Record { partition: Some(partition), ..text("t", "k", &format!("{partition}-{number}")) }).collect()
+    };
+    writer.append(1, SourceBatch { records: both(1), ..SourceBatch::default() }).await.unwrap();
+    durable(&*writer, 1).await.unwrap();
+
+    let mut first = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    assert_eq!(assigned(&mut *first).await.len(), 2);
+    let mut places = BTreeMap::new();
+    while places.len() < 2 {
+        let Polled::Records(batch) = next(&mut *first).await else { panic!("records") };
+        places.extend(batch.next.into_iter().map(|position| (position.topic_partition.partition, position)));
+    }
+
+    let mut second = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    // The second asks to join; the first is told, and answers after it has committed.
+    let (moved, _) = tokio::join!(
+        async {
+            loop {
+                match next(&mut *first).await {
+                    Polled::Revoked(gone) => {
+                        first.commit(places.values().cloned().collect()).await.unwrap();
+                        let _ = tokio::time::timeout(Duration::from_secs(2), first.poll(1 << 20)).await;
+                        return gone;
+                    }
+                    Polled::Assigned(_) => {}
+                    other => panic!("a revocation, not {other:?}"),
+                }
+            }
+        },
+        async {
+            let taken = assigned(&mut *second).await;
+            assert_eq!(taken.len(), 1);
+        }
+    );
+    assert_eq!(moved.len(), 1, "a cooperative group moves what it must");
+    writer.append(2, SourceBatch { records: both(2), ..SourceBatch::default() }).await.unwrap();
+    durable(&*writer, 2).await.unwrap();
+    let mut read = take(&mut *second, 1).await.0;
+    read.extend(take(&mut *first, 1).await.0);
+    read.sort();
+    assert_eq!(read, ["0-2", "1-2"], "each new record once, and no old one");
+
+    drop((first, second));
+    let place = |partition| TopicPartition { topic: Arc::from("t"), partition };
+    // Members that were dropped leave in the background.
+    let mut tries = 0;
+    while let Err(error) = log.move_positions("copy", vec![(place(0), Some(1)), (place(1), None)]).await {
+        tries += 1;
+        assert!(tries < 50, "{error}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let committed = log.committed("copy").await.unwrap();
+    assert_eq!(committed.iter().map(|position| (position.topic_partition.partition, position.offset)).collect::<Vec<_>>(), [(0, 1)]);
+    let beyond = log.move_positions("copy", vec![(place(0), Some(99))]).await.unwrap_err();
+    assert_eq!(beyond.kind(), ErrorKind::Misconfigured);
 }

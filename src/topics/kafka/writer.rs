@@ -15,6 +15,7 @@
 //! writes again from what is durable.
 
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,9 +31,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::errors::failed;
-use super::producer::{InFlight, Producer};
+use super::producer::{Deliveries, InFlight, Producer};
 use super::unchanged::{self, UnknownFields};
-use super::{KafkaLog, OffsetStore, Topics, again};
+use super::{KafkaLog, OffsetStore, Topics, again, drop_off_the_async_threads};
 use crate::converters::{Converters, KeyAndValue};
 use crate::topics::LogWriter;
 
@@ -60,9 +61,32 @@ pub(super) struct KafkaWriter {
 
 /// Makes bytes of records and hands them to the producer.
 pub(super) struct Sender {
-    pub(super) producer: Arc<Producer>,
+    pub(super) producer: HeldProducer,
     pub(super) converters: Converters,
     pub(super) bytes: KeyAndValue,
+}
+
+/// A producer that is dropped off the async threads.
+pub(super) struct HeldProducer(Option<Arc<Producer>>);
+
+impl HeldProducer {
+    pub(super) fn new(producer: Arc<Producer>) -> Self {
+        Self(Some(producer))
+    }
+}
+
+impl Deref for HeldProducer {
+    type Target = Arc<Producer>;
+
+    fn deref(&self) -> &Arc<Producer> {
+        self.0.as_ref().expect("it is taken when this is dropped")
+    }
+}
+
+impl Drop for HeldProducer {
+    fn drop(&mut self) {
+        drop_off_the_async_threads(self.0.take());
+    }
 }
 
 pub(super) struct QueuedBatch {
@@ -206,7 +230,7 @@ impl LogWriter for KafkaWriter {
 
 /// Starts turning delivered into durable.
 pub(super) fn keep_offsets(
-    producer: Arc<Producer>,
+    deliveries: Arc<Deliveries>,
     connector: Arc<str>,
     offsets: Arc<dyn OffsetStore>,
     log: &KafkaLog,
@@ -214,7 +238,6 @@ pub(super) fn keep_offsets(
     let (durable, watched) = watch::channel(Ok(0));
     let changed = log.changed.clone();
     let keeper = tokio::spawn(async move {
-        let deliveries = Arc::clone(producer.context());
         loop {
             deliveries.settled.notified().await;
             while let Some(settled) = deliveries.take_settled() {

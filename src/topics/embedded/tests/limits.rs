@@ -121,7 +121,7 @@ async fn discovering_committing_and_expiring_never_wait_for_each_other_in_a_circ
     });
     let reading = Arc::clone(&log);
     let reader = tokio::spawn(async move {
-        let mut reader = reading.reader("sink", reading::pattern("t.*")).await.unwrap();
+        let mut reader = reading.reader(&"sink".into(), reading::pattern("t.*")).await.unwrap();
         let mut read = 0;
         while read < 300 {
             if let Polled::Records(batch) = reader.poll(1 << 20).await.unwrap() {

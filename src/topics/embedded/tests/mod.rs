@@ -99,7 +99,7 @@ async fn read_all(reader: &mut Box<dyn LogReader>) -> Vec<SinkRecord> {
     while let Ok(polled) = tokio::time::timeout(Duration::from_millis(200), reader.poll(1 << 20)).await {
         match polled.unwrap() {
             Polled::Records(batch) => read.extend(batch.records),
-            Polled::Assigned(_) | Polled::Revoked(_) => {}
+            Polled::Assigned(_) | Polled::Revoked(_) | Polled::Unreadable(_) => {}
         }
     }
     read

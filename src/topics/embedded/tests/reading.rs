@@ -85,7 +85,7 @@ async fn topics_and_journals_that_come_later_are_assigned_before_their_first_rec
                     }
                     read.extend(batch.records);
                 }
-                Polled::Revoked(_) => panic!("nothing is revoked"),
+                Polled::Revoked(_) | Polled::Unreadable(_) => panic!("nothing is revoked"),
             }
         }
         (assigned, numbers(&read))
