@@ -138,7 +138,10 @@ pub struct KafkaLog {
 
 /// Which topics the connectors of this process have written and read.
 #[derive(Default)]
-struct Uses(Mutex<BTreeMap<(Arc<str>, Arc<str>), Use>>);
+struct Uses(Mutex<UsesByPlace>);
+
+/// By connector and topic.
+type UsesByPlace = BTreeMap<(Arc<str>, Arc<str>), Use>;
 
 struct Use {
     count: u64,
@@ -146,7 +149,7 @@ struct Use {
 }
 
 impl Uses {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(Arc<str>, Arc<str>), Use>> {
+    fn lock(&self) -> MutexGuard<'_, UsesByPlace> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
