@@ -183,7 +183,8 @@ fn append(criterion: &mut Criterion) {
 async fn next_batch(reader: &mut Box<dyn LogReader>) -> Option<usize> {
     match tokio::time::timeout(Duration::from_millis(100), reader.poll(2 << 20)).await {
         Ok(Ok(Polled::Records(batch))) => Some(batch.records.len()),
-        Ok(Ok(Polled::Assigned(_) | Polled::Revoked(_) | Polled::Unreadable(_))) => Some(0),
+        Ok(Ok(Polled::Assigned(_) | Polled::Revoked(_))) => Some(0),
+        Ok(Ok(Polled::Unreadable(record))) => panic!("{record:?}"),
         Ok(Err(error)) => panic!("{error}"),
         Err(_) => None,
     }

@@ -288,8 +288,9 @@ fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("rest.address")
 }
 
-/// Written beside and renamed, so that no reader sees a part.
+/// Written beside and renamed, so that no reader sees a part. With topics in Kafka nothing else stands in the directory.
 fn write_address(data_dir: &Path, scheme: &str, address: SocketAddr) -> io::Result<()> {
+    std::fs::create_dir_all(data_dir)?;
     let beside = data_dir.join("rest.address.new");
     let text = if scheme == "http" { format!("{address}\n") } else { format!("{scheme}://{address}\n") };
     std::fs::write(&beside, text)?;

@@ -4,6 +4,8 @@
 //! batch durable whole with its state (I1), shows readers only what is durable (I1), and answers a position of
 //! another log, or beyond the end, with `history-gone` (never a skip).
 
+#[cfg(test)]
+mod conformance;
 pub mod embedded;
 pub mod kafka;
 

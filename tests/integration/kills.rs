@@ -14,11 +14,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::Row as _;
-use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio_postgres::Client;
 
-use crate::golden::player::on_kafka;
 use crate::harness::{Daemon, Home, Options, payload, shop, wait_at_most};
 
 /// Rows that each table has before the first start, so that a kill finds the snapshot at work.
@@ -219,60 +217,6 @@ async fn killed_at_random_a_copy_in_postgres_is_equal_and_nothing_comes_twice() 
     server.create_database("copy").await.unwrap();
     let target = Target::Postgres(server.connect("copy").await.unwrap());
     killed_at_random(&server, &server.url("copy"), &target).await;
-}
-
-/// Through Kafka a kill may repeat records, and loses none: a copy by key is equal in the end. The broker is killed, too.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_kafka_kills_of_the_daemon_and_of_the_broker_lose_nothing() {
-    let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
-    let Some(mut broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
-    let source = shop::create(&server, ROWS).await;
-    let home = Home::new();
-    let url = format!("sqlite://{}", home.path("copy.db").display());
-    let converters = "key.converter: org.apache.kafka.connect.json.JsonConverter\n\
-                      value.converter: org.apache.kafka.connect.json.JsonConverter\n";
-    let options = Options::default()
-        .worker(format!("{converters}{}", on_kafka(&broker)))
-        .connector("shop.json", shop::file("shop", &shop::source(&server)))
-        .connector("orders.json", shop::file("orders", &shop::copy_of_orders(&url)))
-        .expect(STILL_HELD)
-        // Said while the broker is away.
-        .expect("Kafka")
-        .expect("kafka")
-        .expect("topics")
-        .expect("positions");
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
-    for kill in 0..kills() {
-        let daemon = Daemon::start(&home, &options).await;
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(500..4000))).await;
-        if kill % 2 == 1 {
-            broker.kill().unwrap();
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..2000))).await;
-            broker.start_again().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(1..2000))).await;
-        }
-        daemon.kill();
-    }
-    stop.store(true, Ordering::Relaxed);
-    writer.await.unwrap();
-    let daemon = Daemon::start(&home, &options).await;
-    shop::wait_for_streaming(&source, shop::SHOP).await;
-    shop::wait_for_confirmed(&source, shop::SHOP).await;
-    let expected = source_rows(&source, "orders", "note").await;
-    let name = format!("{}_public_orders", shop::SHOP);
-    let target = Target::Sqlite(url);
-    let mut rows = Rows::new();
-    let deadline = std::time::Instant::now() + Duration::from_secs(120);
-    while rows != expected && std::time::Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        rows = target.rows(&name, "note").await;
-    }
-    if rows != expected {
-        eprintln!("{}", daemon.log_text());
-    }
-    assert_equal("orders", &expected, &rows);
-    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

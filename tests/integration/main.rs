@@ -12,6 +12,7 @@
 //! - [`access`]: TLS, users and roles, limits, the log of changes, secrets of the REST API
 //! - [`clients`]: clients of the REST API that others wrote
 //! - [`snapshot`]: one shot of a source into a database
+//! - [`takeover`]: from real Debezium and back
 //! - [`cli`]: commands, their output and exit codes
 //! - [`architecture`]: the direction of dependencies, and other rules of the tree
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
@@ -30,3 +31,4 @@ mod kills;
 mod operation;
 mod rest;
 mod snapshot;
+mod takeover;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::error::RDKafkaErrorCode;
+use tailwater_api::Result;
 use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues, split_list};
-use tailwater_api::{Error, Result};
 use tailwater_kit::java_regex::JavaRegex;
 
 use super::PATIENCE;
@@ -128,8 +128,9 @@ fn fault(report: &mut ConfigReport, key: String, message: impl Into<String>) {
     report.faults.push(ConfigFault { key, message: message.into() });
 }
 
-/// Makes a topic; one that is there already stays as it is. `false` where the rights to make it are missing: it may be there.
-pub(super) async fn make<C: ClientContext>(admin: &AdminClient<C>, topic: &Arc<str>, options: &TopicOptions) -> Result<bool> {
+/// Makes a topic; one that is there already stays as it is. Without the right to make topics it may be there all the same, which who
+/// writes to it will see.
+pub(super) async fn make<C: ClientContext>(admin: &AdminClient<C>, topic: &Arc<str>, options: &TopicOptions) -> Result<()> {
     let mut new = NewTopic::new(topic, options.partitions, TopicReplication::Fixed(options.replication_factor));
     for (key, value) in &options.settings {
         new = new.set(key, value);
@@ -137,16 +138,19 @@ pub(super) async fn make<C: ClientContext>(admin: &AdminClient<C>, topic: &Arc<s
     let doing = || format!("make the topic {topic}");
     let limits = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
     let made = admin.create_topics([&new], &limits).await.map_err(|error| failed(doing(), &error))?;
-    let refused = |code| -> Error { failed_with_code(doing(), code) };
     match made.into_iter().next() {
         Some(Ok(_)) => {
             tracing::info!(table = &**topic, "the topic is made");
-            Ok(true)
+            Ok(())
         }
-        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(true),
-        Some(Err((_, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed))) => Ok(false),
-        Some(Err((_, code))) => Err(refused(code)),
-        None => Err(refused(RDKafkaErrorCode::Unknown)),
+        Some(Err((
+            _,
+            RDKafkaErrorCode::TopicAlreadyExists
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed,
+        ))) => Ok(()),
+        Some(Err((_, code))) => Err(failed_with_code(doing(), code)),
+        None => Err(failed_with_code(doing(), RDKafkaErrorCode::Unknown)),
     }
 }
 

@@ -138,10 +138,10 @@ pub struct KafkaLog {
 
 /// Which topics the connectors of this process have written and read.
 #[derive(Default)]
-struct Uses(Mutex<UsesByPair>);
+struct Uses(Mutex<UsesByPlace>);
 
 /// By connector and topic.
-type UsesByPair = BTreeMap<(Arc<str>, Arc<str>), Use>;
+type UsesByPlace = BTreeMap<(Arc<str>, Arc<str>), Use>;
 
 struct Use {
     count: u64,
@@ -149,7 +149,7 @@ struct Use {
 }
 
 impl Uses {
-    fn lock(&self) -> MutexGuard<'_, UsesByPair> {
+    fn lock(&self) -> MutexGuard<'_, UsesByPlace> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

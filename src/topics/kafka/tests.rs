@@ -426,3 +426,10 @@ async fn a_partition_moves_only_after_its_task_has_given_it_up() {
     let beyond = log.move_positions("copy", vec![(place(0), Some(99))]).await.unwrap_err();
     assert_eq!(beyond.kind(), ErrorKind::Misconfigured);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_broker_keeps_what_every_engine_promises() {
+    let Some(broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
+    let (log, _) = opened(&broker.bootstrap_servers(), true).await;
+    crate::topics::conformance::run(&log).await;
+}

@@ -10,7 +10,7 @@
 //! `TAILWATER_GOLDEN_UPDATE=1` writes the files below `differences/` anew for cases that have an entry.
 
 mod comparison;
-pub(crate) mod player;
+mod player;
 mod recording;
 
 use std::any::Any;

@@ -39,7 +39,7 @@ pub(crate) fn version(case: &Case) -> Version {
 const UNCHANGED: &str = "__tailwater.context.unchanged";
 
 /// The worker file for a topic log in this broker.
-pub(crate) fn on_kafka(broker: &KafkaBroker) -> String {
+fn on_kafka(broker: &KafkaBroker) -> String {
     let mut worker = format!("topics: {{engine: kafka, kafka: {{bootstrap.servers: \"{}\"}}}}\n", broker.bootstrap_servers());
     for topic in ["config", "offset", "status"] {
         worker += &format!("{topic}.storage.replication.factor: 1\n");

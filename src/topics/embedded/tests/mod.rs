@@ -268,3 +268,9 @@ async fn old_segments_go_when_every_sink_has_read_them() {
     assert_eq!(log.shared.topics()[0].partitions[0], (first, held as u64 + 1), "the first offset is known without the segments that went");
     assert_eq!(log.source_state("shop").await.unwrap().iter().next().unwrap().1["n"], 7);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_log_keeps_what_every_engine_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::topics::conformance::run(&open(&folder).await).await;
+}
