@@ -17,9 +17,10 @@ use clap::Args;
 use futures_util::future::BoxFuture;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
+use tailwater_api::sink::LogPosition;
 use tailwater_api::state::JsonMap;
 use tailwater_api::{ErrorKind, Result as ApiResult};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::open::{self, Opened};
@@ -59,6 +60,9 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     pub(super) async fn execute(self) -> Result<Exit, Failure> {
+        // First of all, so that no signal leaves a temporary directory behind.
+        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
+        let signals = [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?];
         let temporary = self.to.as_ref().map(|_| TemporaryDirectory::new()).transpose()?;
         let data_dir = temporary.as_ref().map(|temporary| &temporary.0).or(self.data_dir.as_ref());
         let overrides: Vec<_> = data_dir.map(|path| ("data.dir", path.display().to_string())).into_iter().collect();
@@ -77,10 +81,18 @@ impl Snapshot {
             }
         }
         let worker = start(loaded).await?;
-        let ended = follow(&worker, source, sink).await;
+        let (source_name, sink_name) = (source.name.clone(), sink.as_ref().map(|sink| sink.name.clone()));
+        let already = arrived(&worker, &source_name, None).await?;
+        let ended = follow(&worker, source, sink, already, signals).await;
         worker.shutdown().await;
-        let (exit, rows) = ended?;
-        let what = if exit == Exit::Done { "complete" } else { "partial" };
+        let is_complete = ended?;
+        // Counted now: a sink that was stopped has written what it held.
+        let rows = arrived(&worker, &source_name, sink_name.as_deref()).await?.saturating_sub(already);
+        let (exit, what) = match (is_complete, rows) {
+            (true, _) => (Exit::Done, "complete"),
+            (false, 0) => (Exit::Failed, "partial"),
+            (false, _) => (Exit::Partial, "partial"),
+        };
         print(&format!("{what}: {rows} records\n"))?;
         Ok(exit)
     }
@@ -162,12 +174,17 @@ impl ConnectorStore for Forgetful {
     }
 }
 
-/// Runs the connectors until the snapshot is complete or cannot go on; says how it ended and how many records were read.
-async fn follow(worker: &Worker, source: ConnectorFile, sink: Option<ConnectorFile>) -> Result<(Exit, u64), Failure> {
+/// Runs the connectors until the snapshot is complete or cannot go on; says whether it is complete.
+async fn follow(
+    worker: &Worker,
+    source: ConnectorFile,
+    sink: Option<ConnectorFile>,
+    already: u64,
+    [mut interrupt, mut terminate]: [Signal; 2],
+) -> Result<bool, Failure> {
     let source_name = &source.name.clone();
     let sink_name = sink.as_ref().map(|sink| sink.name.clone());
     let names: Vec<&str> = std::iter::once(source_name).chain(&sink_name).map(String::as_str).collect();
-    let already: u64 = records(&written_by(worker, source_name));
     for ConnectorFile { name, config } in std::iter::once(source).chain(sink) {
         // A source that the worker remembers is replaced for this process; its offsets are its own.
         let put = worker.put_config(&name, config, owner(worker, &name).await).await;
@@ -175,17 +192,13 @@ async fn follow(worker: &Worker, source: ConnectorFile, sink: Option<ConnectorFi
         worker.set_target(&name, TargetState::Running).await.map_err(|refused| refuse(&name, refused))?;
     }
     let bar = progress_bar();
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
     let mut failing_since = None;
     loop {
-        let rows = records(&written_by(worker, source_name)).saturating_sub(already);
-        bar.set_position(rows);
-        let partial = if rows > 0 { Exit::Partial } else { Exit::Failed };
         if is_complete(worker, source_name, sink_name.as_deref()).await? {
             bar.finish_and_clear();
-            return Ok((Exit::Done, rows));
+            return Ok(true);
         }
+        bar.set_position(arrived(worker, source_name, sink_name.as_deref()).await?.saturating_sub(already));
         match failure(worker, &names).await? {
             None => failing_since = None,
             Some(trace) => {
@@ -193,14 +206,14 @@ async fn follow(worker: &Worker, source: ConnectorFile, sink: Option<ConnectorFi
                 if !may_pass(&trace) || since.elapsed() > PATIENCE {
                     bar.finish_and_clear();
                     eprintln!("error: {trace}");
-                    return Ok((partial, rows));
+                    return Ok(false);
                 }
             }
         }
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
-            _ = interrupt.recv() => return Ok((partial, rows)),
-            _ = terminate.recv() => return Ok((partial, rows)),
+            _ = interrupt.recv() => return Ok(false),
+            _ = terminate.recv() => return Ok(false),
         }
     }
 }
@@ -224,8 +237,20 @@ fn written_by(worker: &Worker, source: &str) -> Vec<TopicInfo> {
     worker.topics().topics().into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect()
 }
 
-fn records(topics: &[TopicInfo]) -> u64 {
-    topics.iter().flat_map(|topic| &topic.partitions).map(|(_, next)| next).sum()
+/// How many records arrived where they are to go: in the topic log, or behind the sink.
+async fn arrived(worker: &Worker, source: &str, sink: Option<&str>) -> Result<u64, Failure> {
+    Ok(match sink {
+        Some(sink) => positions(worker, sink).await?.iter().map(|position| position.offset).sum(),
+        None => written_by(worker, source).iter().flat_map(|topic| &topic.partitions).map(|(_, next)| next).sum(),
+    })
+}
+
+/// Where the sink stands; the topics of its log begin at 0.
+async fn positions(worker: &Worker, sink: &str) -> Result<Vec<LogPosition>, Failure> {
+    match worker.offsets(sink).await.map_err(|refused| refuse(sink, refused))? {
+        Offsets::Sink(positions) => Ok(positions),
+        Offsets::Source(_) => Ok(Vec::new()),
+    }
 }
 
 async fn is_complete(worker: &Worker, source: &str, sink: Option<&str>) -> Result<bool, Failure> {
@@ -235,9 +260,9 @@ async fn is_complete(worker: &Worker, source: &str, sink: Option<&str>) -> Resul
         return Ok(false);
     }
     let Some(sink) = sink else { return Ok(true) };
-    let Offsets::Sink(positions) = worker.offsets(sink).await.map_err(|refused| refuse(sink, refused))? else { return Ok(false) };
+    let positions = positions(worker, sink).await?;
     let stands_at_end = |topic: &TopicInfo, partition: usize, next: u64| {
-        let here = |position: &&tailwater_api::sink::LogPosition| {
+        let here = |position: &&LogPosition| {
             position.topic_partition.topic == topic.name && usize::try_from(position.topic_partition.partition) == Ok(partition)
         };
         next == 0 || positions.iter().find(here).is_some_and(|position| position.offset >= next)

@@ -67,6 +67,8 @@ fn spawn(home: &Home, target: &Target) -> Child {
     let source = home.path("shop.json");
     let mut command = tailwater();
     command.arg("snapshot").arg(source).args(["--to", target.url()]);
+    // A run that is killed leaves its log there.
+    command.env("TMPDIR", home.path(""));
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -115,4 +117,15 @@ async fn a_snapshot_into_a_database_can_be_taken_again_whatever_became_of_the_on
         assert_eq!(target.count("SELECT count(*) FROM shop_public_orders WHERE note = 'another'").await, 0);
         assert_eq!(target.positions().await, 1, "those of the killed run alone");
     }
+}
+
+#[tokio::test]
+async fn what_did_not_reach_the_database_is_not_counted() {
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
+    let _client = shop::create(&server, 10).await;
+    let home = Home::new();
+    home.write("shop.json", &shop::file("shop", &shop::source(&server)));
+    let output = ended(spawn(&home, &Target::Postgres(server.url("nowhere")))).await;
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("partial: 0 records") && said(&output).contains("CREATE DATABASE"), "{}", said(&output));
 }

@@ -160,7 +160,7 @@ impl Run {
                     );
                 }
                 position.log = Some(offered.log.clone());
-                self.plans.set_anchors(&completed);
+                self.plans.set_anchors(&completed)?;
                 self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
@@ -317,7 +317,7 @@ impl Run {
         snapshot.read_all(&reader, &self.sql, &tables, &anchor, || temporary_anchor(&self.config, &self.sql)).await?;
         let (position, completed) = (snapshot.position, snapshot.completed);
         drop(anchor.keeper);
-        self.plans.set_anchors(&completed);
+        self.plans.set_anchors(&completed)?;
         Ok(position)
     }
 

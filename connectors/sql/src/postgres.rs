@@ -56,14 +56,15 @@ impl Patience {
             Ok(answered) => answered,
             Err(_) => {
                 self.lost = true;
-                Err(silence(self.limit))
+                Err(silence(self.limit, "socketTimeout"))
             }
         }
     }
 }
 
-fn silence(limit: Duration) -> sqlx::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("the server did not answer within {} s", limit.as_secs())).into()
+fn silence(limit: Duration, parameter: &str) -> sqlx::Error {
+    let cause = format!("the server did not answer within {} s ({parameter} of connection.url)", limit.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, cause).into()
 }
 
 /// How the values of a column travel.
@@ -318,7 +319,7 @@ impl Dialect for Postgres {
         let user = target.user.as_deref().unwrap_or("the system's user");
         let doing = format!("connect to PostgreSQL at {}:{} as {user}", target.host, target.port);
         let connected = timeout(target.connect_limit, options(target).connect()).await;
-        let mut connection = connected.unwrap_or_else(|_| Err(silence(target.connect_limit))).map_err(|cause| {
+        let mut connection = connected.unwrap_or_else(|_| Err(silence(target.connect_limit, "connectTimeout"))).map_err(|cause| {
             let meaning = Self::meaning(&cause);
             Failure::database(meaning, &*doing, cause).error.mend(match meaning {
                 Meaning::Other(ErrorKind::Unauthorised) => "check connection.username, connection.password and pg_hba.conf",
