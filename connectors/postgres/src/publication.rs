@@ -176,7 +176,9 @@ fn refused(config: &PostgresConfig, statement: &str, error: tokio_postgres::Erro
         return error;
     }
     let advice = match config.publication_mode {
-        PublicationMode::AllTables => ", or set publication.autocreate.mode to filtered and make the role the owner of the tables",
+        PublicationMode::AllTables => {
+            " or set publication.autocreate.mode to filtered, GRANT CREATE ON DATABASE and make the role the owner of the tables"
+        }
         PublicationMode::Disabled | PublicationMode::Filtered | PublicationMode::NoTables => "",
     };
     error.mend(format!("as superuser: {statement}{advice}"))
