@@ -86,13 +86,11 @@ impl Run {
             }
         };
         let levels = telemetry::init(loaded.file.log_format, &loaded.file.log_level);
-        for note in &loaded.notes.notes {
-            tracing::warn!("{}: {note}", self.file_name());
-        }
+        self.warn(&loaded.notes);
         Ok(match daemon(loaded, levels).await {
             Ok(()) => Exit::Done,
             Err(error) => {
-                tracing::error!(error.kind = error.kind().code(), error.mend = error.remedy(), "{error}");
+                tracing::error!(error.kind = error.kind().code(), error.mend = error.remedy(), "{}", error.sentence());
                 if error.kind() == ErrorKind::Misconfigured { Exit::Invalid } else { Exit::Failed }
             }
         })
@@ -114,7 +112,14 @@ impl Run {
         self.config.as_ref().map_or_else(|| "command line".to_owned(), |file| file.display().to_string())
     }
 
+    fn warn(&self, report: &ConfigReport) {
+        for note in &report.notes {
+            tracing::warn!("{}: {note}", self.file_name());
+        }
+    }
+
     fn refuse(&self, report: &ConfigReport) -> Exit {
+        self.warn(report);
         for fault in &report.faults {
             tracing::error!(error.kind = ErrorKind::Misconfigured.code(), "{}: {fault}", self.file_name());
         }

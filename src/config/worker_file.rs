@@ -113,7 +113,8 @@ impl ConnectorConfig for WorkerFile {
             when_full: reader.choice("topics.embedded.max.bytes.policy", &[("hold", FullPolicy::Hold), ("drop", FullPolicy::Drop)]),
             ..EmbeddedOptions::default()
         };
-        let budget = parse_size(&reader.text("memory.budget")).unwrap_or_default();
+        // A text that is no size is a fault of its own already.
+        let budget = parse_size(&reader.text("memory.budget")).unwrap_or(MIN_BUDGET);
         if budget < MIN_BUDGET {
             reader.fault("memory.budget", format!("must be at least {MIN_BUDGET} bytes"));
         }

@@ -192,7 +192,8 @@ impl Supervisor {
                     position = error.position(),
                     error.kind = error.kind().code(),
                     error.mend = error.remedy(),
-                    "{error}; {what_next}",
+                    "{}; {what_next}",
+                    error.sentence(),
                 )
             };
         }

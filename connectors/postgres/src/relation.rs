@@ -19,12 +19,14 @@ use tailwater_api::record::Headers;
 use tailwater_api::{Error, ErrorKind, Field, Kind, Result, Schema, Scope, Value};
 use tailwater_kit::column_rules::{ColumnRule, Disguise};
 use tailwater_kit::envelope::{Change, ChangeEvents, EnvelopeSchemas};
+use tailwater_kit::reselect::ReselectOptions;
 use tracing::{info, warn};
 
 use crate::catalog::{ColumnDefinition, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::lsn::Lsn;
 use crate::pgoutput::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleValue};
+use crate::reselect::Found;
 use crate::types::{ColumnCodec, Format, SourceType, TypeCatalog};
 
 /// One column of a tuple.
@@ -82,6 +84,8 @@ pub(crate) struct TablePlan {
     enums: Vec<usize>,
     /// Places of the key's columns; empty where there is no key
     key: Vec<usize>,
+    /// The key's columns in the tuple
+    key_columns: Vec<usize>,
     /// What keys end in where several tables share the topic
     key_end: Option<Value>,
     identity_full: bool,
@@ -160,10 +164,14 @@ impl TablePlan {
         }
 
         let mut key = Vec::with_capacity(key_names.len());
+        let mut key_columns = Vec::with_capacity(key_names.len());
         let mut key_fields = Vec::with_capacity(key_names.len());
         for name in &key_names {
-            if let Some((name, place, schema)) = key_places.iter().find(|(column, ..)| column == name) {
+            let index = shape.columns.iter().position(|column| column.name == *name);
+            let place = key_places.iter().find(|(column, ..)| column == name);
+            if let (Some(index), Some((name, place, schema))) = (index, place) {
                 key.push(*place);
+                key_columns.push(index);
                 key_fields.push((*name, schema.clone()));
             }
         }
@@ -197,6 +205,7 @@ impl TablePlan {
             width,
             places,
             key,
+            key_columns,
             key_end,
             identity_full: shape.identity_full,
             shape,
@@ -208,6 +217,37 @@ impl TablePlan {
     /// The codec of a column of the tuple; `None` where the column is in no record.
     pub(crate) fn codec(&self, column: usize) -> Option<&ColumnCodec> {
         self.columns[column].as_ref().map(|column| &column.codec)
+    }
+
+    /// The columns of the tuple that make the key.
+    pub(crate) fn key_columns(&self) -> impl Iterator<Item = usize> {
+        self.key_columns.iter().copied()
+    }
+
+    /// Whether a column of the tuple is read again where the log does not hold it.
+    pub(crate) fn is_reselected(&self, options: &ReselectOptions, column: usize) -> bool {
+        let is_in_row = self.columns[column].as_ref().is_some_and(|planned| planned.place < self.width);
+        is_in_row && options.accepts(&self.shape.schema, &self.shape.table, &self.shape.columns[column].name)
+    }
+
+    /// Puts values that were read again into the new row of a change.
+    pub(crate) fn fill(&self, change: &mut Change, found: &[Found], arena: &mut BytesMut) -> Result<()> {
+        let row = match change {
+            Change::Create { after, .. } | Change::Update { after, .. } | Change::KeyChange { after, .. } => after,
+            Change::Read { .. } | Change::Delete { .. } | Change::Truncate => return Ok(()),
+        };
+        let Value::Struct(row) = row else { return Ok(()) };
+        for Found { column, format, value } in found {
+            let Some(column) = &self.columns[*column] else { continue };
+            // A column that is in the key alone has no place in the row.
+            let Some(place) = row.get_mut(column.place) else { continue };
+            let value = value.as_ref().map_or(Ok(Value::Null), |octets| self.decode(column, *format, octets, arena))?;
+            *place = match &column.masked {
+                Some(masked) => masked.own.apply(value),
+                None => value,
+            };
+        }
+        Ok(())
     }
 
     /// Whether all values that are kept can come in binary.
