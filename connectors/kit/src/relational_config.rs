@@ -454,6 +454,13 @@ mod tests {
     }
 
     #[test]
+    fn converters_are_refused_with_a_word() {
+        let field = RELATIONAL_FIELDS.iter().find(|field| field.name == "converters").expect("it is declared");
+        assert!(field.check("").is_ok());
+        assert!(field.check("isbn").unwrap_err().contains("Java"));
+    }
+
+    #[test]
     fn a_prefix_holds_what_topics_may_hold() {
         assert!(validate_topic_prefix("user-db.v1_x").is_ok());
         assert!(validate_topic_prefix("bad prefix").is_err());

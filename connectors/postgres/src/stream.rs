@@ -226,10 +226,11 @@ impl<'a> Streaming<'a> {
         }
     }
 
-    /// Sends the transactions before the one at whose first row an error ends the stream.
+    /// Sends the transactions before the one in which an error ends the stream, unless some of that one is written already: a
+    /// position inside it counts the row of the error, too, which a restart must not drop (I3).
     async fn leave_what_is_whole(&mut self) -> Result<()> {
-        let is_first_row = self.transaction.as_ref().is_some_and(|transaction| transaction.rows <= 1 && !transaction.told);
-        if is_first_row && !self.batch.records.is_empty() {
+        let is_untouched = self.transaction.as_ref().is_some_and(|transaction| !transaction.ours && !transaction.told);
+        if is_untouched && !self.batch.records.is_empty() {
             self.transaction = None;
             self.send().await?;
         }

@@ -2,7 +2,7 @@
 
 use tailwater_api::Value;
 
-use crate::harness::{Log, config, line, server, start};
+use crate::harness::{Log, config, server, show, start};
 
 /// `show` writes at most 40 letters of a text in full; hashes of MD5 have 32.
 const ADA: &str = "504fc21fc633da5927e0dca21971e377";
@@ -68,11 +68,21 @@ async fn a_value_without_room_stops_the_source_where_that_is_asked_for_and_what_
     let (result, log) = running.ended().await;
     assert!(result.unwrap_err().to_string().contains("event.converting.failure.handling.mode"));
     assert_eq!(log.records.len(), 2, "{:?}", log.lines());
-    // Without it the value is null, and nothing comes twice.
+    // Also in the midst of a transaction.
+    client.batch_execute("INSERT INTO numbers VALUES (4, 4), (5, 'NaN')").await.unwrap();
     let mut running = start(&config(&server, &[]), log);
-    running.records(3).await;
-    let log = running.stop().await;
-    assert_eq!(log.records.iter().map(line).nth(2).unwrap(), "c public.numbers {3} null->{3,null}");
+    running.records(5).await;
+    client.batch_execute("INSERT INTO numbers VALUES (6, 6), (7, 'NaN')").await.unwrap();
+    running.records(7).await;
+    let running = start(&strict, running.stop().await);
+    client.batch_execute("INSERT INTO numbers VALUES (8, 8), (9, 'NaN')").await.unwrap();
+    let (result, log) = running.ended().await;
+    result.unwrap_err();
+    // Without it the values are null, and nothing comes twice or not at all.
+    let mut running = start(&config(&server, &[]), log);
+    running.records(9).await;
+    let ids: Vec<_> = running.stop().await.records.iter().map(|record| show(&record.key.value)).collect();
+    assert_eq!(ids, ["{1}", "{2}", "{3}", "{4}", "{5}", "{6}", "{7}", "{8}", "{9}"]);
 }
 
 #[tokio::test]
