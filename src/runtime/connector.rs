@@ -13,7 +13,8 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use crate::config::check::{check, flatten};
-use crate::connectors::{Plugin, find};
+use crate::connectors::find;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::recovery::trace;
 use crate::runtime::settings::ConnectorSettings;
 use crate::runtime::source_task::panic_error;

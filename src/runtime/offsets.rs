@@ -13,8 +13,8 @@ use tailwater_api::source::SourceBatch;
 use tailwater_api::state::{JsonMap, SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result};
 
-use crate::connectors::Plugin;
 use crate::runtime::connector::Connector;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::sink_task::lag as lag_gauge;
 use crate::runtime::worker::{ConnectorType, Refused, RunState, Worker, WorkerInner};
 use crate::state::TargetState;

@@ -22,10 +22,10 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::connectors::{AnySinkWriter, Opening};
 use crate::crash_point::crash_point;
 use crate::runtime::budget::TaskBudget;
 use crate::runtime::ledger::Ledger;
+use crate::runtime::plugin::{AnySinkWriter, Opening};
 use crate::runtime::record_errors::{RecordErrors, Stage};
 use crate::topics::{LogReader, LogUser, Polled, Subscription, TopicLog, UnreadableRecord};
 use crate::transforms::TransformChain;

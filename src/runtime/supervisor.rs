@@ -19,8 +19,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::providers::Providers;
-use crate::connectors::{Plugin, Task};
 use crate::runtime::budget::Budget;
+use crate::runtime::plugin::{Plugin, Task};
 use crate::runtime::record_errors::RecordErrors;
 use crate::runtime::recovery::{Decision, Failures, decide, trace};
 use crate::runtime::settings::ConnectorSettings;

@@ -14,7 +14,7 @@ use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tokio::sync::watch;
 
-use crate::connectors::{Plugin, SinkPlugin, SourcePlugin};
+use crate::runtime::plugin::{Plugin, SinkPlugin, SourcePlugin};
 use crate::runtime::worker::MetricsFactory;
 use crate::state::{ConnectorStore, StoredConnector};
 use crate::topics::{LogReader, LogUser, LogWriter, Polled, StoredRecord, Subscription, TopicInfo, TopicLog};
