@@ -166,6 +166,8 @@ pub(crate) struct SnapshotMode {
     /// Whether a position that cannot be continued leads to a snapshot.
     pub(crate) if_history_is_gone: bool,
     pub(crate) stream: bool,
+    /// Whether tables with keys are read in chunks beside the log
+    pub(crate) in_chunks: bool,
 }
 
 /// When the rows that are there are read.
@@ -246,9 +248,6 @@ impl ConnectorConfig for PostgresConfig {
         if reader.is_set("include.schema.changes") {
             reader.note("include.schema.changes", "has no effect: the log of PostgreSQL holds no definitions (as with Debezium)");
         }
-        if reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark") {
-            reader.note("snapshot.strategy", "watermark comes later; every snapshot is consistent");
-        }
         if reader.boolean("slot.drop.on.stop") {
             reader.note("slot.drop.on.stop", "loses every change between a stop and the next start");
         }
@@ -298,7 +297,10 @@ impl ConnectorConfig for PostgresConfig {
             message_prefixes: NameFilter::read(reader, "message.prefix.include.list", "message.prefix.exclude.list"),
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),
-            snapshot: read_snapshot_mode(reader),
+            snapshot: SnapshotMode {
+                in_chunks: reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark"),
+                ..read_snapshot_mode(reader)
+            },
             values: read_type_options(reader, on_loss),
         }
     }
@@ -355,7 +357,7 @@ fn read_tls(reader: &ConfigReader<'_>) -> TlsOptions {
 }
 
 fn read_snapshot_mode(reader: &mut ConfigReader<'_>) -> SnapshotMode {
-    let mode = |read, if_history_is_gone, stream| SnapshotMode { read, if_history_is_gone, stream };
+    let mode = |read, if_history_is_gone, stream| SnapshotMode { read, if_history_is_gone, stream, in_chunks: false };
     match reader.text("snapshot.mode").to_ascii_lowercase().as_str() {
         "always" => mode(SnapshotWhen::Always, true, true),
         "initial_only" => mode(SnapshotWhen::Initially, false, false),

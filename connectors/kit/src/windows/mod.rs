@@ -144,6 +144,15 @@ impl<V: Visibility> Windows<V> {
         }
     }
 
+    /// The log tells of the transaction only in part, or not which key it touched: all is forgotten, as after a crash,
+    /// until the transaction has ended.
+    pub fn lose(&mut self, transaction: &V::Transaction) {
+        if self.partly_known.as_ref() != Some(transaction) {
+            let generation = self.generation + 1;
+            *self = Self { generation, ..Self::new(self.limit, Some(transaction.clone())) };
+        }
+    }
+
     fn entry(&mut self, transaction: &V::Transaction) -> Option<&mut Touched<V::Transaction>> {
         if self.partly_known.as_ref() == Some(transaction) {
             return None;
@@ -166,8 +175,7 @@ impl<V: Visibility> Windows<V> {
     /// I6: beyond the limit all is forgotten, as after a crash.
     fn hold_limit(&mut self, current: &V::Transaction) {
         if self.weight > self.limit {
-            let generation = self.generation + 1;
-            *self = Self { generation, ..Self::new(self.limit, Some(current.clone())) };
+            self.lose(current);
         }
     }
 
