@@ -144,7 +144,7 @@ async fn open(folder: &TempDir) -> (EmbeddedLog, Box<dyn LogWriter>) {
     // Nobody reads while it is measured: old segments go.
     let options = EmbeddedOptions { max_bytes: Some(256 << 20), ..EmbeddedOptions::default() };
     let log = EmbeddedLog::open(folder.path(), options, store).expect("the log opens");
-    let writer = log.writer("shop").await.expect("the journal opens");
+    let writer = log.writer(&"shop".into()).await.expect("the journal opens");
     (log, writer)
 }
 
@@ -184,6 +184,7 @@ async fn next_batch(reader: &mut Box<dyn LogReader>) -> Option<usize> {
     match tokio::time::timeout(Duration::from_millis(100), reader.poll(2 << 20)).await {
         Ok(Ok(Polled::Records(batch))) => Some(batch.records.len()),
         Ok(Ok(Polled::Assigned(_) | Polled::Revoked(_))) => Some(0),
+        Ok(Ok(Polled::Unreadable(record))) => panic!("{record:?}"),
         Ok(Err(error)) => panic!("{error}"),
         Err(_) => None,
     }
@@ -208,7 +209,8 @@ fn read(criterion: &mut Criterion) {
             runtime.block_on(async {
                 let mut spent = Duration::ZERO;
                 for _ in 0..rounds {
-                    let mut reader = log.reader("copy", Subscription::Topics(vec![TOPIC.to_owned()])).await.expect("a reader opens");
+                    let mut reader =
+                        log.reader(&"copy".into(), Subscription::Topics(vec![TOPIC.to_owned()])).await.expect("a reader opens");
                     let start = Instant::now();
                     let mut count = 0;
                     while count < BATCH * BATCHES {

@@ -54,10 +54,16 @@ pub(super) enum Connector {
         #[arg(long)]
         only_failed: bool,
     },
-    /// Shows where a connector stands
+    /// Shows where a connector stands, or moves it while it is stopped
     Offsets {
         #[command(flatten)]
         named: Named,
+        /// Moves it to the offsets of this file, written as --output json prints them; null removes one
+        #[arg(long, value_name = "FILE", conflicts_with_all = ["reset", "output"])]
+        alter: Option<PathBuf>,
+        /// Removes all offsets: it begins anew when it runs
+        #[arg(long, conflicts_with = "output")]
+        reset: bool,
         /// Form of the result
         #[arg(long, value_enum, default_value = "text")]
         output: Output,
@@ -82,6 +88,14 @@ impl Named {
     async fn act(&self, method: Method, rest: &str, done: &str) -> Result<Exit, Failure> {
         self.address.client()?.send(method, &self.path(rest), None).await?;
         print(&format!("{}: {done}\n", self.name))?;
+        Ok(Exit::Done)
+    }
+
+    /// Prints the message that the worker answers.
+    async fn tell(&self, method: Method, rest: &str, body: Option<String>) -> Result<Exit, Failure> {
+        let answer = self.address.client()?.send(method, &self.path(rest), body).await?;
+        let message = serde_json::from_str::<Value>(&answer).ok().and_then(|answer| answer["message"].as_str().map(str::to_owned));
+        print(&format!("{}: {}\n", self.name, message.unwrap_or(answer)))?;
         Ok(Exit::Done)
     }
 
@@ -113,7 +127,13 @@ impl Connector {
                 let path = format!("/restart?includeTasks={include_tasks}&onlyFailed={only_failed}");
                 named.act(Method::POST, &path, "restarting").await
             }
-            Self::Offsets { named, output } => named.show("/offsets", output, offsets).await,
+            Self::Offsets { named, alter: Some(file), .. } => {
+                let offsets = std::fs::read_to_string(&file)
+                    .map_err(|error| Failure { exit: Exit::Invalid, message: format!("cannot read {}: {error}", file.display()) })?;
+                named.tell(Method::PATCH, "/offsets", Some(offsets)).await
+            }
+            Self::Offsets { named, reset: true, .. } => named.tell(Method::DELETE, "/offsets", None).await,
+            Self::Offsets { named, output, .. } => named.show("/offsets", output, offsets).await,
             Self::Delete(named) => named.act(Method::DELETE, "", "deleted; its offsets are kept").await,
         }
     }

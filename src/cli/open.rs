@@ -3,16 +3,19 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tailwater_api::Result;
+use tailwater_api::config::ConfigValues;
+use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::config::providers::Providers;
-use crate::config::worker_file::WorkerFile;
+use crate::config::worker_file::{Engine, WorkerFile};
 use crate::runtime::worker::{Worker, WorkerOptions, WorkerParts};
 use crate::state::ConnectorStore;
+use crate::state::kafka::KafkaState;
 use crate::state::redb::RedbStore;
 use crate::telemetry::Registry;
 use crate::topics::TopicLog;
 use crate::topics::embedded::EmbeddedLog;
+use crate::topics::kafka::{KafkaLog, KafkaOptions};
 
 /// Topic log and state of a data directory.
 pub(super) struct Opened {
@@ -20,11 +23,28 @@ pub(super) struct Opened {
     pub(super) store: Arc<dyn ConnectorStore>,
 }
 
-/// Opens `data.dir` for its one worker.
+/// Opens what the worker file names: `data.dir` for its one worker, or the topics of a Kafka cluster. `values` are the worker file's flat
+/// keys, `worker_id` host and port of the REST API.
 ///
 /// # Errors
-/// It is locked, unreadable or full.
-pub(super) async fn open(file: &WorkerFile) -> Result<Opened> {
+/// The directory is locked, unreadable or full; the cluster does not answer or refuses.
+pub(super) async fn open(file: &WorkerFile, values: &ConfigValues, worker_id: &str) -> Result<Opened> {
+    match file.engine {
+        Engine::Embedded => open_embedded(file),
+        Engine::Kafka => {
+            // For the address of the REST API, which tools on this machine look for there.
+            std::fs::create_dir_all(&file.data_dir).map_err(|error| {
+                Error::new(ErrorKind::Misconfigured, format!("make {} (data.dir)", file.data_dir.display())).because(error)
+            })?;
+            let state = KafkaState::open(values, worker_id).await?;
+            let options = KafkaOptions { worker: values.clone(), memory_budget: file.memory_budget };
+            let topics = KafkaLog::open(options, Arc::new(state.offsets)).await?;
+            Ok(Opened { topics: Arc::new(topics), store: Arc::new(state.configs) })
+        }
+    }
+}
+
+fn open_embedded(file: &WorkerFile) -> Result<Opened> {
     let store = RedbStore::open(&file.data_dir)?;
     let topics = EmbeddedLog::open(&file.data_dir, file.embedded, store.clone())?;
     Ok(Opened { topics: Arc::new(topics), store: Arc::new(store) })

@@ -86,13 +86,11 @@ impl Run {
             }
         };
         let levels = telemetry::init(loaded.file.log_format, &loaded.file.log_level);
-        for note in &loaded.notes.notes {
-            tracing::warn!("{}: {note}", self.file_name());
-        }
+        self.warn(&loaded.notes);
         Ok(match daemon(loaded, levels).await {
             Ok(()) => Exit::Done,
             Err(error) => {
-                tracing::error!(error.kind = error.kind().code(), error.mend = error.remedy(), "{error}");
+                tracing::error!(error.kind = error.kind().code(), error.mend = error.remedy(), "{}", error.sentence());
                 if error.kind() == ErrorKind::Misconfigured { Exit::Invalid } else { Exit::Failed }
             }
         })
@@ -114,7 +112,14 @@ impl Run {
         self.config.as_ref().map_or_else(|| "command line".to_owned(), |file| file.display().to_string())
     }
 
+    fn warn(&self, report: &ConfigReport) {
+        for note in &report.notes {
+            tracing::warn!("{}: {note}", self.file_name());
+        }
+    }
+
     fn refuse(&self, report: &ConfigReport) -> Exit {
+        self.warn(report);
         for fault in &report.faults {
             tracing::error!(error.kind = ErrorKind::Misconfigured.code(), "{}: {fault}", self.file_name());
         }
@@ -215,7 +220,7 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Error> {
 
 async fn start(loaded: Loaded, metrics: &Registry, address: SocketAddr) -> Result<Worker, Error> {
     let Loaded { file, values, providers, .. } = loaded;
-    let opened = open::open(&file).await?;
+    let opened = open::open(&file, &values, &address.to_string()).await?;
     let options = WorkerOptions {
         data_dir: file.data_dir,
         memory_budget: file.memory_budget,
@@ -283,8 +288,9 @@ fn address_file(data_dir: &Path) -> PathBuf {
     data_dir.join("rest.address")
 }
 
-/// Written beside and renamed, so that no reader sees a part.
+/// Written beside and renamed, so that no reader sees a part. With topics in Kafka nothing else stands in the directory.
 fn write_address(data_dir: &Path, scheme: &str, address: SocketAddr) -> io::Result<()> {
+    std::fs::create_dir_all(data_dir)?;
     let beside = data_dir.join("rest.address.new");
     let text = if scheme == "http" { format!("{address}\n") } else { format!("{scheme}://{address}\n") };
     std::fs::write(&beside, text)?;

@@ -2,7 +2,8 @@
 //!
 //! The source runs with `snapshot.mode` `initial_only` under its own name. Its other connectors do not run meanwhile:
 //! they are declared stopped to a worker of this process, which remembers nothing, so the topic log still keeps what
-//! their sinks have not read. With `--to` the log lives in a directory of its own that is removed at the end.
+//! their sinks have not read. With `--to` the log lives in a directory of its own that is removed at the end, and the
+//! sink has a name of its own: positions that an earlier run left in the target speak of a log that is gone.
 //!
 //! The snapshot is complete when the source's offsets say `snapshot_completed`, Debezium's own word, and with `--to`
 //! when the sink stands at the end of every topic.
@@ -16,9 +17,10 @@ use clap::Args;
 use futures_util::future::BoxFuture;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
+use tailwater_api::sink::LogPosition;
 use tailwater_api::state::JsonMap;
 use tailwater_api::{ErrorKind, Result as ApiResult};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
 use super::open::{self, Opened};
@@ -27,8 +29,9 @@ use super::{Exit, Failure};
 use crate::config::check::{check, flatten};
 use crate::config::connector_file::{self, ConnectorFile};
 use crate::config::worker_file::{self, Loaded};
-use crate::connectors::{self, Plugin};
+use crate::connectors;
 use crate::runtime::offsets::Offsets;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::worker::{Refused, RunState, Worker, WorkerOptions};
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
 use crate::telemetry::{self, Registry};
@@ -38,15 +41,14 @@ use crate::topics::TopicInfo;
 const TICK: Duration = Duration::from_millis(100);
 /// A fault that may pass ends the command when it has not passed after this.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Name of the sink of `--to`.
-const SINK: &str = "tailwater-snapshot";
 
 /// Takes one snapshot of a source and ends
 #[derive(Args)]
 pub(super) struct Snapshot {
     /// Connector file of the source
     file: PathBuf,
-    /// Write the rows into this database (sqlite:// or postgres://) instead of topics
+    /// Write the rows into this database (sqlite:// or postgres://) instead of topics; rows with a key replace those
+    /// that are there, rows without one are added
     #[arg(long)]
     to: Option<String>,
     /// The worker file
@@ -59,6 +61,9 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     pub(super) async fn execute(self) -> Result<Exit, Failure> {
+        // First of all, so that no signal leaves a temporary directory behind.
+        let listen = |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
+        let signals = [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?];
         let temporary = self.to.as_ref().map(|_| TemporaryDirectory::new()).transpose()?;
         let data_dir = temporary.as_ref().map(|temporary| &temporary.0).or(self.data_dir.as_ref());
         let overrides: Vec<_> = data_dir.map(|path| ("data.dir", path.display().to_string())).into_iter().collect();
@@ -68,20 +73,27 @@ impl Snapshot {
 
         let file = self.file.display().to_string();
         let source = source(&self.file)?;
-        let mut connectors = vec![source.clone()];
-        connectors.extend(self.to.as_ref().map(|url| sink(url)));
-        for connector in &connectors {
+        let sink = self.to.as_ref().map(|url| sink(url));
+        for (connector, place) in std::iter::once((&source, &*file)).chain(sink.as_ref().map(|sink| (sink, "--to"))) {
             let values = flatten(&connector.config).map_err(|report| Failure::invalid(&file, &report))?;
             let report = check(&connector.name, &values, &loaded.values);
             if !report.faults.is_empty() {
-                return Err(Failure::invalid(if connector.name == SINK { "--to" } else { &file }, &report));
+                return Err(Failure::invalid(place, &report));
             }
         }
         let worker = start(loaded).await?;
-        let ended = follow(&worker, connectors, &source.name).await;
+        let (source_name, sink_name) = (source.name.clone(), sink.as_ref().map(|sink| sink.name.clone()));
+        let already = arrived(&worker, &source_name, None).await?;
+        let ended = follow(&worker, source, sink, already, signals).await;
         worker.shutdown().await;
-        let (exit, rows) = ended?;
-        let what = if exit == Exit::Done { "complete" } else { "partial" };
+        let is_complete = ended?;
+        // Counted now: a sink that was stopped has written what it held.
+        let rows = arrived(&worker, &source_name, sink_name.as_deref()).await?.saturating_sub(already);
+        let (exit, what) = match (is_complete, rows) {
+            (true, _) => (Exit::Done, "complete"),
+            (false, 0) => (Exit::Failed, "partial"),
+            (false, _) => (Exit::Partial, "partial"),
+        };
         print(&format!("{what}: {rows} records\n"))?;
         Ok(exit)
     }
@@ -100,10 +112,11 @@ fn source(file: &Path) -> Result<ConnectorFile, Failure> {
     Ok(connector)
 }
 
-/// A sink that writes every topic to `url`.
+/// A sink that writes every topic to `url`, under a name that no other run has.
 fn sink(url: &str) -> ConnectorFile {
+    let name = format!("tailwater-snapshot-{}", uuid::Uuid::new_v4());
     let keys = [
-        ("name", SINK),
+        ("name", &*name),
         ("connector.class", "sql"),
         ("connection.url", url),
         ("topics.regex", ".*"),
@@ -111,14 +124,15 @@ fn sink(url: &str) -> ConnectorFile {
         ("primary.key.mode", "record_key"),
         ("delete.enabled", "true"),
         ("schema.evolution", "basic"),
+        ("internal.positions.forget", "true"),
     ];
     let config = keys.into_iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect::<JsonMap>();
-    ConnectorFile { name: SINK.to_owned(), config }
+    ConnectorFile { name, config }
 }
 
 async fn start(loaded: Loaded) -> Result<Worker, Failure> {
     let Loaded { file, values, providers, .. } = loaded;
-    let Opened { topics, store } = open::open(&file).await?;
+    let Opened { topics, store } = open::open(&file, &values, "snapshot").await?;
     let remembered = store.list().await?.into_iter().map(|connector| StoredConnector { target: TargetState::Stopped, ..connector });
     let store = std::sync::Arc::new(Forgetful(Mutex::new(remembered.collect())));
     let options = WorkerOptions {
@@ -161,28 +175,31 @@ impl ConnectorStore for Forgetful {
     }
 }
 
-/// Runs the connectors until the snapshot is complete or cannot go on; says how it ended and how many records were read.
-async fn follow(worker: &Worker, connectors: Vec<ConnectorFile>, source: &str) -> Result<(Exit, u64), Failure> {
-    let names: Vec<String> = connectors.iter().map(|connector| connector.name.clone()).collect();
-    let already: u64 = records(&written_by(worker, source));
-    for ConnectorFile { name, config } in connectors {
+/// Runs the connectors until the snapshot is complete or cannot go on; says whether it is complete.
+async fn follow(
+    worker: &Worker,
+    source: ConnectorFile,
+    sink: Option<ConnectorFile>,
+    already: u64,
+    [mut interrupt, mut terminate]: [Signal; 2],
+) -> Result<bool, Failure> {
+    let source_name = &source.name.clone();
+    let sink_name = sink.as_ref().map(|sink| sink.name.clone());
+    let names: Vec<&str> = std::iter::once(source_name).chain(&sink_name).map(String::as_str).collect();
+    for ConnectorFile { name, config } in std::iter::once(source).chain(sink) {
         // A source that the worker remembers is replaced for this process; its offsets are its own.
         let put = worker.put_config(&name, config, owner(worker, &name).await).await;
         put.map_err(|refused| refuse(&name, refused))?;
         worker.set_target(&name, TargetState::Running).await.map_err(|refused| refuse(&name, refused))?;
     }
     let bar = progress_bar();
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))?;
     let mut failing_since = None;
     loop {
-        let rows = records(&written_by(worker, source)).saturating_sub(already);
-        bar.set_position(rows);
-        let partial = if rows > 0 { Exit::Partial } else { Exit::Failed };
-        if is_complete(worker, source, &names).await? {
+        if is_complete(worker, source_name, sink_name.as_deref()).await? {
             bar.finish_and_clear();
-            return Ok((Exit::Done, rows));
+            return Ok(true);
         }
+        bar.set_position(arrived(worker, source_name, sink_name.as_deref()).await?.saturating_sub(already));
         match failure(worker, &names).await? {
             None => failing_since = None,
             Some(trace) => {
@@ -190,14 +207,14 @@ async fn follow(worker: &Worker, connectors: Vec<ConnectorFile>, source: &str) -
                 if !may_pass(&trace) || since.elapsed() > PATIENCE {
                     bar.finish_and_clear();
                     eprintln!("error: {trace}");
-                    return Ok((partial, rows));
+                    return Ok(false);
                 }
             }
         }
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}
-            _ = interrupt.recv() => return Ok((partial, rows)),
-            _ = terminate.recv() => return Ok((partial, rows)),
+            _ = interrupt.recv() => return Ok(false),
+            _ = terminate.recv() => return Ok(false),
         }
     }
 }
@@ -217,31 +234,42 @@ fn refuse(name: &str, refused: Refused) -> Failure {
     }
 }
 
-fn written_by(worker: &Worker, source: &str) -> Vec<TopicInfo> {
-    worker.topics().topics().into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect()
+async fn written_by(worker: &Worker, source: &str) -> Result<Vec<TopicInfo>, tailwater_api::Error> {
+    let topics = worker.topics().topics().await?;
+    Ok(topics.into_iter().filter(|topic| topic.writer.as_deref() == Some(source)).collect())
 }
 
-fn records(topics: &[TopicInfo]) -> u64 {
-    topics.iter().flat_map(|topic| &topic.partitions).map(|(_, next)| next).sum()
+/// How many records arrived where they are to go: in the topic log, or behind the sink.
+async fn arrived(worker: &Worker, source: &str, sink: Option<&str>) -> Result<u64, Failure> {
+    Ok(match sink {
+        Some(sink) => positions(worker, sink).await?.iter().map(|position| position.offset).sum(),
+        None => written_by(worker, source).await?.iter().flat_map(|topic| &topic.partitions).map(|(_, next)| next).sum(),
+    })
 }
 
-async fn is_complete(worker: &Worker, source: &str, names: &[String]) -> Result<bool, Failure> {
+/// Where the sink stands; the topics of its log begin at 0.
+async fn positions(worker: &Worker, sink: &str) -> Result<Vec<LogPosition>, Failure> {
+    match worker.offsets(sink).await.map_err(|refused| refuse(sink, refused))? {
+        Offsets::Sink(positions) => Ok(positions),
+        Offsets::Source(_) => Ok(Vec::new()),
+    }
+}
+
+async fn is_complete(worker: &Worker, source: &str, sink: Option<&str>) -> Result<bool, Failure> {
     let offsets = worker.offsets(source).await.map_err(|refused| refuse(source, refused))?;
     let Offsets::Source(state) = offsets else { return Ok(false) };
     if !state.iter().any(|(_, offset)| offset.get("snapshot_completed").is_some_and(is_true)) {
         return Ok(false);
     }
-    if !names.iter().any(|name| name == SINK) {
-        return Ok(true);
-    }
-    let Offsets::Sink(positions) = worker.offsets(SINK).await.map_err(|refused| refuse(SINK, refused))? else { return Ok(false) };
+    let Some(sink) = sink else { return Ok(true) };
+    let positions = positions(worker, sink).await?;
     let stands_at_end = |topic: &TopicInfo, partition: usize, next: u64| {
-        let here = |position: &&tailwater_api::sink::LogPosition| {
+        let here = |position: &&LogPosition| {
             position.topic_partition.topic == topic.name && usize::try_from(position.topic_partition.partition) == Ok(partition)
         };
         next == 0 || positions.iter().find(here).is_some_and(|position| position.offset >= next)
     };
-    let topics = written_by(worker, source);
+    let topics = written_by(worker, source).await?;
     Ok(topics.iter().all(|topic| topic.partitions.iter().enumerate().all(|(partition, (_, next))| stands_at_end(topic, partition, *next))))
 }
 
@@ -251,7 +279,7 @@ fn is_true(value: &Value) -> bool {
 }
 
 /// The trace of what has failed.
-async fn failure(worker: &Worker, names: &[String]) -> Result<Option<String>, Failure> {
+async fn failure(worker: &Worker, names: &[&str]) -> Result<Option<String>, Failure> {
     for name in names {
         let info = worker.get(name).await.map_err(|refused| refuse(name, refused))?;
         let failed = info.tasks.iter().chain([&info.connector]).find(|status| status.state == RunState::Failed);

@@ -18,9 +18,8 @@ use crate::config::worker_file;
 use crate::connectors;
 use crate::converters::Converters;
 use crate::rest::{record_line, segment};
+use crate::topics::UNAVAILABLE;
 
-/// Debezium's default, for topics whose source is gone.
-const UNAVAILABLE: &str = "__debezium_unavailable_value";
 /// How often `--follow` looks for more.
 const POLL: Duration = Duration::from_millis(200);
 /// Records asked for at once.
@@ -96,7 +95,7 @@ impl Place {
     /// As `/topics` answers.
     async fn topics(&self) -> Result<Value, Failure> {
         match &self.data_dir {
-            Some(data_dir) => Ok(crate::rest::topics_answer(&open_read_only(data_dir).await?.topics.topics())),
+            Some(data_dir) => Ok(crate::rest::topics_answer(&open_read_only(data_dir).await?.topics.topics().await?)),
             None => self.address.client()?.get("/topics").await,
         }
     }
@@ -166,7 +165,7 @@ async fn journal(data_dir: &Path, topic: &str, config: Option<&Path>) -> Result<
     let worker = worker_file::load(config, &[]);
     let worker = worker.map_err(|report| Failure::invalid(&config.unwrap_or(Path::new("")).display().to_string(), &report))?;
     let opened = open_read_only(data_dir).await?;
-    let writer = opened.topics.topics().into_iter().find(|info| *info.name == *topic).and_then(|info| info.writer);
+    let writer = opened.topics.topics().await?.into_iter().find(|info| *info.name == *topic).and_then(|info| info.writer);
     let stored = opened.store.list().await?.into_iter().find(|stored| Some(stored.name.as_str()) == writer.as_deref());
     let values = match &stored {
         Some(stored) => flatten(&stored.config).map_err(|report| Failure::invalid(&stored.name, &report))?,

@@ -5,17 +5,19 @@
 //! only where the connector runs, so a value of the right shape stands in for it and faults of its key are dropped.
 
 use serde_json::Value;
-use tailwater_api::config::{ConfigFault, ConfigField, ConfigReader, ConfigReport, ConfigValues, FieldType, read_config};
+use tailwater_api::config::{ConfigFault, ConfigField, ConfigReader, ConfigReport, ConfigValues, FieldType, read_config, split_list};
 use tailwater_api::state::JsonMap;
 
 use super::document::fault;
 use super::fields::{CONNECTOR_FIELDS, SINK_FIELDS, SOURCE_FIELDS, name as check_name};
 use super::nearest::nearest;
 use super::providers::has_placeholder;
-use crate::connectors::{self, Plugin};
+use crate::connectors;
 use crate::converters::Converters;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::settings::ConnectorSettings;
 use crate::runtime::worker::ConnectorType;
+use crate::topics;
 use crate::transforms::TransformChain;
 
 const COMMON: &[&[ConfigField]] = &[CONNECTOR_FIELDS];
@@ -69,6 +71,7 @@ pub fn check(name: &str, config: &ConfigValues, defaults: &ConfigValues) -> Conf
             merge(&mut report, plugin.check(&values));
             let placeholder = plugin.unavailable_value_placeholder(&values);
             merge(&mut report, Converters::from_config(&values, defaults, &placeholder).map_or_else(|report| report, |(_, report)| report));
+            merge(&mut report, topics::check(plugin.kind() == ConnectorType::Source, &values, defaults));
             merge(&mut report, TransformChain::from_config(&values).map_or_else(|report| report, |(_, report)| report));
             name_unknown_keys(config, &[own, common].concat(), &mut report);
         }
@@ -150,7 +153,11 @@ fn plausible_value(kind: FieldType, text: &'static str) -> &'static str {
 /// Notes every key that no table declares, and tells a fault of a missing key which unknown key may be meant for it.
 fn name_unknown_keys(config: &ConfigValues, tables: &[&[ConfigField]], report: &mut ConfigReport) {
     let fields = || tables.iter().copied().flatten();
-    let unknown: Vec<&str> = config.iter().map(|(key, _)| key).filter(|key| !fields().any(|field| field.covers(key))).collect();
+    // Processors have keys that begin with a name that the configuration gives them.
+    let processors = config.get("post.processors").map(split_list).unwrap_or_default();
+    let of_processor = |key: &str| processors.iter().any(|name| key.strip_prefix(name.as_str()).is_some_and(|rest| rest.starts_with('.')));
+    let is_known = |key: &str| fields().any(|field| field.covers(key)) || of_processor(key);
+    let unknown: Vec<&str> = config.iter().map(|(key, _)| key).filter(|key| !is_known(key)).collect();
     let given = |name: &str| config.get(name).is_some();
     for key in &unknown {
         let known = fields().map(|field| field.name).filter(|name| !name.ends_with('*') && !given(name));

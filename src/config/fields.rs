@@ -71,16 +71,15 @@ pub(crate) const CONNECTOR_FIELDS: &[ConfigField] = &[
     field("errors.deadletterqueue.topic.replication.factor", SHORT, "Replicas of that topic.").default("3").effect(Effect::NotYet),
     field("errors.deadletterqueue.context.headers.enable", FieldType::Boolean, "Whether headers say what failed and where.")
         .default("false"),
-    field("producer.override.*", TEXT, "Option of the connector's Kafka producer.").effect(Effect::NotYet),
-    field("consumer.override.*", TEXT, "Option of the connector's Kafka consumer.").effect(Effect::NotYet),
-    field("admin.override.*", TEXT, "Option of the connector's Kafka admin client.").effect(Effect::NotYet),
+    field("producer.override.*", TEXT, "Option of the connector's Kafka producer."),
+    field("consumer.override.*", TEXT, "Option of the connector's Kafka consumer."),
+    field("admin.override.*", TEXT, "Option of the connector's Kafka admin client."),
 ];
 
 /// Further keys of sources.
 pub(crate) const SOURCE_FIELDS: &[ConfigField] = &[
-    field("topic.creation.groups", FieldType::List, "Names of groups of topics that are made with options of their own.")
-        .effect(Effect::NotYet),
-    field("topic.creation.*", TEXT, "Option of a group of topics.").effect(Effect::NotYet),
+    field("topic.creation.groups", FieldType::List, "Names of groups of topics that are made with options of their own."),
+    field("topic.creation.*", TEXT, "Option of a group of topics, where the topic log is Kafka."),
     field("exactly.once.support", FieldType::Choice(&["requested", "required"]), "Whether exactly-once delivery must be possible.")
         .default("requested")
         .effect(Effect::NotYet),

@@ -23,9 +23,9 @@ use super::worker_file::parse_size;
 pub enum Role {
     /// Look at everything; secrets are never shown
     Read,
-    /// Pause, resume, stop and restart, validate, and set levels of the log
+    /// Pause, resume, stop and restart, and set levels of the log
     Operate,
-    /// Change configurations and offsets
+    /// Change configurations and offsets, and validate: that resolves placeholders and connects to where the caller says
     Administer,
 }
 

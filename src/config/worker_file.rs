@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tailwater_api::config::{ConfigField, ConfigReader, ConfigReport, ConfigValues, ConnectorConfig, Effect, FieldType, read_config};
+use tailwater_api::config::{ConfigField, ConfigReader, ConfigReport, ConfigValues, ConnectorConfig, FieldType, read_config};
 
 use super::document::{self, fault};
 use super::nearest::nearest;
 use super::providers::Providers;
 use super::rest_options::{self, RestOptions};
+use crate::state::kafka::KafkaState;
 use crate::topics::embedded::{EmbeddedOptions, FullPolicy};
+use crate::topics::kafka::client::{ClientSettings, Role};
 
 /// What the worker file says, defaults filled in.
 #[derive(Clone)]
@@ -18,6 +20,8 @@ pub struct WorkerFile {
     pub data_dir: PathBuf,
     /// `rest.*`: the REST API
     pub rest: RestOptions,
+    /// `topics.engine`
+    pub engine: Engine,
     /// `topics.embedded.*`
     pub embedded: EmbeddedOptions,
     /// `memory.budget`: bytes of records in flight
@@ -32,6 +36,16 @@ pub struct WorkerFile {
     pub log_format: LogFormat,
 }
 
+/// Where records live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Engine {
+    /// In `data.dir`
+    #[default]
+    Embedded,
+    /// In a Kafka cluster
+    Kafka,
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogFormat {
@@ -42,17 +56,26 @@ pub enum LogFormat {
     Json,
 }
 
+const OVERRIDE_POLICY: &str = "connector.client.config.override.policy";
+
+/// Keys, or beginnings of them, that only the Kafka engine reads.
+const OF_KAFKA: [&str; 7] = [
+    "topics.kafka.",
+    "topic.creation.enable",
+    "connector.client.config.",
+    "group.id",
+    "config.storage.",
+    "offset.storage.",
+    "status.storage.",
+];
+
 const fn field(name: &'static str, kind: FieldType, doc: &'static str) -> ConfigField {
     ConfigField::new(name, kind, doc)
 }
 
-const ONLY_WITH_KAFKA: Effect = Effect::Never("it comes with the Kafka engine; topics.engine is embedded");
-
 const FIELDS: &[ConfigField] = &[
     field("data.dir", FieldType::Text, "Directory of the embedded log and the state; one worker at a time.").default("/var/lib/tailwater"),
-    field("topics.engine", FieldType::Choice(&["embedded", "kafka"]), "Where records live between sources and sinks.")
-        .default("embedded")
-        .validator(engine),
+    field("topics.engine", FieldType::Choice(&["embedded", "kafka"]), "Where records live between sources and sinks.").default("embedded"),
     field(
         "topics.embedded.retention.bytes",
         FieldType::Text,
@@ -75,11 +98,18 @@ const FIELDS: &[ConfigField] = &[
         "What happens there: sources wait, or the oldest records go.",
     )
     .default("hold"),
-    field("topics.kafka.*", FieldType::Text, "Option of the Kafka engine.").effect(ONLY_WITH_KAFKA),
-    field("group.id", FieldType::Text, "Name of the group of workers.").effect(ONLY_WITH_KAFKA),
-    field("config.storage.topic", FieldType::Text, "Topic of the connector configurations.").effect(ONLY_WITH_KAFKA),
-    field("offset.storage.topic", FieldType::Text, "Topic of the offsets of sources.").effect(ONLY_WITH_KAFKA),
-    field("status.storage.topic", FieldType::Text, "Topic of the statuses.").effect(ONLY_WITH_KAFKA),
+    field("topics.kafka.*", FieldType::Text, "Setting of the clients of Kafka, by its name in Java or in librdkafka."),
+    field("topic.creation.enable", FieldType::Boolean, "Whether Kafka topics that are missing are made.").default("true"),
+    field(OVERRIDE_POLICY, FieldType::Text, "Which settings of Kafka clients a connector may override: All, Principal, Allowlist or None.")
+        .default("All"),
+    field("connector.client.config.override.allowlist", FieldType::List, "Settings that the policy Allowlist allows."),
+    field("group.id", FieldType::Text, "Name of the group of workers.").default("tailwater"),
+    field("config.storage.topic", FieldType::Text, "Topic of the connector configurations.").default("tailwater-configs"),
+    field("config.storage.*", FieldType::Text, "Setting of that topic where it is made, such as replication.factor."),
+    field("offset.storage.topic", FieldType::Text, "Topic of the offsets of sources.").default("tailwater-offsets"),
+    field("offset.storage.*", FieldType::Text, "Setting of that topic where it is made."),
+    field("status.storage.topic", FieldType::Text, "Topic of the statuses.").default("tailwater-statuses"),
+    field("status.storage.*", FieldType::Text, "Setting of that topic where it is made."),
     field("memory.budget", FieldType::Text, "Bytes of records that may be in flight, all connectors together.")
         .default("256MiB")
         .validator(size),
@@ -113,7 +143,8 @@ impl ConnectorConfig for WorkerFile {
             when_full: reader.choice("topics.embedded.max.bytes.policy", &[("hold", FullPolicy::Hold), ("drop", FullPolicy::Drop)]),
             ..EmbeddedOptions::default()
         };
-        let budget = parse_size(&reader.text("memory.budget")).unwrap_or_default();
+        // A text that is no size is a fault of its own already.
+        let budget = parse_size(&reader.text("memory.budget")).unwrap_or(MIN_BUDGET);
         if budget < MIN_BUDGET {
             reader.fault("memory.budget", format!("must be at least {MIN_BUDGET} bytes"));
         }
@@ -123,6 +154,7 @@ impl ConnectorConfig for WorkerFile {
         Self {
             data_dir: PathBuf::from(reader.text("data.dir")),
             rest: RestOptions::read(reader),
+            engine: reader.choice("topics.engine", &[("embedded", Engine::Embedded), ("kafka", Engine::Kafka)]),
             embedded,
             memory_budget: usize::try_from(budget).unwrap_or(usize::MAX),
             connectors_dir: reader.optional_text("connectors.dir").map(PathBuf::from),
@@ -188,6 +220,7 @@ pub fn load(path: Option<&Path>, overrides: &[(&str, String)]) -> Result<Loaded,
     match read_config::<WorkerFile>(&values) {
         Ok((file, mut notes)) if faults.is_empty() => {
             note_unknown_keys(&values, &mut notes);
+            check_engine(file.engine, &values, &mut notes)?;
             // I14: no connector needs to know who may use the API.
             let values = values.iter().filter(|(key, _)| !key.starts_with("rest.")).collect();
             Ok(Loaded { file, values, providers, notes })
@@ -201,6 +234,29 @@ pub fn load(path: Option<&Path>, overrides: &[(&str, String)]) -> Result<Loaded,
             Err(report)
         }
     }
+}
+
+/// Checks the keys of the engine; without I/O (I15).
+fn check_engine(engine: Engine, values: &ConfigValues, notes: &mut ConfigReport) -> Result<(), ConfigReport> {
+    match engine {
+        Engine::Embedded => {
+            for (key, _) in values.iter().filter(|(key, _)| OF_KAFKA.iter().any(|prefix| key.starts_with(prefix))) {
+                notes.notes.push(fault(key, "has no effect while topics.engine is embedded"));
+            }
+        }
+        Engine::Kafka => {
+            KafkaState::check(values)?;
+            for role in [Role::Producer, Role::Consumer, Role::Admin] {
+                let (_, found) = ClientSettings::check(role, values, None)?;
+                for note in found.notes {
+                    if !notes.notes.contains(&note) {
+                        notes.notes.push(note);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn note_unknown_keys(values: &ConfigValues, report: &mut ConfigReport) {
@@ -251,14 +307,6 @@ fn size_or_unlimited(text: &str) -> Result<(), String> {
     parse_size_or_unlimited(text).map(|_| ())
 }
 
-fn engine(text: &str) -> Result<(), String> {
-    if text.eq_ignore_ascii_case("kafka") {
-        Err("is kafka, which is not supported yet: it comes with the Kafka engine; until then it is embedded".to_owned())
-    } else {
-        Ok(())
-    }
-}
-
 fn log_level(text: &str) -> Result<(), String> {
     tracing_subscriber::EnvFilter::try_new(text)
         .map(|_| ())
@@ -306,11 +354,20 @@ mod tests {
 
     #[test]
     fn all_faults_come_at_once() {
-        let faults = loaded("memory.budget: lots\nrest.listen: here\ntopics.engine: kafka\nlog.format: xml\ndata.dir: ${env:NO_SUCH_VARIABLE}\nshutdown.timeout.ms: soon\n").err().unwrap();
+        let faults = loaded("memory.budget: lots\nrest.listen: here\ntopics.engine: pigeon\nlog.format: xml\ndata.dir: ${env:NO_SUCH_VARIABLE}\nshutdown.timeout.ms: soon\n").err().unwrap();
         for key in ["memory.budget", "rest.listen", "topics.engine", "log.format", "data.dir", "shutdown.timeout.ms"] {
             assert!(faults.contains(&format!("{key}: ")), "{key} in {faults}");
         }
-        assert!(faults.contains("comes with the Kafka engine"));
+    }
+
+    #[test]
+    fn settings_of_kafka_are_checked_with_its_engine_and_noted_without() {
+        let faults = loaded("topics: {engine: kafka, kafka: {acks: 1}}\n").err().unwrap();
+        assert!(faults.contains("topics.kafka.acks: ") && faults.contains("topics.kafka.bootstrap.servers: "), "{faults}");
+        let kafka = loaded("topics: {engine: kafka, kafka: {bootstrap.servers: \"k:9092\"}}\n").unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(kafka.file.engine, Engine::Kafka);
+        let noted = loaded("group.id: g\n").unwrap_or_else(|faults| panic!("{faults}"));
+        assert_eq!(noted.notes.notes[0].to_string(), "group.id: has no effect while topics.engine is embedded");
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! Converters that write one value as it lies in memory: `ByteArrayConverter` and those of numbers and truth values.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use tailwater_api::record::SchemaAndValue;
-use tailwater_api::{Error, ErrorKind, Result, Scope, Value};
+use tailwater_api::{Error, ErrorKind, Kind, Result, Schema, Scope, Value};
 use tailwater_kit::stand_in::Placeholder;
 
-use super::{Converter, known};
+use super::{Converter, known, unreadable};
 
 /// What a [`BytesConverter`] takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,10 +28,12 @@ pub(super) enum Taken {
     Double,
 }
 
-/// Writes values of one type as bytes; null is no bytes.
+/// Writes and reads values of one type as bytes; null is no bytes.
 pub(super) struct BytesConverter {
     pub(super) taken: Taken,
     pub(super) placeholder: Placeholder,
+    /// Of what was read
+    pub(super) schema: Option<Arc<Schema>>,
 }
 
 impl Converter for BytesConverter {
@@ -52,5 +57,24 @@ impl Converter for BytesConverter {
             }
         }
         Ok(true)
+    }
+
+    fn read(&mut self, _topic: &str, bytes: &[u8]) -> Result<SchemaAndValue> {
+        let misfit = || unreadable("read a value of fixed length", format!("{} bytes are no {:?}", bytes.len(), self.taken));
+        let (kind, value) = match self.taken {
+            Taken::Bytes => (Kind::Bytes, Value::Bytes(Bytes::copy_from_slice(bytes))),
+            Taken::Boolean => match bytes {
+                [0] => (Kind::Boolean, Value::Boolean(false)),
+                [1] => (Kind::Boolean, Value::Boolean(true)),
+                _ => return Err(misfit()),
+            },
+            Taken::Short => (Kind::Int16, Value::Int16(i16::from_be_bytes(bytes.try_into().map_err(|_| misfit())?))),
+            Taken::Integer => (Kind::Int32, Value::Int32(i32::from_be_bytes(bytes.try_into().map_err(|_| misfit())?))),
+            Taken::Long => (Kind::Int64, Value::Int64(i64::from_be_bytes(bytes.try_into().map_err(|_| misfit())?))),
+            Taken::Float => (Kind::Float32, Value::Float32(f32::from_be_bytes(bytes.try_into().map_err(|_| misfit())?))),
+            Taken::Double => (Kind::Float64, Value::Float64(f64::from_be_bytes(bytes.try_into().map_err(|_| misfit())?))),
+        };
+        let schema = self.schema.get_or_insert_with(|| Schema::of(kind).optional().build());
+        Ok(SchemaAndValue::new(Arc::clone(schema), value))
     }
 }

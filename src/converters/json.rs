@@ -6,7 +6,7 @@
 use tailwater_api::Result;
 use tailwater_api::config::{ConfigField, ConfigReader, FieldType};
 use tailwater_api::record::SchemaAndValue;
-use tailwater_kit::json::{DecimalFormat, JsonOptions, JsonWriter};
+use tailwater_kit::json::{DecimalFormat, JsonOptions, JsonReader, JsonWriter, ReadOptions};
 use tailwater_kit::stand_in::Placeholder;
 
 use super::Converter;
@@ -19,16 +19,17 @@ pub(super) const FIELDS: &[ConfigField] = &[
         .default("true"),
 ];
 
-/// Writes JSON.
+/// Writes and reads JSON.
 pub(super) struct JsonConverter {
     writer: JsonWriter,
+    reader: JsonReader,
     schemas: bool,
 }
 
 impl JsonConverter {
     /// The converter that stands where no configuration names one: no schemas.
     pub(super) fn without_schemas(placeholder: Placeholder) -> Self {
-        Self { writer: JsonWriter::new(JsonOptions { placeholder, ..JsonOptions::default() }), schemas: false }
+        Self::new(JsonOptions { placeholder, ..JsonOptions::default() }, false)
     }
 
     pub(super) fn read(reader: &ConfigReader<'_>, placeholder: Placeholder) -> Self {
@@ -38,7 +39,13 @@ impl JsonConverter {
             replace_null_with_default: reader.boolean("replace.null.with.default"),
             placeholder,
         };
-        Self { writer: JsonWriter::new(options), schemas: reader.boolean("schemas.enable") }
+        Self::new(options, reader.boolean("schemas.enable"))
+    }
+
+    fn new(options: JsonOptions, schemas: bool) -> Self {
+        let JsonOptions { replace_null_with_default, placeholder, .. } = options.clone();
+        let reader = JsonReader::new(ReadOptions { replace_null_with_default, placeholder: Some(placeholder) });
+        Self { writer: JsonWriter::new(options), reader, schemas }
     }
 }
 
@@ -61,5 +68,12 @@ impl Converter for JsonConverter {
             out.push(b'}');
         }
         Ok(true)
+    }
+
+    fn read(&mut self, _topic: &str, bytes: &[u8]) -> Result<SchemaAndValue> {
+        if self.schemas {
+            return self.reader.read_with_schema(bytes);
+        }
+        Ok(SchemaAndValue { schema: None, value: self.reader.read(bytes)? })
     }
 }

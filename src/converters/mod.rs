@@ -1,4 +1,4 @@
-//! Converters: records to bytes, where bytes leave.
+//! Converters: records to bytes where bytes leave, and bytes to records where they come in.
 //!
 //! A converter is named by `key.converter`, `value.converter` or `header.converter`, by a short name or by its Java class, and
 //! its options follow behind that key: `value.converter.schemas.enable`. A connector that names a converter replaces the worker's together
@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use ::bytes::Bytes;
 use tailwater_api::config::{ConfigFault, ConfigField, ConfigReader, ConfigReport, ConfigValues};
 use tailwater_api::record::{Record, SchemaAndValue};
-use tailwater_api::{Result, Schema, Value};
+use tailwater_api::{Error, ErrorKind, Result, Schema, Scope, Value};
 use tailwater_kit::stand_in::{self, Placeholder};
 
 use self::bytes::{BytesConverter, Taken};
@@ -32,6 +32,12 @@ pub trait Converter: Send {
     /// # Errors
     /// The data does not fit the converter; its scope is the record.
     fn write(&mut self, topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool>;
+
+    /// Reads what another converter of this kind may have written.
+    ///
+    /// # Errors
+    /// `unreadable`, of the record: the bytes are none of this converter's.
+    fn read(&mut self, topic: &str, bytes: &[u8]) -> Result<SchemaAndValue>;
 }
 
 /// The bytes of a record as a topic shows them.
@@ -43,6 +49,40 @@ pub struct ConvertedRecord {
     pub value: Option<Bytes>,
     /// Names and bytes of the headers in order
     pub headers: Vec<(String, Option<Bytes>)>,
+}
+
+/// The bytes of one key and one value, in a buffer that serves many records.
+#[derive(Default)]
+pub struct KeyAndValue {
+    buffer: Vec<u8>,
+    /// Length of the key, which comes first
+    key: Option<usize>,
+    has_value: bool,
+}
+
+impl KeyAndValue {
+    /// The key; `None` where there is none.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.map(|length| &self.buffer[..length])
+    }
+
+    /// The value; `None` for a tombstone.
+    #[must_use]
+    pub fn value(&self) -> Option<&[u8]> {
+        self.has_value.then(|| &self.buffer[self.key.unwrap_or(0)..])
+    }
+}
+
+/// A part of a record that a converter reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordPart {
+    /// The key
+    Key,
+    /// The value
+    Value,
+    /// A header's value
+    Header,
 }
 
 /// The three converters of a connector.
@@ -90,11 +130,67 @@ impl Converters {
             headers,
         })
     }
+
+    /// Writes key and value of `record` over what `out` held.
+    ///
+    /// # Errors
+    /// Those of the converters.
+    pub fn write(&mut self, record: &Record, out: &mut KeyAndValue) -> Result<()> {
+        out.buffer.clear();
+        let has_key = write_datum(&mut *self.key, &record.topic, &record.key, &mut out.buffer)?;
+        out.key = has_key.then_some(out.buffer.len());
+        out.has_value = write_datum(&mut *self.value, &record.topic, &record.value, &mut out.buffer)?;
+        Ok(())
+    }
+
+    /// Reads one part of a record; no bytes are nothing at all.
+    ///
+    /// # Errors
+    /// Those of the converter.
+    pub fn read(&mut self, part: RecordPart, topic: &str, bytes: Option<&[u8]>) -> Result<SchemaAndValue> {
+        let Some(bytes) = bytes else { return Ok(SchemaAndValue::NONE) };
+        let converter = match part {
+            RecordPart::Key => &mut self.key,
+            RecordPart::Value => &mut self.value,
+            RecordPart::Header => &mut self.header,
+        };
+        converter.read(topic, bytes)
+    }
+
+    /// The bytes of a header's value, until the next call.
+    ///
+    /// # Errors
+    /// Those of the converter.
+    pub fn header(&mut self, topic: &str, value: &SchemaAndValue) -> Result<Option<&[u8]>> {
+        self.buffer.clear();
+        let is_there = write_datum(&mut *self.header, topic, value, &mut self.buffer)?;
+        Ok(is_there.then_some(&self.buffer[..]))
+    }
 }
 
 fn write(converter: &mut dyn Converter, topic: &str, data: &SchemaAndValue, buffer: &mut Vec<u8>) -> Result<Option<Bytes>> {
     buffer.clear();
-    Ok(converter.write(topic, data, buffer)?.then(|| Bytes::copy_from_slice(buffer)))
+    Ok(write_datum(converter, topic, data, buffer)?.then(|| Bytes::copy_from_slice(buffer)))
+}
+
+/// Bytes without a schema are bytes as they stand on a topic, read there by a log that holds bytes: they stay as they are. (A
+/// converter that reads bytes as a value gives them a schema.)
+fn write_datum(converter: &mut dyn Converter, topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
+    match data {
+        SchemaAndValue { schema: None, value: Value::Bytes(bytes) } => {
+            out.extend_from_slice(bytes);
+            Ok(true)
+        }
+        data => converter.write(topic, data, out),
+    }
+}
+
+/// The error of bytes that are none of a converter's.
+fn unreadable(doing: &str, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unreadable, doing)
+        .scoped(Scope::Record)
+        .because(why.into())
+        .mend("name the converter that wrote the topic by key.converter, value.converter or header.converter")
 }
 
 /// The value, or what stands for it where the source does not tell it (I8).
@@ -186,7 +282,7 @@ impl Named {
             Self::Json => Box::new(JsonConverter::read(reader, placeholder)),
             Self::String => Box::new(StringConverter { placeholder }),
             Self::Simple => Box::new(SimpleHeaderConverter { placeholder }),
-            Self::Bytes(taken) => Box::new(BytesConverter { taken, placeholder }),
+            Self::Bytes(taken) => Box::new(BytesConverter { taken, placeholder, schema: None }),
         }
     }
 }

@@ -3,17 +3,20 @@
 //! A text stands as it is, but in quotes inside of lists, maps and structs; bytes are base64; structs are written like maps,
 //! `{"id":1}`; a null struct field as its default, where it has one. A null header has no bytes.
 
+use std::sync::{Arc, LazyLock};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use tailwater_api::record::SchemaAndValue;
-use tailwater_api::{Result, Schema, Value};
+use tailwater_api::{Kind, Result, Schema, Value};
 use tailwater_kit::number_text::{write_decimal, write_double, write_float};
 use tailwater_kit::stand_in::{DECIMAL, Placeholder};
 
 use super::string::{element_schema, entry_schemas, scale, separate};
 use super::{Converter, instant, known};
 
-/// Writes headers.
+/// Writes and reads headers.
 pub(super) struct SimpleHeaderConverter {
     pub(super) placeholder: Placeholder,
 }
@@ -27,7 +30,54 @@ impl Converter for SimpleHeaderConverter {
         self.write_value(data.schema.as_deref(), &value, false, out);
         Ok(true)
     }
+
+    /// A text that is a whole number is the smallest integer that holds it, `true` and `false` are truth values, `null` is null; what
+    /// is no UTF-8 is bytes, all else text.
+    fn read(&mut self, _topic: &str, bytes: &[u8]) -> Result<SchemaAndValue> {
+        let Ok(text) = std::str::from_utf8(bytes) else {
+            return Ok(SchemaAndValue::new(Arc::clone(&SCHEMAS.bytes), Value::Bytes(Bytes::copy_from_slice(bytes))));
+        };
+        // Digits that would be written otherwise, such as 007, are no number's.
+        let number = text.parse::<i64>().ok().filter(|number| itoa::Buffer::new().format(*number) == text);
+        let (schema, value) = match (number, text) {
+            (_, "null") => return Ok(SchemaAndValue::NONE),
+            (_, "true") => (&SCHEMAS.boolean, Value::Boolean(true)),
+            (_, "false") => (&SCHEMAS.boolean, Value::Boolean(false)),
+            (Some(number), _) => match (i8::try_from(number), i16::try_from(number), i32::try_from(number)) {
+                (Ok(number), _, _) => (&SCHEMAS.int8, Value::Int8(number)),
+                (_, Ok(number), _) => (&SCHEMAS.int16, Value::Int16(number)),
+                (_, _, Ok(number)) => (&SCHEMAS.int32, Value::Int32(number)),
+                (_, _, _) => (&SCHEMAS.int64, Value::Int64(number)),
+            },
+            (None, text) => (&SCHEMAS.text, Value::from(text)),
+        };
+        Ok(SchemaAndValue::new(Arc::clone(schema), value))
+    }
 }
+
+/// Schemas of what is read.
+struct Schemas {
+    boolean: Arc<Schema>,
+    int8: Arc<Schema>,
+    int16: Arc<Schema>,
+    int32: Arc<Schema>,
+    int64: Arc<Schema>,
+    text: Arc<Schema>,
+    bytes: Arc<Schema>,
+}
+
+static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| {
+    let of = |kind| Schema::of(kind).build();
+    Schemas {
+        boolean: of(Kind::Boolean),
+        int8: of(Kind::Int8),
+        int16: of(Kind::Int16),
+        int32: of(Kind::Int32),
+        int64: of(Kind::Int64),
+        text: of(Kind::String),
+        bytes: of(Kind::Bytes),
+    }
+});
 
 impl SimpleHeaderConverter {
     fn write_value(&self, schema: Option<&Schema>, value: &Value, inside: bool, out: &mut Vec<u8>) {

@@ -2,13 +2,15 @@
 //!
 //! Structs are `Struct{id=1,v=a}` without their null fields, lists `[x, null]`, maps `{k=v}`, bytes the description of a Java buffer.
 
+use std::sync::{Arc, LazyLock};
+
 use tailwater_api::config::{ConfigField, FieldType};
 use tailwater_api::record::SchemaAndValue;
 use tailwater_api::{Field, Kind, Result, Schema, Value};
 use tailwater_kit::number_text::{write_decimal, write_double, write_float};
 use tailwater_kit::stand_in::{DECIMAL, Placeholder};
 
-use super::{Converter, instant, known};
+use super::{Converter, instant, known, unreadable};
 
 pub(super) const FIELDS: &[ConfigField] =
     &[ConfigField::new("converter.encoding", FieldType::Text, "Character set of the text; only UTF-8.").default("UTF-8").validator(utf8)];
@@ -32,7 +34,15 @@ impl Converter for StringConverter {
         self.write_value(data.schema.as_deref(), &value, out);
         Ok(true)
     }
+
+    fn read(&mut self, _topic: &str, bytes: &[u8]) -> Result<SchemaAndValue> {
+        let text = std::str::from_utf8(bytes).map_err(|error| unreadable("read a text", error.to_string()))?;
+        let is_unchanged = text == &**self.placeholder.text();
+        Ok(SchemaAndValue::new(Arc::clone(&TEXT), if is_unchanged { Value::Unchanged } else { Value::from(text) }))
+    }
 }
+
+static TEXT: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).optional().build());
 
 impl StringConverter {
     fn write_value(&self, schema: Option<&Schema>, value: &Value, out: &mut Vec<u8>) {

@@ -135,6 +135,7 @@ pub(super) async fn guard(State((api, endpoint)): State<(Api, &'static Endpoint)
     let (path, from) = (request.uri().to_string(), peer(&request));
     let caller = api.access().caller(request.headers());
     let user = caller.as_ref().ok().and_then(|user| user.map(|user| user.name.clone()));
+    let mut change = (needed > Role::Read).then(|| Change { user, from, method: endpoint.method, path, status: None });
     let answer = match caller {
         Ok(None) => next.run(request).await,
         Ok(Some(user)) if user.role >= needed => next.run(request).await,
@@ -151,18 +152,34 @@ pub(super) async fn guard(State((api, endpoint)): State<(Api, &'static Endpoint)
             answer
         }
     };
-    if needed > Role::Read {
+    if let Some(change) = &mut change {
+        change.status = Some(answer.status().as_u16());
+    }
+    answer
+}
+
+/// A request that may change something; logged when it ends. Where the caller went away before the answer, the change is carried
+/// out all the same, and the line has no status.
+struct Change {
+    user: Option<String>,
+    from: Option<Peer>,
+    method: &'static str,
+    path: String,
+    status: Option<u16>,
+}
+
+impl Drop for Change {
+    fn drop(&mut self) {
         tracing::info!(
             target: "tailwater::audit",
-            user,
-            from = from.map(|peer| peer.0.to_string()),
-            method = endpoint.method,
-            path,
-            status = answer.status().as_u16(),
+            user = self.user,
+            from = self.from.map(|peer| peer.0.to_string()),
+            method = self.method,
+            path = self.path,
+            status = self.status,
             "a change was asked for"
         );
     }
-    answer
 }
 
 #[cfg(test)]

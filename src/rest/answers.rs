@@ -111,7 +111,7 @@ fn kind(info: &ConnectorInfo) -> &'static str {
     }
 }
 
-fn state(state: RunState) -> &'static str {
+pub(super) fn state(state: RunState) -> &'static str {
     match state {
         RunState::Unassigned => "UNASSIGNED",
         RunState::Running => "RUNNING",

@@ -146,7 +146,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     endpoint(
         "PUT",
         "/connector-plugins/{plugin}/config/validate",
-        OPERATE,
+        // It resolves placeholders and connects to where the caller says.
+        ADMINISTER,
         "Checks a configuration and, where that finds nothing, connects; faults stand as errors of their keys.",
         &[(200, Some("Validation"))],
         || put(plugins::validate),

@@ -1,13 +1,15 @@
 //! Connections to the API, in clear or encrypted.
 //!
-//! Handshakes run beside each other, each with a limit in time, so that a caller who says nothing keeps no other waiting; at most
-//! [`MOST_HANDSHAKES`] are under way (I6). The certificate is read again when its files change; what cannot be used then
+//! At most [`MOST_CONNECTIONS`] are open; further callers wait in the queue of the system (I6). Handshakes run beside each other,
+//! each with a limit in time, so that a caller who says nothing keeps no other waiting. The certificate is read again when its files change; what cannot be used then
 //! leaves the one before it in place, and the log says so.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use axum::extract::connect_info::Connected;
@@ -17,24 +19,50 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tailwater_api::{Error, ErrorKind, Result};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::config::rest_options::TlsFiles;
 
-/// Handshakes that are under way at the same time.
-const MOST_HANDSHAKES: usize = 64;
+/// Connections that are open at the same time, those that still agree on TLS among them.
+const MOST_CONNECTIONS: usize = 512;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the files of the certificate are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A connection, whatever carries it.
-pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+/// What carries a connection.
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// An open connection, one of [`MOST_CONNECTIONS`] until it is dropped.
+pub(super) struct Connection {
+    stream: Box<dyn Duplex>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
 
 /// Who has connected.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +76,7 @@ impl Connected<IncomingStream<'_, Listener>> for Peer {
 
 /// Gives out connections that are ready for requests.
 pub(super) struct Listener {
-    ready: mpsc::Receiver<(Box<dyn Duplex>, Peer)>,
+    ready: mpsc::Receiver<(Connection, Peer)>,
     address: SocketAddr,
     accepting: Vec<JoinHandle<()>>,
 }
@@ -57,7 +85,7 @@ impl Listener {
     /// Takes connections of `tcp`, encrypted where there is a certificate.
     pub(super) fn new(tcp: TcpListener, tls: Option<Certificate>) -> io::Result<Self> {
         let address = tcp.local_addr()?;
-        let (sender, ready) = mpsc::channel(MOST_HANDSHAKES);
+        let (sender, ready) = mpsc::channel(1);
         let mut accepting = Vec::new();
         if let Some(certificate) = &tls {
             accepting.push(tokio::spawn(certificate.clone().follow()));
@@ -74,7 +102,7 @@ impl Drop for Listener {
 }
 
 impl axum::serve::Listener for Listener {
-    type Io = Box<dyn Duplex>;
+    type Io = Connection;
     type Addr = Peer;
 
     async fn accept(&mut self) -> (Self::Io, Peer) {
@@ -90,9 +118,11 @@ impl axum::serve::Listener for Listener {
     }
 }
 
-async fn accept(tcp: TcpListener, tls: Option<Certificate>, ready: mpsc::Sender<(Box<dyn Duplex>, Peer)>) {
-    let handshakes = Arc::new(Semaphore::new(MOST_HANDSHAKES));
+async fn accept(tcp: TcpListener, tls: Option<Certificate>, ready: mpsc::Sender<(Connection, Peer)>) {
+    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
+        // Nobody closes the semaphore.
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         let (stream, peer) = match tcp.accept().await {
             Ok((stream, address)) => (stream, Peer(address)),
             Err(error) => {
@@ -103,21 +133,19 @@ async fn accept(tcp: TcpListener, tls: Option<Certificate>, ready: mpsc::Sender<
             }
         };
         let Some(certificate) = &tls else {
-            if ready.send((Box::new(stream), peer)).await.is_err() {
+            if ready.send((Connection { stream: Box::new(stream), _permit: permit }, peer)).await.is_err() {
                 return;
             }
             continue;
         };
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let (acceptor, ready) = (certificate.acceptor(), ready.clone());
         tokio::spawn(async move {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                 // The listener may be gone by now, and the connection with it.
-                Ok(Ok(stream)) => drop(ready.send((Box::new(stream), peer)).await),
+                Ok(Ok(stream)) => drop(ready.send((Connection { stream: Box::new(stream), _permit: permit }, peer)).await),
                 Ok(Err(error)) => tracing::debug!("{} cannot agree on TLS: {error}", peer.0),
                 Err(_) => tracing::debug!("{} does not end its TLS handshake", peer.0),
             }
-            drop(permit);
         });
     }
 }
@@ -190,4 +218,29 @@ fn server_config(files: &TlsFiles) -> Result<ServerConfig> {
     let mut config = builder.with_no_client_auth().with_single_cert(chain, private).map_err(|error| unusable(key, error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn i6_further_callers_wait_until_a_connection_is_closed() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let mut listener = Listener::new(tcp, None).unwrap();
+        let mut open = Vec::new();
+        for _ in 0..MOST_CONNECTIONS {
+            let caller = TcpStream::connect(address).await.unwrap();
+            open.push((caller, axum::serve::Listener::accept(&mut listener).await));
+        }
+        let _one_more = TcpStream::connect(address).await.unwrap();
+        let accept =
+            async |listener: &mut Listener| tokio::time::timeout(Duration::from_millis(100), axum::serve::Listener::accept(listener)).await;
+        assert!(accept(&mut listener).await.is_err());
+        open.pop();
+        assert!(accept(&mut listener).await.is_ok());
+    }
 }

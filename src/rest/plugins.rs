@@ -12,7 +12,8 @@ use super::requests::{Body, Parameters, Segments};
 use super::{Api, answers};
 use crate::config::check::{common_fields, flatten};
 use crate::config::masked::mask;
-use crate::connectors::{self, Plugin};
+use crate::connectors;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::worker::ConnectorType;
 use crate::{converters, transforms};
 

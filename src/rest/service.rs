@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::failure::Failure;
 use super::{Api, answers};
-use crate::telemetry;
+use crate::runtime::worker::{ConnectorType, RunStatus};
+use crate::telemetry::{self, TaskState};
 
 /// The version of Connect whose API this is; clients choose by it what they may call.
 const CONNECT_VERSION: &str = "4.3.1";
@@ -34,8 +35,18 @@ pub(super) async fn health(State(api): State<Api>) -> Response {
 
 /// Figures of a worker that is still starting are those that are there.
 pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Failure> {
+    let mut tasks = Vec::new();
     if let Ok(worker) = api.worker() {
         worker.refresh_lag().await?;
+        for info in worker.list().await {
+            let state = |task: &RunStatus| TaskState {
+                connector: info.name.clone(),
+                task: task.task.unwrap_or_default(),
+                is_sink: info.kind == Some(ConnectorType::Sink),
+                state: answers::state(task.state).to_ascii_lowercase(),
+            };
+            tasks.extend(info.tasks.iter().map(state));
+        }
     }
-    Ok(([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], api.metrics().encode()).into_response())
+    Ok(([(CONTENT_TYPE, telemetry::CONTENT_TYPE)], api.metrics().encode(&tasks)).into_response())
 }

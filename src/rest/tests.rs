@@ -292,3 +292,36 @@ async fn the_lag_of_a_sink_that_does_not_run_grows_with_its_topics() {
     }
     panic!("{text}");
 }
+
+#[tokio::test]
+async fn no_endpoint_can_be_used_without_its_role() {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use tailwater_api::secret::Secret;
+
+    use crate::config::rest_options::{Role, User};
+    let user = |name: &str, role| User { name: name.into(), password: Some(Secret::new("p")), token: None, role };
+    let users = vec![user("reads", Role::Read), user("operates", Role::Operate), user("administers", Role::Administer)];
+    let options = || RestOptions { users: users.clone(), ..RestOptions::default() };
+    let api = Api::new(options(), Registry::default(), Levels::new("info"), "h:1".into()).unwrap();
+    for endpoint in endpoints::ENDPOINTS {
+        let path = endpoint.path.replace("{task}", "0").replace(['{', '}'], "");
+        let status = async |name: Option<&str>| {
+            let mut request = HttpRequest::builder().method(endpoint.method).uri(&path);
+            if let Some(name) = name {
+                request = request.header("authorization", format!("Basic {}", STANDARD.encode(format!("{name}:p"))));
+            }
+            router(api.clone()).oneshot(request.body(HttpBody::empty()).unwrap()).await.unwrap().status().as_u16()
+        };
+        let Some(needed) = endpoint.role else {
+            assert_ne!(status(None).await, 401, "{path}");
+            continue;
+        };
+        assert_eq!(status(None).await, 401, "{} {path}", endpoint.method);
+        for user in &users {
+            let is_refused = status(Some(&user.name)).await == 403;
+            assert_eq!(is_refused, user.role < needed, "{} {} {path}", user.name, endpoint.method);
+        }
+        assert!(endpoint.method == "GET" || needed > Role::Read, "{path} changes something");
+    }
+}

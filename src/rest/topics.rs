@@ -19,7 +19,7 @@ const MAX_ANSWER: usize = 4 << 20;
 const STEP: usize = 100;
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Response, Failure> {
-    Ok(answers::json(StatusCode::OK, &answers::topics(&api.worker()?.topics().topics())))
+    Ok(answers::json(StatusCode::OK, &answers::topics(&api.worker()?.topics().topics().await?)))
 }
 
 /// Where to read.

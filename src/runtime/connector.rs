@@ -13,14 +13,15 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
 use crate::config::check::{check, flatten};
-use crate::connectors::{Plugin, find};
+use crate::connectors::find;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::recovery::trace;
 use crate::runtime::settings::ConnectorSettings;
 use crate::runtime::source_task::panic_error;
 use crate::runtime::supervisor::{TaskHandle, TaskSetup, Wanted, misconfigured, settings};
 use crate::runtime::worker::{ConnectorInfo, ConnectorType, Restart, RunState, RunStatus, WorkerInner};
 use crate::state::{StoredConnector, TargetState};
-use crate::topics::{Subscription, TopicInfo};
+use crate::topics::Subscription;
 
 /// A connector of this worker.
 pub(super) struct Connector {
@@ -37,13 +38,10 @@ struct Now {
     tasks: Vec<TaskHandle>,
     /// What a restart stops and starts anew, from the moment it is asked for until the new task is there
     restarting: Vec<u32>,
-    /// Topics that were forgotten, with their partitions as they were then
-    forgotten: HashMap<Arc<str>, Partitions>,
+    /// Topics that were forgotten, with how much they had been used then
+    forgotten: HashMap<Arc<str>, u64>,
     removed: bool,
 }
-
-/// First and next offset of each.
-type Partitions = Vec<(u64, u64)>;
 
 impl Connector {
     pub(super) fn new(stored: StoredConnector) -> Self {
@@ -273,17 +271,14 @@ impl Connector {
     fn topics(&self, worker: &WorkerInner) -> Vec<String> {
         let subscription = self.subscription(worker);
         let forgotten = self.now().forgotten.clone();
-        let topics = worker.parts.topics.topics().into_iter().filter(|topic| match &subscription {
-            Some(subscription) => subscription.covers(&topic.name).unwrap_or(false),
-            None => topic.writer.as_ref() == Some(&self.name),
-        });
-        let is_shown = |topic: &TopicInfo| forgotten.get(&topic.name).is_none_or(|then| *then != topic.partitions);
-        topics.filter(is_shown).map(|topic| topic.name.to_string()).collect()
+        let used = worker.parts.topics.used_by(&self.name, subscription.as_ref());
+        let is_shown = |(topic, uses): &(Arc<str>, u64)| forgotten.get(topic).is_none_or(|then| then != uses);
+        used.into_iter().filter(is_shown).map(|(topic, _)| topic.to_string()).collect()
     }
 
     pub(super) fn reset_topics(&self, worker: &WorkerInner) {
-        let topics = worker.parts.topics.topics();
-        self.now().forgotten = topics.into_iter().map(|topic| (topic.name, topic.partitions)).collect();
+        let used = worker.parts.topics.used_by(&self.name, self.subscription(worker).as_ref());
+        self.now().forgotten = used.into_iter().collect();
     }
 }
 

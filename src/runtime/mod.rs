@@ -7,6 +7,7 @@
 //! - `supervisor`: one task over its lifetime: runs, waits, runs again
 //! - `source_task`, `sink_task`: one run of a task
 //! - [`settings`]: the keys that the runtime reads
+//! - [`plugin`]: connectors with their types erased
 //! - [`recovery`]: what happens after an error
 //! - `record_errors`: refused records and dead letters
 //! - `ledger`: what is in flight, and how far it is finished
@@ -16,6 +17,7 @@ mod budget;
 mod connector;
 mod ledger;
 pub mod offsets;
+pub mod plugin;
 mod record_errors;
 pub mod recovery;
 pub mod settings;

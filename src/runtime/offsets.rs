@@ -13,8 +13,8 @@ use tailwater_api::source::SourceBatch;
 use tailwater_api::state::{JsonMap, SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result};
 
-use crate::connectors::Plugin;
 use crate::runtime::connector::Connector;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::sink_task::lag as lag_gauge;
 use crate::runtime::worker::{ConnectorType, Refused, RunState, Worker, WorkerInner};
 use crate::state::TargetState;
@@ -130,7 +130,7 @@ impl Worker {
                 continue;
             }
             let committed = self.topics().committed(&info.name).await?;
-            let topics = self.topics().topics();
+            let topics = self.topics().topics().await?;
             let lag: u64 =
                 topics.iter().filter(|topic| subscription.covers(&topic.name).unwrap_or(true)).map(|topic| behind(topic, &committed)).sum();
             for task in 0..info.tasks.len().max(1) as u32 {
@@ -190,7 +190,7 @@ fn moved(connector: &Connector) -> Moved {
 }
 
 async fn change_state(worker: &WorkerInner, connector: &Connector, state: Vec<StateChange>) -> Result<(), Immovable> {
-    let mut writer = worker.parts.topics.writer(&connector.name).await?;
+    let mut writer = worker.parts.topics.writer(&(&*connector.name).into()).await?;
     writer.append(1, SourceBatch { state, ..SourceBatch::default() }).await?;
     Ok(writer.close().await?)
 }

@@ -16,21 +16,41 @@ use tailwater_api::sink::{DeadLetters, SinkRecord};
 use tailwater_api::value::Value;
 use tailwater_api::{Error, Result};
 
+use crate::converters::RecordPart;
 use crate::runtime::recovery::{Decision, Failures, RecoveryPolicy, Tolerance, decide};
 use crate::topics::TopicLog;
 
 /// Step that failed, with the names of Connect's `Stage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// `KEY_CONVERTER`
+    KeyConverter,
+    /// `VALUE_CONVERTER`
+    ValueConverter,
+    /// `HEADER_CONVERTER`
+    HeaderConverter,
     /// `TRANSFORMATION`
     Transformation,
     /// `TASK_PUT`
     TaskPut,
 }
 
+impl From<RecordPart> for Stage {
+    fn from(part: RecordPart) -> Self {
+        match part {
+            RecordPart::Key => Self::KeyConverter,
+            RecordPart::Value => Self::ValueConverter,
+            RecordPart::Header => Self::HeaderConverter,
+        }
+    }
+}
+
 impl Stage {
     const fn name(self) -> &'static str {
         match self {
+            Self::KeyConverter => "KEY_CONVERTER",
+            Self::ValueConverter => "VALUE_CONVERTER",
+            Self::HeaderConverter => "HEADER_CONVERTER",
             Self::Transformation => "TRANSFORMATION",
             Self::TaskPut => "TASK_PUT",
         }
@@ -74,7 +94,7 @@ impl RecordErrors {
         matches!(self.policy.tolerance, Tolerance::Keep(_))
     }
 
-    /// Decides about a record of a source, or returns the error. `record` is there if [`RecordErrors::keeps`].
+    /// Decides about a record at hand, or returns the error. `record` is there if [`RecordErrors::keeps`].
     pub(super) async fn handle(
         &self,
         topic: &str,

@@ -88,7 +88,7 @@ pub fn decide(error: &Error, failures: Failures, policy: &RecoveryPolicy) -> Dec
 /// The trace of a failed task: its first line says code, error and the time of the next try, the lines below where and how to mend it.
 #[must_use]
 pub fn trace(error: &Error, next_try: Option<SystemTime>) -> String {
-    let mut trace = format!("{}: {error}", error.kind().code()).replace(['\r', '\n'], " ");
+    let mut trace = format!("{}: {}", error.kind().code(), error.sentence()).replace(['\r', '\n'], " ");
     if let Some(time) = next_try {
         let _ = write!(trace, "; next try at {}", utc(time));
     }
@@ -180,6 +180,7 @@ mod tests {
         assert!(first.starts_with("unreachable: cannot connect to db:5432"), "{first}");
         assert!(first.contains("refused by peer") && first.ends_with("; next try at 2026-11-21T02:15:16Z"), "{first}");
         assert!(text.ends_with("\n\tat 0/16B3748\n\tto mend it: start it"));
+        assert_eq!(text.matches("start it").count(), 1, "the remedy is said once: {text}");
     }
 
     #[test]

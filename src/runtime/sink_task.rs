@@ -22,12 +22,12 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::connectors::{AnySinkWriter, Opening};
 use crate::crash_point::crash_point;
 use crate::runtime::budget::TaskBudget;
 use crate::runtime::ledger::Ledger;
+use crate::runtime::plugin::{AnySinkWriter, Opening};
 use crate::runtime::record_errors::{RecordErrors, Stage};
-use crate::topics::{LogReader, Polled, Subscription, TopicLog};
+use crate::topics::{LogReader, LogUser, Polled, Subscription, TopicLog, UnreadableRecord};
 use crate::transforms::TransformChain;
 
 /// Most bytes of records that one poll asks for: enough to amortise a target's transaction, small beside any budget.
@@ -38,8 +38,7 @@ const LAG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a run of a sink task needs of its worker.
 pub(super) struct SinkRun {
-    pub(super) connector: Arc<str>,
-    pub(super) task: u32,
+    pub(super) user: LogUser,
     pub(super) topics: Arc<dyn TopicLog>,
     pub(super) subscription: Subscription,
     /// The writer says positions of its own, which win
@@ -56,19 +55,9 @@ pub(super) struct SinkRun {
 impl SinkRun {
     /// Runs the sink until it is stopped or fails. After a stop everything accepted is durable and its positions are kept.
     pub(super) async fn run(self, open: impl FnOnce(SinkContext) -> Opening) -> Result<()> {
-        let Self {
-            connector,
-            task,
-            topics,
-            subscription,
-            target_keeps_positions,
-            transforms,
-            errors,
-            budget,
-            flush_interval,
-            metrics,
-            mut stop,
-        } = self;
+        let Self { user, topics, subscription, target_keeps_positions, transforms, errors, budget, flush_interval, metrics, mut stop } =
+            self;
+        let (connector, task) = (Arc::clone(&user.connector), user.task);
         let context = SinkContext::new(Arc::clone(&connector), task, Arc::clone(&errors) as _, stop.clone(), Arc::clone(&metrics));
         let writer = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
@@ -76,7 +65,7 @@ impl SinkRun {
         };
         let written_before = if target_keeps_positions { topics.committed(&connector).await? } else { Vec::new() };
         let written_before = written_before.into_iter().map(|position| position.topic_partition).collect();
-        let reader = topics.reader(&connector, subscription).await?;
+        let reader = topics.reader(&user, subscription).await?;
         let figures = Figures::new(&*metrics);
         let mut sink = Sink {
             reader,
@@ -139,6 +128,7 @@ impl Sink {
                 Some(Polled::Records(batch)) => self.write(batch, room).await?,
                 Some(Polled::Assigned(partitions)) => self.assign(&partitions).await?,
                 Some(Polled::Revoked(partitions)) => self.revoke(&partitions).await?,
+                Some(Polled::Unreadable(unreadable)) => self.refuse(*unreadable).await?,
             }
             self.figures.lag.set(i64::try_from(self.reader.lag()).unwrap_or(i64::MAX));
             self.figures.in_flight.set(i64::try_from(self.budget.held()).unwrap_or(i64::MAX));
@@ -259,6 +249,17 @@ impl Sink {
     async fn revoke(&mut self, partitions: &[TopicPartition]) -> Result<()> {
         self.flush().await?;
         self.writer.revoke(partitions).await
+    }
+
+    /// Passes a record that no converter reads, once it is kept elsewhere or may be dropped (I2, I11).
+    async fn refuse(&mut self, unreadable: UnreadableRecord) -> Result<()> {
+        let UnreadableRecord { record: SinkRecord { topic, partition, offset, record }, next, part, error } = unreadable;
+        let kept = self.errors.keeps().then_some(record);
+        self.errors.handle(&topic, kept, Some((partition, offset)), part.into(), error).await?;
+        let ticket = self.ledger.enter(vec![next]);
+        self.ledger.finish(ticket);
+        self.flush_at.get_or_insert_with(|| Instant::now() + self.flush_interval);
+        Ok(())
     }
 
     async fn close(mut self) -> Result<()> {

@@ -22,7 +22,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::crash_point::crash_point;
 use crate::runtime::budget::TaskBudget;
 use crate::runtime::record_errors::{RecordErrors, Stage};
-use crate::topics::{LogWriter, TopicLog};
+use crate::topics::{LogUser, LogWriter, TopicLog};
 use crate::transforms::TransformChain;
 
 /// Batches between the source and this side. Memory is bounded by the budget, this only lets the two overlap.
@@ -30,8 +30,7 @@ const BATCHES_ON_THE_WAY: usize = 4;
 
 /// What a run of a source task needs of its worker.
 pub(super) struct SourceRun {
-    pub(super) connector: Arc<str>,
-    pub(super) task: u32,
+    pub(super) user: LogUser,
     pub(super) topics: Arc<dyn TopicLog>,
     pub(super) transforms: TransformChain,
     pub(super) errors: RecordErrors,
@@ -47,8 +46,9 @@ impl SourceRun {
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let Self { connector, task, topics, transforms, errors, budget, metrics, mut stop } = self;
-        let writer = topics.writer(&connector).await?;
+        let Self { user, topics, transforms, errors, budget, metrics, mut stop } = self;
+        let writer = topics.writer(&user).await?;
+        let LogUser { connector, task, .. } = user;
         let (sender, mut sent) = mpsc::channel(BATCHES_ON_THE_WAY);
         let (confirm, confirmed) = watch::channel(0);
         let context = SourceContext::new(

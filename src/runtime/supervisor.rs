@@ -19,15 +19,15 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::config::providers::Providers;
-use crate::connectors::{Plugin, Task};
 use crate::runtime::budget::Budget;
+use crate::runtime::plugin::{Plugin, Task};
 use crate::runtime::record_errors::RecordErrors;
 use crate::runtime::recovery::{Decision, Failures, decide, trace};
 use crate::runtime::settings::ConnectorSettings;
 use crate::runtime::sink_task::SinkRun;
 use crate::runtime::source_task::{SourceRun, panicked};
 use crate::runtime::worker::{RunState, RunStatus};
-use crate::topics::TopicLog;
+use crate::topics::{LogUser, TopicLog};
 use crate::transforms::TransformChain;
 
 /// A run that lasted this long before it failed counts as healthy: the next failure is the first again.
@@ -192,7 +192,8 @@ impl Supervisor {
                     position = error.position(),
                     error.kind = error.kind().code(),
                     error.mend = error.remedy(),
-                    "{error}; {what_next}",
+                    "{}; {what_next}",
+                    error.sentence(),
                 )
             };
         }
@@ -246,11 +247,13 @@ impl TaskSetup {
             Arc::clone(&self.topics),
             &*self.metrics,
         );
-        let (connector, topics, metrics) = (Arc::clone(&self.connector), Arc::clone(&self.topics), Arc::clone(&self.metrics));
+        let (topics, metrics) = (Arc::clone(&self.topics), Arc::clone(&self.metrics));
+        let placeholder = self.plugin.unavailable_value_placeholder(&values);
+        let user = LogUser { connector: Arc::clone(&self.connector), task: self.task, config: Arc::new(values), placeholder };
         let budget = self.budget.enter();
         Ok(match task {
             Task::Source(source) => {
-                let run = SourceRun { connector, task: self.task, topics, transforms, errors, budget, metrics, stop };
+                let run = SourceRun { user, topics, transforms, errors, budget, metrics, stop };
                 Box::pin(run.run(source))
             }
             Task::Sink(open) => {
@@ -258,8 +261,7 @@ impl TaskSetup {
                 let flush_interval = self.settings.flush_interval;
                 let errors = Arc::new(errors);
                 let run = SinkRun {
-                    connector,
-                    task: self.task,
+                    user,
                     topics,
                     subscription,
                     target_keeps_positions: self.plugin.target_keeps_positions(),

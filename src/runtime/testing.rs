@@ -14,10 +14,10 @@ use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tokio::sync::watch;
 
-use crate::connectors::{Plugin, SinkPlugin, SourcePlugin};
+use crate::runtime::plugin::{Plugin, SinkPlugin, SourcePlugin};
 use crate::runtime::worker::MetricsFactory;
 use crate::state::{ConnectorStore, StoredConnector};
-use crate::topics::{LogReader, LogWriter, Polled, StoredRecord, Subscription, TopicInfo, TopicLog};
+use crate::topics::{LogReader, LogUser, LogWriter, Polled, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// Connectors that only tests find.
 pub(crate) static PLUGINS: &[&dyn Plugin] =
@@ -145,8 +145,8 @@ impl MemoryLog {
 pub(crate) struct MemoryTopics(pub(crate) Arc<MemoryLog>);
 
 impl TopicLog for MemoryTopics {
-    fn writer(&self, connector: &str) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
-        let connector = connector.to_owned();
+    fn writer(&self, user: &LogUser) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
+        let connector = user.connector.to_string();
         Box::pin(async move {
             let state = self.0.content().states.get(&connector).cloned().unwrap_or_default();
             let writer = MemoryWriter { log: Arc::clone(&self.0), connector, state, durable: watch::Sender::new(Ok(0)) };
@@ -164,11 +164,11 @@ impl TopicLog for MemoryTopics {
         })
     }
 
-    fn reader(&self, group: &str, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
+    fn reader(&self, user: &LogUser, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
         let reader = MemoryReader {
             changed: self.0.changed.subscribe(),
             log: Arc::clone(&self.0),
-            group: group.to_owned(),
+            group: user.connector.to_string(),
             subscription,
             places: BTreeMap::new(),
         };
@@ -202,14 +202,23 @@ impl TopicLog for MemoryTopics {
         })
     }
 
-    fn topics(&self) -> Vec<TopicInfo> {
+    fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>> {
         let info = |(name, (writer, records)): (&Arc<str>, &Topic)| TopicInfo {
             name: Arc::clone(name),
             log: "memory".into(),
             writer: writer.clone(),
             partitions: vec![(0, records.len() as u64)],
         };
-        self.0.content().topics.iter().map(info).collect()
+        let topics = self.0.content().topics.iter().map(info).collect();
+        Box::pin(async move { Ok(topics) })
+    }
+
+    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<(Arc<str>, u64)> {
+        let is_used = |(name, (writer, _)): &(&Arc<str>, &Topic)| match subscription {
+            Some(subscription) => subscription.covers(name).unwrap_or(false),
+            None => writer.as_deref() == Some(connector),
+        };
+        self.0.content().topics.iter().filter(is_used).map(|(name, (_, records))| (Arc::clone(name), records.len() as u64)).collect()
     }
 
     fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {

@@ -6,7 +6,8 @@ use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues};
 use tailwater_api::probe::Severity;
 
 use crate::config::check::check;
-use crate::connectors::{self, Plugin};
+use crate::connectors;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::source_task::panicked;
 use crate::runtime::worker::Worker;
 

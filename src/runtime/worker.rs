@@ -30,13 +30,10 @@ use crate::runtime::connector::Connector;
 use crate::runtime::source_task::panicked;
 use crate::runtime::supervisor::{Wanted, misconfigured};
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
-use crate::topics::{StoredRecord, TopicLog};
+use crate::topics::{StoredRecord, TopicLog, UNAVAILABLE};
 
 /// How long the topic log may take to close after the tasks are gone.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Stands for unchanged values of topics whose source is gone: Debezium's default.
-const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
 /// A running worker. Cloning shares it.
 #[derive(Clone)]
@@ -367,7 +364,7 @@ impl Worker {
     /// The topic is unknown, or a record does not convert.
     pub async fn read_topic(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> Result<Vec<(StoredRecord, ConvertedRecord)>> {
         let records = self.topics().read(topic, partition, offset, limit).await?;
-        let mut converters = self.inner.converters(topic)?;
+        let mut converters = self.inner.converters(topic).await?;
         records
             .into_iter()
             .map(|stored| {
@@ -514,8 +511,8 @@ impl WorkerInner {
     }
 
     /// The converters that the source of `topic` names; the worker's where it has no source, or one that is gone.
-    fn converters(&self, topic: &str) -> Result<Converters> {
-        let topics = self.parts.topics.topics();
+    async fn converters(&self, topic: &str) -> Result<Converters> {
+        let topics = self.parts.topics.topics().await?;
         let writer = topics.into_iter().find(|info| &*info.name == topic).and_then(|info| info.writer);
         let connector = writer.and_then(|writer| self.find(&writer).ok());
         let (mut values, mut placeholder) = (ConfigValues::default(), UNAVAILABLE.to_owned());

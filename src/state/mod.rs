@@ -1,5 +1,6 @@
 //! What a worker knows beside its topics: configurations and target states of connectors.
 
+pub mod kafka;
 pub mod redb;
 
 use futures_util::future::BoxFuture;

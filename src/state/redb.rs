@@ -38,14 +38,29 @@ const CACHE: usize = 1024 * 1024;
 
 fn failed(doing: &str, error: impl Into<redb::Error>) -> Error {
     let error = error.into();
-    let kind = match &error {
-        redb::Error::DatabaseAlreadyOpen => ErrorKind::Conflict,
-        redb::Error::Corrupted(_) => ErrorKind::Unreadable,
-        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::NotFound => ErrorKind::Missing,
-        redb::Error::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => ErrorKind::Throttled,
-        _ => ErrorKind::Unreachable,
+    use std::io::ErrorKind as Io;
+    let (kind, mend) = match &error {
+        redb::Error::DatabaseAlreadyOpen => {
+            (ErrorKind::Conflict, Some("another worker has it open: stop that one, or give this one a data.dir of its own (--data-dir)"))
+        }
+        redb::Error::Corrupted(_) => (ErrorKind::Unreadable, None),
+        redb::Error::Io(io) => match io.kind() {
+            Io::NotFound => (ErrorKind::Missing, None),
+            Io::NotADirectory | Io::AlreadyExists => (ErrorKind::Misconfigured, Some("name a directory by data.dir (--data-dir)")),
+            Io::StorageFull | Io::QuotaExceeded => (ErrorKind::Throttled, Some("free space on the volume of data.dir")),
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => (
+                ErrorKind::Unauthorised,
+                Some("let the user of this process write to data.dir (chown), or name another directory (--data-dir)"),
+            ),
+            _ => (ErrorKind::Unreachable, None),
+        },
+        _ => (ErrorKind::Unreachable, None),
     };
-    Error::new(kind, doing).because(error)
+    let error = Error::new(kind, doing).because(error);
+    match mend {
+        Some(mend) => error.mend(mend),
+        None => error,
+    }
 }
 
 impl RedbStore {
@@ -260,5 +275,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let _held = RedbStore::open(folder.path()).unwrap();
         assert_eq!(RedbStore::open(folder.path()).err().unwrap().kind(), ErrorKind::Conflict);
+    }
+
+    #[test]
+    fn what_keeps_the_state_from_opening_names_its_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = RedbStore::open(&file).err().unwrap();
+        assert_eq!((error.kind(), error.remedy()), (ErrorKind::Misconfigured, Some("name a directory by data.dir (--data-dir)")));
+        let _held = RedbStore::open(folder.path()).unwrap();
+        let error = RedbStore::open(folder.path()).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Conflict);
+        assert!(error.remedy().unwrap().contains("a data.dir of its own"), "{error}");
+        let denied = failed("open", redb::Error::Io(std::io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(denied.kind(), ErrorKind::Unauthorised);
+        assert!(denied.remedy().unwrap().contains("--data-dir"), "{denied}");
     }
 }

@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tailwater_api::metrics::{Counter, Gauge, Metrics};
 
+use super::known_names::{KnownNames, States, TaskState};
 use crate::runtime::worker::MetricsFactory;
 
 /// Content type of [`Registry::encode`].
@@ -38,14 +39,19 @@ impl MetricsFactory for Registry {
 }
 
 impl Registry {
-    /// All figures as text of type [`CONTENT_TYPE`].
+    /// All figures as text of type [`CONTENT_TYPE`], with the states of `tasks`, and once more under Connect's and Debezium's names.
     #[must_use]
-    pub fn encode(&self) -> String {
-        let mut registry = prometheus_client::registry::Registry::with_prefix("tailwater");
-        registry.register_collector(Box::new(self.clone()));
+    pub fn encode(&self, tasks: &[TaskState]) -> String {
+        let mut ours = prometheus_client::registry::Registry::with_prefix("tailwater");
+        ours.register_collector(Box::new(self.clone()));
+        ours.register_collector(Box::new(States(tasks.to_vec())));
+        let mut theirs = prometheus_client::registry::Registry::default();
+        theirs.register_collector(Box::new(KnownNames { registry: self.clone(), tasks: tasks.to_vec() }));
         let mut text = String::new();
         // Writing to a String does not fail, and neither does a collector of ours.
-        let _ = text::encode(&mut text, &registry);
+        let _ = text::encode_registry(&mut text, &ours);
+        let _ = text::encode_registry(&mut text, &theirs);
+        let _ = text::encode_eof(&mut text);
         text
     }
 }
@@ -87,6 +93,34 @@ struct Family<V> {
 
 fn gather<V>(families: &mut BTreeMap<&'static str, Family<V>>, labels: Labels, (name, help): (&'static str, &'static str), value: V) {
     families.entry(name).or_insert_with(|| Family { help, series: Vec::new() }).series.push((labels, value));
+}
+
+impl Registry {
+    /// The sums of a counter by labels.
+    pub(super) fn counters(&self, wanted: &str) -> Vec<(String, u32, Option<String>, u64)> {
+        let mut found = Vec::new();
+        for ((connector, task), metrics) in lock(&self.0).iter() {
+            for ((name, table), (_, counter)) in lock(&metrics.counters).iter() {
+                if *name == wanted {
+                    found.push((connector.clone(), *task, table.clone(), counter.get()));
+                }
+            }
+        }
+        found
+    }
+
+    /// The values of a gauge by labels.
+    pub(super) fn gauges(&self, wanted: &str) -> Vec<(String, u32, Option<String>, i64)> {
+        let mut found = Vec::new();
+        for ((connector, task), metrics) in lock(&self.0).iter() {
+            for ((name, table), (_, gauge)) in lock(&metrics.gauges).iter() {
+                if *name == wanted {
+                    found.push((connector.clone(), *task, table.clone(), gauge.get()));
+                }
+            }
+        }
+        found
+    }
 }
 
 fn labels(connector: &str, task: u32, table: Option<&String>) -> Labels {
@@ -144,7 +178,7 @@ mod tests {
         registry.task("shop", 0).counter("records", "Records sent.", Some("public.orders")).add(3);
         registry.task("copy", 0).counter("records_total", "Records sent.", None).add(2);
         registry.task("shop", 0).gauge("lag_seconds", "Age of the newest record.", None).set(-1);
-        let text = registry.encode();
+        let text = registry.encode(&[]);
         assert!(text.contains("tailwater_records_total{connector=\"copy\",task=\"0\"} 2\ntailwater_records_total{connector=\"shop\",task=\"0\",table=\"public.orders\"} 3\n"), "{text}");
         assert!(text.contains("# TYPE tailwater_lag_seconds gauge\ntailwater_lag_seconds{connector=\"shop\",task=\"0\"} -1\n"), "{text}");
         assert_eq!(text.matches("# TYPE tailwater_records counter").count(), 1, "{text}");
@@ -157,8 +191,8 @@ mod tests {
         let registry = Registry::default();
         registry.task("shop", 0).counter("records", "", None).add(3);
         registry.task("shop", 0).counter("records", "", None).add(4);
-        assert!(registry.encode().contains("records_total{connector=\"shop\",task=\"0\"} 7"));
+        assert!(registry.encode(&[]).contains("records_total{connector=\"shop\",task=\"0\"} 7"));
         registry.forget("shop");
-        assert!(!registry.encode().contains("shop"));
+        assert!(!registry.encode(&[]).contains("shop"));
     }
 }

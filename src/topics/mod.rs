@@ -4,18 +4,24 @@
 //! batch durable whole with its state (I1), shows readers only what is durable (I1), and answers a position of
 //! another log, or beyond the end, with `history-gone` (never a skip).
 
+#[cfg(test)]
+mod conformance;
 pub mod embedded;
+pub mod kafka;
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tailwater_api::config::{ConfigReport, ConfigValues};
 use tailwater_api::record::{Record, TopicPartition};
-use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch};
+use tailwater_api::sink::{Assignment, LogId, LogPosition, RecordBatch, SinkRecord};
 use tailwater_api::source::{BatchNumber, SourceBatch};
 use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::java_regex::JavaRegex;
 use tokio::sync::watch;
+
+use crate::converters::RecordPart;
 
 /// One topic as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,16 +73,47 @@ impl Subscription {
     }
 }
 
+/// A connector as a topic log sees it. An engine that keeps records typed needs no more than the name; one that keeps bytes
+/// reads the keys that say how records become bytes and how topics are made.
+#[derive(Clone)]
+pub struct LogUser {
+    /// Name of the connector; names its state, and as a sink the group of its positions
+    pub connector: Arc<str>,
+    /// Number of the task
+    pub task: u32,
+    /// The connector's flat keys, secrets resolved
+    pub config: Arc<ConfigValues>,
+    /// What stands in bytes for a value that a change left as it was
+    pub placeholder: String,
+}
+
+impl From<&str> for LogUser {
+    /// The only task of a connector that says nothing about its topics.
+    fn from(connector: &str) -> Self {
+        Self { connector: Arc::from(connector), task: 0, config: Arc::default(), placeholder: UNAVAILABLE.to_owned() }
+    }
+}
+
+/// Stands for unchanged values where no source says otherwise: Debezium's default.
+pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
+
+/// What is wrong with the keys by which a connector speaks about its topics, for the engine that the worker's keys name. Without I/O (I15).
+#[must_use]
+pub fn check(is_source: bool, connector: &ConfigValues, worker: &ConfigValues) -> ConfigReport {
+    let is_kafka = worker.get("topics.engine").is_some_and(|engine| engine.trim().eq_ignore_ascii_case("kafka"));
+    if is_kafka { kafka::check(is_source, connector, worker) } else { ConfigReport::default() }
+}
+
 /// An engine of topic logs.
 pub trait TopicLog: Send + Sync + 'static {
     /// Opens the log of a source connector for its one writer, made if it is not there. Pending records of earlier runs are gone.
-    fn writer(&self, connector: &str) -> BoxFuture<'_, Result<Box<dyn LogWriter>>>;
+    fn writer(&self, user: &LogUser) -> BoxFuture<'_, Result<Box<dyn LogWriter>>>;
 
     /// Appends records that no source sent, such as dead letters, and returns when they are durable.
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<()>>;
 
-    /// Opens a reader for the sink `group`. Its committed positions are kept under that name.
-    fn reader(&self, group: &str, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>>;
+    /// Opens a reader for a sink task. The sink's committed positions are kept under the connector's name.
+    fn reader(&self, user: &LogUser, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>>;
 
     /// Declares the sinks that exist, running or paused: what they have not read is not deleted.
     fn retain_for(&self, groups: Vec<(String, Subscription)>);
@@ -93,7 +130,11 @@ pub trait TopicLog: Send + Sync + 'static {
     fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>>;
 
     /// All topics, by name.
-    fn topics(&self) -> Vec<TopicInfo>;
+    fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>>;
+
+    /// Topics that a connector uses, each with a number that grows when it is used: of a source those that it has written, of a sink those
+    /// of its subscription that exist or that it has read.
+    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<(Arc<str>, u64)>;
 
     /// Durable records of one partition from `offset` on, at most `limit`; fewer at its end.
     ///
@@ -128,10 +169,25 @@ pub trait LogWriter: Send {
 pub enum Polled {
     /// Records in the order of their log; never empty
     Records(RecordBatch),
-    /// Partitions that this task reads from now on. It must call [`LogReader::seek`] where its target knows better.
+    /// Partitions that this task reads from the next poll on. Until then it must call [`LogReader::seek`] where its target knows better.
     Assigned(Vec<Assignment>),
-    /// Partitions that this task has to give up
+    /// Partitions that this task has to give up; they are gone with the next poll
     Revoked(Vec<TopicPartition>),
+    /// A record whose bytes the converters do not read; the next poll goes on behind it
+    Unreadable(Box<UnreadableRecord>),
+}
+
+/// A record that stays bytes.
+#[derive(Debug)]
+pub struct UnreadableRecord {
+    /// The record: bytes without schemas
+    pub record: SinkRecord,
+    /// The place behind it
+    pub next: LogPosition,
+    /// What of it could not be read
+    pub part: RecordPart,
+    /// Why
+    pub error: Error,
 }
 
 /// Reads the subscribed topics for one sink task.

@@ -118,6 +118,8 @@ async fn everybody_may_do_what_their_role_says_and_every_change_is_in_the_log() 
     let output = run_tailwater(["connector", "list", "--url", daemon.url(), "--token", "tok3"]);
     assert!(output.status.success(), "{}", said(&output));
 
+    // The log comes through a pipe.
+    wait_until("the last change in the log", async || daemon.log_text().contains("\"status\":204")).await;
     let log = daemon.log_text();
     let changes: Vec<Value> =
         log.lines().filter(|line| line.contains("a change was asked for")).map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -189,7 +189,18 @@ async fn a_locked_data_directory_is_named() {
     let status = second.ended().await;
     assert!(!status.success());
     wait_until("the log", async || second.log_text().contains(&*home.data().to_string_lossy())).await;
+    assert!(second.log_text().contains("give this one a data.dir of its own"), "{}", second.log_text());
     daemon.stop().await;
+}
+
+#[test]
+fn a_worker_file_with_a_fault_shows_its_misspelt_keys_too() {
+    let home = Home::new();
+    let worker = home.write("worker.yaml", "data.dri: /x\nmemory.budget: lots\n");
+    let output = run_tailwater(["run".as_ref(), "--config".as_ref(), worker.as_os_str()]);
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("is data.dir meant?"), "{}", said(&output));
+    assert_eq!(said(&output).matches("memory.budget").count(), 1, "one fault, one line: {}", said(&output));
 }
 
 #[tokio::test]

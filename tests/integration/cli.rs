@@ -42,7 +42,7 @@ fn an_unknown_connector_names_the_nearest() {
 fn wrong_usage_and_a_wrong_worker_file_end_with_two() {
     assert_eq!(said_by(&["run", "--colour"]).0, Some(2));
     let home = Home::new();
-    let file = home.write("worker.yaml", "memory.budget: lots\ntopics.engine: kafka\nrest.listen: here\n");
+    let file = home.write("worker.yaml", "memory.budget: lots\ntopics.engine: kaffka\nrest.listen: here\n");
     let (code, text) = said_by(&["run", "--config", file.to_str().unwrap()]);
     assert_eq!(code, Some(2), "{text}");
     for key in ["memory.budget", "topics.engine", "rest.listen"] {

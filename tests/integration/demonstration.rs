@@ -17,4 +17,5 @@ async fn the_demo_ends_with_equal_tables() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}\n{said}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("equal: yes"), "{said}");
+    assert!(said.lines().last().unwrap().starts_with(r#"{"topic":"shop.public.orders","#), "a record: {said}");
 }

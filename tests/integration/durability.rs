@@ -356,3 +356,27 @@ async fn a_quiet_table_in_a_busy_database_still_advances_the_slot() {
     shop::wait_for_confirmed(&source, shop::SHOP).await;
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_for_open_transactions_names_them_and_goes_on_when_they_end() {
+    let Some(server) = server(&[("max_prepared_transactions", "5")]).await else { return };
+    let client = shop::create(&server, 1).await;
+    client.batch_execute("BEGIN; UPDATE orders SET note = 'prepared'; PREPARE TRANSACTION 'left behind'").await.unwrap();
+    let open = server.connect(shop::SHOP).await.unwrap();
+    open.batch_execute("BEGIN; UPDATE visits SET page = 'open'").await.unwrap();
+    let pid: i32 = open.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let home = Home::new();
+    let options = options(&server).expect("waits for open transactions");
+    let daemon = Daemon::start(&home, &options).await;
+    wait_until("both transactions to be named", async || {
+        let log = daemon.log_text();
+        log.contains(&format!("SELECT pg_terminate_backend({pid});")) && log.contains("ROLLBACK PREPARED 'left behind';")
+    })
+    .await;
+    let (status, _) = daemon.request("GET", "/connectors", None).await;
+    assert_eq!(status, 200, "the API answers meanwhile");
+    open.batch_execute("COMMIT").await.unwrap();
+    client.batch_execute("ROLLBACK PREPARED 'left behind'").await.unwrap();
+    wait_until("the rows", async || daemon.topics().await.iter().any(|topic| topic == "shop.public.orders")).await;
+    daemon.stop().await;
+}

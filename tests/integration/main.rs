@@ -7,9 +7,12 @@
 //! - [`bad_input`]: wrong input gets a clear error, and nothing is lost
 //! - [`examples`]: every file of `config/examples` is valid
 //! - [`demonstration`]: the demo ends with equal tables
+//! - [`operation`]: container, installation, alert rules, dashboard and documents
 //! - [`rest`]: the REST API and the directory of connector files of a running daemon
 //! - [`access`]: TLS, users and roles, limits, the log of changes, secrets of the REST API
 //! - [`clients`]: clients of the REST API that others wrote
+//! - [`snapshot`]: one shot of a source into a database
+//! - [`takeover`]: from real Debezium and back
 //! - [`cli`]: commands, their output and exit codes
 //! - [`architecture`]: the direction of dependencies, and other rules of the tree
 #![expect(clippy::unwrap_used, reason = "a test fails by a panic")]
@@ -25,4 +28,7 @@ mod examples;
 mod golden;
 mod harness;
 mod kills;
+mod operation;
 mod rest;
+mod snapshot;
+mod takeover;

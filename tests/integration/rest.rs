@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, Home, Options, wait_until};
+use crate::harness::{Daemon, Home, Options, run_tailwater, said, wait_until};
 
 const ROWS: &str = "name: rows\nconnector: generator\ngenerator.topics: rows\ngenerator.rows: 1000\n";
 const FORGET: &str = "name: forget\nconnector: blackhole\ntopics: rows\n";
@@ -25,7 +25,13 @@ async fn a_daemon_is_healthy_and_shows_its_figures() {
     .await;
     let text = metrics().await;
     let series = text.lines().filter(|line| !line.starts_with('#'));
-    assert!(series.clone().count() > 0 && series.clone().all(|line| line.starts_with("tailwater_")), "{text}");
+    assert!(
+        series.clone().count() > 0
+            && series
+                .clone()
+                .all(|line| ["tailwater_", "kafka_connect_", "debezium_metrics_"].iter().any(|prefix| line.starts_with(prefix))),
+        "{text}"
+    );
     assert!(text.ends_with("# EOF\n"));
     daemon.stop().await;
 }
@@ -119,6 +125,13 @@ async fn offsets_of_a_stopped_connector_move_and_are_where_it_goes_on() {
     assert_eq!((status, answer), (200, json!({"message": "The offsets for this connector have been altered successfully"})));
     let source = daemon.request("GET", "/connectors/rows/offsets", None).await.1;
     assert_eq!(source["offsets"].as_array().unwrap().len(), 1, "{source}");
+    let cli = |arguments: &[&str]| run_tailwater([&["connector", "offsets", "forget", "--url", daemon.url()], arguments].concat());
+    let saved = home.write("offsets.json", std::str::from_utf8(&cli(&["--output", "json"]).stdout).unwrap());
+    assert!(cli(&["--reset"]).status.success());
+    assert_eq!(daemon.request("GET", "/connectors/forget/offsets", None).await.1, json!({"offsets": []}));
+    let altered = cli(&["--alter", saved.to_str().unwrap()]);
+    assert!(altered.status.success() && said(&altered).contains("altered successfully"), "{}", said(&altered));
+    assert_eq!(cli(&["--alter", "/no/such/file"]).status.code(), Some(2));
     assert_eq!(daemon.request("DELETE", "/connectors/rows/offsets", None).await.0, 200);
     daemon.stop().await;
 

@@ -178,6 +178,30 @@ impl Error {
         self.0.mend.as_deref()
     }
 
+    /// The error in one line without its remedy, for where the remedy is shown beside it.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut text = format!("cannot {}", self.0.doing);
+        if let Scope::Table(table) = &self.0.scope {
+            text += &format!(" (table {table})");
+        }
+        if let Some(position) = &self.0.position {
+            text += &format!(" at {position}");
+        }
+        let mut cause: Option<&dyn StdError> = self.0.cause.as_deref().map(|cause| cause as &dyn StdError);
+        let mut last = String::new();
+        while let Some(error) = cause {
+            let current = error.to_string();
+            // Many errors repeat their cause in their own text; say it once.
+            if !last.contains(&current) {
+                text += &format!(": {current}");
+            }
+            last = current;
+            cause = error.source();
+        }
+        text
+    }
+
     /// Where in the source's log, if that is known.
     #[must_use]
     pub fn position(&self) -> Option<&str> {
@@ -188,24 +212,7 @@ impl Error {
 impl fmt::Display for Error {
     /// One line: `cannot DOING: CAUSE: ITS CAUSE`; the remedy follows after a full stop.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot {}", self.0.doing)?;
-        if let Scope::Table(table) = &self.0.scope {
-            write!(f, " (table {table})")?;
-        }
-        if let Some(position) = &self.0.position {
-            write!(f, " at {position}")?;
-        }
-        let mut cause: Option<&dyn StdError> = self.0.cause.as_deref().map(|cause| cause as &dyn StdError);
-        let mut last = String::new();
-        while let Some(error) = cause {
-            let text = error.to_string();
-            // Many errors repeat their cause in their own text; say it once.
-            if !last.contains(&text) {
-                write!(f, ": {text}")?;
-            }
-            last = text;
-            cause = error.source();
-        }
+        f.write_str(&self.sentence())?;
         if let Some(mend) = &self.0.mend {
             write!(f, ". To mend it: {mend}")?;
         }

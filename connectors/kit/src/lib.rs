@@ -12,6 +12,7 @@
 //! - [`notification`]: how far a snapshot is, told on a topic
 //! - [`number_text`]: numbers as Java writes them
 //! - [`relational_config`]: the keys of all relational sources
+//! - [`reselect`]: which values are read again that a log does not hold
 //! - [`schema_cache`]: what is compiled from schemas
 //! - [`stand_in`]: what is written for values that the source does not tell
 //! - [`tls`]: encryption of connections
@@ -33,6 +34,7 @@ pub mod name_adjustment;
 pub mod notification;
 pub mod number_text;
 pub mod relational_config;
+pub mod reselect;
 pub mod schema_cache;
 pub mod stand_in;
 pub mod tls;

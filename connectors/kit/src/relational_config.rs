@@ -13,6 +13,7 @@ use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter, validate_key
 use crate::heartbeat::HeartbeatOptions;
 use crate::name_adjustment::NameAdjustment;
 use crate::notification::{NotificationOptions, validate_channels};
+use crate::reselect::ReselectOptions;
 use crate::topic_names::{TopicNames, validate_strategy};
 
 const JAVA_CLASS: Effect = Effect::Never("it names a Java class, and there is no JVM here");
@@ -64,8 +65,7 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     list("column.propagate.source.type", "Columns whose type is added to the schema: regular expressions on schema.table.column."),
     list("datatype.propagate.source.type", "Types whose columns carry their type in the schema: regular expressions on schema.table.type."),
     ConfigField::new("converters", List, "Converters of single values; there are none here.").validator(refuse_converters),
-    ConfigField::new("post.processors", List, "Processors of events.").effect(Effect::NotYet),
-    ConfigField::new("post.processors.*", Text, "Options of a processor.").effect(Effect::NotYet),
+    ConfigField::new("post.processors", List, "Processors of events: names, each with its own keys NAME.type and so on."),
     ConfigField::new(
         "event.processing.failure.handling.mode",
         Choice(&["fail", "warn", "skip", "ignore"]),
@@ -337,6 +337,8 @@ pub struct RelationalConfig {
     pub skip_unchanged: bool,
     /// Topic of the records that say where transactions begin and end; none where they are not told
     pub transaction_topic: Option<String>,
+    /// Which values are read again that the log does not hold, if any
+    pub reselect: Option<ReselectOptions>,
     /// Where it is told how far a snapshot is
     pub notifications: NotificationOptions,
     /// When heartbeats are written, if they are
@@ -400,6 +402,7 @@ impl RelationalConfig {
             transaction_topic: reader
                 .boolean("provide.transaction.metadata")
                 .then(|| [reader.text("topic.prefix"), reader.text("topic.transaction")].join(&reader.text("topic.delimiter"))),
+            reselect: ReselectOptions::read(reader),
             notifications: NotificationOptions::read(reader),
             heartbeat: read_heartbeat(reader),
             snapshot_lock_timeout: reader.milliseconds("snapshot.lock.timeout.ms"),
@@ -448,6 +451,13 @@ mod tests {
                 field.check(default).unwrap_or_else(|fault| panic!("{} {fault}", field.name));
             }
         }
+    }
+
+    #[test]
+    fn converters_are_refused_with_a_word() {
+        let field = RELATIONAL_FIELDS.iter().find(|field| field.name == "converters").expect("it is declared");
+        assert!(field.check("").is_ok());
+        assert!(field.check("isbn").unwrap_err().contains("Java"));
     }
 
     #[test]

@@ -12,14 +12,27 @@ use tailwater_kit::relational_config::{OnLoss, RELATIONAL_FIELDS, RelationalConf
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
 use crate::identity::{IdentityRule, parse_rules};
+use crate::servers::{Server, SessionAttributes, parse_servers};
 use crate::types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions};
 
 const SNAPSHOT_MODES: &[&str] =
     &["initial", "always", "initial_only", "no_data", "when_needed", "configuration_based", "custom", "never", "schema_only"];
 
 const POSTGRES_FIELDS: &[ConfigField] = &[
-    ConfigField::new("database.hostname", Text, "Name or address of the server.").required(),
+    ConfigField::new(
+        "database.hostname",
+        Text,
+        "Name or address of the server, or the folder of its Unix socket; several are separated by commas, each may have a port: HOST:PORT.",
+    )
+    .required()
+    .validator(validate_servers),
     ConfigField::new("database.port", Int, "Port of the server.").default("5432").validator(validate_port),
+    ConfigField::new(
+        "database.target_session_attrs",
+        Choice(&["any", "read-write", "read-only", "primary", "standby", "prefer-standby"]),
+        "Which of several servers is followed, as libpq means it: the first that is so.",
+    )
+    .default("any"),
     ConfigField::new("database.user", Text, "Role to log in with; it needs REPLICATION and SELECT on the captured tables.").required(),
     ConfigField::new("database.password", Password, "Password of the role."),
     ConfigField::new("database.dbname", Text, "Database to capture.").required(),
@@ -50,6 +63,17 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         .default("false"),
     ConfigField::new("slot.stream.params", Text, "Further options of the plug-in: NAME=VALUE;NAME=VALUE.")
         .validator(validate_stream_options),
+    ConfigField::new(
+        "transaction.streaming",
+        Boolean,
+        "Whether large transactions are sent while they are in progress and kept here until their commit (PostgreSQL 14 and later); \
+         otherwise the server keeps them.",
+    )
+    .default("false"),
+    ConfigField::new("spill.directory", Text, "Folder for transactions in progress; the system's for temporary files unless given."),
+    ConfigField::new("spill.max.bytes", Long, "What transactions in progress may take there; beyond it the server keeps them.")
+        .default("10737418240")
+        .validator(positive),
     ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
     ConfigField::new("slot.retry.delay.ms", Long, "Time between two such tries, in milliseconds.").default("10000").validator(not_negative),
     ConfigField::new("publication.name", Text, "Publication; created if it is missing.").default("dbz_publication").validator(not_empty),
@@ -116,6 +140,10 @@ fn validate_port(value: &str) -> Result<(), String> {
     if value.parse::<u16>().is_ok_and(|port| port > 0) { Ok(()) } else { Err("must be a port, 1 to 65535".into()) }
 }
 
+fn validate_servers(value: &str) -> Result<(), String> {
+    parse_servers(value, 5432).map(|_| ())
+}
+
 fn validate_digits(value: &str) -> Result<(), String> {
     if value.parse::<u8>().is_ok_and(|digits| digits <= 18) { Ok(()) } else { Err("must be 0 to 18".into()) }
 }
@@ -153,6 +181,9 @@ fn validate_stream_options(value: &str) -> Result<(), String> {
 
 fn stream_options(text: &str) -> Result<Vec<(String, String)>, String> {
     let parse = |entry: &str| match entry.split_once('=') {
+        Some((name, _)) if matches!(name.trim(), "proto_version" | "streaming" | "two_phase") => {
+            Err(format!("must not hold {}, which the connector decides; see transaction.streaming", name.trim()))
+        }
         Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
         Some(_) | None => Err(format!("must be NAME=VALUE;NAME=VALUE, unlike {entry:?}")),
     };
@@ -201,12 +232,24 @@ pub(crate) enum FlushMode {
     ConnectorAndDriver,
 }
 
+/// Where transactions in progress are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct SpillOptions {
+    pub(crate) folder: PathBuf,
+    /// Bytes of all of them
+    pub(crate) limit: u64,
+}
+
 /// A checked configuration of the PostgreSQL source.
 #[derive(Clone)]
 pub struct PostgresConfig {
     pub(crate) relational: RelationalConfig,
+    /// The server that this run follows
     pub(crate) hostname: String,
     pub(crate) port: u16,
+    /// Those that it is chosen from
+    pub(crate) servers: Vec<Server>,
+    pub(crate) session_attributes: SessionAttributes,
     pub(crate) user: String,
     pub(crate) password: Option<Secret>,
     pub(crate) dbname: String,
@@ -216,6 +259,8 @@ pub struct PostgresConfig {
     pub(crate) drop_slot_on_stop: bool,
     pub(crate) failover_slot: bool,
     pub(crate) stream_options: Vec<(String, String)>,
+    /// Where transactions in progress are kept, if they are
+    pub(crate) spill: Option<SpillOptions>,
     pub(crate) slot_retries: u32,
     pub(crate) slot_retry_delay: Duration,
     pub(crate) publication: String,
@@ -264,11 +309,34 @@ impl ConnectorConfig for PostgresConfig {
         } else {
             reader.choice("lsn.flush.mode", &flush_modes)
         };
+        let snapshot =
+            SnapshotMode { in_chunks: reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark"), ..read_snapshot_mode(reader) };
+        if snapshot.in_chunks && !snapshot.stream {
+            reader.note(
+                "snapshot.strategy",
+                "watermark reads beside the log, which this snapshot.mode does not follow: the snapshot is consistent",
+            );
+        }
         let on_loss = relational.on_loss;
+        // What does not parse is already a fault of its key by its validator.
+        let servers = parse_servers(&reader.text("database.hostname"), reader.number("database.port")).unwrap_or_default();
+        let first = servers.first().cloned().unwrap_or(Server { host: String::new(), port: 0 });
         Self {
             relational,
-            hostname: reader.text("database.hostname"),
-            port: reader.number("database.port"),
+            hostname: first.host,
+            port: first.port,
+            servers,
+            session_attributes: reader.choice(
+                "database.target_session_attrs",
+                &[
+                    ("any", SessionAttributes::Any),
+                    ("read-write", SessionAttributes::ReadWrite),
+                    ("read-only", SessionAttributes::ReadOnly),
+                    ("primary", SessionAttributes::Primary),
+                    ("standby", SessionAttributes::Standby),
+                    ("prefer-standby", SessionAttributes::PreferStandby),
+                ],
+            ),
             user: reader.text("database.user"),
             password: reader.secret("database.password"),
             dbname: reader.text("database.dbname"),
@@ -279,6 +347,10 @@ impl ConnectorConfig for PostgresConfig {
             failover_slot: reader.boolean("slot.failover"),
             // What does not parse is already a fault of its key by its validator.
             stream_options: stream_options(&reader.text("slot.stream.params")).unwrap_or_default(),
+            spill: reader.boolean("transaction.streaming").then(|| SpillOptions {
+                folder: reader.optional_text("spill.directory").map_or_else(std::env::temp_dir, PathBuf::from),
+                limit: reader.number("spill.max.bytes"),
+            }),
             slot_retries: reader.number("slot.max.retries"),
             slot_retry_delay: reader.milliseconds("slot.retry.delay.ms"),
             publication: reader.text("publication.name"),
@@ -297,10 +369,7 @@ impl ConnectorConfig for PostgresConfig {
             message_prefixes: NameFilter::read(reader, "message.prefix.include.list", "message.prefix.exclude.list"),
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),
-            snapshot: SnapshotMode {
-                in_chunks: reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark"),
-                ..read_snapshot_mode(reader)
-            },
+            snapshot,
             values: read_type_options(reader, on_loss),
         }
     }

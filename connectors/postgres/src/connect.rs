@@ -14,7 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
-use crate::replication::{ConnectOptions, kind_of};
+use crate::replication::{ConnectOptions, POOLER_REMEDY, is_from_pooler, kind_of};
 use crate::types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
 
 /// What the server's views call our sessions.
@@ -58,6 +58,8 @@ impl SqlConnection {
             .keepalives_idle(Duration::from_secs(60))
             .options(session_settings())
             .ssl_mode(match config.tls.mode {
+                // A Unix socket does not leave the machine; like libpq, nothing is encrypted there.
+                _ if config.hostname.starts_with('/') => tokio_postgres::config::SslMode::Disable,
                 TlsMode::Disable => tokio_postgres::config::SslMode::Disable,
                 TlsMode::Allow | TlsMode::Prefer => tokio_postgres::config::SslMode::Prefer,
                 TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => tokio_postgres::config::SslMode::Require,
@@ -101,7 +103,9 @@ impl SqlConnection {
         let deadline = tokio::time::Instant::now() + VISIBILITY_WAIT;
         while self.query_one(query, &[&xid.to_string()]).await.map_err(failed)?.get(0) {
             if tokio::time::Instant::now() > deadline {
-                tracing::warn!("the definitions of transaction {xid} are read although its commit still waits for a standby");
+                tracing::warn!(
+                    "transaction {xid} is in the log but not visible yet; the server is asked all the same, and may answer as of before it"
+                );
                 break;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -203,6 +207,10 @@ pub(crate) fn sql_error(doing: impl Into<String>, error: tokio_postgres::Error) 
 
 fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgres::Error) -> Error {
     let state = error.code().cloned();
+    let message = error.as_db_error().map_or("", tokio_postgres::error::DbError::message);
+    if is_from_pooler(message) {
+        return Error::new(ErrorKind::Unsupported, doing).because(error).mend(POOLER_REMEDY);
+    }
     let error = sql_error(doing, error);
     match state {
         Some(SqlState::INVALID_PASSWORD) => error.mend("set database.password to the password of the role"),

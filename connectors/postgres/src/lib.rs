@@ -14,6 +14,7 @@
 //! | `source`, `probe` | one run; what keeps it from running |
 
 mod acknowledge;
+mod batch;
 mod catalog;
 mod chunks;
 mod config;
@@ -31,11 +32,14 @@ mod probe;
 mod publication;
 mod relation;
 pub mod replication;
+mod reselect;
 mod restart;
 mod retention;
+mod servers;
 mod slot;
 mod snapshot;
 mod source;
+mod spill;
 mod stream;
 mod transaction;
 pub mod types;

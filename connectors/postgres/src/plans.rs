@@ -58,14 +58,20 @@ impl Plans {
     }
 
     /// From now on, changes of these tables that were committed before their anchors are dropped.
-    pub(crate) fn set_anchors(&mut self, tables: &[CompletedTable]) {
+    ///
+    /// # Errors
+    /// `bug`: somebody still reads by a plan; an anchor that is not set would let events through that the snapshot holds.
+    pub(crate) fn set_anchors(&mut self, tables: &[CompletedTable]) -> Result<()> {
+        self.last = None;
         self.anchors = tables.iter().map(|table| (table.name.clone(), table.anchor)).collect();
         for plan in self.plans.values_mut().flatten() {
-            if let (Some(&anchor), Some(plan)) = (self.anchors.get(&plan.full_name), Arc::get_mut(plan)) {
-                plan.anchor = anchor;
+            if let Some(&anchor) = self.anchors.get(&plan.full_name) {
+                let name = plan.full_name.clone();
+                let in_use = || Error::new(ErrorKind::Bug, format!("anchor the table {name}")).because("its plan is in use");
+                Arc::get_mut(plan).ok_or_else(in_use)?.anchor = anchor;
             }
         }
-        self.last = None;
+        Ok(())
     }
 
     /// The plan by which the snapshot reads a table.

@@ -1,7 +1,7 @@
 //! What keeps the source from running, with the statements that mend it. Changes nothing (I15).
 
 use tailwater_api::probe::ProbeReport;
-use tailwater_api::{Error, Result};
+use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
@@ -10,16 +10,24 @@ use crate::identity;
 use crate::publication::{self, Step};
 use crate::replication::ReplicationConnection;
 use crate::restart::{Offer, usable_slot};
-use crate::slot;
 use crate::source::{captured, check_server};
+use crate::{servers, slot};
 
 /// Connects and looks.
 pub(crate) async fn probe(config: &PostgresConfig) -> ProbeReport {
     let mut report = ProbeReport::default();
+    let config = &match servers::choose(config.clone()).await {
+        Ok(config) => config,
+        Err(error) => {
+            fault(&mut report, Some("database.hostname"), &error);
+            return report;
+        }
+    };
     let sql = match SqlConnection::connect(config).await {
         Ok(sql) => sql,
         Err(error) => {
-            fault(&mut report, Some("database.hostname"), &error);
+            let key = if error.kind() == ErrorKind::Unauthorised { "database.password" } else { "database.hostname" };
+            fault(&mut report, Some(key), &error);
             return report;
         }
     };
@@ -58,6 +66,9 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
         Ok(Step::Nothing) => {}
         Ok(Step::Run(statements)) => {
             report.note(Some("publication.name"), format!("on start, this is run: {}", statements.join(" ")), None);
+            if let Err(error) = publication::rehearse(sql, config, &statements).await {
+                fault(report, Some("publication.autocreate.mode"), &error);
+            }
         }
         Err(error) => fault(report, Some("publication.autocreate.mode"), &error),
     }
@@ -122,5 +133,5 @@ async fn look_at_slot(
 }
 
 fn fault(report: &mut ProbeReport, key: Option<&'static str>, error: &Error) {
-    report.fault(key, error.to_string(), error.remedy().map(str::to_owned));
+    report.fault(key, error.sentence(), error.remedy().map(str::to_owned));
 }

@@ -151,6 +151,24 @@ pub(crate) async fn ensure(
     publication.ok_or_else(|| Error::new(ErrorKind::Missing, format!("use the publication {name}")).because("somebody dropped it just now"))
 }
 
+/// Runs the statements in a transaction that is rolled back: only the server knows who may make which publication. A table
+/// that somebody has locked says nothing about rights, and is not waited for.
+pub(crate) async fn rehearse(sql: &SqlConnection, config: &PostgresConfig, statements: &[String]) -> Result<()> {
+    let begun = sql.batch_execute("BEGIN; SET LOCAL lock_timeout = '1s'").await;
+    begun.map_err(|error| sql_error(format!("rehearse the creation of the publication {}", config.publication), error))?;
+    let mut rehearsed = Ok(());
+    for statement in statements {
+        if let Err(error) = sql.batch_execute(statement).await {
+            if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
+                rehearsed = Err(refused(config, statement, error));
+            }
+            break;
+        }
+    }
+    let ended = sql.batch_execute("ROLLBACK").await;
+    rehearsed.and(ended.map_err(|error| sql_error("end the rehearsal", error)))
+}
+
 fn refused(config: &PostgresConfig, statement: &str, error: tokio_postgres::Error) -> Error {
     let unauthorised = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
     let error = sql_error(format!("create the publication {}", config.publication), error);
@@ -158,7 +176,9 @@ fn refused(config: &PostgresConfig, statement: &str, error: tokio_postgres::Erro
         return error;
     }
     let advice = match config.publication_mode {
-        PublicationMode::AllTables => ", or set publication.autocreate.mode to filtered and make the role the owner of the tables",
+        PublicationMode::AllTables => {
+            " or set publication.autocreate.mode to filtered, GRANT CREATE ON DATABASE and make the role the owner of the tables"
+        }
         PublicationMode::Disabled | PublicationMode::Filtered | PublicationMode::NoTables => "",
     };
     error.mend(format!("as superuser: {statement}{advice}"))

@@ -19,12 +19,14 @@ use tailwater_api::record::Headers;
 use tailwater_api::{Error, ErrorKind, Field, Kind, Result, Schema, Scope, Value};
 use tailwater_kit::column_rules::{ColumnRule, Disguise};
 use tailwater_kit::envelope::{Change, ChangeEvents, EnvelopeSchemas};
+use tailwater_kit::reselect::ReselectOptions;
 use tracing::{info, warn};
 
-use crate::catalog::TableDefinition;
+use crate::catalog::{ColumnDefinition, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::lsn::Lsn;
 use crate::pgoutput::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleValue};
+use crate::reselect::Found;
 use crate::types::{ColumnCodec, Format, SourceType, TypeCatalog};
 
 /// One column of a tuple.
@@ -57,8 +59,9 @@ struct PlannedColumn {
 
 /// A column whose values are not written as they are.
 struct MaskedColumn {
-    row: Disguise,
-    /// The place of the value for the key, and what becomes of it there; `None` where the column is not in the key
+    /// What becomes of the value at the column's own place
+    own: Disguise,
+    /// The place of the value for the key, and what becomes of it there; `None` where the key has none of its own
     key: Option<(usize, Option<Disguise>)>,
 }
 
@@ -81,6 +84,8 @@ pub(crate) struct TablePlan {
     enums: Vec<usize>,
     /// Places of the key's columns; empty where there is no key
     key: Vec<usize>,
+    /// The key's columns in the tuple
+    key_columns: Vec<usize>,
     /// What keys end in where several tables share the topic
     key_end: Option<Value>,
     identity_full: bool,
@@ -113,81 +118,62 @@ impl TablePlan {
         let known = |name: &str| definition.and_then(|table| table.columns.iter().find(|column| column.name == name));
         let key_names = key_of(context.config, &shape, definition);
 
-        let mut fields = Vec::new();
-        // By index of the tuple's column.
-        let mut columns: Vec<Option<PlannedColumn>> = Vec::with_capacity(shape.columns.len());
-        let mut key_only = 0;
-        let mut places_of_key = vec![None; shape.columns.len()];
-        for (index, column) in shape.columns.iter().enumerate() {
+        // By index of the tuple's column; `None` for one that is in no record.
+        let kept: Vec<Option<KeptColumn<'_>>> = shape
+            .columns
+            .iter()
+            .map(|column| KeptColumn::find(context, &full_name, column, known(&column.name), key_names.contains(&column.name)))
+            .collect();
+        let width = kept.iter().flatten().filter(|kept| kept.in_row).count();
+        let mut fields = Vec::with_capacity(width);
+        let mut key_places = Vec::with_capacity(key_names.len());
+        // The next free place behind the row.
+        let mut places = width;
+        let mut columns = Vec::with_capacity(kept.len());
+        for (column, kept) in shape.columns.iter().zip(kept) {
+            let Some(KeptColumn { codec, in_row, rule, source_type }) = kept else {
+                columns.push(None);
+                continue;
+            };
             let in_key = key_names.contains(&column.name);
-            let column_name = format!("{full_name}.{}", column.name);
-            let in_row = relational.columns.accepts(&column_name);
-            if !in_key && !in_row {
-                columns.push(None);
-                continue;
+            let limit = source_type.as_ref().and_then(|source_type| source_type.text_limit);
+            let key_disguise = rule.and_then(|rule| rule.key_disguise(codec.schema()));
+            let disguise = if in_row { rule.and_then(|rule| rule.disguise(codec.schema(), limit)) } else { key_disguise.clone() };
+            let place = if in_row { fields.len() } else { places };
+            let key_place = if in_row && disguise.is_none() { place } else { places };
+            if place >= width || (in_key && key_place >= width) {
+                places += 1;
             }
-            // Where the catalog knows the column no more, nothing is known but that it may be null.
-            let definition = known(&column.name).filter(|definition| definition.type_oid == column.type_oid);
-            let not_null = definition.is_some_and(|definition| definition.not_null);
-            let default = definition.and_then(|definition| definition.default.as_deref());
-            let Some(codec) = context.types.column(column.type_oid, column.type_modifier, !not_null, default) else {
-                info!(
-                    table = %full_name, column = %column.name,
-                    "left out: its type (oid {}) has no mapping; include.unknown.datatypes would include it", column.type_oid
-                );
-                columns.push(None);
-                continue;
-            };
-            // Places behind the row are counted from 0 until the width of the row is known.
-            let mut behind_the_row = || {
-                key_only += 1;
-                key_only - 1
-            };
-            let mut masked = None;
-            let place = if in_row {
-                let source_type = context.types.source_type(column.type_oid, column.type_modifier);
-                let rule = relational.column_rules.of(&column_name);
-                let limit = source_type.as_ref().and_then(|source_type| source_type.text_limit);
-                if let Some(row) = rule.and_then(|rule| rule.disguise(codec.schema(), limit)) {
-                    let key_disguise = rule.and_then(|rule| rule.key_disguise(codec.schema()));
-                    if in_key && key_disguise.is_none() {
-                        warn!(table = %full_name, column = %column.name, "the column is masked in rows, and in the clear in keys");
-                    }
-                    masked = Some(Box::new(MaskedColumn { row, key: in_key.then(|| (behind_the_row(), key_disguise)) }));
-                }
-                let shown = source_type
-                    .filter(|source_type| relational.column_rules.shows_type(&column_name, &format!("{full_name}.{}", source_type.name)));
-                fields.push((column.name.as_str(), field_schema(codec.schema(), rule, shown.as_ref(), &column.name)));
-                fields.len() - 1
-            } else {
-                behind_the_row()
-            };
             if in_key {
-                let behind = masked.as_ref().and_then(|masked| masked.key.as_ref()).map(|(place, _)| *place);
-                places_of_key[index] =
-                    Some(if in_row { behind.map_or(InVector::Row(place), InVector::Behind) } else { InVector::Behind(place) });
+                key_places.push((column.name.as_str(), key_place, codec.schema().clone()));
             }
+            if in_row {
+                let is_shown = |source_type: &&SourceType| {
+                    let data_type = format!("{full_name}.{}", source_type.name);
+                    relational.column_rules.shows_type(&format!("{full_name}.{}", column.name), &data_type)
+                };
+                let schema = field_schema(codec.schema(), rule, source_type.as_ref().filter(is_shown), &column.name);
+                fields.push((column.name.as_str(), schema));
+            }
+            let is_twice = in_key && in_row && disguise.is_some();
+            if is_twice && key_disguise.is_none() {
+                warn!(table = %full_name, column = %column.name, "the column is masked in rows, and in the clear in keys");
+            }
+            let masked = disguise.map(|own| Box::new(MaskedColumn { own, key: is_twice.then_some((key_place, key_disguise)) }));
             columns.push(Some(PlannedColumn { codec, place, in_identity: column.in_identity, masked }));
-        }
-        let width = fields.len();
-        for (column, place) in columns.iter_mut().zip(&places_of_key) {
-            let (Some(column), Some(InVector::Behind(_))) = (column, place) else { continue };
-            match column.masked.as_mut().and_then(|masked| masked.key.as_mut()) {
-                Some((place, _)) => *place += width,
-                None => column.place += width,
-            }
         }
 
         let mut key = Vec::with_capacity(key_names.len());
+        let mut key_columns = Vec::with_capacity(key_names.len());
         let mut key_fields = Vec::with_capacity(key_names.len());
         for name in &key_names {
-            let Some(index) = shape.columns.iter().position(|column| column.name == *name) else { continue };
-            let (Some(column), Some(place)) = (&columns[index], places_of_key[index]) else { continue };
-            key.push(match place {
-                InVector::Row(place) => place,
-                InVector::Behind(place) => place + width,
-            });
-            key_fields.push((name.as_str(), column.codec.schema().clone()));
+            let index = shape.columns.iter().position(|column| column.name == *name);
+            let place = key_places.iter().find(|(column, ..)| column == name);
+            if let (Some(index), Some((name, place, schema))) = (index, place) {
+                key.push(*place);
+                key_columns.push(index);
+                key_fields.push((*name, schema.clone()));
+            }
         }
         let topic = relational.topics.of(&shape.schema, &shape.table);
         let mut key_end = None;
@@ -217,8 +203,9 @@ impl TablePlan {
             table_value: shape.table.as_str().into(),
             columns,
             width,
-            places: width + key_only,
+            places,
             key,
+            key_columns,
             key_end,
             identity_full: shape.identity_full,
             shape,
@@ -230,6 +217,37 @@ impl TablePlan {
     /// The codec of a column of the tuple; `None` where the column is in no record.
     pub(crate) fn codec(&self, column: usize) -> Option<&ColumnCodec> {
         self.columns[column].as_ref().map(|column| &column.codec)
+    }
+
+    /// The columns of the tuple that make the key.
+    pub(crate) fn key_columns(&self) -> impl Iterator<Item = usize> {
+        self.key_columns.iter().copied()
+    }
+
+    /// Whether a column of the tuple is read again where the log does not hold it.
+    pub(crate) fn is_reselected(&self, options: &ReselectOptions, column: usize) -> bool {
+        let is_in_row = self.columns[column].as_ref().is_some_and(|planned| planned.place < self.width);
+        is_in_row && options.accepts(&self.shape.schema, &self.shape.table, &self.shape.columns[column].name)
+    }
+
+    /// Puts values that were read again into the new row of a change.
+    pub(crate) fn fill(&self, change: &mut Change, found: &[Found], arena: &mut BytesMut) -> Result<()> {
+        let row = match change {
+            Change::Create { after, .. } | Change::Update { after, .. } | Change::KeyChange { after, .. } => after,
+            Change::Read { .. } | Change::Delete { .. } | Change::Truncate => return Ok(()),
+        };
+        let Value::Struct(row) = row else { return Ok(()) };
+        for Found { column, format, value } in found {
+            let Some(column) = &self.columns[*column] else { continue };
+            // A column that is in the key alone has no place in the row.
+            let Some(place) = row.get_mut(column.place) else { continue };
+            let value = value.as_ref().map_or(Ok(Value::Null), |octets| self.decode(column, *format, octets, arena))?;
+            *place = match &column.masked {
+                Some(masked) => masked.own.apply(value),
+                None => value,
+            };
+        }
+        Ok(())
     }
 
     /// Whether all values that are kept can come in binary.
@@ -379,7 +397,7 @@ impl PlannedColumn {
         if let Some((place, disguise)) = &masked.key {
             values[*place] = disguise.as_ref().map_or_else(|| value.clone(), |disguise| disguise.apply(value.clone()));
         }
-        values[self.place] = masked.row.apply(value);
+        values[self.place] = masked.own.apply(value);
     }
 
     /// Its places in the vector of values.
@@ -389,11 +407,40 @@ impl PlannedColumn {
     }
 }
 
-/// Where a column of the key stands while the width of the row is not known.
-#[derive(Clone, Copy)]
-enum InVector {
-    Row(usize),
-    Behind(usize),
+/// A column that is in the row or in the key.
+struct KeptColumn<'a> {
+    codec: ColumnCodec,
+    in_row: bool,
+    rule: Option<&'a ColumnRule>,
+    source_type: Option<SourceType>,
+}
+
+impl<'a> KeptColumn<'a> {
+    /// `None` for a column that the filters leave out, or whose type has no mapping.
+    fn find(
+        context: &PlanContext<'a>,
+        table: &str,
+        column: &TupleColumn,
+        definition: Option<&ColumnDefinition>,
+        in_key: bool,
+    ) -> Option<Self> {
+        let relational = &context.config.relational;
+        let name = format!("{table}.{}", column.name);
+        let in_row = relational.columns.accepts(&name);
+        if !in_key && !in_row {
+            return None;
+        }
+        let (oid, modifier) = (column.type_oid, column.type_modifier);
+        // Where the catalog knows the column no more, nothing is known but that it may be null.
+        let definition = definition.filter(|definition| definition.type_oid == oid);
+        let not_null = definition.is_some_and(|definition| definition.not_null);
+        let default = definition.and_then(|definition| definition.default.as_deref());
+        let Some(codec) = context.types.column(oid, modifier, !not_null, default) else {
+            info!(column = %name, "left out: its type (oid {oid}) has no mapping; include.unknown.datatypes would include it");
+            return None;
+        };
+        Some(Self { codec, in_row, rule: relational.column_rules.of(&name), source_type: context.types.source_type(oid, modifier) })
+    }
 }
 
 /// The schema of a field of the row: the codec's, with what the configuration wants to be told besides.

@@ -1,20 +1,34 @@
-//! The replication slot: what the server says about it, and its creation.
+//! The replication slot: what the server says about it, its creation, and attaching to it.
 //!
-//! The creation of a slot waits until every transaction that is writing on the whole server has ended. While it
-//! waits, the log names the sessions that it waits for.
+//! The creation of a slot waits until every transaction that is writing on the whole server has ended, prepared ones
+//! included. While it waits, the log names what it waits for.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tailwater_api::Result;
+use tailwater_api::{Error, ErrorKind, Result};
+use tokio::sync::watch;
 use tokio_postgres::types::PgLsn;
 use tracing::warn;
 
-use crate::connect::{SqlConnection, sql_error};
+use crate::config::PostgresConfig;
+use crate::connect::{SqlConnection, replication_options, sql_error};
 use crate::lsn::Lsn;
+use crate::replication::{FeedbackSender, ReplicationConnection, ReplicationStream};
 use crate::restart::SlotState;
 
+/// The pause before the second try to attach to a slot; each further one is twice as long, up to `slot.retry.delay.ms`.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// After this time the log says what a new slot waits for, and then again each time.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Transactions that a new slot waits for, the oldest first, and how each is ended.
+const OPEN: &str = "
+SELECT string_agg(format('%s, open since %s (to end it: %s)', who, since, ending), '; ' ORDER BY since) FROM (
+    SELECT format('pid %s of %s', pid, usename) AS who, xact_start AS since, format('SELECT pg_terminate_backend(%s);', pid) AS ending
+    FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+    UNION ALL
+    SELECT format('the prepared transaction %L of %s in %s', gid, owner, database), prepared, format('ROLLBACK PREPARED %L;', gid)
+    FROM pg_prepared_xacts) AS open";
 
 /// Loads the state of the slot called `name`, if there is one.
 pub(crate) async fn load(sql: &SqlConnection, name: &str) -> Result<Option<SlotState>> {
@@ -40,12 +54,54 @@ pub(crate) async fn explain_wait<T>(sql: &SqlConnection, slot: &str, creation: i
         tokio::select! {
             done = &mut creation => return done,
             () = tokio::time::sleep(PATIENCE) => {
-                let query = "SELECT string_agg(format('pid %s (%s, open since %s)', pid, usename, xact_start), ', ' ORDER BY xact_start) \
-                             FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";
-                // The wait is what matters here; a session that cannot be named is none the less waited for.
-                let sessions = sql.query_one(query, &[]).await.ok().and_then(|row| row.get::<_, Option<String>>(0));
-                warn!(slot, "the creation of the slot waits for open transactions: {}", sessions.as_deref().unwrap_or("none that this role can see"));
+                // The wait is what matters here; what cannot be named is none the less waited for.
+                let waited_for = sql.query_one(OPEN, &[]).await.ok().and_then(|row| row.get::<_, Option<String>>(0));
+                warn!(slot, "the creation of the slot waits for open transactions: {}", waited_for.as_deref().unwrap_or("none that this role can see"));
             }
         }
+    }
+}
+
+/// Attaches to the slot, again while somebody else does, for as long as Debezium's number of tries takes; `None` where the
+/// task is to end. The first tries follow quickly: the server may only have to notice that a killed worker is gone.
+pub(crate) async fn attach(
+    config: &PostgresConfig,
+    sql: &SqlConnection,
+    mut stopping: watch::Receiver<bool>,
+    from: Lsn,
+    options: &[(String, String)],
+) -> Result<Option<(ReplicationStream, FeedbackSender)>> {
+    let delay = config.slot_retry_delay;
+    let patience = delay.saturating_mul(config.slot_retries);
+    let begun = Instant::now();
+    let mut told = false;
+    let mut pause = FIRST_PAUSE.min(delay);
+    loop {
+        let connection = ReplicationConnection::connect(&replication_options(config)).await?;
+        let error = match connection.start_replication(&config.slot, from, options).await {
+            Ok(started) => return Ok(Some(started)),
+            Err(error) => error,
+        };
+        if error.kind() != ErrorKind::Conflict {
+            return Err(error);
+        }
+        let pid = load(sql, &config.slot).await?.and_then(|slot| slot.active_pid);
+        if begun.elapsed() >= patience {
+            let holder = pid.map_or_else(String::new, |pid| format!(", held by pid {pid}"));
+            return Err(Error::new(ErrorKind::Conflict, format!("use slot {}{holder}", config.slot)).because(error).mend(format!(
+                "give each connector a slot.name of its own, or end the other: SELECT pg_terminate_backend({});",
+                pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string())
+            )));
+        }
+        // A worker that was killed is noticed within a moment; that is nothing to be told of.
+        if !told && begun.elapsed() > Duration::from_secs(1) {
+            told = true;
+            warn!(slot = %config.slot, pid, "the slot is in use; trying again for {} s", patience.as_secs());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopping.wait_for(|stop| *stop) => return Ok(None),
+        }
+        pause = pause.saturating_mul(2).min(delay);
     }
 }

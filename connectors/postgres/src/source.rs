@@ -7,7 +7,6 @@
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
@@ -31,8 +30,8 @@ use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
-use crate::stream::{Start, Streaming};
-use crate::{heartbeat, identity, probe, publication, slot};
+use crate::stream::{Ended, Start, Streaming};
+use crate::{heartbeat, identity, probe, publication, servers, slot};
 
 /// The PostgreSQL source.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,9 +52,9 @@ impl SourceConnector for PostgresConnector {
             // A daemon that is gone is a stop, too.
             let _ = stopping.wait_for(|stop| *stop).await;
         };
-        let config = Arc::new(config);
         let prepare = async {
-            let mut run = Run::open(config.clone(), &context).await?;
+            let config = Arc::new(servers::choose(config).await?);
+            let mut run = Run::open(config, &context).await?;
             let position = run.prepare(&mut context).await?;
             Ok::<_, Error>((run, position))
         };
@@ -167,7 +166,7 @@ impl Run {
                     self.reading.clear();
                 }
                 position.log = Some(offered.log.clone());
-                self.plans.set_anchors(&completed);
+                self.plans.set_anchors(&completed)?;
                 self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
@@ -332,7 +331,7 @@ impl Run {
         snapshot.read_all(&reader, &self.sql, &tables, &anchor, || temporary_anchor(&self.config, &self.sql)).await?;
         let (position, completed) = (snapshot.position, snapshot.completed);
         drop(anchor.keeper);
-        self.plans.set_anchors(&completed);
+        self.plans.set_anchors(&completed)?;
         Ok(position)
     }
 
@@ -374,45 +373,18 @@ impl Run {
     /// Follows the log from `position`.
     async fn stream(mut self, context: &mut SourceContext, position: Position) -> Result<()> {
         let binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions));
-        let mut options = vec![
-            ("proto_version".to_owned(), "1".to_owned()),
-            ("publication_names".to_owned(), quote_identifier(&self.config.publication)),
-        ];
-        if self.facts.version >= 140_000 {
-            options.push(("messages".to_owned(), "true".to_owned()));
-            if binary {
-                options.push(("binary".to_owned(), "true".to_owned()));
-            }
-        }
-        options.extend(self.config.stream_options.iter().cloned());
         self.plans.stream_in_binary(binary);
         let heartbeat = self.config.relational.heartbeat.clone();
         let action = heartbeat.and_then(|heartbeat| Some((heartbeat.action_query?, heartbeat.interval)));
         if let Some((query, _)) = &action {
             heartbeat::act(&mut self.session, query).await;
         }
-        let Some((mut stream, feedback)) = self.start_replication(context, position.resume, &options).await? else {
-            return Ok(());
-        };
-        info!(slot = %self.config.slot, from = %position.resume, binary, "follows the log");
-
-        let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
-        let acknowledgements = Acknowledgements::new(position.resume);
         let mut beside = JoinSet::new();
-        beside.spawn(answer(
-            feedback,
-            acknowledgements.clone(),
-            context.confirmed(),
-            answer_interval(self.config.status_interval, self.facts.wal_sender_timeout),
-            self.config.flush_mode != FlushMode::Manual,
-        ));
         beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
-
         if let Some((query, interval)) = action {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
         }
 
-        let messages = LogicalMessages::new(&self.config, &self.blocks, self.headers.clone());
         let reading = std::mem::take(&mut self.reading);
         let (chunks, gone) = Chunks::new(self.config.clone(), self.publication.take(), &self.definitions, reading);
         for table in &gone {
@@ -422,71 +394,77 @@ impl Run {
         if !gone.is_empty() {
             send_state(context, gone.iter().map(|table| table.removal(server)).collect()).await?;
         }
-        let start =
-            Start { chunks, plans: self.plans, session: self.session, blocks: self.blocks, messages, log, position, acknowledgements };
-        let config = self.config.clone();
-        let mut streaming = Streaming::new(&config, context, start);
-        let result = tokio::select! {
-            result = streaming.run(&mut stream) => result,
-            Some(ended) = beside.join_next() => ended.unwrap_or_else(|panicked| Err(Error::new(ErrorKind::Bug, "answer the server").because(panicked))),
+        let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
+        let acknowledgements = Acknowledgements::new(position.resume);
+        let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
+        let messages = LogicalMessages::new(&config, &self.blocks, self.headers.clone());
+        let start = Start {
+            plans: self.plans,
+            session: self.session,
+            blocks: self.blocks,
+            messages,
+            log,
+            position,
+            acknowledgements: acknowledgements.clone(),
+            chunks,
         };
-        if result.is_ok() && config.drop_slot_on_stop {
-            drop(stream);
-            drop(beside);
+        let (stopping, confirmed) = (context.stopping(), context.confirmed());
+        let mut streaming = Streaming::new(&config, context, start);
+        let mut spill = config.spill.as_ref().filter(|_| facts.version >= 140_000);
+        loop {
+            let options = plug_in_options(&config, &facts, binary, spill.is_some());
+            streaming.keep_in_progress(spill);
+            let from = streaming.resume();
+            let Some((mut stream, feedback)) = slot::attach(&config, &sql, stopping.clone(), from, &options).await? else {
+                return Ok(());
+            };
+            info!(slot = %config.slot, %from, binary, in_progress = spill.is_some(), "follows the log");
+            let mut answering = JoinSet::new();
+            answering.spawn(answer(
+                feedback,
+                acknowledgements.clone(),
+                confirmed.clone(),
+                answer_interval(config.status_interval, facts.wal_sender_timeout),
+                config.flush_mode != FlushMode::Manual,
+            ));
+            let failed = |panicked| Err(Error::new(ErrorKind::Bug, "answer the server").because(panicked));
+            let ended = tokio::select! {
+                ended = streaming.run(&mut stream) => ended?,
+                Some(ended) = answering.join_next() => return ended.unwrap_or_else(failed),
+                Some(ended) = beside.join_next() => return ended.unwrap_or_else(failed),
+            };
+            match ended {
+                Ended::SpillFull => spill = None,
+                Ended::Stopped => break,
+            }
+        }
+        drop(beside);
+        if config.drop_slot_on_stop {
             let mut connection = ReplicationConnection::connect(&replication_options(&config)).await?;
             connection.drop_slot(&config.slot).await?;
         }
-        result
-    }
-
-    /// Attaches to the slot, again while somebody else does, for as long as Debezium's number of tries takes; `None` where the
-    /// task is to end. The first tries follow quickly: the server may only have to notice that a killed worker is gone.
-    async fn start_replication(
-        &self,
-        context: &SourceContext,
-        from: Lsn,
-        options: &[(String, String)],
-    ) -> Result<Option<(crate::replication::ReplicationStream, crate::replication::FeedbackSender)>> {
-        let delay = self.config.slot_retry_delay;
-        let patience = delay.saturating_mul(self.config.slot_retries);
-        let begun = Instant::now();
-        let mut told = false;
-        let mut pause = FIRST_PAUSE.min(delay);
-        loop {
-            let connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
-            let error = match connection.start_replication(&self.config.slot, from, options).await {
-                Ok(started) => return Ok(Some(started)),
-                Err(error) => error,
-            };
-            if error.kind() != ErrorKind::Conflict {
-                return Err(error);
-            }
-            let pid = slot::load(&self.sql, &self.config.slot).await?.and_then(|slot| slot.active_pid);
-            if begun.elapsed() >= patience {
-                let holder = pid.map_or_else(String::new, |pid| format!(", held by pid {pid}"));
-                return Err(Error::new(ErrorKind::Conflict, format!("use slot {}{holder}", self.config.slot)).because(error).mend(
-                    format!(
-                        "give each connector a slot.name of its own, or end the other: SELECT pg_terminate_backend({});",
-                        pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string())
-                    ),
-                ));
-            }
-            // A worker that was killed is noticed within a moment; that is nothing to be told of.
-            if !told && begun.elapsed() > Duration::from_secs(1) {
-                told = true;
-                warn!(slot = %self.config.slot, pid, "the slot is in use; trying again for {} s", patience.as_secs());
-            }
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = context.stopped() => return Ok(None),
-            }
-            pause = pause.saturating_mul(2).min(delay);
-        }
+        Ok(())
     }
 }
 
-/// The pause before the second try to attach to a slot; each further one is twice as long, up to `slot.retry.delay.ms`.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// What the plug-in is asked for. The default is version 1 of its protocol: the server keeps large transactions, and only
+/// committed ones arrive.
+fn plug_in_options(config: &PostgresConfig, facts: &ServerFacts, binary: bool, in_progress: bool) -> Vec<(String, String)> {
+    let mut options = vec![
+        ("proto_version", if in_progress { "2" } else { "1" }.to_owned()),
+        ("publication_names", quote_identifier(&config.publication)),
+    ];
+    if in_progress {
+        options.push(("streaming", "on".to_owned()));
+    }
+    if facts.version >= 140_000 {
+        options.push(("messages", "true".to_owned()));
+        if binary {
+            options.push(("binary", "true".to_owned()));
+        }
+    }
+    options.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(config.stream_options.iter().cloned()).collect()
+}
 
 /// A UUID of version 7, by which readers tell the runs of a connector apart.
 fn run_id() -> String {

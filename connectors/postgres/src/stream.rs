@@ -1,6 +1,7 @@
 //! Following the log: messages in, batches of records with resume points out.
 //!
-//! A transaction arrives whole, after its commit, as begin, row messages and commit. Records are gathered into a
+//! A transaction arrives whole, after its commit, as begin, row messages and commit; where `transaction.streaming` is on, a large
+//! one arrives in parts while it is in progress and is kept on disk (`spill`) until its commit makes it a whole one. Records are gathered into a
 //! batch until its reservation is used up or the socket has nothing more at a transaction's end; then the batch is
 //! sent with its resume point (I3): the end of the last whole transaction, and for a batch cut inside a
 //! transaction how many of its row messages are in batches sent so far, counted before any filter. After a restart the
@@ -23,33 +24,32 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use tailwater_api::envelope::Operation;
 use tailwater_api::metrics::{Counter, Gauge};
-use tailwater_api::record::Record;
-use tailwater_api::source::{Reservation, SourceBatch, SourceContext};
-use tailwater_api::state::StateChange;
+use tailwater_api::source::{SourceBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::{Change, EventMoment, SnapshotMark};
 use tailwater_kit::heartbeat::HeartbeatRecords;
 use tailwater_kit::transaction::TransactionRecords;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
+use tracing::warn;
 
 use crate::acknowledge::Acknowledgements;
+use crate::batch::Batch;
 use crate::chunks::Chunks;
-use crate::config::PostgresConfig;
+use crate::config::{PostgresConfig, SpillOptions};
 use crate::connect::SqlSession;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
-use crate::pgoutput::Message;
+use crate::pgoutput::{Begin, Commit, Message, OldTuple, StreamControl, StreamedMessage, Tuple};
 use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, MessageKind, Partial, Position, SnapshotProgress};
 use crate::relation::{Shape, TablePlan};
 use crate::replication::{Frame, ReplicationStream};
+use crate::reselect::{Found, reselect};
+use crate::spill::{Full, Spill, SpilledMessages};
 use crate::transaction::{Transaction, recognise};
 use crate::visibility::LoggedTransaction;
 
-/// What a batch may weigh at least and at most before it is sent.
-const SMALLEST_BATCH: usize = 16 << 10;
-const LARGEST_BATCH: usize = 512 << 10;
 /// Shortest time between two positions that are stored although no record came.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two counts of lost values.
@@ -91,6 +91,8 @@ pub(crate) struct Streaming<'a> {
     transaction: Option<Transaction>,
     /// Tables that are read meanwhile
     chunks: Option<Chunks>,
+    /// Transactions in progress, where the server sends them
+    spill: Option<Spill>,
 
     batch: Batch,
     /// The position moved since it was sent last.
@@ -100,35 +102,21 @@ pub(crate) struct Streaming<'a> {
     lost_at: Instant,
 }
 
-#[derive(Default)]
-struct Batch {
-    records: Vec<Record>,
-    /// Progress of tables that are read in chunks
-    state: Vec<StateChange>,
-    weight: usize,
-    /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
-    received: usize,
-    reservation: Option<Reservation>,
-    /// How much the next reservation asks for
-    size: usize,
-    /// The connector's clock for the records of this batch
-    now: i64,
-    arena: BytesMut,
-    rows: u64,
-    unchanged: u64,
-    transactions: u64,
+/// Why the log is followed no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The task is to end.
+    Stopped,
+    /// There is no room for transactions in progress: the server has to keep them, on another connection.
+    SpillFull,
 }
 
-impl Batch {
-    /// What of the reservation is used up (I6).
-    fn used(&self) -> usize {
-        self.weight.max(self.received)
-    }
-
-    fn push(&mut self, record: Record) {
-        self.weight += record.weight();
-        self.records.push(record);
-    }
+/// What became of a message.
+enum Taken {
+    Whole,
+    /// The task is to end, within a transaction.
+    Interrupted,
+    SpillFull(Full),
 }
 
 /// Heartbeats and when the next one is due. One stands at the end of a batch; a batch is sent for it if none is.
@@ -183,7 +171,8 @@ impl<'a> Streaming<'a> {
             expected: start.position.partial,
             transaction: None,
             chunks: start.chunks,
-            batch: Batch { size: SMALLEST_BATCH, ..Batch::default() },
+            spill: None,
+            batch: Batch::default(),
             moved: false,
             stored_at: Instant::now(),
             lost_at: Instant::now(),
@@ -191,7 +180,7 @@ impl<'a> Streaming<'a> {
     }
 
     /// Follows the log until the task is to end or the connection breaks.
-    pub(crate) async fn run(&mut self, stream: &mut ReplicationStream) -> Result<()> {
+    pub(crate) async fn run(&mut self, stream: &mut ReplicationStream) -> Result<Ended> {
         let mut stopping = self.context.stopping();
         loop {
             let frame = match stream.next().now_or_never() {
@@ -223,11 +212,19 @@ impl<'a> Streaming<'a> {
                 }
             };
             match frame? {
-                Some(Frame::Data { wal_start, payload, .. }) => {
-                    let octets = payload.len();
-                    self.message(wal_start, payload).await?;
-                    self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
-                }
+                Some(Frame::Data { wal_start, payload, .. }) => match self.take(wal_start, payload).await {
+                    Ok(Taken::Whole) => {}
+                    Ok(Taken::Interrupted) => return self.finish().await,
+                    Ok(Taken::SpillFull(full)) => {
+                        warn!("transactions in progress are left to the server from now on: {full}");
+                        self.finish().await?;
+                        return Ok(Ended::SpillFull);
+                    }
+                    Err(error) => {
+                        self.leave_what_is_whole().await?;
+                        return Err(error);
+                    }
+                },
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
@@ -241,6 +238,17 @@ impl<'a> Streaming<'a> {
                 }
             }
         }
+    }
+
+    /// Sends the transactions before the one in which an error ends the stream, unless some of that one is written already: a
+    /// position inside it counts the row of the error, too, which a restart must not drop (I3).
+    async fn leave_what_is_whole(&mut self) -> Result<()> {
+        let is_untouched = self.transaction.as_ref().is_some_and(|transaction| !transaction.ours && !transaction.told);
+        if is_untouched && !self.batch.records.is_empty() {
+            self.transaction = None;
+            self.send().await?;
+        }
+        Ok(())
     }
 
     /// When something has to be sent although the server is silent.
@@ -290,10 +298,92 @@ impl<'a> Streaming<'a> {
         Ok(true)
     }
 
-    async fn finish(&mut self) -> Result<()> {
+    async fn finish(&mut self) -> Result<Ended> {
         if !self.batch.records.is_empty() || self.moved {
             self.send().await?;
         }
+        Ok(Ended::Stopped)
+    }
+
+    /// Where the server is to be asked to start.
+    pub(crate) fn resume(&self) -> Lsn {
+        self.resume
+    }
+
+    /// Keeps transactions in progress from now on, or does not. What was kept of them is forgotten: a new connection sends
+    /// them from their beginning.
+    pub(crate) fn keep_in_progress(&mut self, options: Option<&SpillOptions>) {
+        self.spill = options.map(|options| {
+            let figure = self.context.metrics().gauge("spilled_bytes", "Transactions in progress that are kept on disk.", None);
+            Spill::new(options.folder.clone(), options.limit, figure)
+        });
+    }
+
+    /// Takes a message: of a transaction in progress, or of a whole one.
+    async fn take(&mut self, place: Lsn, payload: Bytes) -> Result<Taken> {
+        let Some(spill) = &mut self.spill else {
+            self.received(place, payload).await?;
+            return Ok(Taken::Whole);
+        };
+        let at = |error: Error| error.at(place);
+        let kept = match StreamControl::decode(&payload).map_err(at)? {
+            Some(StreamControl::Start { xid, first: _ }) => spill.start(xid),
+            Some(StreamControl::Stop) => {
+                spill.stop();
+                Ok(())
+            }
+            Some(StreamControl::Abort { xid, subxid }) => {
+                spill.abort(xid, subxid);
+                Ok(())
+            }
+            Some(StreamControl::Commit { xid, commit }) => {
+                let messages = spill.commit(xid).map_err(at)?;
+                return self.replay(xid, commit, messages).await;
+            }
+            None if spill.is_open() => spill.append(place, &StreamedMessage::split(payload).map_err(at)?),
+            None => {
+                self.received(place, payload).await?;
+                Ok(())
+            }
+        };
+        Ok(match kept {
+            Ok(()) => Taken::Whole,
+            Err(full) => Taken::SpillFull(full),
+        })
+    }
+
+    /// Takes a message that came just now: values of its row may hold on to the buffer that others came in, too.
+    async fn received(&mut self, place: Lsn, payload: Bytes) -> Result<()> {
+        let octets = payload.len();
+        self.message(place, payload).await?;
+        self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
+        Ok(())
+    }
+
+    /// A transaction that came in parts is committed: its messages are taken as those of a whole one, in bounded batches (I3).
+    /// The socket is not read meanwhile, but answered.
+    async fn replay(&mut self, xid: u32, commit: Commit, mut messages: SpilledMessages) -> Result<Taken> {
+        let stopping = self.context.stopping();
+        self.begin(Begin { final_lsn: commit.commit_lsn, commit_time: commit.commit_time, xid })?;
+        while let Some((place, payload)) = messages.next()? {
+            self.message(place, payload).await?;
+            if self.batch.used() >= self.batch.size {
+                self.send().await?;
+                // I4: the task that answers the server may share this thread.
+                tokio::task::yield_now().await;
+                if *stopping.borrow() {
+                    return Ok(Taken::Interrupted);
+                }
+            }
+        }
+        self.commit(commit.end_lsn)?;
+        Ok(Taken::Whole)
+    }
+
+    fn begin(&mut self, begin: Begin) -> Result<()> {
+        let (skip, expected) = recognise(self.expected, begin.xid, begin.final_lsn).map_err(|error| error.at(begin.final_lsn))?;
+        self.expected = expected;
+        self.transaction = Some(Transaction::new(begin, skip, self.transactions.is_some()));
         Ok(())
     }
 
@@ -318,11 +408,7 @@ impl<'a> Streaming<'a> {
         }
         let at = |error: Error| error.at(wal_start);
         match Message::decode(&payload).map_err(at)? {
-            Message::Begin(begin) => {
-                let (skip, expected) = recognise(self.expected, begin.xid, begin.final_lsn).map_err(|error| error.at(begin.final_lsn))?;
-                self.expected = expected;
-                self.transaction = Some(Transaction::new(begin, skip, self.transactions.is_some()));
-            }
+            Message::Begin(begin) => self.begin(begin)?,
             Message::Commit(commit) => self.commit(commit.end_lsn)?,
             Message::Relation(relation) => {
                 let (oid, shape) = (relation.oid, Shape::of_relation(&relation));
@@ -330,11 +416,20 @@ impl<'a> Streaming<'a> {
                 self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
             }
             Message::Insert(insert) => {
-                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| plan.create(&insert.new, arena)).await?;
+                let found = self.reselect(insert.relation, None, &insert.new).await.map_err(at)?;
+                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| {
+                    let mut change = plan.create(&insert.new, arena)?;
+                    plan.fill(&mut change, &found, arena)?;
+                    Ok(change)
+                })
+                .await?;
             }
             Message::Update(update) => {
+                let found = self.reselect(update.relation, update.old.as_ref(), &update.new).await.map_err(at)?;
                 self.row(update.relation, wal_start, MessageKind::Update, |plan, arena| {
-                    plan.update(update.old.as_ref(), &update.new, arena)
+                    let mut change = plan.update(update.old.as_ref(), &update.new, arena)?;
+                    plan.fill(&mut change, &found, arena)?;
+                    Ok(change)
                 })
                 .await?;
             }
@@ -355,6 +450,14 @@ impl<'a> Streaming<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Reads values again that the log does not hold, where the configuration asks for it.
+    async fn reselect(&mut self, relation: u32, old: Option<&OldTuple<'_>>, new: &Tuple<'_>) -> Result<Vec<Found>> {
+        let Some(options) = &self.config.relational.reselect else { return Ok(Vec::new()) };
+        let Some(plan) = self.plans.of(relation)? else { return Ok(Vec::new()) };
+        let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+        reselect(options, &mut self.session, xid, &plan, old, new).await
     }
 
     fn commit(&mut self, end: Lsn) -> Result<()> {
@@ -558,9 +661,7 @@ impl<'a> Streaming<'a> {
             Some(reservation) => reservation,
             None => self.context.reserve(batch.weight).await,
         };
-        // Filled: the next may be twice as large. Sent before it was full: half.
-        let full = batch.used() >= batch.size;
-        batch.size = if full { batch.size * 2 } else { batch.size / 2 }.clamp(SMALLEST_BATCH, LARGEST_BATCH);
+        batch.resize();
         (batch.weight, batch.received) = (0, 0);
         self.figures.rows.add(std::mem::take(&mut batch.rows));
         self.figures.transactions.add(std::mem::take(&mut batch.transactions));

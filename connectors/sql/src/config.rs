@@ -72,6 +72,7 @@ pub struct SqlConfig {
     pub(crate) exclude: Vec<String>,
     pub(crate) max_retries: u32,
     pub(crate) retry_delay: Duration,
+    pub(crate) forget_positions: bool,
 }
 
 const ONE_CONNECTION: Effect = Effect::Never("each task writes over one connection, so that a batch is one transaction");
@@ -89,7 +90,8 @@ const FIELDS: &[ConfigField] = &[
     ConfigField::new(
         "connection.url",
         FieldType::Text,
-        "The database: sqlite:///absolute/path, sqlite:relative/path, postgres://host:port/database, or a JDBC URL of these.",
+        "The database: sqlite:///absolute/path, sqlite:relative/path, postgres://host:port/database, or a JDBC URL of these. \
+         connectTimeout (30) and socketTimeout (300) of PostgreSQL limit connecting and each answer, in seconds.",
     )
     .required(),
     ConfigField::new("connection.username", FieldType::Text, "User name; wins over the URL's.").importance(Importance::High),
@@ -197,6 +199,12 @@ const FIELDS: &[ConfigField] = &[
     ConfigField::new("cloud.events.schema.name.pattern", FieldType::Text, "Names of CloudEvents schemas.")
         .default(".*CloudEvents\\.Envelope$")
         .effect(Effect::NotYet),
+    ConfigField::new(
+        "internal.positions.forget",
+        FieldType::Boolean,
+        "Whether the target forgets the positions when the sink ends: for a sink of one run, whose name never comes again.",
+    )
+    .default("false"),
     ConfigField::new("internal.enable.sces", FieldType::Boolean, "The shared sink framework.")
         .effect(Effect::Never("records that the target refuses are always isolated")),
 ];
@@ -249,6 +257,7 @@ impl ConnectorConfig for SqlConfig {
             exclude,
             max_retries: reader.number("flush.max.retries"),
             retry_delay: reader.milliseconds("flush.retry.delay.ms"),
+            forget_positions: reader.boolean("internal.positions.forget"),
         }
     }
 }

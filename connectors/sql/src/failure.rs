@@ -43,7 +43,14 @@ impl Failure {
 
     /// A database's error while `doing`.
     pub(crate) fn database(meaning: Meaning, doing: impl Into<String>, cause: sqlx::Error) -> Self {
-        let error = Error::new(meaning.kind(), doing).because(cause);
+        // The driver would add the line of the server's source.
+        let error = match &cause {
+            sqlx::Error::Database(said) => {
+                let code = said.code().map(|code| format!(" (code {code})")).unwrap_or_default();
+                Error::new(meaning.kind(), doing).because(format!("{}{code}", said.message()))
+            }
+            _ => Error::new(meaning.kind(), doing).because(cause),
+        };
         let error = match meaning {
             Meaning::Full => error.mend("free space where the target keeps its data; writing goes on by itself"),
             Meaning::Data | Meaning::Shape | Meaning::Exists | Meaning::Other(_) => error,

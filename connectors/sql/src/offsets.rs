@@ -168,6 +168,14 @@ pub(crate) async fn advance<D: Dialect>(
     Ok(())
 }
 
+/// Removes the rows of a connector whose name never comes again. They do no harm where they stay.
+pub(crate) async fn forget<D: Dialect>(database: &mut D, connector: &str) {
+    let sql = "DELETE FROM tailwater_offsets WHERE connector = $1";
+    if let Err(cause) = database.execute(sql, &[connector.to_owned().into()]).await {
+        tracing::warn!(error.mend = "delete its rows in tailwater_offsets by hand", "positions of {connector} stay in the target: {cause}");
+    }
+}
+
 fn failed<D: Dialect>(database: &D, cause: sqlx::Error) -> Failure {
     let grant = database.grant(&cause, TABLE);
     let failure = Failure::database(D::meaning(&cause), "move the positions in tailwater_offsets", cause);

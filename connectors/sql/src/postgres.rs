@@ -5,12 +5,21 @@
 //! else travels as text and is cast to the type of the column, which is exact for every type: numeric of any size,
 //! infinite timestamps, years before Christ. The cast names the type without its length, because `CAST` cuts a text
 //! to its length in silence where an assignment refuses it.
+//!
+//! **A server that falls silent.** A host that vanishes after it has acknowledged a statement sends nothing more, not
+//! even the end of the connection, and the driver gives its sockets neither keepalives nor a limit. So connecting and
+//! every answer have a limit here. A connection whose answer did not come is never used again: what it was told last
+//! may still happen, and the writer looks that up over a new one (I12).
+
+use std::io;
+use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgRow, PgSslMode};
 use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
 use tailwater_api::value::Value;
 use tailwater_api::{Error, ErrorKind};
 use tailwater_kit::merge::Row;
+use tokio::time::timeout;
 
 use crate::catalog::Table;
 use crate::column_type::ColumnType;
@@ -26,8 +35,36 @@ const PREPARED_STATEMENTS: usize = 512;
 /// One connection to PostgreSQL.
 pub(crate) struct Postgres {
     connection: PgConnection,
+    patience: Patience,
     /// Whose rights count
     user: String,
+}
+
+/// How long answers are waited for.
+struct Patience {
+    limit: Duration,
+    /// An answer did not come, so the connection is between two messages of its protocol.
+    lost: bool,
+}
+
+impl Patience {
+    async fn wait<T>(&mut self, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+        if self.lost {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "an earlier answer of the server did not come").into());
+        }
+        match timeout(self.limit, answer).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                self.lost = true;
+                Err(silence(self.limit, "socketTimeout"))
+            }
+        }
+    }
+}
+
+fn silence(limit: Duration, parameter: &str) -> sqlx::Error {
+    let cause = format!("the server did not answer within {} s ({parameter} of connection.url)", limit.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, cause).into()
 }
 
 /// How the values of a column travel.
@@ -281,7 +318,8 @@ impl Dialect for Postgres {
         };
         let user = target.user.as_deref().unwrap_or("the system's user");
         let doing = format!("connect to PostgreSQL at {}:{} as {user}", target.host, target.port);
-        let mut connection = options(target).connect().await.map_err(|cause| {
+        let connected = timeout(target.connect_limit, options(target).connect()).await;
+        let mut connection = connected.unwrap_or_else(|_| Err(silence(target.connect_limit, "connectTimeout"))).map_err(|cause| {
             let meaning = Self::meaning(&cause);
             Failure::database(meaning, &*doing, cause).error.mend(match meaning {
                 Meaning::Other(ErrorKind::Unauthorised) => "check connection.username, connection.password and pg_hba.conf",
@@ -300,21 +338,24 @@ impl Dialect for Postgres {
             sqlx::raw_sql(session).execute(&mut connection).await?;
             sqlx::query_scalar("SELECT current_user::text").fetch_one(&mut connection).await
         };
-        let user = set_up.await.map_err(|cause| Failure::database(Self::meaning(&cause), doing, cause).error)?;
-        Ok(Self { connection, user })
+        let mut patience = Patience { limit: target.answer_limit, lost: false };
+        let user = patience.wait(set_up).await.map_err(|cause| Failure::database(Self::meaning(&cause), doing, cause).error)?;
+        Ok(Self { connection, patience, user })
     }
 
     async fn execute(&mut self, sql: &str, parameters: &[Datum]) -> Result<u64, sqlx::Error> {
         let done = if parameters.is_empty() {
-            sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.connection).await?
+            self.patience.wait(sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut self.connection)).await?
         } else {
-            sqlx::query_with(AssertSqlSafe(sql), scalars(parameters)?).execute(&mut self.connection).await?
+            let query = sqlx::query_with(AssertSqlSafe(sql), scalars(parameters)?);
+            self.patience.wait(query.execute(&mut self.connection)).await?
         };
         Ok(done.rows_affected())
     }
 
     async fn query(&mut self, sql: &str, parameters: &[Datum]) -> Result<Vec<Vec<Datum>>, sqlx::Error> {
-        let rows = sqlx::query_with(AssertSqlSafe(sql), scalars(parameters)?).fetch_all(&mut self.connection).await?;
+        let query = sqlx::query_with(AssertSqlSafe(sql), scalars(parameters)?);
+        let rows = self.patience.wait(query.fetch_all(&mut self.connection)).await?;
         rows.iter().map(|row| (0..row.len()).map(|place| read(row, place)).collect()).collect()
     }
 
@@ -345,7 +386,8 @@ impl Dialect for Postgres {
             }
             Action::Delete => format!("DELETE FROM {table} AS target USING {} WHERE {matches}", source.table),
         };
-        Ok(sqlx::query_with(AssertSqlSafe(sql), source.arguments).execute(&mut self.connection).await?.rows_affected())
+        let query = sqlx::query_with(AssertSqlSafe(sql), source.arguments);
+        Ok(self.patience.wait(query.execute(&mut self.connection)).await?.rows_affected())
     }
 
     async fn count_missing(&mut self, statement: &Statement<'_>, rows: &[&Row<Datum>]) -> Result<u64, sqlx::Error> {
@@ -356,13 +398,14 @@ impl Dialect for Postgres {
             statement.table.quoted(),
             source.key_matches(&statement.names(), statement.key)
         );
-        let row = sqlx::query_with(AssertSqlSafe(sql), source.arguments).fetch_one(&mut self.connection).await?;
+        let query = sqlx::query_with(AssertSqlSafe(sql), source.arguments);
+        let row = self.patience.wait(query.fetch_one(&mut self.connection)).await?;
         Ok(row.try_get::<i64, _>(0)?.unsigned_abs())
     }
 
-    async fn close(self) {
+    async fn close(mut self) {
         // The server ends the session by itself when a farewell cannot be sent.
-        let _ = self.connection.close().await;
+        let _ = self.patience.wait(self.connection.close()).await;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rustix::fs::{Access, access};
 use tailwater_api::probe::ProbeReport;
 
 use crate::config::{SchemaEvolution, SqlConfig};
@@ -9,6 +10,7 @@ use crate::datum::Datum;
 use crate::dialect::Dialect;
 use crate::offsets::{CREATE, TABLE};
 use crate::postgres::Postgres;
+use crate::sqlite::RIGHTS;
 use crate::target_url::Target;
 
 const URL: Option<&str> = Some("connection.url");
@@ -25,7 +27,7 @@ pub(crate) async fn probe(config: &SqlConfig) -> ProbeReport {
 async fn probe_postgres(config: &SqlConfig, report: &mut ProbeReport) {
     let mut database = match Postgres::connect(&config.target).await {
         Ok(database) => database,
-        Err(error) => return report.fault(URL, error.to_string(), error.remedy().map(str::to_owned)),
+        Err(error) => return report.fault(URL, error.sentence(), error.remedy().map(str::to_owned)),
     };
     let sql = "SELECT current_user::text, coalesce(current_schema(), '')::text, pg_is_in_recovery()::text, \
                coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)::text, (to_regclass('tailwater_offsets') IS NOT NULL)::text, \
@@ -78,10 +80,13 @@ fn probe_sqlite(path: &Path, report: &mut ProbeReport) {
             return report.fault(URL, format!("the directory {} cannot be used: {error}", directory.display()), Some(mend));
         }
         Ok(found) if !found.is_dir() => return report.fault(URL, format!("{} is no directory", directory.display()), None),
-        Ok(found) if found.permissions().readonly() => {
-            return report.fault(URL, format!("the directory {} is read-only", directory.display()), None);
-        }
         Ok(_) => {}
+    }
+    // SQLite puts its journal beside the file.
+    for place in [directory, path].into_iter().filter(|place| place.exists()) {
+        if let Err(error) = access(place, Access::WRITE_OK) {
+            return report.fault(URL, format!("{} cannot be written to: {error}", place.display()), Some(RIGHTS.to_owned()));
+        }
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => report.fault(URL, format!("{} is a directory", path.display()), None),

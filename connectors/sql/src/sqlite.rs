@@ -27,6 +27,8 @@ const MOST_PARAMETERS: usize = 32_766;
 /// Beyond this a longer statement gains nothing.
 const MOST_ROWS: usize = 512;
 const PREPARED_STATEMENTS: usize = 512;
+/// What mends a file or directory that cannot be written to.
+pub(crate) const RIGHTS: &str = "give the user of this process the right to write to the file and to its directory (chmod, chown)";
 /// How long a statement waits for another writer of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -185,7 +187,7 @@ impl Dialect for Sqlite {
     }
 
     fn grant(&self, _: &sqlx::Error, _: &str) -> String {
-        "give the user of this process the right to write to the file and to its directory (chmod, chown)".to_owned()
+        RIGHTS.to_owned()
     }
 
     async fn connect(target: &Target) -> Result<Self, Error> {
@@ -205,8 +207,11 @@ impl Dialect for Sqlite {
         connected.map(Self).map_err(|cause| {
             let failure = Failure::database(Self::meaning(&cause), format!("open the SQLite file {}", path.display()), cause);
             match failure.meaning {
-                Meaning::Other(ErrorKind::Missing) => failure.mend("create its directory, or name another path in connection.url").error,
+                Meaning::Other(ErrorKind::Missing) => {
+                    failure.mend(format!("create its directory, or name another path in connection.url; {RIGHTS}")).error
+                }
                 Meaning::Other(ErrorKind::Unreadable) => failure.mend("the file is no SQLite database; name another path").error,
+                Meaning::Other(ErrorKind::Unauthorised) => failure.mend(RIGHTS).error,
                 Meaning::Data | Meaning::Shape | Meaning::Exists | Meaning::Full | Meaning::Other(_) => failure.error,
             }
         })

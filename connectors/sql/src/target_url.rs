@@ -3,6 +3,7 @@
 //! Both the URLs of the databases themselves and those of JDBC are read. No I/O happens here (I15).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tailwater_api::Secret;
 use tailwater_api::config::ConfigReader;
@@ -14,7 +15,7 @@ pub(crate) enum Target {
     Sqlite(PathBuf),
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct PostgresTarget {
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -27,6 +28,30 @@ pub(crate) struct PostgresTarget {
     pub(crate) ssl_key: Option<String>,
     pub(crate) search_path: Option<String>,
     pub(crate) application_name: Option<String>,
+    /// How long connecting may take
+    pub(crate) connect_limit: Duration,
+    /// How long the server may take to answer one statement
+    pub(crate) answer_limit: Duration,
+}
+
+impl Default for PostgresTarget {
+    fn default() -> Self {
+        Self {
+            host: "localhost".to_owned(),
+            port: 5432,
+            database: None,
+            user: None,
+            password: None,
+            ssl_mode: None,
+            ssl_root_certificate: None,
+            ssl_certificate: None,
+            ssl_key: None,
+            search_path: None,
+            application_name: None,
+            connect_limit: Duration::from_secs(30),
+            answer_limit: Duration::from_mins(5),
+        }
+    }
 }
 
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
@@ -102,11 +127,12 @@ fn parse_postgres(rest: &str) -> Result<(Target, Vec<String>), String> {
         Some((host, port)) => (host, port.strip_prefix(':')),
         None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
     };
-    target.host = if host.is_empty() { "localhost".to_owned() } else { decode(host)? };
-    target.port = match port {
-        Some(port) => port.parse().map_err(|_| "has a port that is no number from 0 to 65535".to_owned())?,
-        None => 5432,
-    };
+    if !host.is_empty() {
+        target.host = decode(host)?;
+    }
+    if let Some(port) = port {
+        target.port = port.parse().map_err(|_| "has a port that is no number from 0 to 65535".to_owned())?;
+    }
     target.database = (!database.is_empty()).then(|| decode(database)).transpose()?;
 
     let mut ignored = Vec::new();
@@ -129,10 +155,20 @@ fn parse_postgres(rest: &str) -> Result<(Target, Vec<String>), String> {
             "sslkey" | "ssl-key" => target.ssl_key = Some(value),
             "currentSchema" => target.search_path = Some(value),
             "ApplicationName" | "application_name" => target.application_name = Some(value),
+            "connectTimeout" | "connect_timeout" => target.connect_limit = limit(name, &value)?,
+            "socketTimeout" => target.answer_limit = limit(name, &value)?,
             _ => ignored.push(name_of(pair)),
         }
     }
     Ok((Target::Postgres(Box::new(target)), ignored))
+}
+
+/// A limit in seconds. Zero, which means "none" to the drivers whose parameters these are, is refused: a host that vanishes
+/// would never be noticed.
+fn limit(name: &str, value: &str) -> Result<Duration, String> {
+    let seconds =
+        value.parse().ok().filter(|seconds| *seconds > 0).ok_or_else(|| format!("has a {name} that is no number of seconds from 1 on"));
+    seconds.map(Duration::from_secs)
 }
 
 fn name_of(pair: &str) -> String {
@@ -194,6 +230,19 @@ mod tests {
         }
         assert_eq!(jdbc.search_path.as_deref(), Some("copy"));
         assert_eq!(postgres("postgres://[::1]:5433/x").host, "::1");
+    }
+
+    #[test]
+    fn limits_are_those_of_the_url_and_never_none() {
+        let limits = |url| {
+            let target = postgres(url);
+            (target.connect_limit.as_secs(), target.answer_limit.as_secs())
+        };
+        assert_eq!(limits("jdbc:postgresql://h/d?connectTimeout=10&socketTimeout=60"), (10, 60));
+        assert_eq!(limits("postgres://h/d?connect_timeout=5"), (5, 300));
+        for wrong in ["socketTimeout=0", "socketTimeout=", "connectTimeout=1.5", "connectTimeout=-1"] {
+            assert!(parse(&format!("postgres://h/d?{wrong}")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -148,7 +148,10 @@ impl<D: Dialect> Writer<D> {
     }
 
     pub(crate) async fn close(self) -> Result<()> {
-        if let Some(database) = self.database {
+        if let Some(mut database) = self.database {
+            if self.config.forget_positions {
+                offsets::forget(&mut database, self.context.connector()).await;
+            }
             database.close().await;
         }
         Ok(())
@@ -177,7 +180,14 @@ impl<D: Dialect> Writer<D> {
                 }
                 Err(failure) if failure.error.kind().is_transient() && tries < self.config.max_retries => {
                     tries += 1;
-                    tracing::warn!(error.kind = failure.error.kind().code(), tries, "trying the batch again: {}", failure.error);
+                    tracing::warn!(
+                        connector = &**self.context.connector(),
+                        error.kind = failure.error.kind().code(),
+                        error.mend = failure.error.remedy(),
+                        tries,
+                        "trying the batch again: {}",
+                        failure.error.sentence()
+                    );
                     tokio::select! {
                         () = tokio::time::sleep(self.config.retry_delay) => {}
                         () = self.context.stopped() => return Err(failure.error),

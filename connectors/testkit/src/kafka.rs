@@ -239,7 +239,7 @@ impl Drop for KafkaBroker {
 }
 
 /// Java with the jars in `libs` and so many MiB of heap, to be told what to run.
-fn java(libs: &Path, heap: u32) -> Command {
+pub(crate) fn java(libs: &Path, heap: u32) -> Command {
     let mut command = Command::new("java");
     // Starts in half the time and needs less memory; throughput does not matter here.
     command.args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]).arg(format!("-Xmx{heap}m"));
@@ -247,7 +247,7 @@ fn java(libs: &Path, heap: u32) -> Command {
     command
 }
 
-fn properties(settings: &[(String, String)]) -> String {
+pub(crate) fn properties(settings: &[(String, String)]) -> String {
     settings.iter().fold(String::new(), |mut text, (name, value)| {
         writeln!(text, "{name}={value}").expect("a String takes any text");
         text

@@ -1,6 +1,7 @@
 //! Conformance suites, real servers as handles and a fault proxy for Tailwater's tests.
 //!
 //! - [`conformance`]: what every connector must do
+//! - [`connect`]: workers of Kafka Connect with Debezium
 //! - [`fault_proxy`]: a TCP proxy that misbehaves when told to
 //! - [`guard`]: ends a child process when the test dies
 //! - [`kafka`]: throwaway Kafka brokers
@@ -10,12 +11,14 @@
 #![warn(missing_docs)]
 
 pub mod conformance;
+pub mod connect;
 pub mod fault_proxy;
 pub mod guard;
 pub mod kafka;
 pub mod postgres;
 pub mod servers;
 
+pub use connect::ConnectWorker;
 pub use fault_proxy::{Direction, Fault, FaultProxy};
 pub use guard::Guard;
 pub use kafka::KafkaBroker;

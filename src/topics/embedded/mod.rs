@@ -63,7 +63,7 @@ use self::storage::{Disk, Storage};
 use self::subscription::SinkReader;
 use self::writer::JournalWriter;
 use crate::state::redb::RedbStore;
-use crate::topics::{LogReader, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
+use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// How often old segments are looked for.
 const EXPIRY: Duration = Duration::from_secs(10);
@@ -284,6 +284,27 @@ impl Shared {
         }
     }
 
+    /// All topics, by name.
+    fn topics(&self) -> Vec<TopicInfo> {
+        let mut topics: BTreeMap<Arc<str>, TopicInfo> = BTreeMap::new();
+        for journal in self.all() {
+            let durable = journal.lock();
+            for ((name, partition), facts) in &durable.partitions {
+                let writer = (*journal.name != *OWN).then(|| Arc::clone(&journal.name));
+                let topic = topics.entry(Arc::clone(name)).or_insert_with(|| TopicInfo {
+                    name: Arc::clone(name),
+                    log: Arc::clone(&durable.log),
+                    writer,
+                    partitions: Vec::new(),
+                });
+                // Partitions that nothing was written to are empty.
+                topic.partitions.resize(topic.partitions.len().max(*partition as usize), (0, 0));
+                topic.partitions.push((facts.first, facts.offsets.next));
+            }
+        }
+        topics.into_values().collect()
+    }
+
     /// Removes what has outlived its retention, and positions that nobody can go on from. Blocks on the disk.
     fn expire(&self) -> Result<()> {
         self.retention.expire()?;
@@ -349,8 +370,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 }
 
 impl TopicLog for EmbeddedLog {
-    fn writer(&self, connector: &str) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
-        let connector = connector.to_owned();
+    fn writer(&self, user: &LogUser) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
+        let connector = Arc::clone(&user.connector);
         Box::pin(async move { Ok(Box::new(self.shared.open_writer(&connector).await?) as Box<dyn LogWriter>) })
     }
 
@@ -358,9 +379,9 @@ impl TopicLog for EmbeddedLog {
         Box::pin(self.shared.append_own(records))
     }
 
-    fn reader(&self, group: &str, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
-        let broken = self.shared.broken_under(&self.shared.retention.committed(group));
-        let reader = SinkReader::new(Arc::clone(&self.shared), group, subscription);
+    fn reader(&self, user: &LogUser, subscription: Subscription) -> BoxFuture<'_, Result<Box<dyn LogReader>>> {
+        let broken = self.shared.broken_under(&self.shared.retention.committed(&user.connector));
+        let reader = SinkReader::new(Arc::clone(&self.shared), &user.connector, subscription);
         Box::pin(async move { broken.map_or_else(|| Ok(Box::new(reader) as Box<dyn LogReader>), Err) })
     }
 
@@ -399,24 +420,18 @@ impl TopicLog for EmbeddedLog {
         }))
     }
 
-    fn topics(&self) -> Vec<TopicInfo> {
-        let mut topics: BTreeMap<Arc<str>, TopicInfo> = BTreeMap::new();
-        for journal in self.shared.all() {
-            let durable = journal.lock();
-            for ((name, partition), facts) in &durable.partitions {
-                let writer = (*journal.name != *OWN).then(|| Arc::clone(&journal.name));
-                let topic = topics.entry(Arc::clone(name)).or_insert_with(|| TopicInfo {
-                    name: Arc::clone(name),
-                    log: Arc::clone(&durable.log),
-                    writer,
-                    partitions: Vec::new(),
-                });
-                // Partitions that nothing was written to are empty.
-                topic.partitions.resize(topic.partitions.len().max(*partition as usize), (0, 0));
-                topic.partitions.push((facts.first, facts.offsets.next));
-            }
-        }
-        topics.into_values().collect()
+    fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>> {
+        let topics = self.shared.topics();
+        Box::pin(async move { Ok(topics) })
+    }
+
+    fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<(Arc<str>, u64)> {
+        let is_used = |topic: &TopicInfo| match subscription {
+            Some(subscription) => subscription.covers(&topic.name).unwrap_or(false),
+            None => topic.writer.as_deref() == Some(connector),
+        };
+        let uses = |topic: TopicInfo| (topic.name, topic.partitions.iter().map(|(_, next)| next).sum());
+        self.shared.topics().into_iter().filter(is_used).map(uses).collect()
     }
 
     fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {

@@ -6,6 +6,7 @@
 //!
 //! `TAILWATER_GOLDEN=postgres/operations,transforms/chain` plays these cases alone, pending ones too, and prints their
 //! differences; `TAILWATER_GOLDEN=pending` plays all pending ones and names those that became equal.
+//! `TAILWATER_GOLDEN_ENGINE=kafka` plays cases through a real broker each, where the same bytes must stand.
 //! `TAILWATER_GOLDEN_UPDATE=1` writes the files below `differences/` anew for cases that have an entry.
 
 mod comparison;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::Deserialize;
+use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::{PostgresServer, required_or_skip};
 
 /// Folders of cases that this version plays.
@@ -139,7 +141,15 @@ async fn compare(name: String) -> Outcome {
         return Outcome::Skipped;
     }
     let may_fail = recording::has_failure(&name) || entries().iter().any(|entry| entry.case == name);
-    let played = player::play(&name, &server, may_fail).await;
+    let broker = match std::env::var("TAILWATER_GOLDEN_ENGINE").as_deref() {
+        Ok("kafka") => match required_or_skip(KafkaBroker::start(&[]).await) {
+            Some(broker) => Some(broker),
+            None => return Outcome::Skipped,
+        },
+        Ok(engine) => panic!("TAILWATER_GOLDEN_ENGINE is kafka or not set, not {engine:?}"),
+        Err(_) => None,
+    };
+    let played = player::play(&name, &server, broker.as_ref(), may_fail).await;
     let mut found = comparison::differences(&recording::records(&name), &played.topics);
     match (recording::has_failure(&name), played.failure) {
         (true, None) => found.push("recorded a failure, tailwater works".to_owned()),

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::{PostgresServer, Version};
 use tokio_postgres::Client;
 
@@ -34,6 +35,18 @@ pub(crate) fn version(case: &Case) -> Version {
     Version::ALL.into_iter().find(|version| Some(version.major()) == major).unwrap_or_else(|| panic!("no server {}", case.server))
 }
 
+/// The header of records with unknown values, which only the Kafka engine writes and Debezium does not know.
+const UNCHANGED: &str = "__tailwater.context.unchanged";
+
+/// The worker file for a topic log in this broker.
+fn on_kafka(broker: &KafkaBroker) -> String {
+    let mut worker = format!("topics: {{engine: kafka, kafka: {{bootstrap.servers: \"{}\"}}}}\n", broker.bootstrap_servers());
+    for topic in ["config", "offset", "status"] {
+        worker += &format!("{topic}.storage.replication.factor: 1\n");
+    }
+    worker
+}
+
 /// An extension that the case makes and the server has not: some are no part of a server's package.
 pub(crate) async fn missing_extension(case: &Case, server: &PostgresServer) -> Option<String> {
     let setup = case.setup.as_deref().unwrap_or_default();
@@ -46,8 +59,9 @@ pub(crate) async fn missing_extension(case: &Case, server: &PostgresServer) -> O
     client.query_opt(query, &[&wanted]).await.unwrap().map(|row| row.get(0))
 }
 
-/// Plays the case `name` (`postgres/operations`) on a fresh server. `may_fail` says that the connector may log an error.
-pub(crate) async fn play(name: &str, server: &PostgresServer, may_fail: bool) -> Played {
+/// Plays the case `name` (`postgres/operations`) on a fresh server, through a broker where one is given. `may_fail` says that the
+/// connector may log an error.
+pub(crate) async fn play(name: &str, server: &PostgresServer, broker: Option<&KafkaBroker>, may_fail: bool) -> Played {
     let case = recording::case(name);
     let database: String =
         name.chars().map(|character| if character.is_alphanumeric() || character == '_' { character } else { '_' }).collect();
@@ -77,7 +91,8 @@ pub(crate) async fn play(name: &str, server: &PostgresServer, may_fail: bool) ->
 
     let home = Home::new();
     // A case may show old keys and values that are lost in the recorded schema: both are warnings.
-    let mut options = Options::default().worker(WORKER).expect("\"WARN\"");
+    let engine = broker.map(on_kafka).unwrap_or_default();
+    let mut options = Options::default().worker(format!("{WORKER}{engine}")).expect("\"WARN\"");
     if may_fail {
         options = options.expect("\"ERROR\"");
     }
@@ -230,7 +245,8 @@ impl Player {
         let mut topics = Topics::new();
         for topic in self.daemon.topics().await {
             if patterns.iter().any(|pattern| pattern.is_match(&topic)) {
-                let records: Vec<_> = self.daemon.read_topic(&topic).await.iter().map(recording::entry).collect();
+                let mut records: Vec<_> = self.daemon.read_topic(&topic).await.iter().map(recording::entry).collect();
+                records.iter_mut().for_each(|record| record.headers.retain(|(name, _)| name != UNCHANGED));
                 if !records.is_empty() {
                     topics.insert(topic, records);
                 }

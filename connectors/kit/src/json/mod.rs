@@ -18,6 +18,7 @@
 //! value only copies and formats digits. Plans are kept by the schema's identity, a bounded number of them.
 
 mod plan;
+mod read;
 mod schema;
 mod text;
 
@@ -26,6 +27,7 @@ use base64::engine::general_purpose::STANDARD;
 use tailwater_api::{Error, ErrorKind, Result, Schema, Scope, Value};
 
 use self::plan::{Misfit, Node};
+pub use self::read::{JsonReader, ReadOptions};
 pub use self::text::write_text;
 use crate::number_text;
 use crate::schema_cache::SchemaCache;

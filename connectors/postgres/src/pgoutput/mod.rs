@@ -9,10 +9,10 @@
 //! payload's buffer. Nothing is copied, and nothing but a relation's columns and a truncation's list is allocated. A tuple is
 //! walked once when its message is decoded, so that its length is known and reading its values cannot fail.
 //!
-//! Later versions of the protocol put the number of a transaction before the content of messages that belong to a
-//! streamed transaction, and add messages of their own. Their tags are unknown here and an error (I11): skipping a message
-//! would skip a change.
+//! Version 2 sends large transactions in parts while they are in progress; [`StreamControl`] frames these. Tags of later
+//! versions are unknown here and an error (I11): skipping a message would skip a change.
 
+mod streamed;
 mod tuple;
 
 use std::fmt;
@@ -23,6 +23,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 use crate::octets::{Malformed, Octets};
 
+pub use streamed::{StreamControl, StreamedMessage};
 pub use tuple::{OldTuple, Tuple, TupleValue, TupleValues};
 
 /// Microseconds between 1970-01-01 and 2000-01-01, from which PostgreSQL counts.

@@ -36,6 +36,9 @@ impl Refusal {
 
     /// The error, while `doing` something as `user` in `database`.
     pub(super) fn into_error(self, doing: impl Into<String>, user: &str, database: &str) -> Error {
+        if is_from_pooler(&self.message) {
+            return Error::new(ErrorKind::Unsupported, doing).because(self).mend(POOLER_REMEDY);
+        }
         let kind = kind_of(&self.code, &self.message);
         let mend = self.remedy(user, database);
         let error = Error::new(kind, doing).because(self);
@@ -85,6 +88,15 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// What to do where a connection pooler answers.
+pub const POOLER_REMEDY: &str = "name the server itself in database.hostname and database.port: a connection pooler passes on neither replication nor the settings of a session";
+
+/// Whether this is how a connection pooler refuses a session of ours (PgBouncer and those made after it; RDS Proxy).
+#[must_use]
+pub fn is_from_pooler(message: &str) -> bool {
+    message.contains("unsupported startup parameter") || message.contains("RDS Proxy")
+}
 
 /// What kind of error an SQLSTATE is (PostgreSQL 18, appendix A). The code 55000 stands for several things, which its
 /// `message` tells apart.

@@ -65,7 +65,7 @@ fn of_array(types: &TypeCatalog, array: &TypeRow, modifier: i32, depth: usize) -
     let is_left_out = is_own(&["name", "money", "interval", "xml", "varbit", "point"]) && !options.include_unknown;
     let mapping = of_type(types, array.element, modifier, depth - 1)
         .filter(|mapping| !is_left_out && !matches!(mapping.codec, Codec::Array { .. }))
-        .or_else(|| (options.include_unknown).then(|| opaque(options)))?;
+        .or_else(|| options.include_unknown.then(|| opaque(options)))?;
     let is_required = element.is_some_and(|row| row.kind == 'e' || row.name == "tsvector")
         || matches!(mapping.codec, Codec::Opaque(_) | Codec::DoubleVector | Codec::FloatVector | Codec::SparseVector);
     let items = mapping.schema.with_optional(!is_required).build();

@@ -12,6 +12,9 @@ use tokio_postgres::Client;
 use crate::harness::{Log, config, eventually, line, server, show, start};
 
 const WATERMARK: (&str, &str) = ("snapshot.strategy", "watermark");
+/// Transactions are sent while they are in progress, where they do not fit into what the server keeps of them.
+const IN_PROGRESS: (&str, &str) = ("transaction.streaming", "true");
+const SMALL_MEMORY: (&str, &str) = ("logical_decoding_work_mem", "64kB");
 
 /// What a target holds that takes the records in their order.
 fn replica(log: &Log, table: &str) -> BTreeMap<String, String> {
@@ -46,7 +49,8 @@ async fn write_at_random(client: Client, stop: Arc<AtomicBool>) {
             "UPDATE t SET v = {round} WHERE a % 97 = {round} % 97;
              DELETE FROM t WHERE a % 389 = {round} % 389;
              INSERT INTO t VALUES ({round} + 100000, 'Z', {round}), ({round} + 100000, 'a', {round});
-             UPDATE t SET b = 'a' || b WHERE a % 491 = {round} % 491;"
+             UPDATE t SET b = 'a' || b WHERE a % 491 = {round} % 491;
+             UPDATE t SET v = -{round} WHERE a % 7 = {round} % 20;"
         );
         client.batch_execute(&statements).await.unwrap();
         tokio::time::sleep(Duration::from_millis(3)).await;
@@ -61,12 +65,30 @@ fn is_complete(log: &Log) -> bool {
 #[tokio::test]
 async fn a_table_read_in_chunks_under_writers_and_crashes_ends_equal() {
     let Some(server) = server(&[]).await else { return };
+    ends_equal(&server, &[WATERMARK]).await;
+}
+
+#[tokio::test]
+async fn so_it_does_where_transactions_are_sent_in_progress() {
+    let Some(server) = server(&[SMALL_MEMORY]).await else { return };
+    ends_equal(&server, &[WATERMARK, IN_PROGRESS]).await;
+    let client = server.connect("postgres").await.unwrap();
+    eventually(&client, "SELECT sum(stream_count) > 0 FROM pg_stat_replication_slots").await;
+}
+
+#[tokio::test]
+async fn so_it_does_where_there_is_no_room_for_them() {
+    let Some(server) = server(&[SMALL_MEMORY]).await else { return };
+    ends_equal(&server, &[WATERMARK, IN_PROGRESS, ("spill.max.bytes", "20000")]).await;
+}
+
+async fn ends_equal(server: &PostgresServer, settings: &[(&str, &str)]) {
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute(TABLE).await.unwrap();
     client.batch_execute("CREATE TABLE keyless (a int); INSERT INTO keyless VALUES (1), (2);").await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write_at_random(server.connect("postgres").await.unwrap(), stop.clone()));
-    let config = config(&server, &[WATERMARK]);
+    let config = config(server, settings);
     let mut log = Log::default();
     for _ in 0..3 {
         let known = log.records.iter().filter(|record| line(record).starts_with("r public.t ")).count();
@@ -103,9 +125,14 @@ async fn release_commits(client: &Client) {
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
 }
 
-/// Reads a table of 20,000 rows until the first are there, then updates the last one by a commit that hangs: it stands in
-/// the log, and nobody sees it. Returns when its event was emitted.
-async fn with_an_invisible_update(server: &PostgresServer, client: &Client) -> (crate::harness::Running, tokio::task::JoinHandle<()>) {
+/// Reads a table of 20,000 rows until the first are there, then updates the last ones, by `updated`, by a commit that hangs:
+/// it stands in the log, and nobody sees it. Returns when the event of the last row was emitted.
+async fn with_an_invisible_update(
+    server: &PostgresServer,
+    client: &Client,
+    settings: &[(&str, &str)],
+    updated: &'static str,
+) -> (crate::harness::Running, tokio::task::JoinHandle<()>) {
     client
         .batch_execute(
             "CREATE TABLE t (id int PRIMARY KEY, v int, filler text);
@@ -113,12 +140,12 @@ async fn with_an_invisible_update(server: &PostgresServer, client: &Client) -> (
         )
         .await
         .unwrap();
-    let mut running = start(&config(server, &[WATERMARK]), Log::default());
+    let mut running = start(&config(server, settings), Log::default());
     // Nobody takes more batches, so the reader stands still.
     running.until(|log| !log.records.is_empty()).await;
     stall_commits(client).await;
     let writer = server.connect("postgres").await.unwrap();
-    let hanging = tokio::spawn(async move { writer.batch_execute("UPDATE t SET v = 1 WHERE id = 20000").await.unwrap() });
+    let hanging = tokio::spawn(async move { writer.batch_execute(&format!("UPDATE t SET v = 1 WHERE {updated}")).await.unwrap() });
     eventually(client, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')").await;
     running.until(|log| log.records.iter().any(|record| line(record).starts_with("u public.t {20000}"))).await;
     (running, hanging)
@@ -134,7 +161,7 @@ fn of_the_last_row(log: &Log) -> Vec<String> {
 async fn a_commit_in_the_log_that_no_read_sees_yet_is_not_followed_by_its_older_row() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
-    let (mut running, hanging) = with_an_invisible_update(&server, &client).await;
+    let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK], "id = 20000").await;
     running.until(is_complete).await;
     release_commits(&client).await;
     hanging.await.unwrap();
@@ -144,10 +171,24 @@ async fn a_commit_in_the_log_that_no_read_sees_yet_is_not_followed_by_its_older_
 }
 
 #[tokio::test]
+async fn nor_is_one_that_was_sent_while_it_was_in_progress() {
+    let Some(server) = server(&[SMALL_MEMORY]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK, IN_PROGRESS], "id > 18000").await;
+    eventually(&client, "SELECT sum(stream_count) > 0 FROM pg_stat_replication_slots").await;
+    running.until(is_complete).await;
+    release_commits(&client).await;
+    hanging.await.unwrap();
+    let log = running.stop().await;
+    assert_eq!(of_the_last_row(&log), ["u1"]);
+    assert_eq!(log.records.len(), 20_000, "each row once, read or updated");
+}
+
+#[tokio::test]
 async fn after_a_restart_reads_wait_until_such_a_commit_is_visible() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
-    let (running, hanging) = with_an_invisible_update(&server, &client).await;
+    let (running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK], "id = 20000").await;
     let log = running.crash().await;
     assert!(!is_complete(&log), "the crash is before the last chunk");
     let known = log.records.len();

@@ -142,3 +142,21 @@ async fn partitions_come_and_go_under_their_own_names_or_their_roots() {
         assert_eq!(source_field(&log.records[0], "table"), expected[0][2..].into());
     }
 }
+
+#[tokio::test]
+async fn tables_that_are_not_logged_are_left_out() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE UNLOGGED TABLE lost (id int PRIMARY KEY); INSERT INTO lost VALUES (1); CREATE TABLE kept (id int PRIMARY KEY);
+             INSERT INTO kept VALUES (1); CREATE MATERIALIZED VIEW copied AS SELECT * FROM kept; CREATE VIEW seen AS SELECT * FROM kept;",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[("publication.autocreate.mode", "filtered")]), Log::default());
+    running.records(1).await;
+    client.batch_execute("INSERT INTO lost VALUES (2); REFRESH MATERIALIZED VIEW copied; INSERT INTO kept VALUES (2)").await.unwrap();
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["r public.kept {1} null->{1}", "c public.kept {2} null->{2}"]);
+}

@@ -3,14 +3,19 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod chunks;
+mod columns;
+mod conformance;
 mod definitions;
 mod harness;
 mod heartbeats;
+mod in_progress;
 mod positions;
 mod publications;
 mod refusals;
 mod rows;
+mod servers;
 mod slots;
 mod snapshots;
 mod transactions;
+mod traps;
 mod values;

@@ -42,6 +42,16 @@ async fn a_role_without_rights_is_refused_with_the_statement() {
     assert_eq!(error.kind(), ErrorKind::Unauthorised, "{error}");
     assert!(error.remedy().unwrap().contains("CREATE PUBLICATION \"shop\" FOR ALL TABLES"), "{error}");
 
+    client.batch_execute("GRANT SELECT ON t TO plain").await.unwrap();
+    let report = PostgresConnector::probe(&config(&server, &[("database.user", "plain")])).await;
+    let fault = report.findings.iter().find(|finding| finding.key == Some("publication.autocreate.mode")).expect("it may not publish");
+    assert!(fault.mend.as_deref().unwrap().contains("CREATE PUBLICATION \"shop\" FOR ALL TABLES"), "{fault:?}");
+    assert!(!fault.message.contains("CREATE PUBLICATION"), "the remedy is said once: {fault:?}");
+    assert!(PostgresConnector::probe(&config(&server, &[])).await.is_ready());
+    let publications: i64 = client.query_one("SELECT count(*) FROM pg_publication", &[]).await.unwrap().get(0);
+    assert_eq!(publications, 0, "I15: what was rehearsed is not there");
+    client.batch_execute("REVOKE SELECT ON t FROM plain").await.unwrap();
+
     client.batch_execute("CREATE PUBLICATION shop FOR ALL TABLES").await.unwrap();
     let error = start(&config(&server, &[("database.user", "plain")]), Log::default()).failed().await;
     assert!(error.remedy().unwrap().contains("GRANT SELECT ON \"public\".\"t\" TO \"plain\""), "{error}");
@@ -59,6 +69,7 @@ async fn a_wrong_password_is_refused_and_not_shown() {
     assert!(!format!("{error:?}").contains("hunter2"), "I14");
     let report = PostgresConnector::probe(&config(&server, &settings)).await;
     assert!(!report.is_ready() && !format!("{report:?}").contains("hunter2"));
+    assert_eq!(report.findings[0].key, Some("database.password"));
     let right = [("database.user", "guarded"), ("database.password", "right")];
     let mut running = start(&config(&server, &right), Log::default());
     running.until(|log| !log.state.is_empty()).await;

@@ -286,3 +286,42 @@ async fn i6_few_rows_among_many_of_others_leave_in_small_batches() {
     // Each row may hold a receive buffer of its own.
     assert!(largest.is_some_and(|largest| largest <= 8), "{ends:?}");
 }
+
+#[tokio::test]
+async fn values_that_the_log_does_not_hold_are_read_again_where_that_is_asked_for() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id numeric PRIMARY KEY, n int, big text, flag boolean, other text);
+             ALTER TABLE t ALTER big SET STORAGE EXTERNAL, ALTER other SET STORAGE EXTERNAL;",
+        )
+        .await
+        .unwrap();
+    let settings = [
+        ("post.processors", "again"),
+        ("again.type", "io.debezium.processors.reselect.ReselectColumnsPostProcessor"),
+        ("again.reselect.columns.include.list", r"public\.t:(big|flag)"),
+        ("decimal.handling.mode", "string"),
+        ("snapshot.mode", "no_data"),
+    ];
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    let row = "INSERT INTO t VALUES (1.5, 1, repeat('x', 9000), NULL, repeat('y', 9000))";
+    client.batch_execute(&format!("BEGIN; {row}; UPDATE t SET n = 2; UPDATE t SET flag = true; COMMIT")).await.unwrap();
+    running.records(3).await;
+    client.batch_execute("BEGIN; UPDATE t SET n = 3; DELETE FROM t; COMMIT").await.unwrap();
+    running.records(6).await;
+    assert_eq!(
+        running.stop().await.lines(),
+        [
+            // Null in the log, and true by the time it is read again.
+            "c public.t {1.5} null->{1.5,1,text of 9000,true,text of 9000}",
+            "u public.t {1.5} null->{1.5,2,text of 9000,true,unchanged}",
+            "u public.t {1.5} null->{1.5,2,text of 9000,true,unchanged}",
+            "u public.t {1.5} null->{1.5,3,unchanged,true,unchanged}",
+            "d public.t {1.5} {1.5,?,?,?,?}->null",
+            "- public.t {1.5}",
+        ]
+    );
+}

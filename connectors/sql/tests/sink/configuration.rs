@@ -1,5 +1,7 @@
 //! Opening and probing.
 
+use std::os::unix::fs::PermissionsExt;
+
 use tailwater_api::ErrorKind;
 use tailwater_api::sink::SinkConnector;
 use tailwater_sql::SqlConnector;
@@ -34,6 +36,27 @@ async fn probing_a_file_creates_nothing() {
     std::fs::write(&path, "this is a text and no database").unwrap();
     assert!(!SqlConnector::probe(&config(&target.url(), UPSERT)).await.is_ready());
     assert!(!SqlConnector::probe(&config("sqlite:///nowhere/at/all.db", UPSERT)).await.is_ready());
+}
+
+#[tokio::test]
+async fn a_file_or_directory_without_rights_is_named_by_a_probe_and_by_a_run() {
+    // Root may write everywhere.
+    if rustix::process::geteuid().is_root() {
+        return;
+    }
+    let target = sqlite();
+    let path = std::path::PathBuf::from(target.url().replace("sqlite://", ""));
+    let allow = |path: &std::path::Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    target.run("CREATE TABLE t (a int)").await;
+    for (denied, mode) in [(&*path, 0o444), (path.parent().unwrap(), 0o555)] {
+        allow(denied, mode);
+        let report = SqlConnector::probe(&config(&target.url(), UPSERT)).await;
+        assert!(report.findings[0].mend.as_deref().unwrap().contains("chown"), "{report:?}");
+        let error = Sink::open(&target.url(), UPSERT, &[]).await.err().expect("it may not write");
+        assert!(error.remedy().unwrap().contains("chown"), "{error}");
+        allow(denied, 0o755);
+    }
+    assert!(SqlConnector::probe(&config(&target.url(), UPSERT)).await.is_ready());
 }
 
 #[tokio::test]

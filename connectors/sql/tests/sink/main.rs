@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod configuration;
+mod conformance;
 mod harness;
 mod positions;
 mod refusals;

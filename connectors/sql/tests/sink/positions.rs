@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tailwater_api::sink::{Assignment, Progress, SinkWriter};
 use tailwater_api::{ErrorKind, Kind, Schema, Value};
+use tailwater_testkit::fault_proxy::{Direction, Fault, FaultProxy};
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -172,6 +173,78 @@ async fn a_commit_whose_answer_is_lost_is_looked_up_and_applied_once() {
         }
         let expected: Vec<String> = (0..30).map(|n: i32| n.to_string()).collect();
         assert_eq!(target.rows("SELECT n FROM shop_public_log ORDER BY n").await, expected, "{cut:?}");
+    }
+}
+
+/// A proxy before the target's server, and the URL that leads through it.
+async fn through_a_proxy(target: &Target, parameters: &str) -> (FaultProxy, String) {
+    let url = target.url();
+    let (address, database) = url.strip_prefix("postgres://postgres@").unwrap().split_once('/').unwrap();
+    let proxy = FaultProxy::start(address.parse().unwrap()).await.unwrap();
+    let through = format!("postgres://postgres@{}/{database}?sslmode=disable&{parameters}", proxy.address());
+    (proxy, through)
+}
+
+/// Longer than every limit that these tests set.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn a_server_that_falls_silent_while_it_commits_is_given_up_and_asked_again() {
+    let Some(target) = postgres("positions_silent").await else { return };
+    // A commit that lasts, so that the silence begins within it.
+    target
+        .run(
+            "CREATE TABLE shop_public_log (n int);
+             CREATE FUNCTION last() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+             CREATE CONSTRAINT TRIGGER lasts AFTER INSERT ON shop_public_log DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW WHEN (NEW.n = 10) EXECUTE FUNCTION last()",
+        )
+        .await;
+    let (proxy, through) = through_a_proxy(&target, "connectTimeout=2&socketTimeout=3").await;
+    let log = log();
+    let mut sink = Sink::open(&through, APPEND, &[&log.topic]).await.unwrap();
+    sink.write((0..10).map(|n| log.create(vec![id(n)])).collect()).await.unwrap();
+    let writing = tokio::spawn(async move {
+        sink.write((10..20).map(|n| log.create(vec![id(n)])).collect()).await.unwrap();
+        // The connection that took its place works.
+        sink.write((20..30).map(|n| log.create(vec![id(n)])).collect()).await.unwrap();
+    });
+    let wait_for = async |sql: &str| {
+        while target.rows(sql).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    wait_for("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' AND query = 'COMMIT'").await;
+    proxy.set(Direction::ToClient, Fault::Blackhole);
+    wait_for("SELECT n FROM shop_public_log WHERE n = 19").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    proxy.heal();
+    tokio::time::timeout(PATIENCE, writing).await.expect("the silent connection is given up").unwrap();
+    let expected: Vec<String> = (0..30).map(|n: i32| n.to_string()).collect();
+    assert_eq!(target.rows("SELECT n FROM shop_public_log ORDER BY n").await, expected);
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_from_the_start_is_given_up() {
+    let Some(target) = postgres("positions_mute").await else { return };
+    let (proxy, through) = through_a_proxy(&target, "connectTimeout=1").await;
+    proxy.set(Direction::ToClient, Fault::Blackhole);
+    let opened = tokio::time::timeout(PATIENCE, Sink::open(&through, APPEND, &[])).await.expect("connecting has a limit");
+    let error = opened.err().expect("nobody answers");
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+#[tokio::test]
+async fn positions_of_a_sink_of_one_run_are_forgotten_when_it_ends() {
+    for target in targets("positions_forgotten").await {
+        let log = log();
+        for (forgets, left) in [("true", 0), ("false", 1)] {
+            let keys = [APPEND, &[("internal.positions.forget", forgets)]].concat();
+            let mut sink = Sink::open(&target.url(), &keys, &[&log.topic]).await.unwrap();
+            sink.write(vec![log.create(vec![id(1)])]).await.unwrap();
+            sink.writer.close().await.unwrap();
+            assert_eq!(target.rows("SELECT topic FROM tailwater_offsets").await.len(), left);
+        }
     }
 }
 

@@ -64,7 +64,7 @@ async fn power_loss(steps: Vec<Step>) {
     let (mut number, mut next, mut expected) = (0_u64, 0_i64, vec![Model::default()]);
     let disk = FaultyDisk::default();
     let log = open_on(&disk, &folder, small()).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     let mut is_stalled = false;
     for step in steps {
         let mut model = expected.last().unwrap().clone();
@@ -109,25 +109,25 @@ async fn power_loss(steps: Vec<Step>) {
     tokio::time::sleep(Duration::from_millis(1)).await;
     disk.cut_power();
     let durable = (*writer.durable().borrow()).as_ref().ok().copied().unwrap_or(0);
-    let before = log.topics();
+    let before = log.shared.topics();
     drop(writer);
     writer_ends(&log, "shop").await;
     drop(log);
     disk.lose_power();
 
     let log = open_on(&FaultyDisk::default(), &folder, small()).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     let kept = writer.state().iter().next().map_or(0, |(_, offset)| offset["n"].as_u64().unwrap());
     assert!(kept >= durable, "{durable} was durable, {kept} is there");
     for topic in before {
-        let now = log.topics().into_iter().find(|info| info.name == topic.name).expect("what was seen stays");
+        let now = log.shared.topics().into_iter().find(|info| info.name == topic.name).expect("what was seen stays");
         assert!(now.partitions[0].1 >= topic.partitions[0].1, "what was seen stays");
     }
     // Batches are there whole, in order, and none twice; what was pending and not published is gone.
     append(&mut writer, 1, of_numbers("d", 1_000_000..1_000_001)).await;
     let mut visible = expected[usize::try_from(kept).unwrap()].visible.clone();
     visible.push(1_000_000);
-    let mut reader = log.reader("copy", topics(&["a", "b", "c", "d"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a", "b", "c", "d"])).await.unwrap();
     assert_eq!(numbers(&read_some(&mut reader, visible.len()).await), visible);
 }
 
@@ -160,7 +160,7 @@ async fn a_refused_fsync_ends_the_writer_and_shows_nothing_and_the_next_one_goes
     let folder = TempDir::new().unwrap();
     let disk = FaultyDisk::default();
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, SourceBatch { state: state(1), ..of_numbers("a", 0..3) }).await;
     disk.refuse_sync(true);
     writer.append(2, SourceBatch { state: state(2), ..of_numbers("a", 3..6) }).await.unwrap();
@@ -169,20 +169,20 @@ async fn a_refused_fsync_ends_the_writer_and_shows_nothing_and_the_next_one_goes
     assert_eq!(error.kind(), ErrorKind::Unreachable);
     assert!(error.to_string().contains("refuses fsync"), "{error}");
     assert!(writer.append(3, of_numbers("a", 6..7)).await.is_err(), "it has ended for good");
-    assert_eq!(log.topics()[0].partitions, [(0, 3)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(0, 3)]);
     drop(writer);
 
     // As long as the disk refuses, a new writer fails, too.
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     assert_eq!(writer.state().iter().next().unwrap().1["n"], 1);
     writer.append(1, of_numbers("a", 3..4)).await.unwrap();
     writer.durable().wait_for(Result::is_err).await.unwrap();
     drop(writer);
 
     disk.refuse_sync(false);
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, SourceBatch { state: state(2), ..of_numbers("a", 3..6) }).await;
-    let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
     assert_eq!(numbers(&read_all(&mut reader).await), [0, 1, 2, 3, 4, 5]);
 }
 
@@ -191,7 +191,7 @@ async fn a_full_disk_is_said_and_with_new_room_it_goes_on() {
     let folder = TempDir::new().unwrap();
     let disk = FaultyDisk::default();
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, of_numbers("a", 0..3)).await;
     disk.set_room(Some(100));
     writer.append(2, of_numbers("a", 3..100)).await.unwrap();
@@ -202,12 +202,12 @@ async fn a_full_disk_is_said_and_with_new_room_it_goes_on() {
     drop(writer);
     writer_ends(&log, "shop").await;
     disk.set_room(None);
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, of_numbers("a", 3..5)).await;
     writer.close().await.unwrap();
     drop(log);
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
-    let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
     assert_eq!(numbers(&read_all(&mut reader).await), [0, 1, 2, 3, 4]);
 }
 
@@ -216,11 +216,11 @@ async fn no_reader_sees_a_record_before_it_is_durable() {
     let folder = TempDir::new().unwrap();
     let disk = FaultyDisk::default();
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, of_numbers("a", 0..1)).await;
     disk.stall_sync(true);
     writer.append(2, of_numbers("a", 1..2)).await.unwrap();
-    let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
     assert_eq!(numbers(&read_all(&mut reader).await), [0]);
     assert_eq!(log.read("a", 0, 0, 10).await.unwrap().len(), 1);
     assert_eq!(*writer.durable().borrow().as_ref().unwrap(), 1);
@@ -252,5 +252,5 @@ async fn dead_letters_of_many_share_fsyncs_and_are_durable_when_kept() {
     let log = open(&folder).await;
     let read = log.read("dead", 0, 0, 1000).await.unwrap();
     assert!((50..=51).contains(&read.len()));
-    assert_eq!(log.topics()[0].writer, None);
+    assert_eq!(log.shared.topics()[0].writer, None);
 }

@@ -7,11 +7,11 @@ async fn a_group_longer_than_the_limit_makes_way_for_the_next_one() {
     let folder = TempDir::new().unwrap();
     let log = open_with(&folder, EmbeddedOptions { max_bytes: Some(1000), ..EmbeddedOptions::default() }).unwrap();
     log.retain_for(Vec::new());
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     for number in 1..4 {
         append(&mut writer, number, of_numbers("a", 0..100)).await;
     }
-    assert_eq!(log.topics()[0].partitions, [(100, 300)], "nobody reads it: the oldest made way");
+    assert_eq!(log.shared.topics()[0].partitions, [(100, 300)], "nobody reads it: the oldest made way");
 }
 
 #[tokio::test]
@@ -19,7 +19,7 @@ async fn a_snapshot_that_cannot_fit_is_an_error_and_not_a_wait_without_end() {
     let folder = TempDir::new().unwrap();
     let log = open_with(&folder, EmbeddedOptions { max_bytes: Some(1000), ..EmbeddedOptions::default() }).unwrap();
     log.retain_for(Vec::new());
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     let pending = |numbers| SourceBatch { pending: Some("a#1".into()), ..of_numbers("a", numbers) };
     append(&mut writer, 1, pending(0..100)).await;
     append(&mut writer, 2, pending(100..200)).await;
@@ -27,7 +27,7 @@ async fn a_snapshot_that_cannot_fit_is_an_error_and_not_a_wait_without_end() {
     assert_eq!(error.kind(), ErrorKind::Misconfigured);
     assert!(error.remedy().unwrap().contains("topics.embedded.max.bytes"));
     append(&mut writer, 3, SourceBatch { publish: vec!["a#1".into()], ..SourceBatch::default() }).await;
-    assert_eq!(log.topics()[0].partitions, [(0, 200)], "publishing makes room and needs none");
+    assert_eq!(log.shared.topics()[0].partitions, [(0, 200)], "publishing makes room and needs none");
 }
 
 #[tokio::test]
@@ -35,15 +35,15 @@ async fn nothing_is_removed_before_the_sinks_are_known() {
     let folder = TempDir::new().unwrap();
     let options = EmbeddedOptions { retention_bytes: Some(1), segment_bytes: 1, ..EmbeddedOptions::default() };
     let log = open_with(&folder, options).unwrap();
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     for number in 1..4 {
         append(&mut writer, number, of_numbers("a", 0..1)).await;
     }
     log.shared.retention.expire().unwrap();
-    assert_eq!(log.topics()[0].partitions, [(0, 3)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(0, 3)]);
     log.retain_for(Vec::new());
     log.shared.retention.expire().unwrap();
-    assert_eq!(log.topics()[0].partitions, [(2, 3)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(2, 3)]);
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn two_that_want_room_at_once_remove_a_segment_once() {
     let folder = TempDir::new().unwrap();
     let options = EmbeddedOptions { segment_bytes: 1, ..EmbeddedOptions::default() };
     let log = open_with(&folder, options).unwrap();
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     for number in 1..3 {
         append(&mut writer, number, of_numbers("a", 0..1)).await;
     }
@@ -59,7 +59,7 @@ async fn two_that_want_room_at_once_remove_a_segment_once() {
     let oldest = *journal.lock().segments.keys().next().unwrap();
     journal.remove_segment(oldest).unwrap();
     journal.remove_segment(oldest).unwrap();
-    assert_eq!(log.topics()[0].partitions, [(1, 2)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(1, 2)]);
 }
 
 #[tokio::test]
@@ -67,14 +67,14 @@ async fn a_data_directory_is_locked_as_long_as_a_thread_still_writes() {
     let folder = TempDir::new().unwrap();
     let disk = FaultyDisk::default();
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     disk.stall_sync(true);
     writer.append(1, of_numbers("a", 0..3)).await.unwrap();
     drop((writer, log));
     assert_eq!(folder::lock(folder.path()).unwrap_err().kind(), ErrorKind::Conflict);
     disk.stall_sync(false);
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
-    assert_eq!(log.topics()[0].partitions, [(0, 3)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(0, 3)]);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn an_append_that_was_dropped_while_it_waited_leaves_no_gap() {
     let folder = TempDir::new().unwrap();
     let disk = FaultyDisk::default();
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     disk.stall_sync(true);
     let wide = |number| {
         let mut batch = of_numbers("a", number..number + 1);
@@ -102,7 +102,7 @@ async fn an_append_that_was_dropped_while_it_waited_leaves_no_gap() {
     writer.close().await.unwrap();
     drop(log);
     let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
-    assert_eq!(log.topics()[0].partitions, [(0, sent as u64 + 2)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(0, sent as u64 + 2)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -111,7 +111,7 @@ async fn discovering_committing_and_expiring_never_wait_for_each_other_in_a_circ
     let options = EmbeddedOptions { segment_bytes: 500, retention_bytes: Some(0), ..EmbeddedOptions::default() };
     let log = Arc::new(open_with(&folder, options).unwrap());
     log.retain_for(vec![("sink".into(), reading::pattern("t.*"))]);
-    let mut writer = log.writer("source").await.unwrap();
+    let mut writer = log.writer(&"source".into()).await.unwrap();
     let is_over = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (expiring, over) = (Arc::clone(&log), Arc::clone(&is_over));
     let expiry = tokio::task::spawn_blocking(move || {
@@ -121,7 +121,7 @@ async fn discovering_committing_and_expiring_never_wait_for_each_other_in_a_circ
     });
     let reading = Arc::clone(&log);
     let reader = tokio::spawn(async move {
-        let mut reader = reading.reader("sink", reading::pattern("t.*")).await.unwrap();
+        let mut reader = reading.reader(&"sink".into(), reading::pattern("t.*")).await.unwrap();
         let mut read = 0;
         while read < 300 {
             if let Polled::Records(batch) = reader.poll(1 << 20).await.unwrap() {
@@ -145,7 +145,7 @@ async fn positions_of_a_deleted_sink_stay_as_long_as_it_could_go_on_from_them() 
     let log = open_with(&folder, options).unwrap();
     let subscription = || Subscription::Topics(vec!["a".into()]);
     log.retain_for(vec![("kept".into(), subscription()), ("deleted".into(), subscription())]);
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     for number in 1..4 {
         append(&mut writer, number, of_numbers("a", 0..1)).await;
     }
@@ -154,11 +154,11 @@ async fn positions_of_a_deleted_sink_stay_as_long_as_it_could_go_on_from_them() 
     log.move_positions("deleted", vec![(place(), Some(1))]).await.unwrap();
     log.retain_for(vec![("kept".into(), subscription())]);
     log.shared.expire().unwrap();
-    assert_eq!(log.topics()[0].partitions, [(1, 3)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(1, 3)]);
     assert_eq!(log.committed("deleted").await.unwrap().len(), 1, "it could be made again");
     log.move_positions("kept", vec![(place(), Some(3))]).await.unwrap();
     log.shared.expire().unwrap();
-    assert_eq!(log.topics()[0].partitions, [(2, 3)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(2, 3)]);
     assert_eq!(log.committed("deleted").await.unwrap(), []);
     assert_eq!(log.shared.store.as_ref().unwrap().positions().unwrap().keys().collect::<Vec<_>>(), ["kept"]);
 }

@@ -55,7 +55,7 @@ async fn open_on(disk: &FaultyDisk, folder: &TempDir, options: EmbeddedOptions) 
 }
 
 fn at(log: &EmbeddedLog, topic: &str, offset: u64) -> LogPosition {
-    let log = log.topics().into_iter().find(|info| &*info.name == topic).unwrap().log;
+    let log = log.shared.topics().into_iter().find(|info| &*info.name == topic).unwrap().log;
     LogPosition { log, topic_partition: TopicPartition { topic: topic.into(), partition: 0 }, offset }
 }
 
@@ -99,7 +99,7 @@ async fn read_all(reader: &mut Box<dyn LogReader>) -> Vec<SinkRecord> {
     while let Ok(polled) = tokio::time::timeout(Duration::from_millis(200), reader.poll(1 << 20)).await {
         match polled.unwrap() {
             Polled::Records(batch) => read.extend(batch.records),
-            Polled::Assigned(_) | Polled::Revoked(_) => {}
+            Polled::Assigned(_) | Polled::Revoked(_) | Polled::Unreadable(_) => {}
         }
     }
     read
@@ -118,7 +118,7 @@ async fn records_and_state_come_back_after_a_restart() {
     let folder = TempDir::new().unwrap();
     {
         let log = open(&folder).await;
-        let mut writer = log.writer("shop").await.unwrap();
+        let mut writer = log.writer(&"shop".into()).await.unwrap();
         append(&mut writer, 1, SourceBatch { records: rows("a", 0..3), state: state(1), ..SourceBatch::default() }).await;
         let mut both = rows("a", 3..5);
         both.extend(rows("b", 100..102));
@@ -127,10 +127,10 @@ async fn records_and_state_come_back_after_a_restart() {
         writer.close().await.unwrap();
     }
     let log = open(&folder).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     assert_eq!(writer.state().iter().next().unwrap().1["n"], 3);
     append(&mut writer, 1, SourceBatch { records: rows("a", 5..6), ..SourceBatch::default() }).await;
-    let mut reader = log.reader("copy", topics(&["a", "b"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a", "b"])).await.unwrap();
     let read = read_all(&mut reader).await;
     assert_eq!(numbers(&read), [0, 1, 2, 3, 4, 100, 101, 5], "in the order in which they became durable");
     assert_eq!(read.iter().map(|record| record.offset).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 0, 1, 5]);
@@ -145,13 +145,13 @@ async fn pending_records_appear_whole_and_in_one_step_or_never() {
     let folder = TempDir::new().unwrap();
     {
         let log = open(&folder).await;
-        let mut writer = log.writer("shop").await.unwrap();
+        let mut writer = log.writer(&"shop".into()).await.unwrap();
         let pending = |numbers, id: &str| SourceBatch { records: rows("a", numbers), pending: Some(id.into()), ..SourceBatch::default() };
         append(&mut writer, 1, pending(0..2, "one")).await;
         append(&mut writer, 2, SourceBatch { records: rows("a", 50..51), ..SourceBatch::default() }).await;
         append(&mut writer, 3, pending(2..4, "one")).await;
         append(&mut writer, 4, pending(90..95, "lost")).await;
-        let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+        let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
         assert_eq!(numbers(&read_all(&mut reader).await), [50]);
         let publish = SourceBatch { records: rows("a", 60..61), publish: vec!["one".into()], state: state(4), ..SourceBatch::default() };
         append(&mut writer, 5, publish).await;
@@ -161,9 +161,9 @@ async fn pending_records_appear_whole_and_in_one_step_or_never() {
         writer.close().await.unwrap();
     }
     let log = open(&folder).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, SourceBatch { publish: vec!["lost".into()], records: rows("a", 70..71), ..SourceBatch::default() }).await;
-    let mut reader = log.reader("other", topics(&["a"])).await.unwrap();
+    let mut reader = log.reader(&"other".into(), topics(&["a"])).await.unwrap();
     assert_eq!(numbers(&read_all(&mut reader).await), [50, 0, 1, 2, 3, 60, 70], "pending records of an earlier run are gone");
     let from_inside = log.read("a", 0, 3, 2).await.unwrap();
     assert_eq!(from_inside.iter().map(|record| record.offset).collect::<Vec<_>>(), [3, 4]);
@@ -173,12 +173,12 @@ async fn pending_records_appear_whole_and_in_one_step_or_never() {
 async fn a_sink_goes_on_where_it_committed_and_never_in_another_log() {
     let folder = TempDir::new().unwrap();
     let log = open(&folder).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, SourceBatch { records: rows("a", 0..10), ..SourceBatch::default() }).await;
-    let id = log.topics()[0].log.clone();
+    let id = log.shared.topics()[0].log.clone();
     let at =
         |offset, log: &str| LogPosition { log: log.into(), topic_partition: TopicPartition { topic: "a".into(), partition: 0 }, offset };
-    let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
     reader.commit(vec![at(4, &id)]).await.unwrap();
     assert_eq!(numbers(&read_all(&mut reader).await), [4, 5, 6, 7, 8, 9]);
     reader.seek(at(8, &id)).await.unwrap();
@@ -193,7 +193,7 @@ async fn a_torn_tail_is_cut_off_and_damage_is_not() {
     let folder = TempDir::new().unwrap();
     {
         let log = open(&folder).await;
-        let mut writer = log.writer("shop").await.unwrap();
+        let mut writer = log.writer(&"shop".into()).await.unwrap();
         for number in 1..4 {
             let records = rows("a", number * 10..number * 10 + 3);
             append(&mut writer, number as u64, SourceBatch { records, ..SourceBatch::default() }).await;
@@ -212,7 +212,7 @@ async fn a_torn_tail_is_cut_off_and_damage_is_not() {
     std::fs::write(&segment, &whole[..last - 5]).unwrap();
     {
         let log = open(&folder).await;
-        let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+        let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
         assert_eq!(numbers(&read_all(&mut reader).await), [10, 11, 12, 20, 21, 22]);
     }
 
@@ -221,10 +221,10 @@ async fn a_torn_tail_is_cut_off_and_damage_is_not() {
     damaged[60] ^= 1;
     std::fs::write(&segment, &damaged).unwrap();
     let log = open(&folder).await;
-    let error = log.writer("shop").await.err().unwrap();
+    let error = log.writer(&"shop".into()).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Unreadable);
     assert!(error.to_string().contains(&*segment.to_string_lossy()), "{error}");
-    assert!(log.writer("another").await.is_ok());
+    assert!(log.writer(&"another".into()).await.is_ok());
     assert_eq!(log.source_state("shop").await.unwrap_err().kind(), ErrorKind::Unreadable);
     assert_eq!(std::fs::read(&segment).unwrap(), damaged, "nothing is cut off");
 }
@@ -241,7 +241,7 @@ async fn old_segments_go_when_every_sink_has_read_them() {
     };
     let log = open_with(&folder, options).unwrap();
     log.retain_for(vec![("copy".into(), topics(&["a"]))]);
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     let mut sent = 0;
     let held = loop {
         let batch = SourceBatch { records: rows("a", sent..sent + 100), state: state(7), ..SourceBatch::default() };
@@ -253,18 +253,24 @@ async fn old_segments_go_when_every_sink_has_read_them() {
         assert!(sent < 1_000_000, "the log must hold");
         tokio::time::sleep(Duration::from_millis(1)).await;
     };
-    let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
     assert_eq!(read_all(&mut reader).await.len() as i64, held);
     let topic_partition = TopicPartition { topic: "a".into(), partition: 0 };
-    let position = LogPosition { log: log.topics()[0].log.clone(), topic_partition, offset: held as u64 };
+    let position = LogPosition { log: log.shared.topics()[0].log.clone(), topic_partition, offset: held as u64 };
     reader.commit(vec![position]).await.unwrap();
     append(&mut writer, 2, SourceBatch { records: rows("a", held..held + 1), ..SourceBatch::default() }).await;
-    let first = log.topics()[0].partitions[0].0;
+    let first = log.shared.topics()[0].partitions[0].0;
     assert!(first > 0, "segments went");
     assert_eq!(numbers(&read_all(&mut reader).await), [held]);
     writer.close().await.unwrap();
     drop((reader, log));
     let log = open(&folder).await;
-    assert_eq!(log.topics()[0].partitions[0], (first, held as u64 + 1), "the first offset is known without the segments that went");
+    assert_eq!(log.shared.topics()[0].partitions[0], (first, held as u64 + 1), "the first offset is known without the segments that went");
     assert_eq!(log.source_state("shop").await.unwrap().iter().next().unwrap().1["n"], 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_log_keeps_what_every_engine_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    crate::topics::conformance::run(&open(&folder).await).await;
 }

@@ -7,7 +7,7 @@ use super::*;
 /// A journal of several segments, with published records, and the numbers that it holds.
 async fn sample(folder: &TempDir) -> Vec<i64> {
     let log = open_on(&FaultyDisk::default(), folder, EmbeddedOptions { segment_bytes: 1500, ..EmbeddedOptions::default() }).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     for number in 1..12_u64 {
         let from = number as i64 * 10;
         let pending = (number % 3 == 0).then(|| "p".into());
@@ -43,7 +43,7 @@ proptest! {
             std::fs::write(path, &octets).unwrap();
 
             let log = open_on(&FaultyDisk::default(), &folder, EmbeddedOptions::default()).await;
-            if let Err(error) = log.writer("shop").await {
+            if let Err(error) = log.writer(&"shop".into()).await {
                 return assert_eq!(error.kind(), ErrorKind::Unreadable, "{error}");
             }
             // From every offset, so that records before and behind the damage are reached.

@@ -13,9 +13,9 @@ pub(super) fn pattern(pattern: &str) -> Subscription {
 async fn a_poll_returns_no_more_than_it_may_of_a_large_group() {
     let folder = TempDir::new().unwrap();
     let log = open(&folder).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, of_numbers("a", 0..1000)).await;
-    let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
     assert!(matches!(reader.poll(1).await.unwrap(), Polled::Assigned(_)));
     assert_eq!(reader.lag(), 1000);
     let mut read = Vec::new();
@@ -34,9 +34,9 @@ async fn a_poll_returns_no_more_than_it_may_of_a_large_group() {
 async fn a_dropped_poll_loses_nothing() {
     let folder = TempDir::new().unwrap();
     let log = open(&folder).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, of_numbers("a", 0..500)).await;
-    let mut reader = log.reader("copy", topics(&["a"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a"])).await.unwrap();
     let mut read = Vec::new();
     while read.len() < 500 {
         tokio::select! {
@@ -54,10 +54,10 @@ async fn a_dropped_poll_loses_nothing() {
 async fn a_seek_in_one_partition_skips_nothing_of_another() {
     let folder = TempDir::new().unwrap();
     let log = open(&folder).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, of_numbers("a", 0..10)).await;
     append(&mut writer, 2, of_numbers("b", 100..110)).await;
-    let mut reader = log.reader("copy", topics(&["a", "b"])).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["a", "b"])).await.unwrap();
     assert!(matches!(reader.poll(1).await.unwrap(), Polled::Assigned(_)));
     // A poll that is dropped while it reads both, unless the read is quicker than the look at it.
     let handed = futures_util::FutureExt::now_or_never(reader.poll(1 << 20));
@@ -72,7 +72,7 @@ async fn a_seek_in_one_partition_skips_nothing_of_another() {
 async fn topics_and_journals_that_come_later_are_assigned_before_their_first_record() {
     let folder = TempDir::new().unwrap();
     let log = open(&folder).await;
-    let mut reader = log.reader("copy", pattern("shop\\..*")).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), pattern("shop\\..*")).await.unwrap();
     let reading = tokio::spawn(async move {
         let mut assigned: Vec<String> = Vec::new();
         let mut read = Vec::new();
@@ -85,17 +85,17 @@ async fn topics_and_journals_that_come_later_are_assigned_before_their_first_rec
                     }
                     read.extend(batch.records);
                 }
-                Polled::Revoked(_) => panic!("nothing is revoked"),
+                Polled::Revoked(_) | Polled::Unreadable(_) => panic!("nothing is revoked"),
             }
         }
         (assigned, numbers(&read))
     });
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     let mut both = rows("shop.a", 0..2);
     both.extend(rows("other", 90..95));
     append(&mut writer, 1, SourceBatch { records: both, ..SourceBatch::default() }).await;
     append(&mut writer, 2, of_numbers("shop.b", 2..4)).await;
-    let mut another = log.writer("another").await.unwrap();
+    let mut another = log.writer(&"another".into()).await.unwrap();
     append(&mut another, 1, of_numbers("shop.c", 4..6)).await;
     let (assigned, mut read) = reading.await.unwrap();
     read.sort_unstable();
@@ -107,7 +107,7 @@ async fn pages_go_on_where_the_last_one_ended_over_segments_and_publications() {
     let folder = TempDir::new().unwrap();
     let options = EmbeddedOptions { segment_bytes: 3000, ..EmbeddedOptions::default() };
     let log = open_with(&folder, options).unwrap();
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     let (mut number, mut sent) = (0, 0);
     for round in 0..4_i64 {
         for part in 0..20 {
@@ -147,7 +147,7 @@ async fn readers_see_the_schemas_of_the_source_and_one_for_all_segments() {
     let folder = TempDir::new().unwrap();
     let options = EmbeddedOptions { segment_bytes: 500, ..EmbeddedOptions::default() };
     let log = open_with(&folder, options).unwrap();
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     let sent = record("a", 1);
     for number in 1..20 {
         append(&mut writer, number, SourceBatch { records: vec![sent.clone()], ..SourceBatch::default() }).await;
@@ -163,9 +163,9 @@ async fn readers_see_the_schemas_of_the_source_and_one_for_all_segments() {
 async fn a_topic_belongs_to_one_journal() {
     let folder = TempDir::new().unwrap();
     let log = open(&folder).await;
-    let mut one = log.writer("one").await.unwrap();
+    let mut one = log.writer(&"one".into()).await.unwrap();
     append(&mut one, 1, of_numbers("a", 0..1)).await;
-    let mut two = log.writer("two").await.unwrap();
+    let mut two = log.writer(&"two".into()).await.unwrap();
     let error = two.append(1, of_numbers("a", 0..1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Conflict);
     assert!(error.to_string().contains("the connector one"), "{error}");
@@ -177,11 +177,11 @@ async fn a_topic_belongs_to_one_journal() {
 async fn partitions_are_kept_as_demanded() {
     let folder = TempDir::new().unwrap();
     let log = open(&folder).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     let mut records = rows("a", 0..2);
     records[1].partition = Some(2);
     append(&mut writer, 1, SourceBatch { records, ..SourceBatch::default() }).await;
-    assert_eq!(log.topics()[0].partitions, [(0, 1), (0, 0), (0, 1)]);
+    assert_eq!(log.shared.topics()[0].partitions, [(0, 1), (0, 0), (0, 1)]);
     assert_eq!(log.read("a", 2, 0, 5).await.unwrap()[0].partition, 2);
     let mut far = rows("a", 0..1);
     far[0].partition = Some(1000);
@@ -193,10 +193,10 @@ async fn partitions_are_kept_as_demanded() {
 async fn a_log_can_be_looked_at_while_it_is_written() {
     let folder = TempDir::new().unwrap();
     let log = open(&folder).await;
-    let mut writer = log.writer("shop").await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
     append(&mut writer, 1, of_numbers("a", 0..3)).await;
     let looked = EmbeddedLog::open_read_only(folder.path()).unwrap();
-    assert_eq!(looked.topics()[0].partitions, [(0, 3)]);
+    assert_eq!(looked.shared.topics()[0].partitions, [(0, 3)]);
     assert_eq!(looked.read("a", 0, 1, 10).await.unwrap().len(), 2);
     append(&mut writer, 2, of_numbers("a", 3..4)).await;
     assert_eq!(EmbeddedLog::open_read_only(folder.path()).unwrap().read("a", 0, 0, 10).await.unwrap().len(), 4);
@@ -209,7 +209,7 @@ async fn positions_move_all_or_none_and_the_next_reader_begins_there() {
     let place = |partition| TopicPartition { topic: "moved".into(), partition };
     {
         let log = open(&folder).await;
-        let mut writer = log.writer("source").await.unwrap();
+        let mut writer = log.writer(&"source".into()).await.unwrap();
         append(&mut writer, 1, of_numbers("moved", 0..10)).await;
         log.move_positions("copy", vec![(place(0), Some(7))]).await.unwrap();
         // The end is a place to begin at; what lies beyond it, or is not there, is none, and then nothing moves.
@@ -225,11 +225,11 @@ async fn positions_move_all_or_none_and_the_next_reader_begins_there() {
     }
     let log = open(&folder).await;
     let subscription = || Subscription::Topics(vec!["moved".into()]);
-    let mut reader = log.reader("copy", subscription()).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), subscription()).await.unwrap();
     assert_eq!(numbers(&read_all(&mut reader).await), [7, 8, 9]);
     drop(reader);
     log.move_positions("copy", vec![(place(0), None), (place(5), None)]).await.unwrap();
     assert_eq!(log.committed("copy").await.unwrap(), []);
-    let mut reader = log.reader("copy", subscription()).await.unwrap();
+    let mut reader = log.reader(&"copy".into(), subscription()).await.unwrap();
     assert_eq!(read_all(&mut reader).await.len(), 10);
 }

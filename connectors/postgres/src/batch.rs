@@ -1,0 +1,66 @@
+//! What a stream gathers until it is sent: records with the progress that they stand for, what they weigh, and the memory
+//! reserved for them (I6).
+
+use bytes::BytesMut;
+use tailwater_api::record::Record;
+use tailwater_api::source::Reservation;
+use tailwater_api::state::StateChange;
+
+/// What a batch may weigh at least and at most before it is sent.
+const SMALLEST: usize = 16 << 10;
+const LARGEST: usize = 512 << 10;
+
+/// Records on their way into the log, with what they were made from.
+pub(crate) struct Batch {
+    pub(crate) records: Vec<Record>,
+    /// Progress of tables that are read in chunks
+    pub(crate) state: Vec<StateChange>,
+    pub(crate) weight: usize,
+    /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
+    pub(crate) received: usize,
+    pub(crate) reservation: Option<Reservation>,
+    /// How much the next reservation asks for
+    pub(crate) size: usize,
+    /// The connector's clock for the records of this batch
+    pub(crate) now: i64,
+    pub(crate) arena: BytesMut,
+    pub(crate) rows: u64,
+    pub(crate) unchanged: u64,
+    pub(crate) transactions: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            records: Vec::new(),
+            state: Vec::new(),
+            weight: 0,
+            received: 0,
+            reservation: None,
+            size: SMALLEST,
+            now: 0,
+            arena: BytesMut::new(),
+            rows: 0,
+            unchanged: 0,
+            transactions: 0,
+        }
+    }
+}
+
+impl Batch {
+    /// Chooses how much the next batch may weigh: twice as much where this one was filled, half where it was sent before.
+    pub(crate) fn resize(&mut self) {
+        let full = self.used() >= self.size;
+        self.size = if full { self.size * 2 } else { self.size / 2 }.clamp(SMALLEST, LARGEST);
+    }
+
+    /// What of the reservation is used up (I6).
+    pub(crate) fn used(&self) -> usize {
+        self.weight.max(self.received)
+    }
+
+    pub(crate) fn push(&mut self, record: Record) {
+        self.weight += record.weight();
+        self.records.push(record);
+    }
+}

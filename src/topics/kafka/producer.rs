@@ -1,0 +1,184 @@
+//! The producer of a source, and the ledger of what it has in flight.
+//!
+//! Delivery is counted, not awaited: every record carries a pointer to its batch, and the thread that serves delivery reports
+//! counts the batch down. Nothing is allocated for a record but what librdkafka itself needs. Batches finish in any order, partitions
+//! being independent; [`Deliveries::take_settled`] gives out the finished prefix alone (I2).
+//!
+//! The first record that is not delivered ends the producer: what comes behind it would be out of order. With idempotence and
+//! `enable.gapless.guarantee` librdkafka itself delivers nothing of a partition behind a gap.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rdkafka::ClientConfig;
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{ProducerContext, ThreadedProducer};
+use tailwater_api::Error;
+use tailwater_api::source::BatchNumber;
+use tailwater_api::state::StateChange;
+use tokio::sync::Notify;
+
+use super::errors::failed;
+
+pub(super) type Producer = ThreadedProducer<Deliveries>;
+
+/// What librdkafka keeps for a message beside its bytes; bounds how many small ones may wait.
+const MESSAGE_OVERHEAD: usize = 256;
+/// Smallest queue that can hold a largest message of librdkafka's default.
+const SMALLEST_QUEUE: usize = 1 << 20;
+
+/// Adds what follows from the memory budget and from the order of records to the settings of a producer.
+pub(super) fn configure(config: &mut ClientConfig, queue: usize) {
+    let mut default = |key: &str, value: &str| {
+        if config.get(key).is_none() {
+            config.set(key, value);
+        }
+    };
+    // A burst fills batches by itself; a single change need not wait for company.
+    default("linger.ms", "1");
+    let queue = queue.max(SMALLEST_QUEUE);
+    default("queue.buffering.max.kbytes", &(queue / 1024).to_string());
+    default("queue.buffering.max.messages", &(queue / MESSAGE_OVERHEAD).to_string());
+    config.set("enable.gapless.guarantee", "true");
+}
+
+/// A batch whose records are on their way.
+pub(super) struct InFlight {
+    number: BatchNumber,
+    undelivered: AtomicUsize,
+    state: Mutex<Vec<StateChange>>,
+}
+
+/// What is in flight, in order; shared by the writer and the thread that serves delivery reports.
+pub(super) struct Deliveries {
+    connector: Arc<str>,
+    ledger: Mutex<VecDeque<Arc<InFlight>>>,
+    /// The first record that was not delivered
+    failure: Mutex<Option<Error>>,
+    /// Told when a batch is delivered whole or a record is not
+    pub(super) settled: Notify,
+}
+
+/// The finished prefix of the ledger.
+pub(super) struct Settled {
+    /// Number of its last batch
+    pub(super) number: BatchNumber,
+    /// Its changes of the state, in order
+    pub(super) state: Vec<StateChange>,
+}
+
+impl Deliveries {
+    pub(super) fn new(connector: Arc<str>) -> Self {
+        Self { connector, ledger: Mutex::default(), failure: Mutex::default(), settled: Notify::new() }
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, VecDeque<Arc<InFlight>>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters a batch of `records` records.
+    pub(super) fn enter(&self, number: BatchNumber, records: usize, state: Vec<StateChange>) -> Arc<InFlight> {
+        let batch = Arc::new(InFlight { number, undelivered: AtomicUsize::new(records), state: Mutex::new(state) });
+        self.ledger().push_back(Arc::clone(&batch));
+        if records == 0 {
+            self.settled.notify_one();
+        }
+        batch
+    }
+
+    /// Takes the finished prefix out of the ledger.
+    pub(super) fn take_settled(&self) -> Option<Settled> {
+        let mut ledger = self.ledger();
+        let mut settled: Option<Settled> = None;
+        // I2: batches leave only from the front.
+        while ledger.front().is_some_and(|batch| batch.undelivered.load(Ordering::Acquire) == 0) {
+            let batch = ledger.pop_front().expect("the front was just looked at");
+            let prefix = settled.get_or_insert(Settled { number: 0, state: Vec::new() });
+            prefix.number = batch.number;
+            prefix.state.append(&mut batch.state.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        settled
+    }
+
+    /// The error of the first record that was not delivered; taken once.
+    pub(super) fn take_failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn fail(&self, error: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.settled.notify_one();
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match error.rdkafka_error_code() {
+            // What is in flight will not be delivered by this producer any more.
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
+                self.fail(failed("write to Kafka", &error).because(reason.to_owned()));
+            }
+            // The producer goes on trying; the source waits when the queue is full.
+            _ => tracing::warn!(connector = &*self.connector, "Kafka cannot be written to at the moment: {reason}"),
+        }
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Arc<InFlight>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<InFlight>) {
+        match result {
+            Ok(_) => {
+                if batch.undelivered.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.settled.notify_one();
+                }
+            }
+            Err((error, message)) => self.fail(failed(format!("write to the topic {}", message.topic()), error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_follows_the_memory_budget_and_a_user_wins() {
+        let mut config = ClientConfig::new();
+        config.set("linger.ms", "20");
+        configure(&mut config, 8 << 20);
+        assert_eq!(config.get("queue.buffering.max.kbytes"), Some("8192"));
+        assert_eq!(config.get("queue.buffering.max.messages"), Some("32768"));
+        assert_eq!(config.get("linger.ms"), Some("20"));
+    }
+
+    #[test]
+    fn i2_only_a_delivered_prefix_is_given_out() {
+        let deliveries = Deliveries::new("shop".into());
+        let change = |text: &str| StateChange {
+            partition: serde_json::Map::new(),
+            offset: Some([("at".to_owned(), text.into())].into_iter().collect()),
+        };
+        let first = deliveries.enter(1, 2, vec![change("1")]);
+        let second = deliveries.enter(2, 1, vec![change("2")]);
+        let idle = deliveries.enter(3, 0, vec![change("3")]);
+        second.undelivered.fetch_sub(1, Ordering::AcqRel);
+        assert!(deliveries.take_settled().is_none());
+        first.undelivered.fetch_sub(1, Ordering::AcqRel);
+        assert!(deliveries.take_settled().is_none(), "a half is not the whole");
+        first.undelivered.fetch_sub(1, Ordering::AcqRel);
+        let settled = deliveries.take_settled().unwrap();
+        assert_eq!((settled.number, settled.state), (3, vec![change("1"), change("2"), change("3")]));
+        assert!(deliveries.take_settled().is_none());
+        drop(idle);
+    }
+}

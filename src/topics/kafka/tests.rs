@@ -1,0 +1,435 @@
+//! The engine on librdkafka's mock cluster, and on a real broker where a mock has no say.
+
+use std::collections::BTreeMap;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use tailwater_api::sink::Assignment;
+use tailwater_api::source::{BatchNumber, SourceBatch};
+use tailwater_api::state::JsonMap;
+use tailwater_testkit::kafka::KafkaBroker;
+use tailwater_testkit::required_or_skip;
+
+use super::*;
+use crate::topics::Polled;
+
+/// Offsets in memory.
+#[derive(Default)]
+pub(super) struct Offsets(Mutex<BTreeMap<String, SourceState>>);
+
+impl OffsetStore for Offsets {
+    fn load(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
+        let state = self.0.lock().unwrap().get(connector).cloned().unwrap_or_default();
+        Box::pin(async move { Ok(state) })
+    }
+
+    fn put(&self, connector: &str, changes: Vec<StateChange>) -> BoxFuture<'_, Result<()>> {
+        let connector = connector.to_owned();
+        Box::pin(async move {
+            let mut states = self.0.lock().unwrap();
+            let state = states.entry(connector).or_default();
+            changes.iter().for_each(|change| state.apply(change));
+            Ok(())
+        })
+    }
+}
+
+fn options(servers: &str, makes_topics: bool) -> KafkaOptions {
+    let worker = [
+        ("topics.kafka.bootstrap.servers", servers),
+        ("topics.kafka.delivery.timeout.ms", "60000"),
+        ("topic.creation.enable", if makes_topics { "true" } else { "false" }),
+    ];
+    KafkaOptions { worker: worker.into_iter().collect(), memory_budget: 16 << 20 }
+}
+
+async fn opened(servers: &str, makes_topics: bool) -> (KafkaLog, Arc<Offsets>) {
+    let offsets = Arc::new(Offsets::default());
+    (KafkaLog::open(options(servers, makes_topics), Arc::clone(&offsets) as _).await.unwrap(), offsets)
+}
+
+fn mock() -> MockCluster<'static, DefaultProducerContext> {
+    MockCluster::new(3).unwrap()
+}
+
+fn text(topic: &str, key: &str, value: &str) -> Record {
+    let bytes = |text: &str| SchemaAndValue { schema: None, value: Value::Bytes(bytes::Bytes::copy_from_slice(text.as_bytes())) };
+    Record::new(Arc::from(topic), bytes(key), bytes(value))
+}
+
+fn at(number: u64) -> Vec<StateChange> {
+    let map = |key: &str, value: serde_json::Value| -> JsonMap { [(key.to_owned(), value)].into_iter().collect() };
+    vec![StateChange { partition: map("server", "shop".into()), offset: Some(map("lsn", number.into())) }]
+}
+
+async fn durable(writer: &dyn LogWriter, number: BatchNumber) -> Result<()> {
+    let mut durable = writer.durable();
+    let now = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await.unwrap();
+    now.as_ref().map(drop).map_err(|error| again(error))
+}
+
+async fn values(log: &KafkaLog, topic: &str) -> Vec<String> {
+    let read = log.read(topic, 0, 0, usize::MAX).await.unwrap();
+    let text = |record: StoredRecord| match record.record.value.value {
+        Value::Bytes(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+        other => panic!("bytes, not {other:?}"),
+    };
+    read.into_iter().map(text).collect()
+}
+
+/// The vectors of the Java client (`UtilsTest.testMurmur2`) and the partitions that `BuiltInPartitioner.partitionForKey` makes of them.
+#[tokio::test]
+async fn keys_stay_where_the_java_client_puts_them() {
+    const PARTITIONS: u32 = 97;
+    let vectors: [(&str, i32); 6] = [
+        ("21", -973_932_308),
+        ("foobar", -790_332_482),
+        ("a-little-bit-long-string", -985_981_536),
+        ("a-little-bit-longer-string", -1_486_304_829),
+        ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
+        ("abc", 479_470_107),
+    ];
+    let cluster = mock();
+    cluster.create_topic("t", PARTITIONS as i32, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = vectors.iter().map(|(key, _)| text("t", key, key)).collect();
+    writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+    for (key, hash) in vectors {
+        let partition = (hash.cast_unsigned() & 0x7fff_ffff) % PARTITIONS;
+        let found = log.read("t", partition, 0, 100).await.unwrap();
+        assert!(found.iter().any(|found| found.record.key.value == Value::Bytes(key.as_bytes().into())), "{key} in partition {partition}");
+    }
+}
+
+#[tokio::test]
+async fn i1_offsets_follow_records_and_durable_follows_both() {
+    let cluster = mock();
+    let (log, offsets) = opened(&cluster.bootstrap_servers(), false).await;
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    assert!(writer.state().is_empty());
+    for number in 1..=50 {
+        let records = vec![text("t", "k", &number.to_string())];
+        writer.append(number, SourceBatch { records, state: at(number), ..SourceBatch::default() }).await.unwrap();
+    }
+    // An idle advance behind records waits for these (I5).
+    writer.append(51, SourceBatch { state: at(51), ..SourceBatch::default() }).await.unwrap();
+    durable(&*writer, 51).await.unwrap();
+    assert_eq!(offsets.load("shop").await.unwrap().iter().next().unwrap().1["lsn"], 51);
+    writer.close().await.unwrap();
+    let mut all = Vec::new();
+    for partition in 0..log.topics().await.unwrap()[0].partitions.len() {
+        all.extend(log.read("t", partition as u32, 0, 100).await.unwrap());
+    }
+    assert_eq!(all.len(), 50);
+    assert!(all.windows(2).all(|pair| pair[0].offset < pair[1].offset), "one key is one partition, in order");
+    let again = log.writer(&"shop".into()).await.unwrap();
+    assert_eq!(again.state().iter().next().unwrap().1["lsn"], 51);
+    assert_eq!(log.used_by("shop", None), [(Arc::from("t"), 50)]);
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_large_is_refused_by_name_and_its_batch_stays_open() {
+    let cluster = mock();
+    let (log, offsets) = opened(&cluster.bootstrap_servers(), false).await;
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = vec![text("t", "k", &"x".repeat(2_000_000))];
+    let error = writer.append(1, SourceBatch { records, state: at(1), ..SourceBatch::default() }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected);
+    assert!(error.to_string().contains('t') && error.remedy().unwrap().contains("max.message.bytes"), "{error}");
+    assert!(offsets.load("shop").await.unwrap().is_empty(), "I2");
+}
+
+#[tokio::test]
+async fn a_full_queue_holds_the_source_and_loses_nothing() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let mut small = options(&cluster.bootstrap_servers(), false);
+    small.worker.set("topics.kafka.queue.buffering.max.messages", "10");
+    let log = KafkaLog::open(small, Arc::new(Offsets::default())).await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = (0..1000).map(|number| text("t", "k", &number.to_string())).collect();
+    writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+    assert_eq!(values(&log, "t").await, (0..1000).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_append_that_is_dropped_is_taken_over_whole() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let mut small = options(&cluster.bootstrap_servers(), false);
+    small.worker.set("topics.kafka.queue.buffering.max.messages", "10");
+    let log = KafkaLog::open(small, Arc::new(Offsets::default())).await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = (0..100).map(|number| text("t", "k", &number.to_string())).collect();
+    // The topic is known from here on, so that the next call waits for nothing but the queue.
+    writer.append(1, SourceBatch { records: vec![text("t", "k", "first")], ..SourceBatch::default() }).await.unwrap();
+    let append = writer.append(2, SourceBatch { records, state: at(2), ..SourceBatch::default() });
+    assert!(tokio::time::timeout(Duration::from_micros(10), append).await.is_err(), "the queue is full");
+    writer.append(3, SourceBatch::default()).await.unwrap();
+    durable(&*writer, 3).await.unwrap();
+    assert_eq!(values(&log, "t").await.len(), 101);
+}
+
+#[tokio::test]
+async fn brokers_that_do_not_answer_are_named() {
+    let mut away = options("127.0.0.1:1", false);
+    away.worker.set("topics.kafka.socket.connection.setup.timeout.ms", "1000");
+    let error = KafkaLog::open(away, Arc::new(Offsets::default())).await.err().unwrap();
+    assert!(matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::TimedOut), "{error:?}");
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+}
+
+#[tokio::test]
+async fn i13_an_override_of_acks_is_refused() {
+    let cluster = mock();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let config = [("producer.override.acks", "1")].into_iter().collect();
+    let user = LogUser { config: Arc::new(config), ..LogUser::from("shop") };
+    assert_eq!(log.writer(&user).await.err().unwrap().kind(), ErrorKind::Misconfigured);
+}
+
+#[tokio::test]
+async fn topics_are_made_as_their_group_says_on_a_real_broker() {
+    let Some(mut broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
+    let (log, _) = opened(&broker.bootstrap_servers(), true).await;
+    let config = [
+        ("topic.creation.groups", "wide"),
+        ("topic.creation.wide.include", "shop.*"),
+        ("topic.creation.wide.partitions", "4"),
+        ("topic.creation.wide.cleanup.policy", "compact"),
+    ];
+    let user = LogUser { config: Arc::new(config.into_iter().collect()), ..LogUser::from("shop") };
+    let mut writer = log.writer(&user).await.unwrap();
+    let records = vec![text("shop.orders", "k", "1"), text("other", "k", "1")];
+    writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    log.append(vec![text("dead", "k", "letter")]).await.unwrap();
+    let topics = log.topics().await.unwrap();
+    let partitions: Vec<_> = topics.iter().map(|topic| (&*topic.name, topic.partitions.len())).collect();
+    assert_eq!(partitions, [("dead", 1), ("other", 1), ("shop.orders", 4)]);
+    assert_eq!(log.read("none", 0, 0, 1).await.unwrap_err().kind(), ErrorKind::Missing);
+    assert_eq!(log.read("other", 1, 0, 1).await.unwrap_err().kind(), ErrorKind::Missing);
+
+    // A broker that is away for a while: the producer keeps what it has.
+    broker.kill().unwrap();
+    for number in 2..100 {
+        let records = vec![text("other", "k", &number.to_string())];
+        writer.append(number, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    }
+    broker.start_again().await.unwrap();
+    durable(&*writer, 99).await.unwrap();
+    assert_eq!(values(&log, "other").await, (1..100).map(|number: u32| number.to_string()).collect::<Vec<_>>());
+    writer.close().await.unwrap();
+    log.close().await.unwrap();
+}
+
+/// A sink that reads bytes as they are.
+fn sink(connector: &str) -> LogUser {
+    let config = [("value.converter", "bytes"), ("key.converter", "bytes"), ("consumer.override.session.timeout.ms", "6000")];
+    LogUser { config: Arc::new(config.into_iter().collect()), ..LogUser::from(connector) }
+}
+
+fn topics(names: &[&str]) -> Subscription {
+    Subscription::Topics(names.iter().map(|name| (*name).to_owned()).collect())
+}
+
+/// What the reader says next; the test fails where it says nothing.
+async fn next(reader: &mut dyn LogReader) -> Polled {
+    tokio::time::timeout(Duration::from_secs(30), reader.poll(1 << 20)).await.expect("the reader says something").unwrap()
+}
+
+async fn assigned(reader: &mut dyn LogReader) -> Vec<Assignment> {
+    match next(reader).await {
+        Polled::Assigned(partitions) => partitions,
+        other => panic!("an assignment, not {other:?}"),
+    }
+}
+
+/// Reads `count` values and says where to go on.
+async fn take(reader: &mut dyn LogReader, count: usize) -> (Vec<String>, Vec<LogPosition>) {
+    let (mut values, mut places) = (Vec::new(), Vec::new());
+    while values.len() < count {
+        let Polled::Records(batch) = next(reader).await else { panic!("records") };
+        assert!(!batch.records.is_empty());
+        for record in batch.records {
+            let Value::Bytes(bytes) = record.record.value.value else { panic!("bytes") };
+            values.push(String::from_utf8(bytes.to_vec()).unwrap());
+        }
+        places = batch.next;
+    }
+    (values, places)
+}
+
+async fn write(log: &KafkaLog, topic: &str, values: std::ops::Range<u32>) {
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = values.map(|number| text(topic, "k", &number.to_string())).collect();
+    writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_goes_on_behind_what_it_committed() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    write(&log, "t", 0..10).await;
+    let mut reader = log.reader(&sink("copy"), topics(&["t", "later"])).await.unwrap();
+    assert_eq!(assigned(&mut *reader).await[0].topic_partition.topic, Arc::from("t"));
+    let (values, places) = take(&mut *reader, 10).await;
+    assert_eq!(values, numbers(0..10));
+    reader.commit(places.clone()).await.unwrap();
+    assert_eq!(log.committed("copy").await.unwrap(), places);
+    drop(reader);
+    write(&log, "t", 10..15).await;
+    let mut reader = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    assigned(&mut *reader).await;
+    assert_eq!(take(&mut *reader, 5).await.0, numbers(10..15));
+    assert_eq!(log.used_by("copy", None)[0].0, Arc::from("t"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_targets_own_position_wins_and_another_history_is_refused() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    write(&log, "t", 0..10).await;
+    let mut reader = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    let Assignment { topic_partition, log: id } = assigned(&mut *reader).await.remove(0);
+    let at = |log: &str, offset| LogPosition { log: Arc::from(log), topic_partition: topic_partition.clone(), offset };
+    assert_eq!(reader.seek(at("another", 7)).await.unwrap_err().kind(), ErrorKind::HistoryGone);
+    assert_eq!(reader.seek(at(&id, 11)).await.unwrap_err().kind(), ErrorKind::HistoryGone);
+    reader.seek(at(&id, 7)).await.unwrap();
+    assert_eq!(take(&mut *reader, 3).await.0, numbers(7..10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_no_converter_reads_comes_alone_with_its_bytes() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = vec![text("t", "1", "1"), text("t", "2", "{no json"), text("t", "3", "3")];
+    writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+    let mut reader = log.reader(&"copy".into(), topics(&["t"])).await.unwrap();
+    assigned(&mut *reader).await;
+    let Polled::Records(batch) = next(&mut *reader).await else { panic!("records") };
+    assert_eq!(batch.records[0].record.value.value, Value::Int64(1));
+    let Polled::Unreadable(unreadable) = next(&mut *reader).await else { panic!("the unreadable record") };
+    assert_eq!(unreadable.error.kind(), ErrorKind::Unreadable);
+    assert_eq!((unreadable.record.offset, unreadable.next.offset), (1, 2));
+    assert_eq!(unreadable.record.record.value.value, Value::Bytes("{no json".into()));
+    let Polled::Records(batch) = next(&mut *reader).await else { panic!("records") };
+    assert_eq!(batch.records[0].record.value.value, Value::Int64(3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_unknown_values_come_through_with_and_without_schemas() {
+    use tailwater_api::{Field, Kind, Schema};
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let text = || Schema::of(Kind::String).optional().build();
+    let schema =
+        Schema::structure(vec![Field::new("note", text()), Field::new("amount", Schema::of(Kind::Int32).optional().build())]).build();
+    let value = Value::Struct(Box::new([Value::Unchanged, Value::NotInIdentity]));
+    let record = Record::new(Arc::from("t"), SchemaAndValue::NONE, SchemaAndValue::new(schema, value.clone()));
+    for (number, schemas) in [(1, "true"), (2, "false")] {
+        let config = [("value.converter", "json"), ("value.converter.schemas.enable", schemas)];
+        let user = LogUser { config: Arc::new(config.into_iter().collect()), ..LogUser::from(schemas) };
+        let mut writer = log.writer(&user).await.unwrap();
+        writer.append(1, SourceBatch { records: vec![record.clone()], ..SourceBatch::default() }).await.unwrap();
+        writer.close().await.unwrap();
+        let mut reader = log.reader(&user, topics(&["t"])).await.unwrap();
+        let Assignment { topic_partition, log: id } = assigned(&mut *reader).await.remove(0);
+        reader.seek(LogPosition { log: id, topic_partition, offset: number - 1 }).await.unwrap();
+        let Polled::Records(batch) = next(&mut *reader).await else { panic!("records") };
+        let read = &batch.records[0].record;
+        assert!(read.headers.as_slice().is_empty(), "the header is ours alone");
+        match schemas {
+            "true" => assert_eq!(read.value.value, value),
+            _ => {
+                let entries = [("note".into(), Value::Unchanged), ("amount".into(), Value::NotInIdentity)];
+                assert_eq!(read.value.value, Value::Map(Box::new(entries)));
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_moves_only_after_its_task_has_given_it_up() {
+    let Some(broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
+    let (log, _) = opened(&broker.bootstrap_servers(), true).await;
+    let config = [("topic.creation.default.partitions", "2"), ("topic.creation.default.replication.factor", "1")];
+    let source = LogUser { config: Arc::new(config.into_iter().collect()), ..LogUser::from("shop") };
+    let mut writer = log.writer(&source).await.unwrap();
+    let both = |number: u32| {
+        (0..2).map(|partition| Record { partition: Some(partition), ..text("t", "k", &format!("{partition}-{number}")) }).collect()
+    };
+    writer.append(1, SourceBatch { records: both(1), ..SourceBatch::default() }).await.unwrap();
+    durable(&*writer, 1).await.unwrap();
+
+    let mut first = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    assert_eq!(assigned(&mut *first).await.len(), 2);
+    let mut places = BTreeMap::new();
+    while places.len() < 2 {
+        let Polled::Records(batch) = next(&mut *first).await else { panic!("records") };
+        places.extend(batch.next.into_iter().map(|position| (position.topic_partition.partition, position)));
+    }
+
+    let mut second = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    // The second asks to join; the first is told, and answers after it has committed.
+    let (moved, _) = tokio::join!(
+        async {
+            loop {
+                match next(&mut *first).await {
+                    Polled::Revoked(gone) => {
+                        first.commit(places.values().cloned().collect()).await.unwrap();
+                        let _ = tokio::time::timeout(Duration::from_secs(2), first.poll(1 << 20)).await;
+                        return gone;
+                    }
+                    Polled::Assigned(_) => {}
+                    other => panic!("a revocation, not {other:?}"),
+                }
+            }
+        },
+        async {
+            let taken = assigned(&mut *second).await;
+            assert_eq!(taken.len(), 1);
+        }
+    );
+    assert_eq!(moved.len(), 1, "a cooperative group moves what it must");
+    writer.append(2, SourceBatch { records: both(2), ..SourceBatch::default() }).await.unwrap();
+    durable(&*writer, 2).await.unwrap();
+    let mut read = take(&mut *second, 1).await.0;
+    read.extend(take(&mut *first, 1).await.0);
+    read.sort();
+    assert_eq!(read, ["0-2", "1-2"], "each new record once, and no old one");
+
+    drop((first, second));
+    let place = |partition| TopicPartition { topic: Arc::from("t"), partition };
+    // Members that were dropped leave in the background.
+    let mut tries = 0;
+    while let Err(error) = log.move_positions("copy", vec![(place(0), Some(1)), (place(1), None)]).await {
+        tries += 1;
+        assert!(tries < 50, "{error}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let committed = log.committed("copy").await.unwrap();
+    assert_eq!(committed.iter().map(|position| (position.topic_partition.partition, position.offset)).collect::<Vec<_>>(), [(0, 1)]);
+    let beyond = log.move_positions("copy", vec![(place(0), Some(99))]).await.unwrap_err();
+    assert_eq!(beyond.kind(), ErrorKind::Misconfigured);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_broker_keeps_what_every_engine_promises() {
+    let Some(broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
+    let (log, _) = opened(&broker.bootstrap_servers(), true).await;
+    crate::topics::conformance::run(&log).await;
+}

@@ -1,0 +1,261 @@
+//! The writer of a source task: records become bytes here and go to the producer; what is delivered becomes durable.
+//!
+//! ```text
+//! append ──► converters ──► producer's queue ──► brokers ──► delivery reports ──► ledger
+//!                                                                                   │ finished prefix
+//!                                       durable ◄── offsets topic ◄─────────────────┘
+//! ```
+//! Records first, then the offset, then `durable` (I1): a crash in between repeats records, and loses none. While one offset is on its
+//! way further batches finish, so offsets are written as often as the brokers take them and not once a batch.
+//!
+//! Pending records of a snapshot are written as they come, so an interrupted table repeats them, as with Debezium.
+//!
+//! A full queue makes the append wait; the source goes on answering its server meanwhile (I4), since nothing that it holds is held here.
+//! While brokers are away the producer keeps what it has and tries on for `delivery.timeout.ms`; then the run fails, and the next one
+//! writes again from what is durable.
+
+use std::collections::HashSet;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _};
+use tailwater_api::record::Record;
+use tailwater_api::source::{BatchNumber, SourceBatch};
+use tailwater_api::state::SourceState;
+use tailwater_api::{Error, ErrorKind, Result, Scope};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::errors::failed;
+use super::producer::{Deliveries, InFlight, Producer};
+use super::unchanged::{self, UnknownFields};
+use super::{KafkaLog, OffsetStore, Topics, again, drop_off_the_async_threads};
+use crate::converters::{Converters, KeyAndValue};
+use crate::topics::LogWriter;
+
+/// How long a full queue is left alone before it is tried again: it drains a good part meanwhile, never all of it.
+const FULL: Duration = Duration::from_millis(2);
+
+type Durable = Result<BatchNumber, Arc<Error>>;
+
+/// See [`LogWriter`].
+pub(super) struct KafkaWriter {
+    pub(super) topics: Topics,
+    /// As of the start
+    pub(super) state: SourceState,
+    pub(super) sender: Sender,
+    pub(super) durable: watch::Receiver<Durable>,
+    /// Number of the last batch taken over
+    pub(super) accepted: BatchNumber,
+    /// Topics that are there
+    pub(super) known: HashSet<Arc<str>>,
+    /// A batch that was taken over and is not handed to the producer whole
+    pub(super) queued: Option<QueuedBatch>,
+    /// Turns delivered into durable; ends with the writer
+    pub(super) keeper: JoinHandle<()>,
+}
+
+/// Makes bytes of records and hands them to the producer.
+pub(super) struct Sender {
+    pub(super) producer: HeldProducer,
+    pub(super) converters: Converters,
+    pub(super) bytes: KeyAndValue,
+}
+
+/// A producer that is dropped off the async threads.
+pub(super) struct HeldProducer(Option<Arc<Producer>>);
+
+impl HeldProducer {
+    pub(super) fn new(producer: Arc<Producer>) -> Self {
+        Self(Some(producer))
+    }
+}
+
+impl Deref for HeldProducer {
+    type Target = Arc<Producer>;
+
+    fn deref(&self) -> &Arc<Producer> {
+        self.0.as_ref().expect("it is taken when this is dropped")
+    }
+}
+
+impl Drop for HeldProducer {
+    fn drop(&mut self) {
+        drop_off_the_async_threads(self.0.take());
+    }
+}
+
+pub(super) struct QueuedBatch {
+    in_flight: Arc<InFlight>,
+    records: std::vec::IntoIter<Record>,
+}
+
+impl Sender {
+    /// Hands a record to the producer; `false` if its queue is full.
+    pub(super) fn send(&mut self, record: &Record, in_flight: &Arc<InFlight>) -> Result<bool> {
+        self.converters.write(record, &mut self.bytes)?;
+        let headers = self.headers(record)?;
+        let sent = self.producer.send(BaseRecord {
+            topic: &record.topic,
+            partition: record.partition.and_then(|partition| i32::try_from(partition).ok()),
+            payload: self.bytes.value(),
+            key: self.bytes.key(),
+            timestamp: record.timestamp,
+            headers,
+            delivery_opaque: Arc::clone(in_flight),
+        });
+        match sent {
+            Ok(()) => Ok(true),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
+            Err((error, _)) => {
+                let is_of_record = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
+                let error = failed(format!("write to the topic {}", record.topic), &error);
+                Err(if is_of_record { error.scoped(Scope::Record) } else { error })
+            }
+        }
+    }
+
+    fn headers(&mut self, record: &Record) -> Result<Option<OwnedHeaders>> {
+        let unknown = UnknownFields::of(record.value.schema.as_deref(), &record.value.value);
+        let own = record.headers.as_slice();
+        if own.is_empty() && unknown.is_none() {
+            return Ok(None);
+        }
+        let mut headers = OwnedHeaders::new_with_capacity(own.len() + usize::from(unknown.is_some()));
+        for header in own {
+            let value = self.converters.header(&record.topic, &header.value)?;
+            headers = headers.insert(Header { key: &header.name, value });
+        }
+        if let Some(unknown) = unknown {
+            headers = headers.insert(Header { key: unchanged::HEADER, value: Some(&unknown.to_bytes()) });
+        }
+        Ok(Some(headers))
+    }
+}
+
+impl KafkaWriter {
+    fn failure(&self) -> Option<Error> {
+        self.durable.borrow().as_ref().err().map(|error| again(error))
+    }
+
+    /// Makes sure that the topics of `records` are there.
+    async fn ensure_topics(&mut self, records: &[Record]) -> Result<()> {
+        let mut last: Option<&Arc<str>> = None;
+        for Record { topic, .. } in records {
+            if last.is_some_and(|last| Arc::ptr_eq(last, topic)) {
+                continue;
+            }
+            if !self.known.contains(topic) {
+                self.topics.ensure(&self.sender.producer, topic).await?;
+                self.known.insert(Arc::clone(topic));
+            }
+            self.topics.used(topic);
+            last = Some(topic);
+        }
+        Ok(())
+    }
+
+    /// Hands over what was taken over. It waits in the writer, not in a future that may be dropped.
+    async fn send_queued(&mut self) -> Result<()> {
+        let Some(queued) = &mut self.queued else { return Ok(()) };
+        while let Some(record) = queued.records.as_slice().first() {
+            if self.sender.send(record, &queued.in_flight)? {
+                queued.records.next();
+                continue;
+            }
+            tokio::time::sleep(FULL).await;
+            if let Err(error) = &*self.durable.borrow() {
+                return Err(again(error));
+            }
+        }
+        self.queued = None;
+        Ok(())
+    }
+
+    async fn accept(&mut self, number: BatchNumber, batch: SourceBatch) -> Result<()> {
+        if let Some(error) = self.failure() {
+            return Err(error);
+        }
+        // Of an append that was dropped while it waited.
+        self.send_queued().await?;
+        self.ensure_topics(&batch.records).await?;
+        let in_flight = self.sender.producer.context().enter(number, batch.records.len(), batch.state);
+        self.accepted = number;
+        self.queued = Some(QueuedBatch { in_flight, records: batch.records.into_iter() });
+        self.send_queued().await
+    }
+
+    async fn finish(mut self) -> Result<()> {
+        if self.failure().is_none() {
+            self.send_queued().await?;
+        }
+        let accepted = self.accepted;
+        let ended = self.durable.wait_for(|durable| durable.as_ref().map_or(true, |durable| *durable >= accepted)).await;
+        match ended.as_deref() {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(again(error)),
+            Err(_) => Err(Error::new(ErrorKind::Restarting, "write to Kafka").because("the topic log was closed")),
+        }
+    }
+}
+
+impl Drop for KafkaWriter {
+    fn drop(&mut self) {
+        // What is delivered after this is read from the source again.
+        self.keeper.abort();
+    }
+}
+
+impl LogWriter for KafkaWriter {
+    fn state(&self) -> &SourceState {
+        &self.state
+    }
+
+    fn append(&mut self, number: BatchNumber, batch: SourceBatch) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.accept(number, batch))
+    }
+
+    fn durable(&self) -> watch::Receiver<Durable> {
+        self.durable.clone()
+    }
+
+    fn close(self: Box<Self>) -> BoxFuture<'static, Result<()>> {
+        Box::pin((*self).finish())
+    }
+}
+
+/// Starts turning delivered into durable.
+pub(super) fn keep_offsets(
+    deliveries: Arc<Deliveries>,
+    connector: Arc<str>,
+    offsets: Arc<dyn OffsetStore>,
+    log: &KafkaLog,
+) -> (JoinHandle<()>, watch::Receiver<Durable>) {
+    let (durable, watched) = watch::channel(Ok(0));
+    let changed = log.changed.clone();
+    let keeper = tokio::spawn(async move {
+        loop {
+            deliveries.settled.notified().await;
+            while let Some(settled) = deliveries.take_settled() {
+                // I1: the records are durable by now, the offset becomes so here, and only then is it said.
+                if !settled.state.is_empty()
+                    && let Err(error) = offsets.put(&connector, settled.state).await
+                {
+                    let _ = durable.send_replace(Err(Arc::new(error)));
+                    return;
+                }
+                let _ = durable.send_replace(Ok(settled.number));
+                changed.send_modify(|count| *count += 1);
+            }
+            if let Some(error) = deliveries.take_failure() {
+                let _ = durable.send_replace(Err(Arc::new(error)));
+                return;
+            }
+        }
+    });
+    (keeper, watched)
+}
