@@ -18,6 +18,7 @@
 //! - [`tls`]: encryption of connections
 //! - [`topic_names`]: names of the topics of tables
 //! - [`transaction`]: the order of events in transactions, and where these begin and end
+//! - [`windows`]: chunks of a table reconciled with the log
 
 #![warn(missing_docs)]
 
@@ -39,3 +40,4 @@ pub mod stand_in;
 pub mod tls;
 pub mod topic_names;
 pub mod transaction;
+pub mod windows;

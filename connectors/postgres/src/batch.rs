@@ -1,8 +1,10 @@
-//! What a stream gathers until it is sent: records, what they weigh, and the memory reserved for them (I6).
+//! What a stream gathers until it is sent: records with the progress that they stand for, what they weigh, and the memory
+//! reserved for them (I6).
 
 use bytes::BytesMut;
 use tailwater_api::record::Record;
 use tailwater_api::source::Reservation;
+use tailwater_api::state::StateChange;
 
 /// What a batch may weigh at least and at most before it is sent.
 const SMALLEST: usize = 16 << 10;
@@ -11,6 +13,8 @@ const LARGEST: usize = 512 << 10;
 /// Records on their way into the log, with what they were made from.
 pub(crate) struct Batch {
     pub(crate) records: Vec<Record>,
+    /// Progress of tables that are read in chunks
+    pub(crate) state: Vec<StateChange>,
     pub(crate) weight: usize,
     /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
     pub(crate) received: usize,
@@ -29,6 +33,7 @@ impl Default for Batch {
     fn default() -> Self {
         Self {
             records: Vec::new(),
+            state: Vec::new(),
             weight: 0,
             received: 0,
             reservation: None,

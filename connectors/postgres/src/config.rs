@@ -197,6 +197,8 @@ pub(crate) struct SnapshotMode {
     /// Whether a position that cannot be continued leads to a snapshot.
     pub(crate) if_history_is_gone: bool,
     pub(crate) stream: bool,
+    /// Whether tables with keys are read in chunks beside the log
+    pub(crate) in_chunks: bool,
 }
 
 /// When the rows that are there are read.
@@ -291,9 +293,6 @@ impl ConnectorConfig for PostgresConfig {
         if reader.is_set("include.schema.changes") {
             reader.note("include.schema.changes", "has no effect: the log of PostgreSQL holds no definitions (as with Debezium)");
         }
-        if reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark") {
-            reader.note("snapshot.strategy", "watermark comes later; every snapshot is consistent");
-        }
         if reader.boolean("slot.drop.on.stop") {
             reader.note("slot.drop.on.stop", "loses every change between a stop and the next start");
         }
@@ -310,6 +309,14 @@ impl ConnectorConfig for PostgresConfig {
         } else {
             reader.choice("lsn.flush.mode", &flush_modes)
         };
+        let snapshot =
+            SnapshotMode { in_chunks: reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark"), ..read_snapshot_mode(reader) };
+        if snapshot.in_chunks && !snapshot.stream {
+            reader.note(
+                "snapshot.strategy",
+                "watermark reads beside the log, which this snapshot.mode does not follow: the snapshot is consistent",
+            );
+        }
         let on_loss = relational.on_loss;
         // What does not parse is already a fault of its key by its validator.
         let servers = parse_servers(&reader.text("database.hostname"), reader.number("database.port")).unwrap_or_default();
@@ -362,7 +369,7 @@ impl ConnectorConfig for PostgresConfig {
             message_prefixes: NameFilter::read(reader, "message.prefix.include.list", "message.prefix.exclude.list"),
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),
-            snapshot: read_snapshot_mode(reader),
+            snapshot,
             values: read_type_options(reader, on_loss),
         }
     }
@@ -419,7 +426,7 @@ fn read_tls(reader: &ConfigReader<'_>) -> TlsOptions {
 }
 
 fn read_snapshot_mode(reader: &mut ConfigReader<'_>) -> SnapshotMode {
-    let mode = |read, if_history_is_gone, stream| SnapshotMode { read, if_history_is_gone, stream };
+    let mode = |read, if_history_is_gone, stream| SnapshotMode { read, if_history_is_gone, stream, in_chunks: false };
     match reader.text("snapshot.mode").to_ascii_lowercase().as_str() {
         "always" => mode(SnapshotWhen::Always, true, true),
         "initial_only" => mode(SnapshotWhen::Initially, false, false),

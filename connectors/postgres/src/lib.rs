@@ -9,13 +9,14 @@
 //! | `catalog`, `publication`, `slot` | what the server says, and what has to be there |
 //! | `position`, `restart` | where to resume, and whether that can be done |
 //! | `relation`, `plans`, `event` | from tuples to records |
-//! | `copy`, `snapshot` | reading the rows that are there |
+//! | `copy`, `snapshot`, `chunks`, `visibility` | reading the rows that are there, before the log is followed or while it is |
 //! | `stream`, `acknowledge` | following the log, answering the server |
 //! | `source`, `probe` | one run; what keeps it from running |
 
 mod acknowledge;
 mod batch;
 mod catalog;
+mod chunks;
 mod config;
 mod connect;
 mod copy;
@@ -42,6 +43,7 @@ mod spill;
 mod stream;
 mod transaction;
 pub mod types;
+mod visibility;
 
 pub use config::PostgresConfig;
 pub use source::PostgresConnector;

@@ -81,6 +81,21 @@ impl Plans {
         Ok(plan)
     }
 
+    /// The plan by which a chunk of a table is read while the log is followed, whose own description of the table may be
+    /// older and stays.
+    pub(crate) async fn of_chunk(
+        &mut self,
+        session: &mut SqlSession,
+        blocks: &Blocks,
+        table: &TableDefinition,
+        shape: Shape,
+    ) -> Result<TablePlan> {
+        if shape.columns.iter().any(|column| !self.types.knows(column.type_oid)) {
+            self.reload_types(session, None).await?;
+        }
+        self.compile(blocks, shape, Some(table), table.oid)
+    }
+
     /// Takes the log's description of a table, found in transaction `xid`.
     pub(crate) async fn describe(
         &mut self,

@@ -17,7 +17,9 @@
 //! `source.sequence`; `tailwater.resume` also moves when nothing of ours happens (I5).
 //!
 //! A table has a partition of its own, `{"server": …, "tailwater.table": "public.orders"}`, with
-//! `{"state": "complete", "anchor": …, "rows": …}` once its snapshot is published (I10).
+//! `{"state": "complete", "anchor": …, "rows": …}` once its snapshot is published (I10). While it is read in chunks, that is
+//! `{"state": "reading", "oid": …, "rows": …, "after": […], "until": […]}`: the key of the last row of the last chunk and the
+//! greatest key of all, as the database writes them. Both are missing before the first chunk.
 
 use tailwater_api::state::{JsonMap, SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result};
@@ -264,6 +266,79 @@ impl CompletedTable {
     }
 }
 
+/// A table that is read in chunks, and how far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ReadingTable {
+    /// `schema.table`
+    pub(crate) name: String,
+    /// A table of the same name with another oid is another table.
+    pub(crate) oid: u32,
+    /// Rows so far
+    pub(crate) rows: u64,
+    /// What is read and what is still to be read; `None` before the first chunk
+    pub(crate) range: Option<KeyRange>,
+}
+
+/// The rows behind one key, up to another; texts of the key's columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeyRange {
+    pub(crate) after: Vec<String>,
+    pub(crate) until: Vec<String>,
+}
+
+impl ReadingTable {
+    /// All tables of `server` that are not read to their end, in their order.
+    ///
+    /// # Errors
+    /// The progress of a table cannot be read: going on would leave out rows.
+    pub(crate) fn load_all(state: &SourceState, server: &str) -> Result<Vec<Self>> {
+        let is_reading = |(partition, offset): &(&JsonMap, &JsonMap)| {
+            partition.get("server").and_then(serde_json::Value::as_str) == Some(server)
+                && offset.get("state").and_then(serde_json::Value::as_str) == Some("reading")
+        };
+        state
+            .iter()
+            .filter(is_reading)
+            .map(|(partition, offset)| {
+                Self::of(partition, offset).ok_or_else(|| unreadable("tailwater.table", &serde_json::Value::Object(offset.clone())))
+            })
+            .collect()
+    }
+
+    fn of(partition: &JsonMap, offset: &JsonMap) -> Option<Self> {
+        let key = |name: &str| -> Option<Vec<String>> {
+            offset.get(name)?.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+        };
+        let range = match (offset.contains_key("after"), offset.contains_key("until")) {
+            (false, false) => None,
+            (_, _) => Some(KeyRange { after: key("after")?, until: key("until")? }),
+        };
+        Some(Self {
+            name: partition.get("tailwater.table")?.as_str()?.to_owned(),
+            oid: offset.get("oid")?.as_u64()?.try_into().ok()?,
+            rows: offset.get("rows")?.as_u64()?,
+            range,
+        })
+    }
+
+    pub(crate) fn change(&self, server: &str) -> StateChange {
+        let mut offset = JsonMap::new();
+        offset.insert("state".into(), "reading".into());
+        offset.insert("oid".into(), self.oid.into());
+        offset.insert("rows".into(), self.rows.into());
+        if let Some(range) = &self.range {
+            offset.insert("after".into(), range.after.clone().into());
+            offset.insert("until".into(), range.until.clone().into());
+        }
+        StateChange { partition: table_partition(server, &self.name), offset: Some(offset) }
+    }
+
+    /// Forgets the table.
+    pub(crate) fn removal(&self, server: &str) -> StateChange {
+        StateChange { partition: table_partition(server, &self.name), offset: None }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -351,5 +426,21 @@ mod tests {
         assert_eq!(CompletedTable::load_all(&state, "shop"), std::slice::from_ref(&table));
         state.apply(&table.removal("shop"));
         assert_eq!(CompletedTable::load_all(&state, "shop"), []);
+    }
+
+    #[test]
+    fn the_progress_of_a_table_survives_its_stored_form() {
+        let waiting = ReadingTable { name: "public.a".into(), oid: 7, rows: 0, range: None };
+        let range = KeyRange { after: vec!["1".into(), "x".into()], until: vec!["9".into(), String::new()] };
+        let begun = ReadingTable { name: "public.b".into(), oid: 8, rows: 5, range: Some(range) };
+        let mut state = SourceState::default();
+        state.apply(&waiting.change("shop"));
+        state.apply(&begun.change("shop"));
+        assert_eq!(ReadingTable::load_all(&state, "shop").unwrap(), [waiting, begun.clone()]);
+        assert_eq!(CompletedTable::load_all(&state, "shop"), []);
+        let mut torn = begun.change("shop");
+        torn.offset.as_mut().unwrap().remove("until");
+        state.apply(&torn);
+        assert_eq!(ReadingTable::load_all(&state, "shop").unwrap_err().kind(), ErrorKind::Unreadable);
     }
 }

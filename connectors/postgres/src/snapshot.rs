@@ -442,7 +442,7 @@ impl Snapshot<'_> {
 }
 
 /// Binary where both sides know it; other types are cast to text.
-fn copy_format(codec: &crate::types::ColumnCodec) -> Format {
+pub(crate) fn copy_format(codec: &crate::types::ColumnCodec) -> Format {
     if codec.supports_binary() { Format::Binary } else { Format::Text }
 }
 

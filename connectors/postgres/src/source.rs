@@ -19,12 +19,13 @@ use tracing::{info, warn};
 
 use crate::acknowledge::{Acknowledgements, answer, answer_interval};
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
+use crate::chunks::{Chunks, is_chunked};
 use crate::config::{FlushMode, PostgresConfig, SnapshotWhen};
 use crate::connect::{SqlConnection, SqlSession, replication_options};
 use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Position, SnapshotProgress};
+use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress};
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::retention::Retention;
@@ -84,6 +85,8 @@ struct Run {
     headers: Headers,
     plans: Plans,
     session: SqlSession,
+    /// Tables to read in chunks while the log is followed
+    reading: Vec<ReadingTable>,
 }
 
 /// The server as the replication protocol sees it.
@@ -127,7 +130,7 @@ impl Run {
             Headers::default()
         };
         let plans = Plans::new(config.clone(), types, headers.clone(), definitions.clone());
-        Ok(Self { config, sql, facts, definitions, publication, blocks, headers, plans, session })
+        Ok(Self { config, sql, facts, definitions, publication, blocks, headers, plans, session, reading: Vec::new() })
     }
 
     /// Does what has to be done before the stream; `None` where nothing is streamed.
@@ -135,6 +138,7 @@ impl Run {
         let server = self.config.relational.topic_prefix.clone();
         let stored = Position::load(context.state(), &server)?;
         let completed = CompletedTable::load_all(context.state(), &server);
+        self.reading = ReadingTable::load_all(context.state(), &server)?;
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
             if !done || self.config.snapshot.read == SnapshotWhen::Always {
@@ -156,6 +160,10 @@ impl Run {
                     warn!(
                         "the initial snapshot is not complete, and snapshot.mode forbids to go on with it: rows that were not read are missing"
                     );
+                }
+                if self.config.snapshot.read == SnapshotWhen::Never && !self.reading.is_empty() {
+                    warn!("snapshot.mode forbids to go on with tables that are not read to their end: their rows are missing");
+                    self.reading.clear();
                 }
                 position.log = Some(offered.log.clone());
                 self.plans.set_anchors(&completed)?;
@@ -290,6 +298,13 @@ impl Run {
             Some(position) => (Position { log: Some(offered.log), ..position }, completed),
             None => {
                 let mut state: Vec<_> = completed.iter().map(|table| table.removal(&server)).collect();
+                state.extend(self.reading.iter().map(|table| table.removal(&server)));
+                let captured = captured(&self.config, &self.definitions);
+                let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+                let chunked = tables.iter().filter(|table| is_chunked(&self.config, table));
+                let waiting = |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None };
+                self.reading = chunked.map(waiting).collect();
+                state.extend(self.reading.iter().map(|table| table.change(&server)));
                 let position = self.new_position(&offered.log, anchor.lsn, SnapshotProgress::Running).await?;
                 state.push(position.change(&server));
                 send_state(context, state).await?;
@@ -298,7 +313,8 @@ impl Run {
         };
         let captured = captured(&self.config, &self.definitions);
         let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
-        tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()));
+        let reading = |name: &str| self.reading.iter().any(|table| table.name == name);
+        tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()) && !reading(&table.full_name()));
         let reader = SqlConnection::connect(&self.config).await?;
         reader.without_timeout().await?;
         let writer = Writer::new(&self.config, context, &position, &completed, &tables);
@@ -369,6 +385,15 @@ impl Run {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
         }
 
+        let reading = std::mem::take(&mut self.reading);
+        let (chunks, gone) = Chunks::new(self.config.clone(), self.publication.take(), &self.definitions, reading);
+        for table in &gone {
+            warn!(table = %table.name, "the table is gone, or has another key, before the snapshot has read it to its end");
+        }
+        let server = &self.config.relational.topic_prefix;
+        if !gone.is_empty() {
+            send_state(context, gone.iter().map(|table| table.removal(server)).collect()).await?;
+        }
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         let acknowledgements = Acknowledgements::new(position.resume);
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
@@ -381,6 +406,7 @@ impl Run {
             log,
             position,
             acknowledgements: acknowledgements.clone(),
+            chunks,
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());
         let mut streaming = Streaming::new(&config, context, start);

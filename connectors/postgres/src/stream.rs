@@ -35,6 +35,7 @@ use tracing::warn;
 
 use crate::acknowledge::Acknowledgements;
 use crate::batch::Batch;
+use crate::chunks::Chunks;
 use crate::config::{PostgresConfig, SpillOptions};
 use crate::connect::SqlSession;
 use crate::event::{Blocks, LogicalMessages, Place, now};
@@ -47,6 +48,7 @@ use crate::replication::{Frame, ReplicationStream};
 use crate::reselect::{Found, reselect};
 use crate::spill::{Full, Spill, SpilledMessages};
 use crate::transaction::{Transaction, recognise};
+use crate::visibility::LoggedTransaction;
 
 /// Shortest time between two positions that are stored although no record came.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
@@ -62,6 +64,7 @@ struct Figures {
     rows: Counter,
     transactions: Counter,
     lag: Gauge,
+    snapshot_rows: Counter,
     unchanged: Counter,
     lost: Counter,
 }
@@ -86,6 +89,8 @@ pub(crate) struct Streaming<'a> {
     /// The transaction of which the stored position holds a part, until it comes by
     expected: Option<Partial>,
     transaction: Option<Transaction>,
+    /// Tables that are read meanwhile
+    chunks: Option<Chunks>,
     /// Transactions in progress, where the server sends them
     spill: Option<Spill>,
 
@@ -130,6 +135,7 @@ pub(crate) struct Start {
     pub(crate) log: LogIdentity,
     pub(crate) position: Position,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
+    pub(crate) chunks: Option<Chunks>,
 }
 
 impl<'a> Streaming<'a> {
@@ -138,6 +144,7 @@ impl<'a> Streaming<'a> {
         let figures = Figures {
             rows: metrics.counter("source_rows", "Row changes that were captured.", None),
             transactions: metrics.counter("source_transactions", "Transactions that were captured.", None),
+            snapshot_rows: metrics.counter("snapshot_rows", "Rows that snapshots read.", None),
             unchanged: metrics.counter("source_unchanged_rows", "Updates dropped because they changed no captured column.", None),
             lost: metrics.counter("source_values_lost", "Values that the schema of their type had no room for.", None),
             lag: metrics.gauge("lag_milliseconds", "Time between the commit of the newest change and its capture.", None),
@@ -163,6 +170,7 @@ impl<'a> Streaming<'a> {
             last: start.position.last,
             expected: start.position.partial,
             transaction: None,
+            chunks: start.chunks,
             spill: None,
             batch: Batch::default(),
             moved: false,
@@ -186,13 +194,18 @@ impl<'a> Streaming<'a> {
                         self.send().await?;
                         continue;
                     }
+                    if self.read_chunk().await? {
+                        continue;
+                    }
                     let due = self.due();
                     tokio::select! {
                         biased;
                         () = stopped(&mut stopping) => return self.finish().await,
                         frame = stream.next() => frame,
                         () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                            self.send().await?;
+                            if !self.read_chunk().await? {
+                                self.send().await?;
+                            }
                             continue;
                         }
                     }
@@ -215,6 +228,7 @@ impl<'a> Streaming<'a> {
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
+            self.read_chunk().await?;
             if self.batch.used() >= self.batch.size {
                 self.send().await?;
                 // I4: the task that answers the server may share this thread, and a backlog has no pause by itself.
@@ -246,7 +260,42 @@ impl<'a> Streaming<'a> {
         } else {
             None
         };
-        position.into_iter().chain(self.heartbeat.as_ref().map(|heartbeat| heartbeat.due)).min()
+        let chunks = self.chunks.as_ref().filter(|_| self.transaction.is_none()).map(Chunks::due);
+        position.into_iter().chain(chunks).chain(self.heartbeat.as_ref().map(|heartbeat| heartbeat.due)).min()
+    }
+
+    /// Goes on with the tables that are read meanwhile, if there is something to do; says whether there was.
+    async fn read_chunk(&mut self) -> Result<bool> {
+        let Some(chunks) = self.chunks.as_mut().filter(|chunks| self.transaction.is_none() && chunks.is_due(self.resume)) else {
+            return Ok(false);
+        };
+        if let Some(emission) = chunks.advance(&mut self.plans, &self.blocks, self.resume).await? {
+            let now = now();
+            let place = Place {
+                lsn: self.resume,
+                last_commit: self.last_commit,
+                xid: None,
+                timestamp: now / 1000,
+                mark: SnapshotMark::Inside,
+                origin: None,
+            };
+            let batch = &mut self.batch;
+            self.figures.snapshot_rows.add(emission.rows.len() as u64);
+            if let Some(plan) = &emission.plan {
+                for change in emission.rows {
+                    let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), now, &mut batch.arena);
+                    plan.events.records(change, moment, |record| batch.push(record));
+                }
+            }
+            batch.state.push(emission.state);
+            if chunks.are_complete() {
+                self.chunks = None;
+            }
+            self.send().await?;
+        } else if chunks.are_complete() {
+            self.chunks = None;
+        }
+        Ok(true)
     }
 
     async fn finish(&mut self) -> Result<Ended> {
@@ -441,6 +490,9 @@ impl<'a> Streaming<'a> {
         }
         let commit = transaction.commit;
         let durable = transaction.is_durable(lsn);
+        if let Some(chunks) = self.chunks.as_mut().filter(|_| durable) {
+            chunks.lose(LoggedTransaction { xid: transaction.xid, commit });
+        }
         if durable && transaction.order.is_none() {
             return Ok(None);
         }
@@ -477,7 +529,7 @@ impl<'a> Streaming<'a> {
             MessageKind::Delete => Operation::Delete,
             MessageKind::Truncate | MessageKind::Message | MessageKind::Commit => return Err(unexpected("no row", lsn)),
         };
-        if relational.skipped_operations.contains(skipped) {
+        if relational.skipped_operations.contains(skipped) && self.chunks.is_none() {
             return Ok(());
         }
         let at = |error: Error| error.at(lsn);
@@ -485,6 +537,10 @@ impl<'a> Streaming<'a> {
         if plan.unlisted_label().is_some() {
             plan = self.plans.relist(&mut self.session, &self.blocks, relation, &plan).await.map_err(at)?;
             change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        }
+        self.touch(relation, &change);
+        if relational.skipped_operations.contains(skipped) {
+            return Ok(());
         }
         if relational.skip_unchanged && change.is_without_effect() {
             self.batch.unchanged += 1;
@@ -497,11 +553,19 @@ impl<'a> Streaming<'a> {
     fn truncate(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
         for (index, &relation) in relations.iter().enumerate() {
             let admitted = self.admit(relation, lsn, index == 0)?;
+            self.touch(relation, &Change::Truncate);
             if let Some((plan, durable)) = admitted.filter(|_| !self.config.relational.skipped_operations.contains(Operation::Truncate)) {
                 self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate, durable);
             }
         }
         Ok(())
+    }
+
+    /// Rows that are read meanwhile must not stand behind this change.
+    fn touch(&mut self, relation: u32, change: &Change) {
+        if let (Some(chunks), Some(transaction)) = (&mut self.chunks, &self.transaction) {
+            chunks.touch(LoggedTransaction { xid: transaction.xid, commit: transaction.commit }, relation, change);
+        }
     }
 
     /// Writes the records of a change. What is durable already is only counted.
@@ -605,7 +669,8 @@ impl<'a> Streaming<'a> {
         if !records.is_empty() {
             self.figures.lag.set((batch.now / 1_000_000).saturating_sub(position.last.timestamp / 1000));
         }
-        let state = vec![position.change(&self.config.relational.topic_prefix)];
+        let mut state = std::mem::take(&mut batch.state);
+        state.push(position.change(&self.config.relational.topic_prefix));
         let number = self.context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;
         // I1: confirmed to the server only once this batch is durable.
         self.acknowledgements.sent(number, resume);

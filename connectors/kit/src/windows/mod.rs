@@ -1,0 +1,288 @@
+//! Reconciles chunks of a table with the log, so that a table is read while it changes and nobody is locked.
+//!
+//! A chunk is read in a short transaction of its own, beside the log. Its rows join the log's events on the same
+//! topic, and a row must never stand behind an event that is newer than it. The rule:
+//!
+//! > A row is dropped if a transaction that its read could not see touched its key, wherever in the log that transaction
+//! > stands. The other rows are emitted once the log has passed everything that the read could see.
+//!
+//! *Why a dropped row is not lost:* the transaction that touched its key is in the log, and its event says what the row
+//! became. *Why an emitted row is not stale:* every event on its key that stands before it is of a transaction that
+//! the read saw, so the row is as new as that event or newer. *Why it is not too new:* events that the read saw all
+//! stand before it, so nothing older follows.
+//!
+//! The usual shortcut drops the keys that the log touches between two marks around the read. It is not enough: a commit
+//! can stand in the log, already emitted, and still be invisible (synchronous replication in PostgreSQL, semi-synchronous
+//! commit in MySQL). Then the event stands before the first mark, and the stale row behind it.
+//!
+//! So [`Windows`] remembers the keys of every transaction that came by and is not known to be visible to all later
+//! reads. A source tells it from time to time what a read sees now ([`Windows::learn`]), which lets it forget the rest.
+//!
+//! A new session remembers nothing, though transactions of an earlier one may still be invisible. Therefore, before
+//! the first read, each transaction that runs now must have ended, or have come by in this session, whole. Those that
+//! begin later come by later. The same is done where the keys outgrow their limit (I6): all is forgotten, reads under
+//! way are void and have to be made anew, smaller, behind such a wait. A crash and too many keys are one case.
+//!
+//! Keys are compared for equality of their octets only; ranges and order are the database's (I9). Two spellings of one
+//! key that the database calls equal must therefore have the same octets: a source takes them from the row as the
+//! database renders it. A change of a key touches the old and the new one.
+//!
+//! There is no I/O here, no clock and no thread.
+
+use std::collections::{HashSet, VecDeque};
+
+#[cfg(test)]
+mod model;
+
+/// What one read of the database could see.
+pub trait Visibility {
+    /// Names a transaction as the log does.
+    type Transaction: Clone + Eq;
+
+    /// Whether the read saw what the transaction did. Once a read has seen it, each read that begins later sees it, too.
+    /// Where in doubt, `false`: then rows are dropped whose event is in the log anyway. An aborted transaction counts as
+    /// seen.
+    fn sees(&self, transaction: &Self::Transaction) -> bool;
+
+    /// The transactions that had begun, but were not visible.
+    fn running(&self) -> Vec<Self::Transaction>;
+}
+
+/// Stands for one look at the database, from before it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    generation: u64,
+    number: u64,
+}
+
+/// What became of a chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconciled {
+    /// The rows that are left are to be emitted, now; that many were dropped.
+    Emit {
+        /// Rows that newer events stand for
+        dropped: usize,
+    },
+    /// Too many keys were touched meanwhile: none of the rows can be used.
+    ReadAgain,
+}
+
+/// The keys that the log touched, as far as a read may not have seen it.
+pub struct Windows<V: Visibility> {
+    touched: VecDeque<Touched<V::Transaction>>,
+    settling: Settling<V::Transaction>,
+    /// Of this one not all keys are known: it was under way when the memory was empty.
+    partly_known: Option<V::Transaction>,
+    /// Counts how often all was forgotten
+    generation: u64,
+    /// Number of the next look
+    next: u64,
+    /// Reads whose rows are not reconciled yet, by their numbers, in ascending order
+    reads: Vec<u64>,
+    weight: usize,
+    limit: usize,
+}
+
+/// Whether transactions from before this session may be invisible.
+enum Settling<T> {
+    /// It is not known which.
+    Unknown,
+    /// These, which have to end or come by.
+    WaitsFor(Vec<T>),
+    /// None.
+    Done,
+}
+
+/// What a transaction did.
+struct Touched<T> {
+    transaction: T,
+    keys: HashSet<(u32, Box<[u8]>)>,
+    truncated: HashSet<u32>,
+    weight: usize,
+    /// Looks from this number on see it.
+    seen_from: Option<u64>,
+}
+
+/// Octets that a remembered transaction or key weighs beside its content: an estimate of what containers hold.
+const ENTRY: usize = 64;
+
+impl<V: Visibility> Windows<V> {
+    /// Begins to remember. `current` is the transaction of which the log has already told a part; `limit` the octets
+    /// that are kept.
+    #[must_use]
+    pub fn new(limit: usize, current: Option<V::Transaction>) -> Self {
+        Self {
+            touched: VecDeque::new(),
+            settling: Settling::Unknown,
+            partly_known: current,
+            generation: 0,
+            next: 0,
+            reads: Vec::new(),
+            weight: 0,
+            limit,
+        }
+    }
+
+    /// The log says that the transaction touched the row. To be told of every event of a table that is read, before
+    /// any filter, in the order of the log, whole transactions one after another.
+    pub fn touch(&mut self, transaction: &V::Transaction, table: u32, key: &[u8]) {
+        let Some(touched) = self.entry(transaction) else { return };
+        if touched.keys.insert((table, key.into())) {
+            touched.weight += ENTRY + key.len();
+            self.weight += ENTRY + key.len();
+            self.hold_limit(transaction);
+        }
+    }
+
+    /// The log says that the transaction emptied the table: it touched all its keys.
+    pub fn truncate(&mut self, transaction: &V::Transaction, table: u32) {
+        let Some(touched) = self.entry(transaction) else { return };
+        if touched.truncated.insert(table) {
+            touched.weight += ENTRY;
+            self.weight += ENTRY;
+            self.hold_limit(transaction);
+        }
+    }
+
+    /// The log tells of the transaction only in part, or not which key it touched: all is forgotten, as after a crash,
+    /// until the transaction has ended.
+    pub fn lose(&mut self, transaction: &V::Transaction) {
+        if self.partly_known.as_ref() != Some(transaction) {
+            let generation = self.generation + 1;
+            *self = Self { generation, ..Self::new(self.limit, Some(transaction.clone())) };
+        }
+    }
+
+    fn entry(&mut self, transaction: &V::Transaction) -> Option<&mut Touched<V::Transaction>> {
+        if self.partly_known.as_ref() == Some(transaction) {
+            return None;
+        }
+        // Another transaction came: the one that is known in part is over and will not be told of again.
+        self.partly_known = None;
+        if self.touched.back().is_none_or(|last| last.transaction != *transaction) {
+            self.weight += ENTRY;
+            self.touched.push_back(Touched {
+                transaction: transaction.clone(),
+                keys: HashSet::new(),
+                truncated: HashSet::new(),
+                weight: ENTRY,
+                seen_from: None,
+            });
+        }
+        self.touched.back_mut()
+    }
+
+    /// I6: beyond the limit all is forgotten, as after a crash.
+    fn hold_limit(&mut self, current: &V::Transaction) {
+        if self.weight > self.limit {
+            self.lose(current);
+        }
+    }
+
+    /// To be taken before the database is asked what a read sees now.
+    #[must_use]
+    pub fn look(&mut self) -> Look {
+        self.next += 1;
+        Look { generation: self.generation, number: self.next }
+    }
+
+    /// Takes the answer: what is visible from now on is forgotten as soon as no read under way needs it.
+    pub fn learn(&mut self, look: Look, visibility: &V) {
+        if look.generation != self.generation {
+            // It was taken before all was forgotten, so it may miss what runs since.
+            return;
+        }
+        for touched in &mut self.touched {
+            if touched.seen_from.is_none() && visibility.sees(&touched.transaction) {
+                // Whoever looks from now on looks later than this.
+                touched.seen_from = Some(self.next + 1);
+            }
+        }
+        self.settling = match std::mem::replace(&mut self.settling, Settling::Unknown) {
+            Settling::Unknown => Settling::WaitsFor(visibility.running()),
+            Settling::WaitsFor(mut running) => {
+                running.retain(|transaction| !visibility.sees(transaction));
+                Settling::WaitsFor(running)
+            }
+            Settling::Done => Settling::Done,
+        };
+        if let Settling::WaitsFor(running) = &mut self.settling {
+            running.retain(|transaction| !self.touched.iter().any(|touched| touched.transaction == *transaction));
+            if running.is_empty() {
+                self.settling = Settling::Done;
+            }
+        }
+        self.forget();
+    }
+
+    /// What nobody needs any more is forgotten: transactions that each read under way and each later one sees.
+    fn forget(&mut self) {
+        let oldest = self.reads.first().copied().unwrap_or(u64::MAX);
+        let weight = &mut self.weight;
+        self.touched.retain(|touched| {
+            let needed = touched.seen_from.is_none_or(|from| from > oldest);
+            if !needed {
+                *weight -= touched.weight;
+            }
+            needed
+        });
+    }
+
+    /// Whether reads may begin.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(self.settling, Settling::Done)
+    }
+
+    /// The transactions that have to end or come by before a read may begin, as far as they are known; for people.
+    #[must_use]
+    pub fn waits_for(&self) -> &[V::Transaction] {
+        match &self.settling {
+            Settling::WaitsFor(running) => running,
+            Settling::Unknown | Settling::Done => &[],
+        }
+    }
+
+    /// To be taken before a chunk is read; `None` while transactions from before may be invisible.
+    #[must_use]
+    pub fn begin_read(&mut self) -> Option<Look> {
+        let look = self.is_settled().then(|| self.look())?;
+        self.reads.push(look.number);
+        Some(look)
+    }
+
+    /// Drops of a chunk the rows that newer events stand for. To be called once the log has passed everything that the
+    /// read could see, and not before. What is left has to be emitted before the log goes on.
+    pub fn reconcile<R>(&mut self, read: Look, visibility: &V, table: u32, rows: &mut Vec<R>, key: impl Fn(&R) -> &[u8]) -> Reconciled {
+        if read.generation != self.generation {
+            rows.clear();
+            return Reconciled::ReadAgain;
+        }
+        let unseen: Vec<_> = self.touched.iter().filter(|touched| !visibility.sees(&touched.transaction)).collect();
+        let before = rows.len();
+        if unseen.iter().any(|touched| touched.truncated.contains(&table)) {
+            rows.clear();
+        } else {
+            let touched: HashSet<&[u8]> =
+                unseen.iter().flat_map(|touched| &touched.keys).filter(|(of, _)| *of == table).map(|(_, key)| &**key).collect();
+            rows.retain(|row| !touched.contains(key(row)));
+        }
+        let dropped = before - rows.len();
+        self.end_read(read);
+        Reconciled::Emit { dropped }
+    }
+
+    /// A read came to nothing.
+    pub fn end_read(&mut self, read: Look) {
+        if read.generation == self.generation {
+            self.reads.retain(|number| *number != read.number);
+            self.forget();
+        }
+    }
+
+    /// Octets that are kept.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+}

@@ -1,0 +1,222 @@
+//! Reading tables in chunks while the log is followed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tailwater_api::envelope::{Envelope, Operation};
+use tailwater_testkit::PostgresServer;
+use tokio_postgres::Client;
+
+use crate::harness::{Log, config, eventually, line, server, show, start};
+
+const WATERMARK: (&str, &str) = ("snapshot.strategy", "watermark");
+/// Transactions are sent while they are in progress, where they do not fit into what the server keeps of them.
+const IN_PROGRESS: (&str, &str) = ("transaction.streaming", "true");
+const SMALL_MEMORY: (&str, &str) = ("logical_decoding_work_mem", "64kB");
+
+/// What a target holds that takes the records in their order.
+fn replica(log: &Log, table: &str) -> BTreeMap<String, String> {
+    let mut rows = BTreeMap::new();
+    for record in log.records.iter().filter(|record| record.topic.ends_with(table)) {
+        let Some(envelope) = Envelope::of(record) else { continue };
+        let key = show(&record.key.value);
+        match envelope.operation() {
+            Operation::Delete => drop(rows.remove(&key)),
+            Operation::Truncate => rows.clear(),
+            Operation::Create | Operation::Update | Operation::Read | Operation::Message => drop(rows.insert(key, show(envelope.after()))),
+        }
+    }
+    rows
+}
+
+async fn original(client: &Client, table: &str) -> BTreeMap<String, String> {
+    let rows = client.query(&format!("SELECT format('{{%s,%s}}', a, b), format('{{%s,%s,%s}}', a, b, v) FROM {table}"), &[]).await.unwrap();
+    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// A table whose key has two columns, ordered by a collation that is not that of octets.
+const TABLE: &str = "CREATE TABLE t (a int, b text, v int, filler text, PRIMARY KEY (b, a));
+     INSERT INTO t SELECT i, chr(65 + i % 60), 0, '' FROM generate_series(1, 6000) i;
+     ALTER TABLE t DROP filler;";
+
+async fn write_at_random(client: Client, stop: Arc<AtomicBool>) {
+    let mut round = 0;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        let statements = format!(
+            "UPDATE t SET v = {round} WHERE a % 97 = {round} % 97;
+             DELETE FROM t WHERE a % 389 = {round} % 389;
+             INSERT INTO t VALUES ({round} + 100000, 'Z', {round}), ({round} + 100000, 'a', {round});
+             UPDATE t SET b = 'a' || b WHERE a % 491 = {round} % 491;
+             UPDATE t SET v = -{round} WHERE a % 7 = {round} % 20;"
+        );
+        client.batch_execute(&statements).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(3)).await;
+    }
+}
+
+fn is_complete(log: &Log) -> bool {
+    let text = log.state.iter().map(|(_, offset)| serde_json::Value::Object(offset.clone()).to_string()).collect::<String>();
+    text.contains("complete\"") && !text.contains("\"reading\"")
+}
+
+#[tokio::test]
+async fn a_table_read_in_chunks_under_writers_and_crashes_ends_equal() {
+    let Some(server) = server(&[]).await else { return };
+    ends_equal(&server, &[WATERMARK]).await;
+}
+
+#[tokio::test]
+async fn so_it_does_where_transactions_are_sent_in_progress() {
+    let Some(server) = server(&[SMALL_MEMORY]).await else { return };
+    ends_equal(&server, &[WATERMARK, IN_PROGRESS]).await;
+    let client = server.connect("postgres").await.unwrap();
+    eventually(&client, "SELECT sum(stream_count) > 0 FROM pg_stat_replication_slots").await;
+}
+
+#[tokio::test]
+async fn so_it_does_where_there_is_no_room_for_them() {
+    let Some(server) = server(&[SMALL_MEMORY]).await else { return };
+    ends_equal(&server, &[WATERMARK, IN_PROGRESS, ("spill.max.bytes", "20000")]).await;
+}
+
+async fn ends_equal(server: &PostgresServer, settings: &[(&str, &str)]) {
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(TABLE).await.unwrap();
+    client.batch_execute("CREATE TABLE keyless (a int); INSERT INTO keyless VALUES (1), (2);").await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_at_random(server.connect("postgres").await.unwrap(), stop.clone()));
+    let config = config(server, settings);
+    let mut log = Log::default();
+    for _ in 0..3 {
+        let known = log.records.iter().filter(|record| line(record).starts_with("r public.t ")).count();
+        let mut running = start(&config, log);
+        running
+            .until(|log| is_complete(log) || log.records.iter().filter(|record| line(record).starts_with("r public.t ")).count() > known)
+            .await;
+        log = running.crash().await;
+    }
+    let mut running = start(&config, log);
+    running.until(is_complete).await;
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (0, 'end', 0)").await.unwrap();
+    running.until(|log| log.records.last().is_some_and(|record| line(record).contains("{end,0}"))).await;
+    let log = running.stop().await;
+    // The key of a record has the order of the key's index.
+    let swapped =
+        |rows: BTreeMap<String, String>| -> BTreeMap<String, String> { rows.into_values().map(|row| (row.clone(), row)).collect() };
+    assert_eq!(swapped(replica(&log, "public.t")), swapped(original(&client, "t").await));
+    assert_eq!(log.lines().iter().filter(|line| line.starts_with("r public.keyless")).count(), 2);
+}
+
+/// From now on commits wait for a standby that there is not.
+async fn stall_commits(client: &Client) {
+    client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    eventually(client, "SELECT current_setting('synchronous_standby_names') = 'nobody'").await;
+}
+
+async fn release_commits(client: &Client) {
+    client.batch_execute("SET synchronous_commit = local").await.unwrap();
+    client.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+}
+
+/// Reads a table of 20,000 rows until the first are there, then updates the last ones, by `updated`, by a commit that hangs:
+/// it stands in the log, and nobody sees it. Returns when the event of the last row was emitted.
+async fn with_an_invisible_update(
+    server: &PostgresServer,
+    client: &Client,
+    settings: &[(&str, &str)],
+    updated: &'static str,
+) -> (crate::harness::Running, tokio::task::JoinHandle<()>) {
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v int, filler text);
+             INSERT INTO t SELECT i, 0, repeat('x', 500) FROM generate_series(1, 20000) i;",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(server, settings), Log::default());
+    // Nobody takes more batches, so the reader stands still.
+    running.until(|log| !log.records.is_empty()).await;
+    stall_commits(client).await;
+    let writer = server.connect("postgres").await.unwrap();
+    let hanging = tokio::spawn(async move { writer.batch_execute(&format!("UPDATE t SET v = 1 WHERE {updated}")).await.unwrap() });
+    eventually(client, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')").await;
+    running.until(|log| log.records.iter().any(|record| line(record).starts_with("u public.t {20000}"))).await;
+    (running, hanging)
+}
+
+/// The values of the last row, in their order.
+fn of_the_last_row(log: &Log) -> Vec<String> {
+    let lines = log.lines().into_iter().filter(|line| line.contains(" {20000} "));
+    lines.map(|line| line[..1].to_owned() + if line.contains("{20000,1,") { "1" } else { "0" }).collect()
+}
+
+#[tokio::test]
+async fn a_commit_in_the_log_that_no_read_sees_yet_is_not_followed_by_its_older_row() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK], "id = 20000").await;
+    running.until(is_complete).await;
+    release_commits(&client).await;
+    hanging.await.unwrap();
+    let log = running.stop().await;
+    assert_eq!(of_the_last_row(&log), ["u1"]);
+    assert_eq!(log.records.len(), 20_000, "each other row once");
+}
+
+#[tokio::test]
+async fn nor_is_one_that_was_sent_while_it_was_in_progress() {
+    let Some(server) = server(&[SMALL_MEMORY]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK, IN_PROGRESS], "id > 18000").await;
+    eventually(&client, "SELECT sum(stream_count) > 0 FROM pg_stat_replication_slots").await;
+    running.until(is_complete).await;
+    release_commits(&client).await;
+    hanging.await.unwrap();
+    let log = running.stop().await;
+    assert_eq!(of_the_last_row(&log), ["u1"]);
+    assert_eq!(log.records.len(), 20_000, "each row once, read or updated");
+}
+
+#[tokio::test]
+async fn after_a_restart_reads_wait_until_such_a_commit_is_visible() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let (running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK], "id = 20000").await;
+    let log = running.crash().await;
+    assert!(!is_complete(&log), "the crash is before the last chunk");
+    let known = log.records.len();
+    let mut running = start(&config(&server, &[WATERMARK]), log);
+    running.for_a_while(Duration::from_secs(2)).await;
+    assert_eq!(running.log.records.len(), known, "nothing is read while the commit is invisible and its keys unknown");
+    release_commits(&client).await;
+    hanging.await.unwrap();
+    running.until(is_complete).await;
+    assert_eq!(of_the_last_row(&running.stop().await), ["u1", "r1"]);
+}
+
+#[tokio::test]
+async fn a_table_rewritten_between_two_chunks_loses_no_row() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v int, filler text); INSERT INTO t SELECT i, i, repeat('x', 500) FROM generate_series(1, 20000) i;")
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[WATERMARK]), Log::default());
+    running.until(|log| !log.records.is_empty()).await;
+    client.batch_execute("ALTER TABLE t ALTER v TYPE bigint; UPDATE t SET v = -v WHERE id % 1000 = 0;").await.unwrap();
+    running.until(is_complete).await;
+    client.batch_execute("INSERT INTO t VALUES (0, 0, '')").await.unwrap();
+    running.until(|log| log.records.last().is_some_and(|record| line(record).contains("{0}"))).await;
+    let log = running.stop().await;
+    let copy = replica(&log, "public.t");
+    assert_eq!(copy.len(), 20_001);
+    assert!((1..=20).all(|n| copy[&format!("{{{}}}", n * 1000)].starts_with(&format!("{{{},-{},", n * 1000, n * 1000))));
+}
