@@ -3,9 +3,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use tailwater_api::Value;
+use tailwater_postgres::data_types::{ColumnCodec, Format, TypeCatalog, TypeOptions, TypeRow};
 use tailwater_postgres::pgoutput::{Message, TupleValue};
 use tailwater_postgres::replication::Frame;
-use tailwater_postgres::types::{ColumnCodec, Format, TypeCatalog, TypeOptions, TypeRow};
 
 const ROWS: usize = 1000;
 

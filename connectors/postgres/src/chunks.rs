@@ -36,6 +36,7 @@ use crate::catalog::{Publication, TableDefinition, quote_identifier, quote_text}
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::copy::{CopyRow, CopyRows};
+use crate::data_types::Format;
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::pgoutput::ReplicaIdentity;
@@ -43,7 +44,6 @@ use crate::plans::Plans;
 use crate::position::{CompletedTable, KeyRange, ReadingTable};
 use crate::relation::{Shape, TablePlan};
 use crate::snapshot::copy_format;
-use crate::types::Format;
 use crate::visibility::{LoggedTransaction, Sight, replayed, sight};
 
 /// Octets of the keys that are remembered (I6).

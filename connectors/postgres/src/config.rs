@@ -11,9 +11,9 @@ use tailwater_kit::filters::{NameFilter, validate_name_list};
 use tailwater_kit::relational_config::{OnLoss, RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
+use crate::data_types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions};
 use crate::identity::{IdentityRule, parse_rules};
 use crate::servers::{Server, SessionAttributes, parse_servers};
-use crate::types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions};
 
 const SNAPSHOT_MODES: &[&str] =
     &["initial", "always", "initial_only", "no_data", "when_needed", "configuration_based", "custom", "never", "schema_only"];

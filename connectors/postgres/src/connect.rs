@@ -14,8 +14,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
+use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
 use crate::replication::{ConnectOptions, POOLER_REMEDY, is_from_pooler, kind_of};
-use crate::types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
 
 /// What the server's views call our sessions.
 const APPLICATION: &str = "tailwater";

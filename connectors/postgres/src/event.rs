@@ -17,8 +17,8 @@ use tailwater_kit::envelope::{EventMoment, SnapshotMark, SourceBlocks, SourceMom
 use tailwater_kit::transaction::EventOrder;
 
 use crate::config::PostgresConfig;
+use crate::data_types::BinaryMode;
 use crate::lsn::Lsn;
-use crate::types::BinaryMode;
 
 /// What Debezium's `source.version` holds in our records.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

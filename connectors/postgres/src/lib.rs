@@ -5,7 +5,7 @@
 //! | `config` | the keys |
 //! | `connect` | SQL connections |
 //! | [`replication`], [`pgoutput`], [`lsn`] | the replication protocol, its messages, places in the log |
-//! | [`types`] | values of every type, from text and from binary |
+//! | [`data_types`] | values of every type, from text and from binary |
 //! | `catalog`, `publication`, `slot` | what the server says, and what has to be there |
 //! | `position`, `restart` | where to resume, and whether that can be done |
 //! | `relation`, `plans`, `event` | from tuples to records |
@@ -20,6 +20,7 @@ mod chunks;
 mod config;
 mod connect;
 mod copy;
+pub mod data_types;
 mod event;
 mod heartbeat;
 mod identity;
@@ -42,7 +43,6 @@ mod source;
 mod spill;
 mod stream;
 mod transaction;
-pub mod types;
 mod visibility;
 
 pub use config::PostgresConfig;

@@ -15,11 +15,11 @@ use tracing::{debug, warn};
 use crate::catalog::{ColumnDefinition, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::connect::SqlSession;
+use crate::data_types::TypeCatalog;
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::position::CompletedTable;
 use crate::relation::{PlanContext, Shape, TablePlan, TupleColumn};
-use crate::types::TypeCatalog;
 
 /// All plans of a run.
 pub(crate) struct Plans {

@@ -24,10 +24,10 @@ use tracing::{info, warn};
 
 use crate::catalog::{ColumnDefinition, TableDefinition};
 use crate::config::PostgresConfig;
+use crate::data_types::{ColumnCodec, Format, SourceType, TypeCatalog};
 use crate::lsn::Lsn;
 use crate::pgoutput::{OldTuple, Relation, RelationColumn, ReplicaIdentity, Tuple, TupleValue};
 use crate::reselect::Found;
-use crate::types::{ColumnCodec, Format, SourceType, TypeCatalog};
 
 /// One column of a tuple.
 #[derive(Clone, Debug, PartialEq, Eq)]

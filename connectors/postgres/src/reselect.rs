@@ -13,9 +13,9 @@ use tracing::{debug, warn};
 
 use crate::catalog::quote_identifier;
 use crate::connect::{SqlSession, sql_error};
+use crate::data_types::Format;
 use crate::pgoutput::{OldTuple, Tuple, TupleValue};
 use crate::relation::TablePlan;
-use crate::types::Format;
 
 /// A value that was read again: the column of the tuple, and what is there now.
 #[derive(Debug)]

@@ -40,13 +40,13 @@ use crate::catalog::{Publication, TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, sql_error};
 use crate::copy::{CopyRow, CopyRows};
+use crate::data_types::Format;
 use crate::event::{Blocks, Place, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{CompletedTable, Position, SnapshotProgress};
 use crate::relation::{Shape, TablePlan};
 use crate::replication::ReplicationConnection;
-use crate::types::Format;
 
 /// What a batch of rows weighs when it is sent.
 const BATCH: usize = 512 << 10;
@@ -442,7 +442,7 @@ impl Snapshot<'_> {
 }
 
 /// Binary where both sides know it; other types are cast to text.
-pub(crate) fn copy_format(codec: &crate::types::ColumnCodec) -> Format {
+pub(crate) fn copy_format(codec: &crate::data_types::ColumnCodec) -> Format {
     if codec.supports_binary() { Format::Binary } else { Format::Text }
 }
 

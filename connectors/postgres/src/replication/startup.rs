@@ -28,8 +28,8 @@ use super::channel_binding::tls_server_end_point;
 use super::paced::PacedSocket;
 use super::refusal::Refusal;
 use super::wire::{AnySocket, Wire, broken};
+use crate::data_types::SESSION_SETTINGS;
 use crate::octets::Octets;
-use crate::types::SESSION_SETTINGS;
 
 /// How long a peer may be silent on the wire before it counts as gone: the first probe, the time between probes.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));

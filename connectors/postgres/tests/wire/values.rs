@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use num_bigint::BigInt;
 use tailwater_api::Value;
-use tailwater_postgres::types::{ColumnCodec, Format, SESSION_SETTINGS, TypeCatalog, TypeOptions, TypeRow};
+use tailwater_postgres::data_types::{ColumnCodec, Format, SESSION_SETTINGS, TypeCatalog, TypeOptions, TypeRow};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::server;
@@ -191,7 +191,7 @@ async fn text_and_binary_forms_decode_to_the_same_value() {
         .await
         .unwrap();
     let modes = {
-        use tailwater_postgres::types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode};
+        use tailwater_postgres::data_types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode};
         let default = TypeOptions::default();
         let time = |time| TypeOptions { time, ..default };
         [
