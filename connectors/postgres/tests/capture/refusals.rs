@@ -233,6 +233,16 @@ fn debeziums_old_values_and_keys_are_taken_with_a_note() {
 }
 
 #[test]
+fn chunks_without_a_log_to_follow_are_noted_and_only_they() {
+    let is_noted = |mode| {
+        let entries = [&COMPLETE[..], &[("snapshot.strategy", "watermark"), ("snapshot.mode", mode)]].concat();
+        check(&entries).unwrap().notes.iter().any(|note| note.key == "snapshot.strategy")
+    };
+    assert!(is_noted("initial_only"));
+    assert!(!is_noted("initial"));
+}
+
+#[test]
 fn a_configuration_written_for_debezium_is_taken_as_it_is() {
     let report = check(&[
         ("database.hostname", "postgres-primary"),
