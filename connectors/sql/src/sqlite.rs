@@ -10,10 +10,11 @@
 
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteRow, SqliteSynchronous};
 use sqlx::{Arguments as _, AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _, TypeInfo as _, ValueRef as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tailwater_api::value::Value;
 use tailwater_api::{Error, ErrorKind};
 use tailwater_kit::merge::Row;
+use tokio::time::sleep;
 
 use crate::catalog::Table;
 use crate::column_type::ColumnType;
@@ -29,13 +30,19 @@ const MOST_ROWS: usize = 512;
 const PREPARED_STATEMENTS: usize = 512;
 /// What mends a file or directory that cannot be written to.
 pub(crate) const RIGHTS: &str = "give the user of this process the right to write to the file and to its directory (chmod, chown)";
-/// How long a statement waits for another writer of the file.
+/// How long a statement, and the opening, wait for another writer of the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two attempts to open a file that is in use.
+const OPEN_AGAIN: Duration = Duration::from_millis(20);
 
 /// One connection to a file.
 pub(crate) struct Sqlite(SqliteConnection);
 
 impl Sqlite {
+    fn in_use(error: &sqlx::Error) -> bool {
+        matches!(Self::meaning(error), Meaning::Other(ErrorKind::Throttled))
+    }
+
     /// Runs `sql`, made for a number of rows, over pieces of `rows`; returns the sum of what `run` returns.
     async fn in_pieces(
         &mut self,
@@ -203,7 +210,15 @@ impl Dialect for Sqlite {
             .busy_timeout(BUSY_TIMEOUT)
             .statement_cache_capacity(PREPARED_STATEMENTS)
             .disable_statement_logging();
-        let connected = options.connect().await;
+        // The change of a new file to WAL mode asks for the file alone and does not wait for it, whatever busy_timeout says
+        // (sqlite.org/wal.html, "Sometimes Queries Return SQLITE_BUSY In WAL Mode").
+        let deadline = Instant::now() + BUSY_TIMEOUT;
+        let connected = loop {
+            match options.connect().await {
+                Err(cause) if Self::in_use(&cause) && Instant::now() < deadline => sleep(OPEN_AGAIN).await,
+                connected => break connected,
+            }
+        };
         connected.map(Self).map_err(|cause| {
             let failure = Failure::database(Self::meaning(&cause), format!("open the SQLite file {}", path.display()), cause);
             match failure.meaning {

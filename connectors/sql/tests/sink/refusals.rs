@@ -223,9 +223,10 @@ async fn rights_that_are_missing_are_named_with_the_grant() {
 
 #[tokio::test]
 async fn sinks_that_create_the_same_tables_at_once_do_not_disturb_each_other() {
+    const SINKS: i32 = 12;
     for target in targets("refusals_concurrent_create").await {
         let mut tasks = tokio::task::JoinSet::new();
-        for number in 0..6 {
+        for number in 0..SINKS {
             let url = target.url();
             tasks.spawn(async move {
                 let topic = format!("part{number}");
@@ -237,6 +238,6 @@ async fn sinks_that_create_the_same_tables_at_once_do_not_disturb_each_other() {
             });
         }
         tasks.join_all().await;
-        assert_eq!(target.rows("SELECT count(*) FROM common").await, ["6"]);
+        assert_eq!(target.rows("SELECT count(*) FROM common").await, [SINKS.to_string()]);
     }
 }
