@@ -1,0 +1,266 @@
+//! What the messages of the log become: rows and truncations their records, begin and commit the bounds of a transaction.
+//!
+//! Changes of a table that were committed before the anchor of its snapshot are in the snapshot and are dropped. So are, after
+//! a restart within a transaction, the row messages that are durable already (I3): they are only counted.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use tailwater_api::envelope::Operation;
+use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::envelope::{Change, EventMoment, SnapshotMark};
+
+use super::Streaming;
+use crate::event::{Place, now};
+use crate::lsn::Lsn;
+use crate::pgoutput::{Begin, Message, OldTuple, Tuple};
+use crate::position::{LastMessage, MessageKind};
+use crate::relation::{Shape, TablePlan};
+use crate::reselect::{Found, reselect};
+use crate::transaction::{Transaction, recognise};
+use crate::visibility::LoggedTransaction;
+
+/// What an END counts logical messages as.
+const MESSAGES: &str = "message";
+
+impl Streaming<'_> {
+    pub(super) fn begin(&mut self, begin: Begin) -> Result<()> {
+        let (skip, expected) = recognise(self.expected, begin.xid, begin.final_lsn).map_err(|error| error.at(begin.final_lsn))?;
+        self.expected = expected;
+        self.transaction = Some(Transaction::new(begin, skip, self.transactions.is_some()));
+        Ok(())
+    }
+
+    pub(super) async fn message(&mut self, wal_start: Lsn, payload: Bytes) -> Result<()> {
+        if self.batch.reservation.is_none() {
+            // I6: before anything is decoded.
+            self.batch.reservation = Some(self.context.reserve(self.batch.size).await);
+            self.batch.now = now();
+        }
+        let at = |error: Error| error.at(wal_start);
+        match Message::decode(&payload).map_err(at)? {
+            Message::Begin(begin) => self.begin(begin)?,
+            Message::Commit(commit) => self.commit(commit.end_lsn)?,
+            Message::Relation(relation) => {
+                let (oid, shape) = (relation.oid, Shape::of_relation(&relation));
+                let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+                self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
+            }
+            Message::Insert(insert) => {
+                let found = self.reselect(insert.relation, None, &insert.new).await.map_err(at)?;
+                self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| {
+                    let mut change = plan.create(&insert.new, arena)?;
+                    plan.fill(&mut change, &found, arena)?;
+                    Ok(change)
+                })
+                .await?;
+            }
+            Message::Update(update) => {
+                let found = self.reselect(update.relation, update.old.as_ref(), &update.new).await.map_err(at)?;
+                self.row(update.relation, wal_start, MessageKind::Update, |plan, arena| {
+                    let mut change = plan.update(update.old.as_ref(), &update.new, arena)?;
+                    plan.fill(&mut change, &found, arena)?;
+                    Ok(change)
+                })
+                .await?;
+            }
+            Message::Delete(delete) => {
+                self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena)).await?;
+            }
+            Message::Truncate(truncate) => self.truncate(&truncate.relations, wal_start)?,
+            Message::Origin(origin) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.origin = Some((origin.name.into(), origin.commit_lsn));
+                }
+            }
+            // A type is described before the relation that uses it; the catalog is asked when that comes.
+            Message::Type(_) => {}
+            Message::Logical(message) => {
+                let content = payload.slice_ref(message.content);
+                self.logical(message.transactional, message.lsn, message.prefix, content);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads values again that the log does not hold, where the configuration asks for it.
+    async fn reselect(&mut self, relation: u32, old: Option<&OldTuple<'_>>, new: &Tuple<'_>) -> Result<Vec<Found>> {
+        let Some(options) = &self.config.relational.reselect else { return Ok(Vec::new()) };
+        let Some(plan) = self.plans.of(relation)? else { return Ok(Vec::new()) };
+        let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+        reselect(options, &mut self.session, xid, &plan, old, new).await
+    }
+
+    pub(super) fn commit(&mut self, end: Lsn) -> Result<()> {
+        let Some(transaction) = self.transaction.take() else {
+            return Err(unexpected("a commit outside a transaction", end));
+        };
+        if let (Some(records), Some(order)) = (&self.transactions, &transaction.order) {
+            let time = transaction.timestamp / 1000;
+            if !transaction.told {
+                self.batch.push(records.begin(order, time));
+            }
+            self.batch.push(records.end(order, time));
+        }
+        self.resume = end;
+        self.last_commit = Some(end);
+        self.last = LastMessage { lsn: end, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind: MessageKind::Commit };
+        self.moved = true;
+        self.batch.transactions += u64::from(transaction.ours);
+        Ok(())
+    }
+
+    /// Counts a row message, and the first of a transaction tells that it began. Says whether the message is durable since
+    /// an earlier run and how the table is written; `None` for a message that is dropped.
+    fn admit(&mut self, relation: u32, lsn: Lsn, is_row: bool) -> Result<Option<(Arc<TablePlan>, bool)>> {
+        let Some(transaction) = &mut self.transaction else {
+            return Err(unexpected("a change outside a transaction", lsn));
+        };
+        if is_row {
+            transaction.rows += 1;
+        }
+        let commit = transaction.commit;
+        let durable = transaction.is_durable(lsn);
+        if let Some(chunks) = self.chunks.as_mut().filter(|_| durable) {
+            chunks.lose(LoggedTransaction { xid: transaction.xid, commit });
+        }
+        if durable && transaction.order.is_none() {
+            return Ok(None);
+        }
+        self.tell_begin();
+        // Committed before the anchor: the snapshot holds it.
+        let plan = self.plans.of(relation)?.filter(|plan| commit >= plan.anchor);
+        Ok(plan.map(|plan| (plan, durable)))
+    }
+
+    /// Writes the record that says that the transaction began, if it is not written yet.
+    fn tell_begin(&mut self) {
+        if let (Some(records), Some(transaction)) = (&self.transactions, &mut self.transaction)
+            && let Some(order) = transaction.order.as_ref().filter(|_| !transaction.told)
+        {
+            transaction.told = true;
+            self.batch.push(records.begin(order, transaction.timestamp / 1000));
+        }
+    }
+
+    async fn row(
+        &mut self,
+        relation: u32,
+        lsn: Lsn,
+        kind: MessageKind,
+        decode: impl Fn(&TablePlan, &mut BytesMut) -> Result<Change>,
+    ) -> Result<()> {
+        let Some((mut plan, durable)) = self.admit(relation, lsn, true)? else {
+            return Ok(());
+        };
+        let relational = &self.config.relational;
+        let skipped = match kind {
+            MessageKind::Insert => Operation::Create,
+            MessageKind::Update => Operation::Update,
+            MessageKind::Delete => Operation::Delete,
+            MessageKind::Truncate | MessageKind::Message | MessageKind::Commit => return Err(unexpected("no row", lsn)),
+        };
+        if relational.skipped_operations.contains(skipped) && self.chunks.is_none() {
+            return Ok(());
+        }
+        let at = |error: Error| error.at(lsn);
+        let mut change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        if plan.unlisted_label().is_some() {
+            plan = self.plans.relist(&mut self.session, &self.blocks, relation, &plan).await.map_err(at)?;
+            change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+        }
+        self.touch(relation, &change);
+        if relational.skipped_operations.contains(skipped) {
+            return Ok(());
+        }
+        if relational.skip_unchanged && change.is_without_effect() {
+            self.batch.unchanged += 1;
+            return Ok(());
+        }
+        self.emit(&plan, change, lsn, kind, durable);
+        Ok(())
+    }
+
+    fn truncate(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
+        for (index, &relation) in relations.iter().enumerate() {
+            let admitted = self.admit(relation, lsn, index == 0)?;
+            self.touch(relation, &Change::Truncate);
+            if let Some((plan, durable)) = admitted.filter(|_| !self.config.relational.skipped_operations.contains(Operation::Truncate)) {
+                self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate, durable);
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows that are read meanwhile must not stand behind this change.
+    fn touch(&mut self, relation: u32, change: &Change) {
+        if let (Some(chunks), Some(transaction)) = (&mut self.chunks, &self.transaction) {
+            chunks.touch(LoggedTransaction { xid: transaction.xid, commit: transaction.commit }, relation, change);
+        }
+    }
+
+    /// Writes the records of a change. What is durable already is only counted.
+    fn emit(&mut self, plan: &TablePlan, change: Change, lsn: Lsn, kind: MessageKind, durable: bool) {
+        let Some(transaction) = &mut self.transaction else { return };
+        let order = transaction.order.as_mut().map(|order| order.count(&plan.full_name, change.events()));
+        if durable {
+            return;
+        }
+        transaction.ours = true;
+        let place = Place {
+            lsn,
+            last_commit: self.last_commit,
+            xid: Some(transaction.xid),
+            timestamp: transaction.timestamp,
+            mark: SnapshotMark::Streaming,
+            origin: transaction.origin.clone(),
+        };
+        let batch = &mut self.batch;
+        let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), batch.now, &mut batch.arena);
+        plan.events.records(change, EventMoment { transaction: order, ..moment }, |record| batch.push(record));
+        batch.rows += 1;
+        self.last = LastMessage { lsn, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind };
+        self.moved = true;
+    }
+
+    fn logical(&mut self, transactional: bool, lsn: Lsn, prefix: &str, content: Bytes) {
+        let wanted = self.config.message_prefixes.accepts(prefix);
+        let mut order = None;
+        let (xid, timestamp) = match &mut self.transaction {
+            Some(transaction) if transactional => {
+                transaction.rows += 1;
+                let durable = transaction.is_durable(lsn);
+                if wanted {
+                    order = transaction.order.as_mut().map(|order| order.count(MESSAGES, 1));
+                }
+                let (xid, timestamp) = (transaction.xid, transaction.timestamp);
+                transaction.ours |= wanted && !durable;
+                if !durable {
+                    self.tell_begin();
+                }
+                if durable || !wanted {
+                    return;
+                }
+                (Some(xid), timestamp)
+            }
+            // It stands by itself, is sent at once, and has no time but ours.
+            Some(_) | None => (None, self.batch.now / 1000),
+        };
+        if wanted {
+            let place = Place { lsn, last_commit: self.last_commit, xid, timestamp, mark: SnapshotMark::Streaming, origin: None };
+            let empty = tailwater_api::Value::text("");
+            let moment = self.blocks.moment(&place, empty.clone(), empty, self.batch.now, &mut self.batch.arena);
+            self.batch.push(self.messages.record(prefix, content, EventMoment { transaction: order, ..moment }));
+            self.last = LastMessage { lsn, xid, timestamp, kind: MessageKind::Message };
+        }
+        self.moved = true;
+        if self.transaction.is_none() {
+            // Its record ends here; the server does not send it again from this place.
+            self.resume = self.resume.max(lsn);
+        }
+    }
+}
+
+fn unexpected(what: &str, lsn: Lsn) -> Error {
+    Error::new(ErrorKind::Unreadable, "follow the log").because(format!("the server sent {what}")).at(lsn)
+}
