@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use tailwater_kit::calendar::date_from_days;
+
 const DAY: i64 = 86_400_000;
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -23,14 +25,14 @@ impl Instant {
     /// As Java's `Date.toString` in UTC: `Thu Jan 01 00:00:00 UTC 1970`.
     pub(super) fn java_date(self) -> String {
         let days = self.0.div_euclid(DAY);
-        let (year, month, day) = civil(days);
+        let (year, month, day) = date_from_days(days);
         let (weekday, month) = (WEEKDAYS[days.rem_euclid(7) as usize], MONTHS[month as usize - 1]);
         format!("{weekday} {month} {day:02} {} UTC {year:04}", self.clock())
     }
 
     /// As Connect's `Values` writes it: before 1970-01-02 the time alone, at midnight the date alone, else both.
     pub(super) fn iso(self) -> String {
-        let (year, month, day) = civil(self.0.div_euclid(DAY));
+        let (year, month, day) = date_from_days(self.0.div_euclid(DAY));
         let mut text = String::new();
         let has_date = self.0 >= DAY;
         let has_time = !has_date || self.0 % DAY != 0;
@@ -50,20 +52,6 @@ impl Instant {
         let seconds = self.0.rem_euclid(DAY) / 1000;
         format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
     }
-}
-
-/// Year, month and day of the Gregorian calendar, days counted from 1970. Years are counted from March of year 0, in eras
-/// of 400 years.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What several Tailwater connectors share.
 //!
 //! - [`backoff`]: how long to wait before the next try
+//! - [`calendar`]: days as dates
 //! - [`column_rules`]: masks, hashes and truncation of columns
 //! - [`envelope`]: schemas and records of change events
 //! - [`filters`]: which tables and columns are captured
@@ -23,6 +24,7 @@
 #![warn(missing_docs)]
 
 pub mod backoff;
+pub mod calendar;
 pub mod column_rules;
 pub mod envelope;
 pub mod filters;

@@ -4,6 +4,8 @@
 //!
 //! Debezium 3.6 writes infinity as numbers; they are told from times by being outside of what any source can hold.
 
+use tailwater_kit::calendar::date_from_days;
+
 const DAY: i64 = 86_400_000_000;
 
 /// `TimestampData` of pgjdbc: how Debezium writes infinite timestamps, in microseconds.
@@ -41,7 +43,7 @@ pub(crate) fn date(days: i32) -> String {
     if MINUS_INFINITE_DAYS.contains(&days) {
         return "-infinity".to_owned();
     }
-    let (date, era) = civil(days.into());
+    let (date, era) = dated(days.into());
     format!("{date}{era}")
 }
 
@@ -71,7 +73,7 @@ pub(crate) fn timestamp(value: i64, unit: Unit) -> Result<String, String> {
             (micros.div_euclid(DAY), micros.rem_euclid(DAY))
         }
     };
-    let (date, era) = civil(days);
+    let (date, era) = dated(days);
     Ok(format!("{date} {}{era}", clock(micros)))
 }
 
@@ -99,17 +101,9 @@ fn clock(micros: i64) -> String {
     text
 }
 
-/// Year, month and day, and the era to stand behind them. After Howard Hinnant's `civil_from_days`: years begin in
-/// March, so that the leap day is the last of its year.
-fn civil(days: i64) -> (String, &'static str) {
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
+/// Year, month and day, and the era to stand behind them.
+fn dated(days: i64) -> (String, &'static str) {
+    let (year, month, day) = date_from_days(days);
     if year > 0 { (format!("{year:04}-{month:02}-{day:02}"), "") } else { (format!("{:04}-{month:02}-{day:02}", 1 - year), " BC") }
 }
 

@@ -7,6 +7,7 @@
 
 use bytes::{BufMut, BytesMut};
 use tailwater_api::Value;
+use tailwater_kit::calendar::{date_from_days, days_from_date};
 
 use super::codec::{Fault, Output, parse};
 use crate::octets::Octets;
@@ -197,7 +198,7 @@ pub(super) fn zoned_time((time, west): (i64, i64), output: &mut Output<'_>) -> R
 
 /// Writes a date, days since 1970, by ISO 8601; years beyond four digits have a sign.
 fn put_date(days: i64, out: &mut BytesMut) {
-    let (year, month, day) = civil_of_days(days);
+    let (year, month, day) = date_from_days(days);
     match year {
         ..0 => out.put_u8(b'-'),
         0..10_000 => {}
@@ -347,29 +348,6 @@ pub(super) fn iso_interval(interval: &Interval, output: &mut Output<'_>) -> Resu
     })
 }
 
-/// Days since 1970 of a date of the proleptic Gregorian calendar; the year before 1 is 0.
-fn days_of_civil(year: i64, month: i64, day: i64) -> i64 {
-    // Years begin in March, so that the leap day is the last; 400 of them are an era of 146,097 days.
-    let year = if month <= 2 { year - 1 } else { year };
-    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
-    era * 146_097 + day_of_era - 719_468
-}
-
-/// The inverse of [`days_of_civil`].
-fn civil_of_days(days: i64) -> (i64, u64, u64) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    (year, month as u64, day as u64)
-}
-
 /// The server's text of style ISO, and how far it is read.
 struct Written<'a> {
     rest: &'a [u8],
@@ -418,7 +396,7 @@ impl<'a> Written<'a> {
             return Err(Fault::Unreadable);
         }
         self.civil = (year, month, day);
-        Ok(days_of_civil(year, month, day))
+        Ok(days_from_date(year, month, day))
     }
 
     /// What is left is the era before Christ, or nothing.
@@ -426,7 +404,7 @@ impl<'a> Written<'a> {
         let (year, month, day) = self.civil;
         match self.rest {
             b"" => Ok(days),
-            b" BC" => Ok(days_of_civil(1 - year, month, day)),
+            b" BC" => Ok(days_from_date(1 - year, month, day)),
             _ => Err(Fault::Unreadable),
         }
     }
@@ -473,29 +451,5 @@ impl<'a> Written<'a> {
             }
         }
         Ok(west * offset)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn days_are_counted_in_the_proleptic_gregorian_calendar() {
-        for (civil, days) in
-            [((1970, 1, 1), 0), ((2000, 1, 1), 10_957), ((2024, 2, 29), 19_782), ((-43, 3, 15), -735_160), ((1582, 10, 10), -141_432)]
-        {
-            assert_eq!(days_of_civil(civil.0, civil.1, civil.2), days);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_date_is_its_days_and_back(days in -800_000_000_i64..800_000_000) {
-            let (year, month, day) = civil_of_days(days);
-            prop_assert_eq!(days_of_civil(year, month as i64, day as i64), days);
-        }
     }
 }
