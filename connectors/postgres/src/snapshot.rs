@@ -406,7 +406,7 @@ impl Snapshot<'_> {
         ];
         self.writer.notify(self.context, Happening::TableScanCompleted, &scanned).await?;
         self.writer.first_table = false;
-        let table = CompletedTable { name: plan.full_name.clone(), anchor, rows };
+        let table = CompletedTable { name: plan.full_name.clone(), oid: Some(table.oid), anchor, rows };
         self.writer.finished.push(FinishedTable { table, pending: (rows > 0).then_some(pending) });
         Ok(())
     }
@@ -433,7 +433,10 @@ impl Snapshot<'_> {
             self.writer.send(self.context, pending).await?;
         }
         self.writer.reservation = None;
-        self.position.snapshot = SnapshotProgress::Completed;
+        // Tables that came later are read beside a position that is streaming already.
+        if self.position.snapshot == SnapshotProgress::Running {
+            self.position.snapshot = SnapshotProgress::Completed;
+        }
         let server = &self.config.relational.topic_prefix;
         let state = vec![self.position.change(server)];
         self.writer.publish(self.context, server, &mut self.completed, state).await?;
