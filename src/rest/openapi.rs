@@ -224,6 +224,25 @@ fn schemas() -> Value {
         ("Loggers", by_name(&reference("Logger"))),
         ("SetLevel", object(&[("level", level)])),
         (
+            "SnapshotProgress",
+            object(&[
+                ("name", text.clone()),
+                ("running", json!({"type": "boolean"})),
+                ("seconds", whole.clone()),
+                (
+                    "tables",
+                    list(&object(&[
+                        ("table", text.clone()),
+                        ("state", json!({"type": "string", "enum": ["waiting", "reading", "complete"]})),
+                        ("rows", json!({"type": ["integer", "null"]})),
+                        ("estimated_rows", json!({"type": ["integer", "null"]})),
+                        ("bytes", json!({"type": ["integer", "null"]})),
+                        ("remaining_seconds", json!({"type": ["integer", "null"]})),
+                    ])),
+                ),
+            ]),
+        ),
+        (
             "Topics",
             list(&object(&[
                 ("name", text.clone()),
