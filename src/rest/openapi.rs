@@ -127,7 +127,7 @@ fn schemas() -> Value {
     };
     let bytes = json!({"anyOf": [text_or_null, object(&[("base64", text.clone())])]});
     let offset = object(&[("partition", any_object.clone()), ("offset?", json!({"type": ["object", "null"]}))]);
-    let entries: [(&str, Value); 29] = [
+    let entries: [(&str, Value); 30] = [
         ("Object", any_object.clone()),
         ("Metrics", text.clone()),
         ("Error", object(&[("error_code", whole.clone()), ("message", text.clone())])),

@@ -56,7 +56,6 @@ fn progress(metrics: &Registry, name: &str) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use tailwater_api::metrics::Metrics as _;
 
     use super::*;
     use crate::runtime::worker::MetricsFactory as _;
