@@ -46,6 +46,16 @@ static SNAPSHOT_MARK: LazyLock<Arc<Schema>> = LazyLock::new(|| {
         .build()
 });
 
+/// The fields of the source block that, behind its name, identify an event of a connector (by the name in `source.connector`), as the
+/// id of a CloudEvent lists them.
+#[must_use]
+pub fn identifying_fields(connector: &str) -> Option<&'static [&'static str]> {
+    match connector {
+        "postgresql" => Some(&["lsn", "txId", "sequence"]),
+        _ => None,
+    }
+}
+
 /// Where a record stands in a snapshot: the values of `source.snapshot`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SnapshotMark {
