@@ -119,7 +119,7 @@ pub trait TopicLog: Send + Sync + 'static {
     fn retain_for(&self, groups: Vec<(String, Subscription)>);
 
     /// State of a source without opening it for writing.
-    fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>>;
+    fn source_state(&self, user: &LogUser) -> BoxFuture<'_, Result<SourceState>>;
 
     /// Committed positions of a sink.
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>>;
@@ -201,6 +201,7 @@ pub trait LogReader: Send {
     /// Keeps positions; they are durable when it returns.
     fn commit(&mut self, positions: Vec<LogPosition>) -> BoxFuture<'_, Result<()>>;
 
-    /// How many readable records lie behind the place where it reads, all partitions together.
+    /// How many readable records lie behind the place where it reads, all partitions together. The marker that ends a transaction of
+    /// Kafka counts as one until a record follows it.
     fn lag(&self) -> u64;
 }
