@@ -118,7 +118,8 @@ impl Killed {
 async fn at_least_once_kills_lose_nothing() {
     let Some(killed) = killed_at_random("disabled").await else { return };
     let visits = source_rows(&killed.source, "visits", "page").await;
-    let seen: BTreeSet<i64> = killed.topic("visits").await.iter().filter_map(|record| payload(record)["after"]["change"].as_i64()).collect();
+    let seen: BTreeSet<i64> =
+        killed.topic("visits").await.iter().filter_map(|record| payload(record)["after"]["change"].as_i64()).collect();
     let lost: Vec<_> = visits.iter().filter(|(_, change, _)| !seen.contains(change)).take(10).collect();
     assert!(lost.is_empty(), "not in the topic: {lost:?}");
     killed.assert_copied("orders", "note").await;

@@ -110,6 +110,17 @@ pub(super) fn check(is_source: bool, connector: &ConfigValues, worker: &ConfigVa
     report
 }
 
+/// Whether sources write their records and offsets in transactions.
+pub(super) fn writes_transactions(worker: &ConfigValues) -> bool {
+    transactions::are_enabled(worker)
+}
+
+/// Whether the consumer of a sink leaves out what is not committed.
+pub(super) fn reads_committed(connector: &ConfigValues, worker: &ConfigValues) -> bool {
+    let settings = ClientSettings::check(Role::Consumer, worker, Some(connector));
+    settings.is_ok_and(|(settings, _)| settings.get("isolation.level") != Some("read_uncommitted"))
+}
+
 /// The topic log in a Kafka cluster. Cloning shares it.
 #[derive(Clone)]
 pub struct KafkaLog {
