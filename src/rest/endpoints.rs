@@ -4,7 +4,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
-use super::{Api, access, connectors, loggers, openapi, plugins, service, topics};
+use super::{Api, access, connectors, loggers, openapi, plugins, service, snapshots, topics};
 use crate::config::rest_options::Role;
 
 /// A parameter of the query.
@@ -98,6 +98,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     }),
     endpoint("GET", "/connectors/{name}/guarantee", READ, "How often a change gets through it.", &[(200, Some("Guarantee"))], || {
         get(connectors::guarantee)
+    }),
+    endpoint("GET", "/connectors/{name}/snapshot", READ, "How far its snapshot is.", &[(200, Some("SnapshotProgress"))], || {
+        get(snapshots::show)
     }),
     endpoint("GET", "/connectors/{name}/topics", READ, "Topics that it writes or reads.", &[(200, Some("TopicsOf"))], || {
         get(connectors::topics)
