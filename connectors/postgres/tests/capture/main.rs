@@ -16,6 +16,7 @@ mod rows;
 mod servers;
 mod slots;
 mod snapshots;
+mod standbys;
 mod transactions;
 mod traps;
 mod values;

@@ -1,0 +1,82 @@
+//! A standby as the source: it decodes the log that it has replayed, and what its reads see is what it has replayed.
+
+use tailwater_testkit::{PostgresServer, Version, required_or_skip};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use crate::harness::{Log, config, eventually, start};
+
+/// A primary with a publication for all tables, and its standby. Standbys decode since PostgreSQL 16.
+async fn pair() -> Option<(PostgresServer, PostgresServer)> {
+    let mut primary = required_or_skip(PostgresServer::start(Version::V17, &[]).await)?;
+    let standby = primary.standby().await.expect("the standby starts");
+    let client = primary.connect("postgres").await.expect("the primary answers");
+    client
+        .batch_execute(
+            "CREATE PUBLICATION shop FOR ALL TABLES; CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 3000) i;
+             CREATE TABLE keyless (id int); INSERT INTO keyless VALUES (1);",
+        )
+        .await
+        .expect("the tables are new");
+    replayed(&client, &standby).await;
+    Some((primary, standby))
+}
+
+/// Waits until the standby has replayed what the primary has written.
+async fn replayed(primary: &Client, standby: &PostgresServer) {
+    let written: String = primary.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap().get(0);
+    let client = standby.connect("postgres").await.unwrap();
+    eventually(&client, &format!("SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn")).await;
+}
+
+/// A slot of a standby comes about when the primary tells which transactions run, which a quiet one does seldom.
+async fn tell_what_runs(primary: &PostgresServer) -> JoinHandle<()> {
+    let client = primary.connect("postgres").await.unwrap();
+    tokio::spawn(async move {
+        while client.batch_execute("SELECT pg_log_standby_snapshot()").await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_standby_is_read_and_followed() {
+    let Some((primary, standby)) = pair().await else { return };
+    let client = primary.connect("postgres").await.unwrap();
+    let telling = tell_what_runs(&primary).await;
+    for (strategy, threads) in [("consistent", "1"), ("consistent", "3"), ("watermark", "1")] {
+        let name = format!("{strategy}_{threads}");
+        let settings = [("snapshot.strategy", strategy), ("snapshot.max.threads", threads), ("slot.name", &name)];
+        let mut running = start(&config(&standby, &settings), Log::default());
+        running.records(3001).await;
+        client.batch_execute("INSERT INTO t VALUES (0, 7); UPDATE t SET v = 1 WHERE id = 3000; DELETE FROM t WHERE id = 0;").await.unwrap();
+        running.records(3005).await;
+        let log = running.stop().await;
+        let expected = ["c public.t {0} null->{0,7}", "u public.t {3000} null->{3000,1}", "d public.t {0} {0,?}->null", "- public.t {0}"];
+        assert_eq!(log.lines()[3001..], expected, "{name}");
+        // It goes on where it stood.
+        let mut running = start(&config(&standby, &settings), log);
+        client.batch_execute("UPDATE t SET v = 0 WHERE id = 3000").await.unwrap();
+        running.records(3006).await;
+        assert_eq!(running.stop().await.lines()[3005..], ["u public.t {3000} null->{3000,0}"], "{name}");
+    }
+    telling.abort();
+}
+
+#[tokio::test]
+async fn initial_only_reads_a_standby_with_several_connections() {
+    let Some((_primary, standby)) = pair().await else { return };
+    let settings = [("snapshot.mode", "initial_only"), ("snapshot.max.threads", "2")];
+    let (result, log) = start(&config(&standby, &settings), Log::default()).ended().await;
+    result.unwrap();
+    assert_eq!(log.records.len(), 3001);
+}
+
+#[tokio::test]
+async fn a_standby_that_cannot_decode_is_refused_with_the_way_out() {
+    let Some(mut primary) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
+    let standby = primary.standby().await.unwrap();
+    let error = start(&config(&standby, &[]), Log::default()).failed().await;
+    assert_eq!(error.kind(), tailwater_api::ErrorKind::Unsupported);
+    assert!(error.remedy().is_some_and(|mend| mend.contains("target_session_attrs")), "{error}");
+}
