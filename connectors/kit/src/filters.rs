@@ -18,7 +18,15 @@ impl NameList {
     /// # Errors
     /// A sentence that names the expression that does not compile.
     pub fn parse(text: &str) -> Result<Self, String> {
-        split_list(text).iter().map(|expression| whole_name(expression)).collect::<Result<_, _>>().map(Self)
+        Self::of(&split_list(text))
+    }
+
+    /// Compiles `expressions`.
+    ///
+    /// # Errors
+    /// As of [`NameList::parse`].
+    pub fn of(expressions: &[String]) -> Result<Self, String> {
+        expressions.iter().map(|expression| whole_name(expression)).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether one of the expressions matches the whole of `name`. An expression that backtracks without end counts

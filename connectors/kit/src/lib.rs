@@ -15,6 +15,7 @@
 //! - [`relational_config`]: the keys of all relational sources
 //! - [`reselect`]: which values are read again that a log does not hold
 //! - [`schema_cache`]: what is compiled from schemas
+//! - [`signals`]: requests to running sources: what they ask for, and by which channels they come
 //! - [`stand_in`]: what is written for values that the source does not tell
 //! - [`tls`]: encryption of connections
 //! - [`topic_names`]: names of the topics of tables
@@ -38,6 +39,7 @@ pub mod number_text;
 pub mod relational_config;
 pub mod reselect;
 pub mod schema_cache;
+pub mod signals;
 pub mod stand_in;
 pub mod tls;
 pub mod topic_names;

@@ -11,6 +11,7 @@ use tailwater_api::config::{ConfigValues, read_config};
 use tailwater_api::envelope::Envelope;
 use tailwater_api::metrics::NoMetrics;
 use tailwater_api::record::Record;
+use tailwater_api::signal::SignalRequest;
 use tailwater_api::source::{ByteBudget, Reservation, SentBatch, SourceConnector, SourceContext};
 use tailwater_api::state::{SourceState, StateChange};
 use tailwater_api::{Error, Result, Value};
@@ -132,6 +133,7 @@ pub(crate) struct Running {
     batches: mpsc::Receiver<SentBatch>,
     confirmed: watch::Sender<u64>,
     stop: watch::Sender<bool>,
+    pub(crate) signals: mpsc::Sender<SignalRequest>,
     pub(crate) log: Log,
     confirms: bool,
 }
@@ -141,6 +143,7 @@ pub(crate) fn start(config: &PostgresConfig, log: Log) -> Running {
     let (sender, batches) = mpsc::channel(4);
     let (confirmed, confirmed_receiver) = watch::channel(0);
     let (stop, stop_receiver) = watch::channel(false);
+    let (signals, signal_receiver) = mpsc::channel(4);
     let context = SourceContext::new(
         "shop".into(),
         0,
@@ -149,10 +152,11 @@ pub(crate) fn start(config: &PostgresConfig, log: Log) -> Running {
         Arc::new(Generous),
         confirmed_receiver,
         stop_receiver,
+        signal_receiver,
         Arc::new(NoMetrics),
     );
     let task = tokio::spawn(PostgresConnector::run(config.clone(), context));
-    Running { task, batches, confirmed, stop, log: Log { points: Vec::new(), pending: HashMap::new(), ..log }, confirms: true }
+    Running { task, batches, confirmed, stop, signals, log: Log { points: Vec::new(), pending: HashMap::new(), ..log }, confirms: true }
 }
 
 impl Running {
