@@ -72,6 +72,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) completed: Vec<CompletedTable>,
     /// Stored with the last table, as completed
     pub(crate) position: Position,
+    /// What is stored with it
+    pub(crate) at_end: Vec<StateChange>,
     pub(crate) writer: Writer,
 }
 
@@ -140,7 +142,7 @@ impl Writer {
             arena: BytesMut::new(),
             place: Place {
                 lsn: position.last.lsn,
-                last_commit: None,
+                last_commit: position.last_commit,
                 xid: position.last.xid,
                 timestamp: position.last.timestamp,
                 mark: SnapshotMark::Inside,
@@ -433,9 +435,12 @@ impl Snapshot<'_> {
             self.writer.send(self.context, pending).await?;
         }
         self.writer.reservation = None;
-        self.position.snapshot = SnapshotProgress::Completed;
+        if self.position.snapshot == SnapshotProgress::Running {
+            self.position.snapshot = SnapshotProgress::Completed;
+        }
         let server = &self.config.relational.topic_prefix;
-        let state = vec![self.position.change(server)];
+        let mut state = vec![self.position.change(server)];
+        state.append(&mut self.at_end);
         self.writer.publish(self.context, server, &mut self.completed, state).await?;
         self.writer.notify(self.context, Happening::Completed, &[]).await
     }

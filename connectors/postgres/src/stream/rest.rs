@@ -1,0 +1,101 @@
+//! The rest of the log while a blocking snapshot is read.
+
+use std::sync::Arc;
+
+use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tracing::{info, warn};
+
+use super::{Streaming, stopped};
+use crate::catalog::TableDefinition;
+use crate::connect::SqlConnection;
+use crate::lsn::Lsn;
+use crate::position::ReadingTable;
+use crate::snapshot::{Anchor, Snapshot, Writer};
+
+impl Streaming<'_> {
+    /// Reads what a blocking snapshot asks for, if the log, which was followed to `place`, has reached the place of one. To be
+    /// called between two transactions.
+    pub(super) async fn rest(&mut self, place: Lsn) -> Result<()> {
+        if !self.blocking.is_reached(place) {
+            return Ok(());
+        }
+        let Some((tables, made)) = self.blocking.take() else { return Ok(()) };
+        match made {
+            Ok(anchor) => {
+                // What stands before it leaves first.
+                self.send().await?;
+                self.read_resting(&tables, anchor).await?;
+            }
+            Err(error) if is_passing(error.kind()) => return Err(error),
+            Err(error) => {
+                warn!("the blocking snapshot is given up: {error}");
+                let notifications = Notifications::new(&self.config.relational.notifications, &self.config.relational.topic_prefix);
+                if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Aborted, &[]) {
+                    self.batch.push(record);
+                }
+                let server = &self.config.relational.topic_prefix;
+                self.batch.state.extend(tables.iter().map(|table| table.removal(server)));
+            }
+        }
+        self.send().await?;
+        Ok(())
+    }
+
+    async fn read_resting(&mut self, tables: &[ReadingTable], anchor: Anchor) -> Result<()> {
+        let position = self.position();
+        let mut config = self.config.clone();
+        let statements = tables.iter().filter_map(|table| Some((table.name.clone(), table.request.as_ref()?.condition.clone()?)));
+        // The first that names a table counts.
+        config.relational.snapshot_selects.splice(0..0, statements);
+        let config = Arc::new(config);
+        let control = SqlConnection::connect(&config).await?;
+        let reader = SqlConnection::connect(&config).await?;
+        reader.without_timeout().await?;
+        let mut definitions = TableDefinition::load(&control, None).await?;
+        definitions.retain(|table| tables.iter().any(|asked_for| asked_for.oid == table.oid));
+        definitions.sort_by_cached_key(TableDefinition::full_name);
+        info!(at = %anchor.lsn, tables = definitions.len(), "the log rests while tables are read");
+        let writer = Writer::new(&config, self.context, &position, &[], &definitions);
+        let server = &config.relational.topic_prefix;
+        let mut stopping = self.context.stopping();
+        let mut snapshot = Snapshot {
+            config: &config,
+            context: self.context,
+            plans: &mut self.plans,
+            blocks: &self.blocks,
+            publication: (*self.publication).as_ref(),
+            completed: Vec::new(),
+            position,
+            at_end: tables.iter().map(|table| table.removal(server)).collect(),
+            writer,
+        };
+        // A later place than that of the other tables: what the log says between would be in the rows already.
+        let another =
+            async || Err(Error::new(ErrorKind::Restarting, "read tables while the log rests").because("a table was rewritten meanwhile"));
+        tokio::select! {
+            biased;
+            // The request stays; rows of tables that are not complete are forgotten.
+            () = stopped(&mut stopping) => return Ok(()),
+            read = snapshot.read_all(&reader, &control, &definitions, &anchor, another) => read?,
+        }
+        info!("the log goes on");
+        Ok(())
+    }
+}
+
+/// Whether a snapshot may be possible at the next try.
+fn is_passing(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Restarting | ErrorKind::Conflict => true,
+        ErrorKind::Throttled
+        | ErrorKind::Unauthorised
+        | ErrorKind::Missing
+        | ErrorKind::Misconfigured
+        | ErrorKind::HistoryGone
+        | ErrorKind::Unreadable
+        | ErrorKind::Unsupported
+        | ErrorKind::Rejected
+        | ErrorKind::Bug => false,
+    }
+}
