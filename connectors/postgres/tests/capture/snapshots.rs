@@ -156,16 +156,17 @@ async fn every_crash_during_the_snapshot_loses_nothing_and_repeats_nothing() {
 #[tokio::test]
 async fn a_snapshot_longer_than_every_timeout_of_the_server_goes_on() {
     let settings = [
-        ("wal_sender_timeout", "1s"),
-        ("idle_in_transaction_session_timeout", "1s"),
-        ("statement_timeout", "1s"),
-        ("idle_session_timeout", "1s"),
+        ("wal_sender_timeout", "3s"),
+        ("idle_in_transaction_session_timeout", "3s"),
+        ("statement_timeout", "3s"),
+        ("idle_session_timeout", "3s"),
     ];
     let Some(server) = server(&settings).await else { return };
     let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("SET statement_timeout = 0").await.unwrap();
     client
         .batch_execute(
-            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'transaction_timeout') THEN ALTER DATABASE postgres SET transaction_timeout = '1s'; END IF; END $$",
+            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'transaction_timeout') THEN ALTER DATABASE postgres SET transaction_timeout = '3s'; END IF; END $$",
         )
         .await
         .unwrap();
@@ -177,7 +178,7 @@ async fn a_snapshot_longer_than_every_timeout_of_the_server_goes_on() {
     let mut running = start(&config(&server, &[]), Log::default());
     running.until(|log| log.points.len() >= 2).await;
     // Nobody takes batches for longer than the server's patience: the reader stands still in the middle of a table.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     tokio::time::timeout(PATIENCE, running.records(20001)).await.unwrap();
     drop(running);
 }
