@@ -1,17 +1,15 @@
 //! Blocking snapshots: a signal asks for tables to be read while the log rests.
 //!
-//! A temporary slot exports a snapshot of the database and names the place that it stands for. The log is followed up to that place:
-//! each transaction before it is in the snapshot, each behind it is not. There, between two transactions, the tables are
-//! read, as the snapshot at the start reads them (`snapshot`), and then the log goes on. So no change is lost at the seam and none
-//! is doubled, whatever single tables are narrowed down by.
+//! 1. The log rests between two transactions, and a temporary slot is made. It exports a snapshot of the database and names the
+//!    place that it stands for, which is not before the one where the log rests.
+//! 2. The log is followed up to that place: each transaction before it is in the snapshot, each behind it is not.
+//! 3. There it rests again, and the tables are read as the snapshot at the start reads them (`snapshot`). Then it goes on.
 //!
-//! The server is answered meanwhile (I4), and keeps its log. Rows of a table are published when the table is complete. Until all
-//! are, the request is stored, and a crash repeats the snapshot, at a later place.
+//! So no change is lost at the seam and none is doubled, whatever single tables are narrowed down by. The server is answered
+//! meanwhile (I4), and keeps its log. Rows of a table are published when the table is complete. Until all are, the request is
+//! stored, and a crash repeats the snapshot, at a later place.
 
-use std::sync::Arc;
-
-use tailwater_api::{Error, ErrorKind, Result};
-use tokio::task::JoinSet;
+use tailwater_api::Result;
 
 use crate::config::PostgresConfig;
 use crate::connect::SqlConnection;
@@ -23,15 +21,19 @@ use crate::source::temporary_anchor;
 
 /// What signals asked to be read while the log rests.
 pub(crate) struct BlockingSnapshots {
-    config: Arc<PostgresConfig>,
     tables: Vec<ReadingTable>,
-    making: JoinSet<Result<Anchor>>,
-    made: Option<Result<Anchor>>,
+    /// The snapshot for the first signal
+    anchor: Option<Anchor>,
+}
+
+/// The tables of a signal stand one behind the other.
+fn signal_of(table: &ReadingTable) -> Option<&str> {
+    table.request.as_ref().map(|request| request.signal.as_str())
 }
 
 impl BlockingSnapshots {
-    pub(crate) fn new(config: Arc<PostgresConfig>, tables: Vec<ReadingTable>) -> Self {
-        Self { config, tables, making: JoinSet::new(), made: None }
+    pub(crate) fn new(tables: Vec<ReadingTable>) -> Self {
+        Self { tables, anchor: None }
     }
 
     /// What is not read yet.
@@ -43,39 +45,32 @@ impl BlockingSnapshots {
         self.tables.extend(tables);
     }
 
-    /// Waits until the place of the next snapshot is known. Cancel-safe.
-    pub(crate) async fn wait(&mut self) {
-        if self.tables.is_empty() || self.made.is_some() {
-            return std::future::pending().await;
-        }
-        if self.making.is_empty() {
-            let config = self.config.clone();
-            self.making.spawn(async move {
-                let sql = SqlConnection::connect(&config).await?;
-                temporary_anchor(&config, &sql).await
-            });
-        }
-        let made = self.making.join_next().await;
-        self.made = Some(match made {
-            Some(Ok(made)) => made,
-            Some(Err(error)) => Err(Error::new(ErrorKind::Bug, "take a snapshot").because(error)),
-            None => Err(Error::new(ErrorKind::Bug, "take a snapshot").because("nobody takes one")),
-        });
+    /// Whether the log has to rest for a snapshot to be taken.
+    pub(crate) fn wants_snapshot(&self) -> bool {
+        !self.tables.is_empty() && self.anchor.is_none()
     }
 
-    /// Whether the log has to rest where everything before `place` was followed: the snapshot stands for no later place, or
-    /// cannot be taken.
-    pub(crate) fn is_reached(&self, place: Lsn) -> bool {
-        self.made.as_ref().is_some_and(|made| made.as_ref().map_or(true, |anchor| anchor.lsn <= place))
+    /// Takes the snapshot, while the log rests.
+    pub(crate) async fn take_snapshot(&mut self, config: &PostgresConfig) -> Result<()> {
+        let sql = SqlConnection::connect(config).await?;
+        self.anchor = Some(temporary_anchor(config, &sql).await?);
+        Ok(())
     }
 
-    /// The tables of the first signal, and the snapshot to read them in; `None` where it is not taken.
-    pub(crate) fn take(&mut self) -> Option<(Vec<ReadingTable>, Result<Anchor>)> {
-        let made = self.made.take()?;
-        let signal = self.requests().next()?.signal.clone();
-        let is_of_signal = |table: &ReadingTable| table.request.as_ref().is_some_and(|request| request.signal == signal);
-        let (tables, later) = self.tables.drain(..).partition(is_of_signal);
-        self.tables = later;
-        Some((tables, made))
+    /// The snapshot, if it stands for the place up to which the log was followed.
+    pub(crate) fn reached(&mut self, place: Lsn) -> Option<Anchor> {
+        self.anchor.take_if(|anchor| anchor.lsn <= place)
+    }
+
+    /// The tables of the first signal.
+    pub(crate) fn of_first(&self) -> &[ReadingTable] {
+        let is_of_same = |one: &ReadingTable, two: &ReadingTable| signal_of(one) == signal_of(two);
+        self.tables.chunk_by(is_of_same).next().unwrap_or_default()
+    }
+
+    /// The tables of the first signal, which are done with.
+    pub(crate) fn finish_first(&mut self) -> Vec<ReadingTable> {
+        let count = self.of_first().len();
+        self.tables.drain(..count).collect()
     }
 }

@@ -398,7 +398,7 @@ impl Run {
         let publication = Arc::new(self.publication.take());
         let paused = are_paused(context.state(), &server);
         let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), reading, paused);
-        let blocking = BlockingSnapshots::new(self.config.clone(), blocking);
+        let blocking = BlockingSnapshots::new(blocking);
         let signals = Channels::open(&self.config.relational.signals, context.take_signals());
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         let acknowledgements = Acknowledgements::new(position.resume);

@@ -200,6 +200,10 @@ impl<'a> Streaming<'a> {
     /// Follows the log until the task is to end or the connection breaks.
     pub(crate) async fn run(&mut self, stream: &mut ReplicationStream) -> Result<Ended> {
         let mut stopping = self.context.stopping();
+        if self.transaction.is_none() {
+            // What an earlier run was asked for.
+            self.rest(self.resume).await?;
+        }
         loop {
             let frame = match stream.next().now_or_never() {
                 Some(frame) => frame,
@@ -220,17 +224,11 @@ impl<'a> Streaming<'a> {
                         frame = stream.next() => frame,
                         request = self.signals.next(), if is_between => {
                             self.obey_request(request).await?;
+                            self.rest(self.resume).await?;
                             continue;
                         }
                         () = self.chunks.wait(), if is_between => {
                             self.read_chunks().await?;
-                            continue;
-                        }
-                        () = self.blocking.wait(), if is_between => {
-                            self.rest(self.resume).await?;
-                            if *stopping.borrow() {
-                                return self.finish().await;
-                            }
                             continue;
                         }
                         () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {

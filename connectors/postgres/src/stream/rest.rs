@@ -10,40 +10,59 @@ use super::{Streaming, stopped};
 use crate::catalog::TableDefinition;
 use crate::connect::SqlConnection;
 use crate::lsn::Lsn;
-use crate::position::ReadingTable;
 use crate::snapshot::{Anchor, Snapshot, Writer};
 
 impl Streaming<'_> {
-    /// Reads what a blocking snapshot asks for, if the log, which was followed to `place`, has reached the place of one. To be
-    /// called between two transactions.
+    /// Rests for a blocking snapshot, if one is asked for: to take it, or to read it where the log, which was followed to `place`,
+    /// has reached its place. To be called between two transactions.
     pub(super) async fn rest(&mut self, place: Lsn) -> Result<()> {
-        if !self.blocking.is_reached(place) {
-            return Ok(());
-        }
-        let Some((tables, made)) = self.blocking.take() else { return Ok(()) };
-        match made {
-            Ok(anchor) => {
-                // What stands before it leaves first.
-                self.send().await?;
-                self.read_resting(&tables, anchor).await?;
+        if self.blocking.wants_snapshot() {
+            let mut stopping = self.context.stopping();
+            let taken = tokio::select! {
+                biased;
+                () = stopped(&mut stopping) => return Ok(()),
+                taken = self.blocking.take_snapshot(self.config) => taken,
+            };
+            if let Err(error) = taken {
+                return self.end_rest(Err(error)).await;
             }
+        }
+        let Some(anchor) = self.blocking.reached(place) else { return Ok(()) };
+        // What stands before it leaves first.
+        self.send().await?;
+        let mut stopping = self.context.stopping();
+        let read = tokio::select! {
+            biased;
+            // The request stays; rows of tables that are not complete are forgotten.
+            () = stopped(&mut stopping) => return Ok(()),
+            read = self.read_resting(anchor) => read,
+        };
+        self.end_rest(read).await
+    }
+
+    /// The first blocking snapshot is done with.
+    async fn end_rest(&mut self, read: Result<()>) -> Result<()> {
+        match read {
+            Ok(()) => drop(self.blocking.finish_first()),
             Err(error) if is_passing(error.kind()) => return Err(error),
             Err(error) => {
                 warn!("the blocking snapshot is given up: {error}");
-                let notifications = Notifications::new(&self.config.relational.notifications, &self.config.relational.topic_prefix);
+                let relational = &self.config.relational;
+                let notifications = Notifications::new(&relational.notifications, &relational.topic_prefix);
                 if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Aborted, &[]) {
                     self.batch.push(record);
                 }
-                let server = &self.config.relational.topic_prefix;
-                self.batch.state.extend(tables.iter().map(|table| table.removal(server)));
+                let given_up = self.blocking.finish_first();
+                self.batch.state.extend(given_up.iter().map(|table| table.removal(&relational.topic_prefix)));
+                self.send().await?;
             }
         }
-        self.send().await?;
         Ok(())
     }
 
-    async fn read_resting(&mut self, tables: &[ReadingTable], anchor: Anchor) -> Result<()> {
+    async fn read_resting(&mut self, anchor: Anchor) -> Result<()> {
         let position = self.position();
+        let tables = self.blocking.of_first();
         let mut config = self.config.clone();
         let statements = tables.iter().filter_map(|table| Some((table.name.clone(), table.request.as_ref()?.condition.clone()?)));
         // The first that names a table counts.
@@ -58,7 +77,6 @@ impl Streaming<'_> {
         info!(at = %anchor.lsn, tables = definitions.len(), "the log rests while tables are read");
         let writer = Writer::new(&config, self.context, &position, &[], &definitions);
         let server = &config.relational.topic_prefix;
-        let mut stopping = self.context.stopping();
         let mut snapshot = Snapshot {
             config: &config,
             context: self.context,
@@ -73,18 +91,13 @@ impl Streaming<'_> {
         // A later place than that of the other tables: what the log says between would be in the rows already.
         let another =
             async || Err(Error::new(ErrorKind::Restarting, "read tables while the log rests").because("a table was rewritten meanwhile"));
-        tokio::select! {
-            biased;
-            // The request stays; rows of tables that are not complete are forgotten.
-            () = stopped(&mut stopping) => return Ok(()),
-            read = snapshot.read_all(&reader, &control, &definitions, &anchor, another) => read?,
-        }
+        snapshot.read_all(&reader, &control, &definitions, &anchor, another).await?;
         info!("the log goes on");
         Ok(())
     }
 }
 
-/// Whether a snapshot may be possible at the next try.
+/// Whether the snapshot may be possible at the next try. What never will be must not stop the log (I11).
 fn is_passing(kind: ErrorKind) -> bool {
     match kind {
         ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Restarting | ErrorKind::Conflict => true,

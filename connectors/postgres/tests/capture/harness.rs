@@ -31,6 +31,37 @@ impl ByteBudget for Generous {
     }
 }
 
+/// A budget of so many bytes for one task: more is granted where it holds nothing else.
+pub(crate) struct Tight {
+    limit: usize,
+    held: watch::Sender<usize>,
+}
+
+impl Tight {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, held: watch::channel(0).0 }
+    }
+}
+
+impl ByteBudget for Tight {
+    fn reserve(self: Arc<Self>, bytes: usize) -> BoxFuture<'static, Reservation> {
+        async move {
+            let mut changes = self.held.subscribe();
+            let take = |held: &mut usize| {
+                let fits = *held == 0 || *held + bytes <= self.limit;
+                *held += if fits { bytes } else { 0 };
+                fits
+            };
+            while !self.held.send_if_modified(take) {
+                changes.changed().await.expect("the sender is here");
+            }
+            let budget = Arc::clone(&self);
+            Reservation::new(bytes, move |bytes| budget.held.send_modify(|held| *held -= bytes))
+        }
+        .boxed()
+    }
+}
+
 /// A server that can be captured, of the version that `TAILWATER_TEST_POSTGRES` names (15, 17 or 18; 15 by default); `None`
 /// where it is not installed.
 pub(crate) async fn server(settings: &[(&str, &str)]) -> Option<PostgresServer> {
@@ -140,6 +171,11 @@ pub(crate) struct Running {
 
 /// Starts the source on what `log` holds.
 pub(crate) fn start(config: &PostgresConfig, log: Log) -> Running {
+    start_within(config, log, Arc::new(Generous))
+}
+
+/// Starts the source with so much room.
+pub(crate) fn start_within(config: &PostgresConfig, log: Log, budget: Arc<dyn ByteBudget>) -> Running {
     let (sender, batches) = mpsc::channel(4);
     let (confirmed, confirmed_receiver) = watch::channel(0);
     let (stop, stop_receiver) = watch::channel(false);
@@ -149,7 +185,7 @@ pub(crate) fn start(config: &PostgresConfig, log: Log) -> Running {
         0,
         log.state.clone(),
         sender,
-        Arc::new(Generous),
+        budget,
         confirmed_receiver,
         stop_receiver,
         signal_receiver,
