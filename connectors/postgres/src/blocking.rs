@@ -7,7 +7,8 @@
 //!
 //! So no change is lost at the seam and none is doubled, whatever single tables are narrowed down by. The server is answered
 //! meanwhile (I4), and keeps its log. Rows of a table are published when the table is complete. Until all are, the request is
-//! stored, and a crash repeats the snapshot, at a later place.
+//! stored, and a crash repeats the snapshot, at a later place. A table that DDL rewrites meanwhile is read from a newer snapshot; its
+//! changes between the two come once more, behind its rows.
 
 use tailwater_api::Result;
 
@@ -16,8 +17,7 @@ use crate::connect::SqlConnection;
 use crate::lsn::Lsn;
 use crate::position::ReadingTable;
 use crate::request::TableRequest;
-use crate::snapshot::Anchor;
-use crate::source::temporary_anchor;
+use crate::snapshot::{Anchor, temporary_anchor};
 
 /// What signals asked to be read while the log rests.
 pub(crate) struct BlockingSnapshots {

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_api::{ErrorKind, Result};
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tailwater_kit::snapshot_figures::SnapshotFigures;
 use tracing::{info, warn};
 
 use super::{Streaming, stopped};
 use crate::catalog::TableDefinition;
 use crate::connect::SqlConnection;
 use crate::lsn::Lsn;
-use crate::snapshot::{Anchor, Snapshot, Writer};
+use crate::snapshot::{Anchor, Snapshot};
 
 impl Streaming<'_> {
     /// Rests for a blocking snapshot, if one is asked for: to take it, or to read it where the log, which was followed to `place`,
@@ -28,8 +29,9 @@ impl Streaming<'_> {
             }
         }
         let Some(anchor) = self.blocking.reached(place) else { return Ok(()) };
-        // What stands before it leaves first.
+        // What stands before it leaves first, and the readers may need all room that there is (I6).
         self.send().await?;
+        self.chunks.give_way();
         let mut stopping = self.context.stopping();
         let read = tokio::select! {
             biased;
@@ -69,15 +71,13 @@ impl Streaming<'_> {
         config.relational.snapshot_selects.splice(0..0, statements);
         let config = Arc::new(config);
         let control = SqlConnection::connect(&config).await?;
-        let reader = SqlConnection::connect(&config).await?;
-        reader.without_timeout().await?;
         let mut definitions = TableDefinition::load(&control, None).await?;
         definitions.retain(|table| tables.iter().any(|asked_for| asked_for.oid == table.oid));
         definitions.sort_by_cached_key(TableDefinition::full_name);
         info!(at = %anchor.lsn, tables = definitions.len(), "the log rests while tables are read");
-        let writer = Writer::new(&config, self.context, &position, &[], &definitions);
         let server = &config.relational.topic_prefix;
-        let mut snapshot = Snapshot {
+        let figures = SnapshotFigures::begin(self.context.metrics());
+        let snapshot = Snapshot {
             config: &config,
             context: self.context,
             plans: &mut self.plans,
@@ -86,12 +86,9 @@ impl Streaming<'_> {
             completed: Vec::new(),
             position,
             at_end: tables.iter().map(|table| table.removal(server)).collect(),
-            writer,
+            figures: &figures,
         };
-        // A later place than that of the other tables: what the log says between would be in the rows already.
-        let another =
-            async || Err(Error::new(ErrorKind::Restarting, "read tables while the log rests").because("a table was rewritten meanwhile"));
-        snapshot.read_all(&reader, &control, &definitions, &anchor, another).await?;
+        snapshot.read_all(definitions, anchor).await?;
         info!("the log goes on");
         Ok(())
     }
