@@ -15,6 +15,7 @@
 
 mod acknowledge;
 mod batch;
+mod blocking;
 mod catalog;
 mod chunks;
 mod config;
@@ -33,6 +34,7 @@ mod probe;
 mod publication;
 mod relation;
 pub mod replication;
+mod request;
 mod reselect;
 mod restart;
 mod retention;

@@ -35,6 +35,7 @@ pub(super) struct Publisher<'a> {
     publication: Option<&'a Publication>,
     completed: Vec<CompletedTable>,
     position: Position,
+    at_end: Vec<StateChange>,
     figures: &'a SnapshotFigures,
     tables: Vec<Table>,
     /// Tables read to their end that are not published yet, in that order
@@ -65,7 +66,7 @@ struct Held {
 
 impl<'a> Publisher<'a> {
     pub(super) fn new(snapshot: Snapshot<'a>, tables: &[TableDefinition]) -> Self {
-        let Snapshot { config, context, plans, blocks, publication, completed, position, figures } = snapshot;
+        let Snapshot { config, context, plans, blocks, publication, completed, position, at_end, figures } = snapshot;
         let relational = &config.relational;
         let table = |table: &TableDefinition| {
             let name = table.full_name();
@@ -86,6 +87,7 @@ impl<'a> Publisher<'a> {
             publication,
             completed,
             position,
+            at_end,
             figures,
         }
     }
@@ -210,8 +212,11 @@ impl<'a> Publisher<'a> {
 
     /// Publishes what is left, with the position that says that the snapshot is complete.
     pub(super) async fn complete(mut self) -> Result<(Position, Vec<CompletedTable>)> {
-        self.position.snapshot = SnapshotProgress::Completed;
-        let state = vec![self.position.change(&self.config.relational.topic_prefix)];
+        if self.position.snapshot == SnapshotProgress::Running {
+            self.position.snapshot = SnapshotProgress::Completed;
+        }
+        let mut state = vec![self.position.change(&self.config.relational.topic_prefix)];
+        state.append(&mut self.at_end);
         // At most one table has waited until now: of two, one would have been published for the other's sake.
         match self.ended.pop_front() {
             Some(number) => self.publish(number, true, state).await?,

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod blocking;
 mod chunks;
 mod columns;
 mod conformance;
@@ -14,6 +15,7 @@ mod publications;
 mod refusals;
 mod rows;
 mod servers;
+mod signals;
 mod slots;
 mod snapshots;
 mod standbys;
