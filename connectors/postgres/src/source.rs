@@ -393,7 +393,7 @@ impl Run {
         let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
         let publication = Arc::new(self.publication.take());
         let paused = are_paused(context.state(), &server);
-        let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), reading, paused);
+        let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), context.metrics().clone(), reading, paused);
         let blocking = BlockingSnapshots::new(blocking);
         let signals = Channels::open(&self.config.relational.signals, context.take_signals());
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;

@@ -1,10 +1,13 @@
 //! A standby as the source: it decodes the log that it has replayed, and what its reads see is what it has replayed.
 
+use std::process::Command;
+
+use tailwater_api::signal::{Signal, SignalRequest};
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use crate::harness::{Log, config, eventually, start};
+use crate::harness::{Log, config, eventually, line, start};
 
 /// A primary with a publication for all tables, and its standby. Standbys decode since PostgreSQL 16.
 async fn pair() -> Option<(PostgresServer, PostgresServer)> {
@@ -79,4 +82,63 @@ async fn a_standby_that_cannot_decode_is_refused_with_the_way_out() {
     let error = start(&config(&standby, &[]), Log::default()).failed().await;
     assert_eq!(error.kind(), tailwater_api::ErrorKind::Unsupported);
     assert!(error.remedy().is_some_and(|mend| mend.contains("target_session_attrs")), "{error}");
+}
+
+/// Ends when dropped, so that no process stays stopped.
+struct Stopped(String);
+
+impl Stopped {
+    fn new(pid: i32) -> Self {
+        let stopped = Self(pid.to_string());
+        stopped.signal("-STOP");
+        stopped
+    }
+
+    fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.0]).status().unwrap().success());
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+#[tokio::test]
+async fn a_row_read_while_its_transaction_was_open_on_the_primary_does_not_follow_its_event() {
+    let Some((primary, standby)) = pair().await else { return };
+    let (client, on_standby) = (primary.connect("postgres").await.unwrap(), standby.connect("postgres").await.unwrap());
+    let telling = tell_what_runs(&primary).await;
+    let mut running = start(&config(&standby, &[("snapshot.mode", "no_data")]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    eventually(&on_standby, "SELECT bool_or(active) FROM pg_replication_slots").await;
+    telling.abort();
+    client.batch_execute("BEGIN; UPDATE t SET v = 1 WHERE id = 7").await.unwrap();
+    // From now on the log does not come on. What another database writes is replayed, and the log has nothing of it.
+    let sender = on_standby.query_one("SELECT active_pid FROM pg_replication_slots", &[]).await.unwrap().get(0);
+    let sender = Stopped::new(sender);
+    primary.create_database("other").await.unwrap();
+    replayed(&client, &standby).await;
+    let data = r#"{"type": "incremental", "data-collections": ["public.t"]}"#.to_owned();
+    let (request, answered) = SignalRequest::new(Signal { id: "1".into(), kind: "execute-snapshot".into(), data });
+    running.signals.send(request).await.unwrap();
+    // Its chunk is read, with the old row.
+    let is_read =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'tailwater' AND state = 'idle' AND query = 'ROLLBACK')";
+    tokio::select! {
+        () = running.until(|_| false) => {}
+        () = eventually(&on_standby, is_read) => {}
+    }
+    client.batch_execute("COMMIT").await.unwrap();
+    replayed(&client, &standby).await;
+    drop(sender);
+    running.records(3000).await;
+    client.batch_execute("INSERT INTO t VALUES (0, 0)").await.unwrap();
+    running.until(|log| log.records.last().is_some_and(|record| line(record).contains("{0}"))).await;
+    answered.await.unwrap().unwrap();
+    let lines = running.stop().await.lines();
+    let of_the_row: Vec<_> = lines.iter().filter(|line| line.contains(" {7} ")).collect();
+    assert_eq!(of_the_row, ["u public.t {7} null->{7,1}"]);
+    assert_eq!(lines.len(), 3001, "each other row once");
 }
