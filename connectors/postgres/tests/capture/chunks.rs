@@ -179,7 +179,8 @@ async fn nor_is_one_that_was_sent_while_it_was_in_progress() {
     let client = server.connect("postgres").await.unwrap();
     let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK, IN_PROGRESS], "id > 18000").await;
     // One that began later and has ended: from now on a snapshot lists the other among those that run.
-    client.batch_execute("SET synchronous_commit = local; CREATE TABLE later (a int); RESET synchronous_commit").await.unwrap();
+    client.batch_execute("SET synchronous_commit = local").await.unwrap();
+    client.batch_execute("CREATE TABLE later (a int)").await.unwrap();
     eventually(&client, "SELECT sum(stream_count) > 0 FROM pg_stat_replication_slots").await;
     running.until(is_complete).await;
     release_commits(&client).await;
