@@ -290,7 +290,7 @@ impl Chunks {
         if let Some(ended) = self.under_way.join_next().await {
             self.finished = Some(self.take_back(ended));
         } else if self.rests() {
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         } else {
             tokio::time::sleep_until(self.due).await;
         }
