@@ -527,7 +527,7 @@ impl Chunks {
                 table.removal(server)
             } else {
                 // Each event of the table is needed, so nothing is dropped by an anchor.
-                CompletedTable { name: table.name.clone(), anchor: Lsn::INVALID, rows: table.rows }.change(server)
+                CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: Lsn::INVALID, rows: table.rows }.change(server)
             }
         } else {
             table.change(server)

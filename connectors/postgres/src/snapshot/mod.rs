@@ -54,7 +54,7 @@ use crate::connect::{SqlConnection, replication_options, sql_error};
 use crate::event::{Blocks, Place};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, Position};
+use crate::position::{CompletedTable, LastMessage, Position};
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::slot;
 
@@ -90,6 +90,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) position: Position,
     /// What is stored with it
     pub(crate) at_end: Vec<StateChange>,
+    /// Where and when the rows were as they are read
+    pub(crate) place: LastMessage,
     pub(crate) figures: &'a SnapshotFigures,
 }
 
@@ -129,10 +131,10 @@ impl Snapshot<'_> {
         anchor: Anchor,
     ) -> Result<(Position, Vec<CompletedTable>)> {
         let place = Place {
-            lsn: self.position.last.lsn,
+            lsn: self.place.lsn,
             last_commit: self.position.last_commit,
-            xid: self.position.last.xid,
-            timestamp: self.position.last.timestamp,
+            xid: self.place.xid,
+            timestamp: self.place.timestamp,
             mark: SnapshotMark::Inside,
             origin: None,
         };

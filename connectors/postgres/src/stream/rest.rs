@@ -84,6 +84,7 @@ impl Streaming<'_> {
             blocks: &self.blocks,
             publication: (*self.publication).as_ref(),
             completed: Vec::new(),
+            place: position.last.clone(),
             position,
             at_end: tables.iter().map(|table| table.removal(server)).collect(),
             figures: &figures,
