@@ -23,6 +23,7 @@ use super::{Exit, Failure, open, service_manager};
 use crate::config::directory::Directory;
 use crate::config::worker_file::{self, Loaded, LogFormat, WorkerFile};
 use crate::rest::{self, Api};
+use crate::runtime::statuses::StatusPublisher;
 use crate::runtime::worker::{Worker, WorkerOptions};
 use crate::telemetry::{self, Levels, Registry};
 
@@ -174,8 +175,8 @@ async fn daemon(loaded: Loaded, levels: Levels) -> Result<(), Error> {
     let server = tokio::spawn(rest::serve(listener, api.clone(), rest_stopped));
     let alive = tokio::spawn(service_manager::keep_alive());
 
-    let worker = tokio::select! {
-        worker = start(loaded, &metrics, address) => worker?,
+    let (worker, statuses) = tokio::select! {
+        started = start(loaded, &metrics, address) => started?,
         () = signals.stop() => return Ok(()),
     };
     let ended = attend(&worker, &file, address, &api, &mut signals).await;
@@ -193,6 +194,9 @@ async fn daemon(loaded: Loaded, levels: Levels) -> Result<(), Error> {
             true
         }
     };
+    if let Some(statuses) = statuses.filter(|_| !ended_at_once) {
+        statuses.end().await;
+    }
     let _ = stop_rest.send(true);
     let _ = tokio::time::timeout(LAST_REQUESTS, server).await;
     alive.abort();
@@ -218,7 +222,7 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Error> {
     Ok((listener, address))
 }
 
-async fn start(loaded: Loaded, metrics: &Registry, address: SocketAddr) -> Result<Worker, Error> {
+async fn start(loaded: Loaded, metrics: &Registry, address: SocketAddr) -> Result<(Worker, Option<StatusPublisher>), Error> {
     let Loaded { file, values, providers, .. } = loaded;
     let opened = open::open(&file, &values, &address.to_string()).await?;
     let options = WorkerOptions {

@@ -24,7 +24,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 
 pub use self::configs::KafkaConfigs;
 pub use self::offsets::KafkaOffsets;
-pub use self::statuses::{KafkaStatuses, State, Status};
+pub use self::statuses::{KafkaStatuses, StatusChange, TopicUse};
 use self::table::{Clients, Table, TableOptions};
 
 /// The three tables of a worker.

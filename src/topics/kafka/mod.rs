@@ -51,7 +51,7 @@ use self::producer::{Deliveries, Producer};
 use self::reader::KafkaReader;
 use self::writer::{HeldProducer, KafkaWriter, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
-use crate::state::kafka::KafkaOffsets;
+use crate::state::kafka::{KafkaOffsets, TopicUse};
 use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// How long brokers may take to answer a question.
@@ -136,7 +136,7 @@ pub struct KafkaLog {
     changed: watch::Sender<u64>,
 }
 
-/// Which topics the connectors of this process have written and read.
+/// Which topics the connectors have written and read: those of this process, and what the status topic remembers of earlier ones.
 #[derive(Default)]
 struct Uses(Mutex<UsesByPlace>);
 
@@ -155,7 +155,10 @@ impl Uses {
 
     fn count(&self, connector: &Arc<str>, topic: &Arc<str>, is_written: bool) {
         let key = (Arc::clone(connector), Arc::clone(topic));
-        self.lock().entry(key).or_insert(Use { count: 0, is_written }).count += 1;
+        let mut uses = self.lock();
+        let used = uses.entry(key).or_insert(Use { count: 0, is_written });
+        used.count += 1;
+        used.is_written |= is_written;
     }
 
     /// The connector that has written `topic`.
@@ -325,6 +328,13 @@ impl KafkaLog {
         })
     }
 
+    /// Remembers which topics connectors used before this process. Who of them wrote is not known.
+    pub fn remember_uses(&self, uses: Vec<TopicUse>) {
+        let remembered =
+            uses.into_iter().map(|TopicUse { connector, topic }| ((connector.into(), topic.into()), Use { count: 0, is_written: false }));
+        self.uses.lock().extend(remembered);
+    }
+
     /// Identity of a topic's log.
     fn log_id(&self, topic: &str) -> LogId {
         Arc::from(format!("{}/{topic}", self.cluster))
@@ -387,7 +397,7 @@ impl KafkaLog {
     /// Topics of the cluster with the numbers of their partitions, without Kafka's and Connect's own.
     fn list(&self) -> Result<Vec<(Arc<str>, usize)>> {
         let metadata = self.observer.fetch_metadata(None, PATIENCE).map_err(|error| failed("list the topics", &error))?;
-        let own = |name: &str| name.starts_with("__") || self.internal.iter().any(|internal| internal == name);
+        let own = |name: &str| KAFKAS_OWN.contains(&name) || self.internal.iter().any(|internal| internal == name);
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && !own(topic.name()));
         let mut topics: Vec<_> = topics.map(|topic| (Arc::from(topic.name()), topic.partitions().len())).collect();
         topics.sort();
@@ -535,6 +545,8 @@ fn to_list(positions: &[LogPosition]) -> Result<TopicPartitionList> {
     Ok(list)
 }
 
+/// Topics of Kafka itself (4.3, `Topic`, `TopicBasedRemoteLogMetadataManagerConfig`).
+const KAFKAS_OWN: [&str; 5] = [OFFSETS, "__transaction_state", "__share_group_state", "__cluster_metadata", "__remote_log_metadata"];
 /// A topic that every cluster may have; it does not matter whether this one has.
 const OFFSETS: &str = "__consumer_offsets";
 /// Begins the names of groups that only look; they commit nothing and join nothing.
