@@ -74,7 +74,7 @@ impl KeyAndValue {
     }
 }
 
-/// A part of a record that a converter reads.
+/// A part of a record that a converter reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordPart {
     /// The key
@@ -134,12 +134,13 @@ impl Converters {
     /// Writes key and value of `record` over what `out` held.
     ///
     /// # Errors
-    /// Those of the converters.
-    pub fn write(&mut self, record: &Record, out: &mut KeyAndValue) -> Result<()> {
+    /// Those of the converters, with the part that does not convert.
+    pub fn write(&mut self, record: &Record, out: &mut KeyAndValue) -> Result<(), (RecordPart, Error)> {
+        let Record { topic, key, value, .. } = record;
         out.buffer.clear();
-        let has_key = write_datum(&mut *self.key, &record.topic, &record.key, &mut out.buffer)?;
+        let has_key = write_datum(&mut *self.key, topic, key, &mut out.buffer).map_err(|error| (RecordPart::Key, error))?;
         out.key = has_key.then_some(out.buffer.len());
-        out.has_value = write_datum(&mut *self.value, &record.topic, &record.value, &mut out.buffer)?;
+        out.has_value = write_datum(&mut *self.value, topic, value, &mut out.buffer).map_err(|error| (RecordPart::Value, error))?;
         Ok(())
     }
 

@@ -52,13 +52,13 @@ fn kills() -> u32 {
 pub(crate) type Rows = Vec<(i64, i64, Option<String>)>;
 
 /// A target table as the comparison sees it.
-enum Target {
+pub(crate) enum Target {
     Sqlite(String),
     Postgres(Client),
 }
 
 impl Target {
-    async fn rows(&self, table: &str, text: &str) -> Rows {
+    pub(crate) async fn rows(&self, table: &str, text: &str) -> Rows {
         let query = format!("SELECT id, \"change\", {text} FROM {table} ORDER BY id, \"change\"");
         match self {
             Self::Sqlite(url) => {
@@ -76,13 +76,13 @@ impl Target {
     }
 }
 
-async fn source_rows(client: &Client, table: &str, text: &str) -> Rows {
+pub(crate) async fn source_rows(client: &Client, table: &str, text: &str) -> Rows {
     let query = format!("SELECT id, change, {text} FROM {table} ORDER BY id, change");
     client.query(&query, &[]).await.unwrap().iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
 }
 
 /// Writes transactions of all kinds until told to stop. Ids and change numbers are never used twice.
-async fn write(client: Client, stop: Arc<AtomicBool>) {
+pub(crate) async fn write(client: Client, stop: Arc<AtomicBool>) {
     let mut next = i64::from(ROWS);
     while !stop.load(Ordering::Relaxed) {
         let mut sql = String::from("BEGIN;");
@@ -186,7 +186,7 @@ async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target) {
 }
 
 /// Says what is missing, what is too much and what differs, a few rows of each.
-fn assert_equal(table: &str, expected: &Rows, found: &Rows) {
+pub(crate) fn assert_equal(table: &str, expected: &Rows, found: &Rows) {
     if expected == found {
         return;
     }

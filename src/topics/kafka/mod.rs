@@ -2,6 +2,7 @@
 //!
 //! - `writer`, `producer`: a source's records become bytes and durable
 //! - `reader`: the consumer of a sink task
+//! - `observer`: clients that only ask, and the first question to a cluster
 //! - `creation`: with what options topics are made
 //! - `unchanged`: what bytes cannot say about a record (I8)
 //! - `client`: settings of Java clients as those of librdkafka
@@ -15,6 +16,7 @@
 pub mod client;
 mod creation;
 pub mod errors;
+pub mod observer;
 mod producer;
 mod reader;
 #[cfg(test)]
@@ -29,9 +31,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::Producer as _;
@@ -44,9 +46,10 @@ use tailwater_api::state::{SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result, Value};
 use tokio::sync::watch;
 
-use self::client::{ClientSettings, Role};
+use self::client::{ClientSettings, Role, can_administer};
 use self::creation::{TopicCreation, TopicOptions};
 use self::errors::{failed, failed_with_code};
+use self::observer::{ObservingClient, observing_client};
 use self::producer::{Deliveries, Producer};
 use self::reader::KafkaReader;
 use self::writer::{HeldProducer, KafkaWriter, Sender, keep_offsets};
@@ -125,7 +128,7 @@ pub struct KafkaLog {
     options: Arc<KafkaOptions>,
     offsets: Arc<dyn OffsetStore>,
     /// Answers questions about the cluster
-    observer: Arc<BaseConsumer<Observer>>,
+    observer: Arc<ObservingClient>,
     /// Begins the identity of every topic's log
     cluster: Arc<str>,
     /// Writes what no source sends
@@ -173,21 +176,6 @@ struct Own {
     writer: KafkaWriter,
     number: u64,
 }
-
-/// The context of clients that only ask.
-struct Observer;
-
-impl ClientContext for Observer {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, _: KafkaError, reason: &str) {
-        tracing::debug!("Kafka cannot be asked at the moment: {reason}");
-    }
-}
-
-impl rdkafka::consumer::ConsumerContext for Observer {}
 
 /// Passes a line of librdkafka on. What it calls an error is mostly a connection that it makes anew; what stays wrong comes back as the
 /// error of a call.
@@ -248,7 +236,8 @@ impl Topics {
         if self.makes {
             let admin = AdminClient::from_config_and_context(&self.admin, DefaultClientContext)
                 .map_err(|error| failed("make a Kafka admin client", &error))?;
-            creation::make(&admin, topic, self.creation.of(topic)).await?;
+            let made = creation::make(&admin, topic, self.creation.of(topic)).await;
+            made.map_err(|error| producer.context().take_failure().unwrap_or(error))?;
             drop_off_the_async_threads(admin);
         }
         let (producer, name) = (Arc::clone(producer), Arc::clone(topic));
@@ -267,7 +256,9 @@ fn wait_for_leaders(producer: &Producer, topic: &str) -> Result<()> {
     let deadline = std::time::Instant::now() + LEADERS;
     loop {
         let metadata = producer.client().fetch_metadata(Some(topic), PATIENCE);
-        let metadata = metadata.map_err(|error| failed(format!("look for the topic {topic}"), &error))?;
+        // That brokers refuse the connection says more than that none has answered.
+        let cannot = |error| producer.context().take_failure().unwrap_or_else(|| failed(format!("look for the topic {topic}"), &error));
+        let metadata = metadata.map_err(cannot)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let why = match found {
             Some(found) => match found.error() {
@@ -300,22 +291,7 @@ impl KafkaLog {
         });
         let internal = Arc::from(internal);
         let config = options.client(Role::Consumer, None)?;
-        let observer = BaseConsumer::from_config_and_context(&config, Observer);
-        let observer = Arc::new(observer.map_err(|error| failed("make a Kafka client", &error))?);
-        let servers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
-        let cluster = {
-            let observer = Arc::clone(&observer);
-            blocking(move || {
-                let doing = || format!("connect to Kafka at {servers}");
-                // Any question shows whether the brokers answer, and if not, why.
-                observer.fetch_metadata(Some(OFFSETS), PATIENCE).map_err(|error| failed(doing(), &error))?;
-                observer
-                    .client()
-                    .fetch_cluster_id(PATIENCE)
-                    .ok_or_else(|| Error::new(ErrorKind::Unreachable, doing()).because("no broker has said the identity of its cluster"))
-            })
-            .await?
-        };
+        let (observer, cluster) = observer::connect(&config).await?;
         Ok(Self {
             options: Arc::new(options),
             offsets,
@@ -355,16 +331,28 @@ impl KafkaLog {
             Some(connector) => self.offsets.load(connector).await?,
             None => SourceState::default(),
         };
+        let admin = self.options.client(Role::Admin, Some(&user.config))?;
+        let is_off = |enable: &str| enable.trim().eq_ignore_ascii_case("false");
         let topics = Topics {
             creation,
-            makes: self.options.worker.get("topic.creation.enable").is_none_or(|enable| !enable.trim().eq_ignore_ascii_case("false")),
-            admin: self.options.client(Role::Admin, Some(&user.config))?,
+            makes: can_administer(&admin) && !self.options.worker.get("topic.creation.enable").is_some_and(is_off),
+            admin,
             connector,
             uses: Arc::clone(&self.uses),
         };
         let (keeper, durable) = keep_offsets(Arc::clone(producer.context()), Arc::clone(&user.connector), Arc::clone(&self.offsets), self);
         let sender = Sender { producer: HeldProducer::new(producer), converters: self.converters(user)?, bytes: KeyAndValue::default() };
-        Ok(KafkaWriter { topics, state, sender, durable, accepted: 0, known: HashSet::new(), queued: None, keeper })
+        Ok(KafkaWriter {
+            topics,
+            state,
+            sender,
+            durable,
+            accepted: 0,
+            known: HashSet::new(),
+            queued: None,
+            refusals: user.refusals.clone(),
+            keeper,
+        })
     }
 
     async fn append_own(&self, records: Vec<Record>) -> Result<()> {
@@ -445,7 +433,7 @@ impl KafkaLog {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
             .set("queued.max.messages.kbytes", "1024");
-        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), &error))?;
+        let consumer = observing_client(&config)?;
         let mut assigned = TopicPartitionList::new();
         let number = i32::try_from(partition).map_err(|_| unknown())?;
         let begin = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
@@ -469,10 +457,10 @@ impl KafkaLog {
     }
 
     /// A client that speaks for a sink's group without being a member of it.
-    fn group_client(&self, group: &str) -> Result<BaseConsumer<Observer>> {
+    fn group_client(&self, group: &str) -> Result<ObservingClient> {
         let mut config = self.options.client(Role::Consumer, None)?;
         config.set("group.id", group_of(group));
-        BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed("make a Kafka client", &error))
+        observing_client(&config)
     }
 
     fn committed_offsets(&self, group: &str) -> Result<Vec<LogPosition>> {
