@@ -5,8 +5,9 @@
 //!
 //! - A file that cannot be read or parsed is an error in the log, and the connector that it declared before goes on.
 //! - Of two files that declare one name the one that came first stays (at the start: the first by file name).
-//! - A file that is gone deletes its connector, which keeps its offsets. A directory that cannot be listed, as one
-//!   whose volume is not mounted, deletes nothing.
+//! - A file that is gone deletes its connector, which keeps its offsets; so do the files of the directory that was
+//!   watched before, when the worker is started with another one. A directory that cannot be listed, as one whose
+//!   volume is not mounted, deletes nothing.
 //!
 //! Events of the file system only say that something changed; after a short quiet the whole directory is read again.
 //! So atomic renames, editors that write twice, and Kubernetes' switch of the `..data` link all look alike. A slow
@@ -61,11 +62,9 @@ impl Directory {
         let doing = || format!("read the directory of connectors {}", path.display());
         let mend = "create it, or correct connectors.dir of the worker file (--connectors)";
         let path = std::fs::canonicalize(path).map_err(|error| Error::new(ErrorKind::Missing, doing()).because(error).mend(mend))?;
-        // Connectors that files of this directory declared before the last stop.
-        let owned = worker.list().await.into_iter().filter_map(|info| {
-            let file = info.file.filter(|file| file.parent() == Some(&path))?;
-            Some((file, ConnectorFile { name: info.name, config: info.config }))
-        });
+        // Connectors that files declared before the last stop; what another directory declared then is not declared now.
+        let owned =
+            worker.list().await.into_iter().filter_map(|info| Some((info.file?, ConnectorFile { name: info.name, config: info.config })));
         Ok(Self { applied: owned.collect(), path, seen: BTreeMap::new(), worker })
     }
 
@@ -456,6 +455,20 @@ mod tests {
         version(2, "two");
         comes_to(&worker, &[("dir-k8s", "two")]).await;
         watching.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_same_files_in_another_directory_declare_the_same_connectors() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let worker = worker().await;
+        for name in ["dir-moved", "dir-left"] {
+            std::fs::write(one.path().join(format!("{name}.yaml")), blackhole(name, "one")).unwrap();
+        }
+        Directory::open(one.path(), worker.clone()).await.unwrap().scan().await;
+        assert_eq!(declared(&worker).await.len(), 2);
+        std::fs::copy(one.path().join("dir-moved.yaml"), two.path().join("dir-moved.yaml")).unwrap();
+        Directory::open(two.path(), worker.clone()).await.unwrap().scan().await;
+        assert_eq!(declared(&worker).await, [("dir-moved".to_owned(), "one".to_owned())]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tailwater_api::record::SchemaAndValue;
+use tailwater_api::record::{Headers, SchemaAndValue};
 use tailwater_api::{Error, ErrorKind, Kind, Result, Schema, Scope, Value};
 use tailwater_kit::stand_in::Placeholder;
 
@@ -37,7 +37,7 @@ pub(super) struct BytesConverter {
 }
 
 impl Converter for BytesConverter {
-    fn write(&mut self, _topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
+    fn write(&mut self, _topic: &str, _headers: &Headers, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
         let value = known(data.schema.as_deref(), &data.value, &self.placeholder);
         match (self.taken, &*value) {
             (_, Value::Null) => return Ok(false),

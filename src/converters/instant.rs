@@ -21,6 +21,12 @@ pub(super) fn of(name: &str, value: i64) -> Option<Instant> {
     }
 }
 
+/// Date and time in UTC with milliseconds, `2024-02-29T12:34:56.789Z`; `milliseconds` are counted from 1970.
+pub(super) fn iso_date_and_time(milliseconds: i64) -> String {
+    let (year, month, day) = date_from_days(milliseconds.div_euclid(DAY));
+    format!("{year:04}-{month:02}-{day:02}T{}.{:03}Z", Instant(milliseconds).clock(), milliseconds.rem_euclid(1000))
+}
+
 impl Instant {
     /// As Java's `Date.toString` in UTC: `Thu Jan 01 00:00:00 UTC 1970`.
     pub(super) fn java_date(self) -> String {
@@ -63,6 +69,7 @@ mod tests {
         let instant = Instant(1_709_210_096_789);
         assert_eq!(instant.iso(), "2024-02-29T12:34:56.789Z");
         assert_eq!(instant.java_date(), "Thu Feb 29 12:34:56 UTC 2024");
+        assert_eq!(iso_date_and_time(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(Instant(2 * DAY).iso(), "1970-01-03");
         assert_eq!(Instant(3_600_000).iso(), "01:00:00.000Z");
         assert_eq!(Instant(-1).java_date(), "Wed Dec 31 23:59:59 UTC 1969");

@@ -5,7 +5,7 @@
 
 use tailwater_api::Result;
 use tailwater_api::config::{ConfigField, ConfigReader, FieldType};
-use tailwater_api::record::SchemaAndValue;
+use tailwater_api::record::{Headers, SchemaAndValue};
 use tailwater_kit::json::{DecimalFormat, JsonOptions, JsonReader, JsonWriter, ReadOptions};
 use tailwater_kit::stand_in::Placeholder;
 
@@ -19,11 +19,14 @@ pub(super) const FIELDS: &[ConfigField] = &[
         .default("true"),
 ];
 
+pub(super) const DECIMAL_FORMATS: &[(&str, DecimalFormat)] = &[("BASE64", DecimalFormat::Base64), ("NUMERIC", DecimalFormat::Numeric)];
+
 /// Writes and reads JSON.
 pub(super) struct JsonConverter {
-    writer: JsonWriter,
-    reader: JsonReader,
-    schemas: bool,
+    pub(super) writer: JsonWriter,
+    pub(super) reader: JsonReader,
+    /// Whether the schema stands beside each value
+    pub(super) schemas: bool,
 }
 
 impl JsonConverter {
@@ -33,16 +36,15 @@ impl JsonConverter {
     }
 
     pub(super) fn read(reader: &ConfigReader<'_>, placeholder: Placeholder) -> Self {
-        let formats = [("BASE64", DecimalFormat::Base64), ("NUMERIC", DecimalFormat::Numeric)];
         let options = JsonOptions {
-            decimal_format: reader.choice("decimal.format", &formats),
+            decimal_format: reader.choice("decimal.format", DECIMAL_FORMATS),
             replace_null_with_default: reader.boolean("replace.null.with.default"),
             placeholder,
         };
         Self::new(options, reader.boolean("schemas.enable"))
     }
 
-    fn new(options: JsonOptions, schemas: bool) -> Self {
+    pub(super) fn new(options: JsonOptions, schemas: bool) -> Self {
         let JsonOptions { replace_null_with_default, placeholder, .. } = options.clone();
         let reader = JsonReader::new(ReadOptions { replace_null_with_default, placeholder: Some(placeholder) });
         Self { writer: JsonWriter::new(options), reader, schemas }
@@ -50,7 +52,7 @@ impl JsonConverter {
 }
 
 impl Converter for JsonConverter {
-    fn write(&mut self, _topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
+    fn write(&mut self, _topic: &str, _headers: &Headers, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
         if data.is_none() {
             return Ok(false);
         }

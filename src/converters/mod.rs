@@ -5,6 +5,7 @@
 //! with its options, as in Connect. Where neither names one, keys and values are JSON without schemas and headers are text.
 
 mod bytes;
+mod cloud_events;
 mod instant;
 mod json;
 mod simple_header;
@@ -14,11 +15,12 @@ use std::borrow::Cow;
 
 use ::bytes::Bytes;
 use tailwater_api::config::{ConfigFault, ConfigField, ConfigReader, ConfigReport, ConfigValues};
-use tailwater_api::record::{Record, SchemaAndValue};
+use tailwater_api::record::{Headers, Record, SchemaAndValue};
 use tailwater_api::{Error, ErrorKind, Result, Schema, Scope, Value};
 use tailwater_kit::stand_in::{self, Placeholder};
 
 use self::bytes::{BytesConverter, Taken};
+use self::cloud_events::CloudEventsConverter;
 use self::json::JsonConverter;
 use self::simple_header::SimpleHeaderConverter;
 use self::string::StringConverter;
@@ -27,11 +29,11 @@ use crate::config::options::read_options;
 
 /// Writes keys or values as bytes. Keeps encoders compiled from schemas, so it is owned by one thread.
 pub trait Converter: Send {
-    /// Appends the bytes of `data` to `out`; `false` if there are none, as for a tombstone.
+    /// Appends the bytes of `data`, in a record with these headers, to `out`; `false` if there are none, as for a tombstone.
     ///
     /// # Errors
     /// The data does not fit the converter; its scope is the record.
-    fn write(&mut self, topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool>;
+    fn write(&mut self, topic: &str, headers: &Headers, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool>;
 
     /// Reads what another converter of this kind may have written.
     ///
@@ -117,16 +119,16 @@ impl Converters {
     /// # Errors
     /// Those of the converters.
     pub fn convert(&mut self, record: &Record) -> Result<ConvertedRecord> {
-        let topic = &record.topic;
+        let (topic, none) = (&record.topic, Headers::default());
         let buffer = &mut self.buffer;
         let headers = record
             .headers
             .iter()
-            .map(|header| Ok((header.name.to_string(), write(&mut *self.header, topic, &header.value, buffer)?)))
+            .map(|header| Ok((header.name.to_string(), write(&mut *self.header, topic, &none, &header.value, buffer)?)))
             .collect::<Result<_>>()?;
         Ok(ConvertedRecord {
-            key: write(&mut *self.key, topic, &record.key, buffer)?,
-            value: write(&mut *self.value, topic, &record.value, buffer)?,
+            key: write(&mut *self.key, topic, &record.headers, &record.key, buffer)?,
+            value: write(&mut *self.value, topic, &record.headers, &record.value, buffer)?,
             headers,
         })
     }
@@ -136,11 +138,12 @@ impl Converters {
     /// # Errors
     /// Those of the converters, with the part that does not convert.
     pub fn write(&mut self, record: &Record, out: &mut KeyAndValue) -> Result<(), (RecordPart, Error)> {
-        let Record { topic, key, value, .. } = record;
+        let Record { topic, key, value, headers, .. } = record;
         out.buffer.clear();
-        let has_key = write_datum(&mut *self.key, topic, key, &mut out.buffer).map_err(|error| (RecordPart::Key, error))?;
+        let has_key = write_datum(&mut *self.key, topic, headers, key, &mut out.buffer).map_err(|error| (RecordPart::Key, error))?;
         out.key = has_key.then_some(out.buffer.len());
-        out.has_value = write_datum(&mut *self.value, topic, value, &mut out.buffer).map_err(|error| (RecordPart::Value, error))?;
+        out.has_value =
+            write_datum(&mut *self.value, topic, headers, value, &mut out.buffer).map_err(|error| (RecordPart::Value, error))?;
         Ok(())
     }
 
@@ -164,25 +167,31 @@ impl Converters {
     /// Those of the converter.
     pub fn header(&mut self, topic: &str, value: &SchemaAndValue) -> Result<Option<&[u8]>> {
         self.buffer.clear();
-        let is_there = write_datum(&mut *self.header, topic, value, &mut self.buffer)?;
+        let is_there = write_datum(&mut *self.header, topic, &Headers::default(), value, &mut self.buffer)?;
         Ok(is_there.then_some(&self.buffer[..]))
     }
 }
 
-fn write(converter: &mut dyn Converter, topic: &str, data: &SchemaAndValue, buffer: &mut Vec<u8>) -> Result<Option<Bytes>> {
+fn write(
+    converter: &mut dyn Converter,
+    topic: &str,
+    headers: &Headers,
+    data: &SchemaAndValue,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<Bytes>> {
     buffer.clear();
-    Ok(write_datum(converter, topic, data, buffer)?.then(|| Bytes::copy_from_slice(buffer)))
+    Ok(write_datum(converter, topic, headers, data, buffer)?.then(|| Bytes::copy_from_slice(buffer)))
 }
 
 /// Bytes without a schema are bytes as they stand on a topic, read there by a log that holds bytes: they stay as they are. (A
 /// converter that reads bytes as a value gives them a schema.)
-fn write_datum(converter: &mut dyn Converter, topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
+fn write_datum(converter: &mut dyn Converter, topic: &str, headers: &Headers, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
     match data {
         SchemaAndValue { schema: None, value: Value::Bytes(bytes) } => {
             out.extend_from_slice(bytes);
             Ok(true)
         }
-        data => converter.write(topic, data, out),
+        data => converter.write(topic, headers, data, out),
     }
 }
 
@@ -209,6 +218,7 @@ fn known<'a>(schema: Option<&Schema>, value: &'a Value, placeholder: &Placeholde
 #[derive(Clone, Copy)]
 enum Named {
     Json,
+    CloudEvents,
     String,
     Simple,
     Bytes(Taken),
@@ -217,6 +227,7 @@ enum Named {
 /// Short names and Java classes.
 const NAMES: &[(&str, &str, Named)] = &[
     ("json", "org.apache.kafka.connect.json.JsonConverter", Named::Json),
+    ("cloudevents", "io.debezium.converters.CloudEventsConverter", Named::CloudEvents),
     ("string", "org.apache.kafka.connect.storage.StringConverter", Named::String),
     ("simple", "org.apache.kafka.connect.storage.SimpleHeaderConverter", Named::Simple),
     ("bytes", "org.apache.kafka.connect.converters.ByteArrayConverter", Named::Bytes(Taken::Bytes)),
@@ -230,12 +241,12 @@ const NAMES: &[(&str, &str, Named)] = &[
 
 /// Classes and keys of all converters of keys and values.
 pub fn converters() -> impl Iterator<Item = (&'static str, &'static [&'static [ConfigField]])> {
-    header_converters().filter(|(class, _)| !class.ends_with("SimpleHeaderConverter"))
+    NAMES.iter().filter(|(.., named)| !matches!(named, Named::Simple)).map(|(_, class, named)| (*class, named.fields()))
 }
 
 /// Classes and keys of all converters of headers.
 pub fn header_converters() -> impl Iterator<Item = (&'static str, &'static [&'static [ConfigField]])> {
-    NAMES.iter().map(|(_, class, named)| (*class, named.fields()))
+    NAMES.iter().filter(|(.., named)| !matches!(named, Named::CloudEvents)).map(|(_, class, named)| (*class, named.fields()))
 }
 
 /// Converters that need a schema registry.
@@ -273,6 +284,7 @@ impl Named {
     fn fields(self) -> &'static [&'static [ConfigField]] {
         match self {
             Self::Json => &[json::FIELDS],
+            Self::CloudEvents => &[cloud_events::FIELDS],
             Self::String => &[string::FIELDS],
             Self::Simple | Self::Bytes(_) => &[],
         }
@@ -281,6 +293,7 @@ impl Named {
     fn build(self, reader: &ConfigReader<'_>, placeholder: Placeholder) -> Box<dyn Converter> {
         match self {
             Self::Json => Box::new(JsonConverter::read(reader, placeholder)),
+            Self::CloudEvents => Box::new(CloudEventsConverter::configured(reader, placeholder)),
             Self::String => Box::new(StringConverter { placeholder }),
             Self::Simple => Box::new(SimpleHeaderConverter { placeholder }),
             Self::Bytes(taken) => Box::new(BytesConverter { taken, placeholder, schema: None }),
@@ -318,6 +331,10 @@ fn build(
         }
         Ok(Named::Simple) if role != "header.converter" => {
             report.faults.push(fault(role, "SimpleHeaderConverter writes headers only".to_owned()));
+            None
+        }
+        Ok(Named::CloudEvents) if role != "value.converter" => {
+            report.faults.push(fault(role, "CloudEventsConverter writes values only".to_owned()));
             None
         }
         Ok(named) => {

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use tailwater_api::record::SchemaAndValue;
+use tailwater_api::record::{Headers, SchemaAndValue};
 use tailwater_api::{Kind, Result, Schema, Value};
 use tailwater_kit::number_text::{write_decimal, write_double, write_float};
 use tailwater_kit::stand_in::{DECIMAL, Placeholder};
@@ -22,7 +22,7 @@ pub(super) struct SimpleHeaderConverter {
 }
 
 impl Converter for SimpleHeaderConverter {
-    fn write(&mut self, _topic: &str, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
+    fn write(&mut self, _topic: &str, _headers: &Headers, data: &SchemaAndValue, out: &mut Vec<u8>) -> Result<bool> {
         let value = known(data.schema.as_deref(), &data.value, &self.placeholder);
         if value.is_null() {
             return Ok(false);

@@ -153,3 +153,98 @@ fn options_without_effect_are_noted() {
     let alone = notes(&[("value.converter.schemas.enable", "false")], &[("value.converter", "json")]);
     assert_eq!(alone, ["value.converter.schemas.enable: has no effect without value.converter beside it"]);
 }
+
+const CLOUD_EVENTS: &str = "io.debezium.converters.CloudEventsConverter";
+
+/// A source block, an operation and a transaction in headers, as HeaderFrom leaves them.
+fn headers_of_an_event() -> Vec<(&'static str, SchemaAndValue)> {
+    let text = || Schema::of(Kind::String).build();
+    let optional = |kind| Schema::of(kind).optional().build();
+    let fields = vec![
+        Field::new("connector", text()),
+        Field::new("name", text()),
+        Field::new("ts_ms", Schema::of(Kind::Int64).build()),
+        Field::new("snapshot", Schema::of(Kind::String).optional().default(Value::text("false")).build()),
+        Field::new("txId", optional(Kind::Int64)),
+        Field::new("origin_lsn", optional(Kind::Int64)),
+    ];
+    let source = Value::Struct(Box::new([
+        Value::text("postgresql"),
+        Value::text("shop"),
+        Value::Int64(1_709_210_096_780),
+        Value::Null,
+        Value::Int64(7),
+        Value::Null,
+    ]));
+    vec![
+        ("source", SchemaAndValue::new(Schema::structure(fields).build(), source)),
+        ("op", SchemaAndValue::new(text(), Value::text("c"))),
+        ("id", SchemaAndValue::new(text(), Value::text("an \"id\""))),
+        ("type", SchemaAndValue::new(text(), Value::text("Created"))),
+        ("dataSchemaName", SchemaAndValue::new(text(), Value::text("Order"))),
+    ]
+}
+
+fn small_record(headers: &[(&'static str, SchemaAndValue)]) -> Record {
+    let row = Schema::structure(vec![Field::new("a", schema(Kind::Int32))]).name("x").build();
+    let value = SchemaAndValue::new(row, Value::Struct(Box::new([Value::Int32(1)])));
+    let mut record = Record::new("t".into(), SchemaAndValue::NONE, value);
+    for (name, value) in headers {
+        record.headers.push(*name, value.clone());
+    }
+    record
+}
+
+#[test]
+fn a_cloud_event_is_made_of_metadata_in_headers() {
+    let mut converters = converters(&[("value.converter", CLOUD_EVENTS), ("value.converter.metadata.source", "header")], &[]);
+    let record = small_record(&headers_of_an_event());
+    let expected = concat!(
+        r#"{"id":"an \"id\"","source":"/debezium/postgresql/shop","specversion":"1.0","type":"Created","time":"2024-02-29T12:34:56.780Z","#,
+        r#""datacontenttype":"application/json","iodebeziumop":"c","iodebeziumconnector":"postgresql","iodebeziumname":"shop","#,
+        r#""iodebeziumtsms":"1709210096780","iodebeziumsnapshot":"false","iodebeziumtxId":"7","iodebeziumoriginlsn":null,"#,
+        r#""iodebeziumtxid":null,"iodebeziumtxtotalorder":null,"iodebeziumtxdatacollectionorder":null,"#,
+        r#""data":{"schema":{"type":"struct","fields":[{"type":"int32","optional":true,"field":"a"}],"optional":false,"name":"Order"},"#,
+        r#""payload":{"a":1}}}"#,
+    );
+    assert_eq!(text(converters.convert(&record).unwrap().value), expected);
+    assert_eq!(text(converters.convert(&record).unwrap().value), expected, "from what was compiled");
+}
+
+#[test]
+fn ids_types_and_names_are_generated_where_that_is_asked_for() {
+    let options = [
+        ("value.converter", "cloudevents"),
+        ("value.converter.metadata.source", "header, id:generate, type:generate, dataSchemaName:generate"),
+        ("value.converter.extension.attributes.enable", "false"),
+    ];
+    let written = text(converters(&options, &[]).convert(&small_record(&headers_of_an_event())).unwrap().value);
+    assert!(written.starts_with(r#"{"id":"name:shop;lsn:null;txId:7;sequence:null","#), "{written}");
+    assert!(written.contains(r#""type":"io.debezium.connector.postgresql.DataChangeEvent""#), "{written}");
+    assert!(written.contains(r#""name":"io.debezium.connector.postgresql.Data""#), "{written}");
+    assert!(!written.contains("iodebezium"), "{written}");
+}
+
+#[test]
+fn what_is_no_change_event_is_json_and_a_missing_header_is_an_error() {
+    let record = small_record(&[]);
+    let in_value = [("value.converter", CLOUD_EVENTS), ("value.converter.json.schemas.enable", "false")];
+    assert_eq!(text(converters(&in_value, &[]).convert(&record).unwrap().value), r#"{"a":1}"#);
+    let in_headers = [("value.converter", CLOUD_EVENTS), ("value.converter.metadata.source", "header,dataSchemaName:generate")];
+    let without_type = headers_of_an_event().into_iter().filter(|(name, _)| *name != "type").collect::<Vec<_>>();
+    let error = converters(&in_headers, &[]).convert(&small_record(&without_type)).unwrap_err();
+    assert!(error.to_string().contains("no header \"type\""), "{error}");
+}
+
+#[test]
+fn what_cloud_events_cannot_be_is_a_fault() {
+    let prefix = "value.converter";
+    let one = |key: &str, value: &str| faults(&[(prefix, CLOUD_EVENTS), (&format!("{prefix}.{key}"), value)]).join("\n");
+    assert!(one("serializer.type", "avro").contains("comes with the schema registry"));
+    assert!(one("data.serializer.type", "avro").contains("comes with the schema registry"));
+    assert!(one("metadata.source", "value,id:made-up").contains("generate or header"));
+    assert!(one("metadata.source", "value,colour:header").contains("\"colour:header\""));
+    assert!(one("opentelemetry.tracing.attributes.enable", "true").contains("no traces"));
+    assert_eq!(one("json.schemas.enable", "false"), "");
+    assert_eq!(faults(&[("key.converter", CLOUD_EVENTS)]), ["key.converter: CloudEventsConverter writes values only"]);
+}

@@ -96,6 +96,11 @@ async fn get(api: &Api, name: &str, unknown: impl FnOnce(&str) -> String) -> Res
     api.worker()?.get(name).await.map_err(|refused| Failure::refused(name, refused, unknown))
 }
 
+/// Answers 404 for a connector that is not there.
+pub(super) async fn known(api: &Api, name: &str) -> Result<(), Failure> {
+    get(api, name, not_found).await.map(drop)
+}
+
 pub(super) async fn info(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
     ok(&answers::info(&get(&api, &name, not_found).await?))
 }

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
-use super::{Api, access, connectors, loggers, openapi, plugins, service, topics};
+use super::{Api, access, connectors, loggers, openapi, plugins, service, snapshots, topics};
 use crate::config::rest_options::Role;
 
 /// A parameter of the query.
@@ -95,6 +95,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     .body("GivenConfig"),
     endpoint("GET", "/connectors/{name}/status", READ, "States of the connector and its tasks.", &[(200, Some("Status"))], || {
         get(connectors::status)
+    }),
+    endpoint("GET", "/connectors/{name}/snapshot", READ, "How far its snapshot is.", &[(200, Some("SnapshotProgress"))], || {
+        get(snapshots::show)
     }),
     endpoint("GET", "/connectors/{name}/topics", READ, "Topics that it writes or reads.", &[(200, Some("TopicsOf"))], || {
         get(connectors::topics)

@@ -127,7 +127,7 @@ fn schemas() -> Value {
     };
     let bytes = json!({"anyOf": [text_or_null, object(&[("base64", text.clone())])]});
     let offset = object(&[("partition", any_object.clone()), ("offset?", json!({"type": ["object", "null"]}))]);
-    let entries: [(&str, Value); 29] = [
+    let entries: [(&str, Value); 30] = [
         ("Object", any_object.clone()),
         ("Metrics", text.clone()),
         ("Error", object(&[("error_code", whole.clone()), ("message", text.clone())])),
@@ -223,6 +223,25 @@ fn schemas() -> Value {
         ("Logger", object(&[("level", level.clone()), ("last_modified", json!({"type": ["integer", "null"]}))])),
         ("Loggers", by_name(&reference("Logger"))),
         ("SetLevel", object(&[("level", level)])),
+        (
+            "SnapshotProgress",
+            object(&[
+                ("name", text.clone()),
+                ("running", json!({"type": "boolean"})),
+                ("seconds", whole.clone()),
+                (
+                    "tables",
+                    list(&object(&[
+                        ("table", text.clone()),
+                        ("state", json!({"type": "string", "enum": ["waiting", "reading", "complete"]})),
+                        ("rows", json!({"type": ["integer", "null"]})),
+                        ("estimated_rows", json!({"type": ["integer", "null"]})),
+                        ("bytes", json!({"type": ["integer", "null"]})),
+                        ("remaining_seconds", json!({"type": ["integer", "null"]})),
+                    ])),
+                ),
+            ]),
+        ),
         (
             "Topics",
             list(&object(&[

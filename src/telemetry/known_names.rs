@@ -11,6 +11,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use tailwater_api::metrics::snapshot;
 
 use super::Registry;
 
@@ -93,7 +94,6 @@ impl Collector for KnownNames {
                 "streaming",
                 "Updates that changed nothing captured.",
             ),
-            ("snapshot_rows", "debezium_metrics_RowsScanned", "snapshot", "Rows that snapshots read."),
         ] {
             // JMX knows no counters, so their names have no `_total`.
             let counted = self.registry.counters(ours).into_iter();
@@ -101,6 +101,21 @@ impl Collector for KnownNames {
                 .map(|(connector, _, table, count)| {
                     (debezium(context, connector, table), ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX)))
                 })
+                .collect();
+            write(encoder, theirs, help, &series)?;
+        }
+        for (ours, theirs, help) in [
+            (snapshot::TABLE_ROWS, "debezium_metrics_RowsScanned", "Rows of the table that the snapshot has read."),
+            (snapshot::TABLES, "debezium_metrics_TotalTableCount", "Tables of the snapshot."),
+            (snapshot::TABLES_REMAINING, "debezium_metrics_RemainingTableCount", "Tables that are not read to their end."),
+            (snapshot::RUNNING, "debezium_metrics_SnapshotRunning", "1 while a snapshot is being taken."),
+            (snapshot::SECONDS, "debezium_metrics_SnapshotDurationInSeconds", "How long this run has been reading for the snapshot."),
+        ] {
+            let series: Series<_> = self
+                .registry
+                .gauges(ours)
+                .into_iter()
+                .map(|(connector, _, table, value)| (debezium("snapshot", connector, table), ConstGauge::new(value)))
                 .collect();
             write(encoder, theirs, help, &series)?;
         }
@@ -134,7 +149,8 @@ mod tests {
         let shop = registry.task("shop", 0);
         shop.counter("records_total", "", None).add(3);
         shop.gauge("lag_milliseconds", "", None).set(12);
-        shop.counter("snapshot_rows", "", Some("public.orders")).add(7);
+        shop.gauge(snapshot::TABLE_ROWS, "", Some("public.orders")).set(7);
+        shop.gauge(snapshot::TABLES_REMAINING, "", None).set(2);
         registry.task("copy", 1).counter("records_total", "", None).add(2);
         let task =
             |connector: &str, task, is_sink, state: &str| TaskState { connector: connector.into(), task, is_sink, state: state.into() };
@@ -148,6 +164,7 @@ mod tests {
             "kafka_connect_sink_task_sink_record_read_total{connector=\"copy\",task=\"1\"} 2",
             "debezium_metrics_MilliSecondsBehindSource{context=\"streaming\",name=\"shop\"} 12",
             "debezium_metrics_RowsScanned{context=\"snapshot\",name=\"shop\",table=\"public.orders\"} 7",
+            "debezium_metrics_RemainingTableCount{context=\"snapshot\",name=\"shop\"} 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }

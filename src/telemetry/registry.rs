@@ -110,7 +110,7 @@ impl Registry {
     }
 
     /// The values of a gauge by labels.
-    pub(super) fn gauges(&self, wanted: &str) -> Vec<(String, u32, Option<String>, i64)> {
+    pub(crate) fn gauges(&self, wanted: &str) -> Vec<(String, u32, Option<String>, i64)> {
         let mut found = Vec::new();
         for ((connector, task), metrics) in lock(&self.0).iter() {
             for ((name, table), (_, gauge)) in lock(&metrics.gauges).iter() {

@@ -28,7 +28,7 @@ fn is_long() -> bool {
 
 /// `wal_sender_timeout` and how long something is blocked, in seconds.
 fn patience() -> (u64, u64) {
-    if is_long() { (10, 90) } else { (2, 12) }
+    if is_long() { (10, 90) } else { (5, 14) }
 }
 
 async fn server(settings: &[(&str, &str)]) -> Option<PostgresServer> {

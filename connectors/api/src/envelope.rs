@@ -3,7 +3,7 @@
 //! A change event is an ordinary record whose value schema is a struct named `….Envelope`. [`Envelope`] is a
 //! view over such a record; it owns nothing.
 
-use crate::record::Record;
+use crate::record::{Record, SchemaAndValue};
 use crate::schema::{Kind, Schema};
 use crate::value::Value;
 use std::sync::Arc;
@@ -96,9 +96,15 @@ impl<'a> Envelope<'a> {
     /// The change event in `record`; `None` for tombstones and for records of any other shape.
     #[must_use]
     pub fn of(record: &'a Record) -> Option<Self> {
-        let schema = record.value.schema.as_ref()?;
+        Self::within(&record.value)
+    }
+
+    /// The change event that a record's value is.
+    #[must_use]
+    pub fn within(value: &'a SchemaAndValue) -> Option<Self> {
+        let schema = value.schema.as_ref()?;
         let layout = schema.envelope_layout()?;
-        let values = record.value.value.as_struct()?;
+        let values = value.value.as_struct()?;
         let operation = Operation::from_code(values.get(layout.op)?.as_text()?)?;
         Some(Self { schema, layout, values, operation })
     }

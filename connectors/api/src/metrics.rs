@@ -59,3 +59,32 @@ impl Metrics for NoMetrics {
         Gauge::default()
     }
 }
+
+/// Names of the figures that say how far a snapshot is. The daemon answers questions about it from these.
+pub mod snapshot {
+    /// Tables of the snapshot
+    pub const TABLES: &str = "snapshot_tables";
+    /// Tables that are not read to their end
+    pub const TABLES_REMAINING: &str = "snapshot_tables_remaining";
+    /// 1 while a snapshot is being taken
+    pub const RUNNING: &str = "snapshot_running";
+    /// How long it has taken
+    pub const SECONDS: &str = "snapshot_seconds";
+    /// Of a table: [`WAITS`], [`IS_READ`] or [`COMPLETE`]
+    pub const TABLE_STATE: &str = "snapshot_table_state";
+    /// Of a table: rows that were read
+    pub const TABLE_ROWS: &str = "snapshot_table_rows";
+    /// Of a table: bytes of these rows
+    pub const TABLE_BYTES: &str = "snapshot_table_bytes";
+    /// Of a table: rows that it may have; -1 where nobody knows
+    pub const TABLE_ESTIMATED_ROWS: &str = "snapshot_table_estimated_rows";
+    /// Of a table: how long the rest may take; -1 where nobody knows
+    pub const TABLE_REMAINING_SECONDS: &str = "snapshot_table_remaining_seconds";
+
+    /// The table is not begun.
+    pub const WAITS: i64 = 0;
+    /// The table is being read.
+    pub const IS_READ: i64 = 1;
+    /// The table is read to its end.
+    pub const COMPLETE: i64 = 2;
+}

@@ -173,6 +173,13 @@ impl SourceContext {
         Arc::clone(&self.budget).reserve(bytes).await
     }
 
+    /// The budget, for a part of the task that runs beside it. A reservation that is kept back until the task has room for
+    /// something else keeps it from ever having it: such a part has to give way.
+    #[must_use]
+    pub fn budget(&self) -> Arc<dyn ByteBudget> {
+        Arc::clone(&self.budget)
+    }
+
     /// Sends a batch and says its number. Waits while the batches before it are not taken yet.
     /// `reservation` should cover [`SourceBatch::weight`]. Not cancel-safe: a dropped call may lose the batch,
     /// which is harmless only if the whole run ends with it.

@@ -46,6 +46,16 @@ static SNAPSHOT_MARK: LazyLock<Arc<Schema>> = LazyLock::new(|| {
         .build()
 });
 
+/// The fields of the source block that, behind its name, identify an event of a connector (by the name in `source.connector`), as the
+/// id of a CloudEvent lists them.
+#[must_use]
+pub fn identifying_fields(connector: &str) -> Option<&'static [&'static str]> {
+    match connector {
+        "postgresql" => Some(&["lsn", "txId", "sequence"]),
+        _ => None,
+    }
+}
+
 /// Where a record stands in a snapshot: the values of `source.snapshot`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SnapshotMark {
@@ -78,6 +88,18 @@ impl SnapshotMark {
             Self::Last => "last",
             Self::Incremental => "incremental",
         })
+    }
+
+    /// Sets the mark of an event that was made here: which row is the last one is known only behind it.
+    pub fn set(self, event: &mut Record) {
+        const SOURCE: usize = 2;
+        const MARK: usize = 4;
+        if let Value::Struct(event) = &mut event.value.value
+            && let Some(Value::Struct(source)) = event.get_mut(SOURCE)
+            && let Some(mark) = source.get_mut(MARK)
+        {
+            *mark = self.value();
+        }
     }
 }
 
@@ -480,6 +502,26 @@ mod tests {
         let values = block.as_struct().unwrap();
         assert_eq!((&values[3], &values[7], &values[8]), (&Value::Int64(-1), &Value::Int64(-1), &Value::Int64(-1)));
         assert_eq!(values[4], Value::Null);
+    }
+
+    #[test]
+    fn the_mark_of_an_event_can_be_set_behind_it() {
+        let source = SourceBlocks::new("test.Source", "1", "test", "shop", Vec::new());
+        let moment = SourceMoment { timestamp_ns: 7, snapshot: SnapshotMark::Inside, database: "d".into(), sequence: Value::Null };
+        let moment = || EventMoment { source: source.block(moment.clone(), []), transaction: None, timestamp_ns: 0 };
+        let events = events(true);
+        let event = |mark: Option<SnapshotMark>| {
+            let mut made = Vec::new();
+            events.records(Change::Read { key: key(1), after: row(1) }, moment(), |mut record| {
+                mark.into_iter().for_each(|mark| mark.set(&mut record));
+                made.push(record);
+            });
+            made.remove(0)
+        };
+        let mark =
+            |record: &Record| tailwater_api::envelope::Envelope::of(record).unwrap().source().unwrap().1.as_struct().unwrap()[4].clone();
+        assert_eq!(mark(&event(None)), Value::text("true"));
+        assert_eq!(mark(&event(Some(SnapshotMark::Last))), Value::text("last"));
     }
 
     #[test]

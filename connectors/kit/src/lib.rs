@@ -12,9 +12,11 @@
 //! - [`name_adjustment`]: names made valid for Avro
 //! - [`notification`]: how far a snapshot is, told on a topic
 //! - [`number_text`]: numbers as Java writes them
+//! - [`pace`]: a rate that is not exceeded
 //! - [`relational_config`]: the keys of all relational sources
 //! - [`reselect`]: which values are read again that a log does not hold
 //! - [`schema_cache`]: what is compiled from schemas
+//! - [`snapshot_figures`]: how far a snapshot is, as figures
 //! - [`stand_in`]: what is written for values that the source does not tell
 //! - [`tls`]: encryption of connections
 //! - [`topic_names`]: names of the topics of tables
@@ -35,9 +37,11 @@ pub mod merge;
 pub mod name_adjustment;
 pub mod notification;
 pub mod number_text;
+pub mod pace;
 pub mod relational_config;
 pub mod reselect;
 pub mod schema_cache;
+pub mod snapshot_figures;
 pub mod stand_in;
 pub mod tls;
 pub mod topic_names;

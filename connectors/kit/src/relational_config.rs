@@ -100,9 +100,25 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("snapshot.select.statement.overrides", List, "Tables whose rows are selected by a statement of their own."),
     ConfigField::new("snapshot.select.statement.overrides.*", Text, "The statement of one table."),
     ConfigField::new("snapshot.fetch.size", Int, "Rows fetched at once.").effect(STREAMED),
-    ConfigField::new("snapshot.max.threads", Int, "Tables read side by side.").default("1").validator(positive).effect(Effect::NotYet),
-    ConfigField::new("snapshot.max.threads.multiplier", Int, "Chunks of a table.").default("1").effect(Effect::NotYet),
-    ConfigField::new("legacy.snapshot.max.threads", Boolean, "").effect(Effect::Never("tables are read one after another")),
+    ConfigField::new(
+        "snapshot.max.threads",
+        Int,
+        "Connections that read side by side: a table each, and where none is left, parts of a large one.",
+    )
+    .default("1")
+    .validator(validate_threads),
+    ConfigField::new("snapshot.max.threads.multiplier", Int, "")
+        .default("1")
+        .effect(Effect::Never("parts of a table are as small as it takes for all connections to end together")),
+    ConfigField::new("legacy.snapshot.max.threads", Boolean, "")
+        .effect(Effect::Never("a table is read in parts where a connection has nothing else to do")),
+    ConfigField::new(
+        "snapshot.max.bytes.per.second",
+        Long,
+        "Highest rate at which a snapshot reads rows, all connections together, so that the source has time for others; 0 for no limit.",
+    )
+    .default("0")
+    .validator(not_negative),
     ConfigField::new("snapshot.tables.order.by.row.count", Choice(&["disabled", "ascending", "descending"]), "Order of the tables.")
         .default("disabled"),
     ConfigField::new("snapshot.lock.timeout.ms", Long, "Longest wait for the lock of a table, in milliseconds.")
@@ -206,6 +222,11 @@ pub fn positive(value: &str) -> Result<(), String> {
 /// The sentence.
 pub fn not_negative(value: &str) -> Result<(), String> {
     if value.parse::<i64>().is_ok_and(|number| number >= 0) { Ok(()) } else { Err("must not be negative".into()) }
+}
+
+/// Each takes a connection of the source, and a batch of memory.
+fn validate_threads(value: &str) -> Result<(), String> {
+    if value.parse::<usize>().is_ok_and(|threads| (1..=64).contains(&threads)) { Ok(()) } else { Err("must be 1 to 64".into()) }
 }
 
 fn validate_topic_prefix(value: &str) -> Result<(), String> {
@@ -345,6 +366,10 @@ pub struct RelationalConfig {
     pub heartbeat: Option<HeartbeatOptions>,
     /// Longest wait for the lock of a table
     pub snapshot_lock_timeout: std::time::Duration,
+    /// How many connections read it
+    pub snapshot_threads: usize,
+    /// The highest rate at which they read; 0 for no limit
+    pub snapshot_bytes_per_second: u64,
     /// Wait before the snapshot
     pub snapshot_delay: std::time::Duration,
     /// Wait between snapshot and streaming
@@ -406,6 +431,8 @@ impl RelationalConfig {
             notifications: NotificationOptions::read(reader),
             heartbeat: read_heartbeat(reader),
             snapshot_lock_timeout: reader.milliseconds("snapshot.lock.timeout.ms"),
+            snapshot_threads: reader.number("snapshot.max.threads"),
+            snapshot_bytes_per_second: reader.number("snapshot.max.bytes.per.second"),
             snapshot_delay: reader.milliseconds("snapshot.delay.ms"),
             streaming_delay: reader.milliseconds("streaming.delay.ms"),
         }

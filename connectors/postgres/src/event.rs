@@ -24,6 +24,7 @@ use crate::lsn::Lsn;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Makes source blocks of one connector.
+#[derive(Clone)]
 pub(crate) struct Blocks {
     blocks: SourceBlocks,
     database: ByteString,

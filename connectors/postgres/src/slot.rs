@@ -62,6 +62,15 @@ pub(crate) async fn explain_wait<T>(sql: &SqlConnection, slot: &str, creation: i
     }
 }
 
+/// The error of a refused creation, with its remedy.
+pub(crate) fn creation_refused(error: Error) -> Error {
+    if error.kind() == ErrorKind::Throttled {
+        error.mend("as superuser: ALTER SYSTEM SET max_replication_slots = 20; and restart the server, or drop slots that nobody uses")
+    } else {
+        error
+    }
+}
+
 /// Attaches to the slot, again while somebody else does, for as long as Debezium's number of tries takes; `None` where the
 /// task is to end. The first tries follow quickly: the server may only have to notice that a killed worker is gone.
 pub(crate) async fn attach(

@@ -14,6 +14,7 @@ use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::context_headers;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tailwater_kit::snapshot_figures::SnapshotFigures;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -29,7 +30,7 @@ use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Pos
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::retention::Retention;
-use crate::snapshot::{Anchor, Snapshot, Writer, tables_to_read};
+use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
 use crate::{heartbeat, identity, probe, publication, servers, slot};
 
@@ -167,6 +168,7 @@ impl Run {
                 }
                 position.log = Some(offered.log.clone());
                 self.plans.set_anchors(&completed)?;
+                drop(figures_of(context, &completed));
                 self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
@@ -253,7 +255,7 @@ impl Run {
             Err(_) => {
                 self.drop_unusable_slot(offered).await?;
                 let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Nothing);
-                Ok(slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot_refused)?.consistent_point)
+                Ok(slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot::creation_refused)?.consistent_point)
             }
         }
     }
@@ -290,9 +292,9 @@ impl Run {
         } else {
             self.drop_unusable_slot(&mut offered).await?;
             let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Export);
-            let created = slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot_refused)?;
+            let created = slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot::creation_refused)?;
             info!(slot = %self.config.slot, at = %created.consistent_point, "created the slot");
-            Anchor { lsn: created.consistent_point, exported: created.snapshot_name, keeper: Some(offered.connection) }
+            Anchor { lsn: created.consistent_point, exported: created.snapshot_name, _keeper: Some(offered.connection) }
         };
         let (position, completed) = match kept {
             Some(position) => (Position { log: Some(offered.log), ..position }, completed),
@@ -315,10 +317,8 @@ impl Run {
         let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
         let reading = |name: &str| self.reading.iter().any(|table| table.name == name);
         tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()) && !reading(&table.full_name()));
-        let reader = SqlConnection::connect(&self.config).await?;
-        reader.without_timeout().await?;
-        let writer = Writer::new(&self.config, context, &position, &completed, &tables);
-        let mut snapshot = Snapshot {
+        let figures = figures_of(context, &completed);
+        let snapshot = Snapshot {
             config: &self.config,
             context,
             plans: &mut self.plans,
@@ -326,11 +326,9 @@ impl Run {
             publication: self.publication.as_ref(),
             completed,
             position,
-            writer,
+            figures: &figures,
         };
-        snapshot.read_all(&reader, &self.sql, &tables, &anchor, || temporary_anchor(&self.config, &self.sql)).await?;
-        let (position, completed) = (snapshot.position, snapshot.completed);
-        drop(anchor.keeper);
+        let (position, completed) = snapshot.read_all(tables, anchor).await?;
         self.plans.set_anchors(&completed)?;
         Ok(position)
     }
@@ -343,10 +341,8 @@ impl Run {
         position.log = None;
         let captured = captured(&self.config, &self.definitions);
         let tables = tables_to_read(&self.config, None, &captured);
-        let reader = SqlConnection::connect(&self.config).await?;
-        reader.without_timeout().await?;
-        let writer = Writer::new(&self.config, context, &position, &[], &tables);
-        let mut snapshot = Snapshot {
+        let figures = SnapshotFigures::begin(context.metrics());
+        let snapshot = Snapshot {
             config: &self.config,
             context,
             plans: &mut self.plans,
@@ -354,9 +350,9 @@ impl Run {
             publication: None,
             completed: Vec::new(),
             position,
-            writer,
+            figures: &figures,
         };
-        snapshot.read_together(&reader, &self.sql, &tables).await
+        snapshot.read_together(tables).await
     }
 
     async fn new_position(&self, log: &LogIdentity, at: Lsn, snapshot: SnapshotProgress) -> Result<Position> {
@@ -522,21 +518,13 @@ fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, ca
     }
 }
 
-/// A temporary slot, made for its snapshot.
-async fn temporary_anchor(config: &PostgresConfig, sql: &SqlConnection) -> Result<Anchor> {
-    let mut connection = ReplicationConnection::connect(&replication_options(config)).await?;
-    let name = format!("tailwater_{:016x}", fastrand::u64(..));
-    let creation = connection.create_slot(&name, SlotLife::Temporary, SnapshotAction::Export);
-    let created = slot::explain_wait(sql, &name, creation).await.map_err(slot_refused)?;
-    Ok(Anchor { lsn: created.consistent_point, exported: created.snapshot_name, keeper: Some(connection) })
-}
-
-fn slot_refused(error: Error) -> Error {
-    if error.kind() == ErrorKind::Throttled {
-        error.mend("as superuser: ALTER SYSTEM SET max_replication_slots = 20; and restart the server, or drop slots that nobody uses")
-    } else {
-        error
+/// Reports a snapshot of which these tables were read before.
+fn figures_of(context: &SourceContext, completed: &[CompletedTable]) -> SnapshotFigures {
+    let figures = SnapshotFigures::begin(context.metrics());
+    for table in completed {
+        figures.complete(&mut figures.table(&table.name, table.rows));
     }
+    figures
 }
 
 async fn send_state(context: &mut SourceContext, state: Vec<tailwater_api::state::StateChange>) -> Result<()> {

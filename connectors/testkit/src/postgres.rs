@@ -197,6 +197,32 @@ impl PostgresServer {
         self.settings.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     }
 
+    /// Starts a standby of this server, which is down for a moment meanwhile: the standby begins with a copy of its data. The
+    /// primary keeps what the standby needs, so that no slot there is lost to a conflict.
+    ///
+    /// # Errors
+    /// One of the two does not stop or start in time.
+    pub async fn standby(&mut self) -> Result<Self> {
+        self.stop()?;
+        let directory = TempDir::with_prefix("tailwater-postgres-").map_err(|error| failed("make a folder", error))?;
+        own(directory.path())?;
+        let data = directory.path().join("data");
+        run(unprivileged("cp")?.args(["-a", "--reflink=auto"]).arg(self.data()).arg(&data))?;
+        run(unprivileged("touch")?.arg(data.join("standby.signal")))?;
+        self.launch().await?;
+        let client = self.connect("postgres").await?;
+        let slot = "SELECT pg_create_physical_replication_slot('standby', true)";
+        client.batch_execute(slot).await.map_err(|error| failed("make the slot of a standby", error))?;
+        let primary = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", self.port);
+        let own = [("primary_conninfo", &*primary), ("primary_slot_name", "standby"), ("hot_standby_feedback", "on")];
+        let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let settings = self.settings.iter().cloned().chain(own).collect();
+        let watchdog = watchdog(directory.path())?;
+        let mut standby = Self { version: self.version, settings, port: free_port()?, process: None, watchdog, directory };
+        standby.launch().await?;
+        Ok(standby)
+    }
+
     /// Stops without waiting for clients (`fast`), then starts on the same port.
     ///
     /// # Errors
@@ -421,6 +447,19 @@ mod tests {
         server.start_again().await.unwrap();
         assert_eq!(server.port(), port);
         assert_eq!(text(&server.connect("postgres").await.unwrap(), "SELECT count(*)::text FROM t").await, "2");
+    }
+
+    #[tokio::test]
+    async fn a_standby_follows_its_primary() {
+        let Some(mut primary) = started(Version::V15).await else { return };
+        let standby = primary.standby().await.unwrap();
+        primary.connect("postgres").await.unwrap().batch_execute("CREATE TABLE t (a int)").await.unwrap();
+        let client = standby.connect("postgres").await.unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while text(&client, "SELECT concat(pg_is_in_recovery(), to_regclass('t'))").await != "tt" {
+            assert!(Instant::now() < deadline, "{}", standby.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     #[tokio::test]

@@ -190,17 +190,20 @@ fn normalised(header: &str, payload: &str) -> Vec<Token> {
     // The key of a transaction's record: its number, a colon, a place.
     let is_transaction_key = tokens.len() == 3 && has(".id") && tokens[1].text.trim_matches('"').split(':').count() == 2;
     let is_heartbeat = tokens.len() == 3 && has(".ts_ms");
+    let is_cloud_event = has(".specversion");
     for token in &mut tokens {
         let Token { path, text } = token;
         let volatile = match path.as_str() {
             "" => volatile_header(header),
             ".ts_ms" | ".ts_us" | ".ts_ns" => is_envelope || is_transaction || is_heartbeat,
-            ".id" => is_transaction || is_transaction_key || is_notification || is_notification_key,
+            ".id" => is_transaction || is_transaction_key || is_notification || is_notification_key || is_cloud_event,
             ".timestamp" => is_notification,
+            ".time" => is_cloud_event,
             ".transaction.id" => is_envelope,
-            path => match path.strip_prefix(".source.") {
-                Some(name) => OF_THE_SOURCE.contains(&name),
-                None => volatile_field(path),
+            path => match (path.strip_prefix(".source."), path.strip_prefix(".iodebezium")) {
+                (Some(name), _) => OF_THE_SOURCE.contains(&name),
+                (_, Some(name)) => is_cloud_event && volatile_attribute(name),
+                (None, None) => volatile_field(path),
             },
         };
         if volatile && !matches!(text.as_str(), "{" | "}" | "[" | "]") {
@@ -223,6 +226,11 @@ fn volatile_field(path: &str) -> bool {
         let of_metadata = ["__", "meta_", "source.", "source_"].iter().any(|start| name.starts_with(start));
         of_metadata && ends_with_a_name_of_the_source(&name.to_ascii_lowercase())
     })
+}
+
+/// An extension attribute of a CloudEvent, whose names have no underscores.
+fn volatile_attribute(name: &str) -> bool {
+    name == "txid" || OF_THE_SOURCE.iter().any(|of_source| of_source.replace('_', "") == name)
 }
 
 fn ends_with_a_name_of_the_source(name: &str) -> bool {

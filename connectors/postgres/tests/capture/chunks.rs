@@ -80,6 +80,9 @@ async fn so_it_does_where_transactions_are_sent_in_progress() {
 async fn so_it_does_where_there_is_no_room_for_them() {
     let Some(server) = server(&[SMALL_MEMORY]).await else { return };
     ends_equal(&server, &[WATERMARK, IN_PROGRESS, ("spill.max.bytes", "20000")]).await;
+    let client = server.connect("postgres").await.unwrap();
+    // First they were sent while they were in progress, and when that did not fit, the server kept others.
+    eventually(&client, "SELECT sum(stream_txns) > 0 AND sum(spill_txns) > 0 FROM pg_stat_replication_slots").await;
 }
 
 async fn ends_equal(server: &PostgresServer, settings: &[(&str, &str)]) {

@@ -65,8 +65,8 @@ async fn resumes_from_every_resume_point_of_a_snapshot() {
 
 #[tokio::test]
 async fn outlives_a_stall_longer_than_the_servers_timeout() {
-    let Some((_server, _client, config)) = changed(&[("wal_sender_timeout", "2s")]).await else { return };
-    source::outlives_a_stall::<PostgresConnector>(&config, CHANGED, Duration::from_secs(5), line).await;
+    let Some((_server, _client, config)) = changed(&[("wal_sender_timeout", "5s")]).await else { return };
+    source::outlives_a_stall::<PostgresConnector>(&config, CHANGED, Duration::from_secs(12), line).await;
 }
 
 #[tokio::test]

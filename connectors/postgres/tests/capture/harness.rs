@@ -2,14 +2,14 @@
 //! confirms.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tailwater_api::config::{ConfigValues, read_config};
 use tailwater_api::envelope::Envelope;
-use tailwater_api::metrics::NoMetrics;
+use tailwater_api::metrics::{Counter, Gauge, Metrics};
 use tailwater_api::record::Record;
 use tailwater_api::source::{ByteBudget, Reservation, SentBatch, SourceConnector, SourceContext};
 use tailwater_api::state::{SourceState, StateChange};
@@ -21,6 +21,22 @@ use tokio::task::JoinHandle;
 
 /// Long enough for a busy machine; every wait ends earlier when what is waited for happens.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The figures that a source reports.
+#[derive(Default)]
+pub(crate) struct Figures {
+    gauges: Mutex<HashMap<(&'static str, Option<String>), Gauge>>,
+}
+
+impl Metrics for Figures {
+    fn counter(&self, _: &'static str, _: &'static str, _: Option<&str>) -> Counter {
+        Counter::default()
+    }
+
+    fn gauge(&self, name: &'static str, _: &'static str, table: Option<&str>) -> Gauge {
+        self.gauges.lock().expect("nobody panics with it").entry((name, table.map(str::to_owned))).or_default().clone()
+    }
+}
 
 struct Generous;
 
@@ -133,6 +149,7 @@ pub(crate) struct Running {
     confirmed: watch::Sender<u64>,
     stop: watch::Sender<bool>,
     pub(crate) log: Log,
+    figures: Arc<Figures>,
     confirms: bool,
 }
 
@@ -141,6 +158,7 @@ pub(crate) fn start(config: &PostgresConfig, log: Log) -> Running {
     let (sender, batches) = mpsc::channel(4);
     let (confirmed, confirmed_receiver) = watch::channel(0);
     let (stop, stop_receiver) = watch::channel(false);
+    let figures = Arc::new(Figures::default());
     let context = SourceContext::new(
         "shop".into(),
         0,
@@ -149,10 +167,10 @@ pub(crate) fn start(config: &PostgresConfig, log: Log) -> Running {
         Arc::new(Generous),
         confirmed_receiver,
         stop_receiver,
-        Arc::new(NoMetrics),
+        figures.clone(),
     );
     let task = tokio::spawn(PostgresConnector::run(config.clone(), context));
-    Running { task, batches, confirmed, stop, log: Log { points: Vec::new(), pending: HashMap::new(), ..log }, confirms: true }
+    Running { task, batches, confirmed, stop, log: Log { points: Vec::new(), pending: HashMap::new(), ..log }, figures, confirms: true }
 }
 
 impl Running {
@@ -177,6 +195,11 @@ impl Running {
                 Err(_) => panic!("nothing came for long; log of {} ends in {:#?}", self.log.records.len(), self.log.end()),
             }
         }
+    }
+
+    /// A figure as it is now.
+    pub(crate) fn figure(&self, name: &'static str, table: Option<&str>) -> i64 {
+        self.figures.gauge(name, "", table).get()
     }
 
     /// Waits for so many records.

@@ -110,7 +110,7 @@ async fn the_position_moves_while_only_other_tables_are_written() {
 
 #[tokio::test]
 async fn a_connection_lives_while_nothing_is_taken_for_longer_than_the_servers_timeout() {
-    let Some(server) = server(&[("wal_sender_timeout", "2s")]).await else { return };
+    let Some(server) = server(&[("wal_sender_timeout", "5s")]).await else { return };
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text)").await.unwrap();
     let mut running = start(&config(&server, &[("status.update.interval.ms", "10000")]), Log::default());
@@ -119,7 +119,7 @@ async fn a_connection_lives_while_nothing_is_taken_for_longer_than_the_servers_t
     let pid = "SELECT active_pid FROM pg_replication_slots";
     let before: Option<i32> = client.query_one(pid, &[]).await.unwrap().get(0);
     client.batch_execute("INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 30000) i").await.unwrap();
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
     let after: Option<i32> = client.query_one(pid, &[]).await.unwrap().get(0);
     assert_eq!(before, after, "I4: the connection is the same");
     running.records(30000).await;

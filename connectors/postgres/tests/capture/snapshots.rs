@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::harness::{Log, PATIENCE, config, server, show, source_field, start};
+use tailwater_api::metrics::snapshot as names;
+use tailwater_api::record::Record;
+
+use crate::harness::{Log, PATIENCE, config, eventually, server, show, source_field, start};
 
 fn marks(log: &Log) -> Vec<String> {
     log.records.iter().map(|record| show(&source_field(record, "snapshot"))).collect()
@@ -149,23 +152,24 @@ async fn every_crash_during_the_snapshot_loses_nothing_and_repeats_nothing() {
             .collect();
         assert!(rows == expected, "after a crash behind batch {point}: {} rows", rows.len());
         // A walsender that was left behind frees the slot only when it notices.
-        crate::harness::eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+        eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
     }
 }
 
 #[tokio::test]
 async fn a_snapshot_longer_than_every_timeout_of_the_server_goes_on() {
     let settings = [
-        ("wal_sender_timeout", "1s"),
-        ("idle_in_transaction_session_timeout", "1s"),
-        ("statement_timeout", "1s"),
-        ("idle_session_timeout", "1s"),
+        ("wal_sender_timeout", "3s"),
+        ("idle_in_transaction_session_timeout", "3s"),
+        ("statement_timeout", "3s"),
+        ("idle_session_timeout", "3s"),
     ];
     let Some(server) = server(&settings).await else { return };
     let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("SET statement_timeout = 0").await.unwrap();
     client
         .batch_execute(
-            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'transaction_timeout') THEN ALTER DATABASE postgres SET transaction_timeout = '1s'; END IF; END $$",
+            "DO $$ BEGIN IF EXISTS (SELECT FROM pg_settings WHERE name = 'transaction_timeout') THEN ALTER DATABASE postgres SET transaction_timeout = '3s'; END IF; END $$",
         )
         .await
         .unwrap();
@@ -177,7 +181,7 @@ async fn a_snapshot_longer_than_every_timeout_of_the_server_goes_on() {
     let mut running = start(&config(&server, &[]), Log::default());
     running.until(|log| log.points.len() >= 2).await;
     // Nobody takes batches for longer than the server's patience: the reader stands still in the middle of a table.
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     tokio::time::timeout(PATIENCE, running.records(20001)).await.unwrap();
     drop(running);
 }
@@ -244,4 +248,160 @@ async fn statements_filters_and_lists_of_the_publication_choose_rows_and_columns
     let expected =
         ["r public.a {3} null->{3,Z,3}", "r public.a {2} null->{2,Y,2}", "r public.b {2} null->{2,q}", "c public.b {3} null->{3,r}"];
     assert_eq!(running.stop().await.lines(), expected);
+}
+
+/// Keys of the rows of a table, in the order of the log.
+fn keys(log: &Log, table: &str) -> Vec<i64> {
+    let of_table = |record: &&Record| record.topic.ends_with(table);
+    let key = |record: &Record| record.key.value.as_struct().unwrap()[0].as_integer().unwrap();
+    log.records.iter().filter(of_table).map(key).collect()
+}
+
+/// A table of three ranges of pages, and two small ones.
+const LARGE_AND_SMALL: &str = "
+    CREATE TABLE large (id int PRIMARY KEY, v text); INSERT INTO large SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i;
+    CREATE TABLE medium (id int PRIMARY KEY, v text); INSERT INTO medium SELECT i, repeat('x', 1000) FROM generate_series(1, 2000) i;
+    CREATE TABLE small (id int PRIMARY KEY, v text); INSERT INTO small VALUES (1, 'x');";
+
+#[tokio::test]
+async fn several_connections_read_each_row_once_in_the_order_of_the_pages_of_its_range() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(LARGE_AND_SMALL).await.unwrap();
+    let pages = client.query("SELECT ((ctid::text::point)[0])::int8 FROM large ORDER BY id", &[]).await.unwrap();
+    let range_of = |id: i64| pages[usize::try_from(id).unwrap() - 1].get::<_, i64>(0) / 1024;
+    for mode in ["initial", "initial_only"] {
+        let settings = [("snapshot.max.threads", "3"), ("snapshot.mode", mode), ("slot.name", mode)];
+        let mut running = start(&config(&server, &settings), Log::default());
+        running.records(22_001).await;
+        if mode == "initial" {
+            client.batch_execute("INSERT INTO small VALUES (2, 'y'); DELETE FROM small WHERE id = 2").await.unwrap();
+            running.records(22_004).await;
+        }
+        let mut log = running.stop().await;
+        log.records.truncate(22_001);
+        let large = keys(&log, "large");
+        let mut last = std::collections::HashMap::new();
+        for id in &large {
+            let before = last.insert(range_of(*id), *id);
+            assert!(before.is_none_or(|before| before < *id), "{id} is read behind {before:?}");
+        }
+        assert_eq!(last.len(), 3, "ranges");
+        for (table, count) in [("large", 20_000), ("medium", 2000), ("small", 1)] {
+            let mut keys = keys(&log, table);
+            keys.sort_unstable();
+            assert!(keys == (1..=count).collect::<Vec<_>>(), "{table} in mode {mode}: {} keys", keys.len());
+        }
+        let marks = marks(&log);
+        let count = |wanted: &str| marks.iter().filter(|mark| *mark == wanted).count();
+        assert_eq!((count("first"), count("last"), count("last_in_data_collection")), (1, 1, 2));
+        assert_eq!(marks.last().map(String::as_str), Some("last"));
+        // A row that is the only one of its table says that it is the last.
+        assert_eq!(count("first_in_data_collection"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_while_several_connections_read_loses_nothing_and_repeats_nothing() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(LARGE_AND_SMALL).await.unwrap();
+    let config = config(&server, &[("snapshot.max.threads", "3")]);
+    let mut log = Log::default();
+    for batches in [2, 12, 30] {
+        let mut running = start(&config, log);
+        running.until(|log| log.points.len() >= batches).await;
+        log = running.crash().await;
+        eventually(&client, "SELECT NOT coalesce(bool_or(active), false) FROM pg_replication_slots").await;
+    }
+    client.batch_execute("INSERT INTO large VALUES (20001, 'y')").await.unwrap();
+    let mut running = start(&config, log);
+    running.records(22_002).await;
+    running.for_a_while(Duration::from_millis(300)).await;
+    let log = running.stop().await;
+    for (table, count) in [("large", 20_001), ("medium", 2000), ("small", 1)] {
+        let mut keys = keys(&log, table);
+        keys.sort_unstable();
+        assert!(keys == (1..=count).collect::<Vec<_>>(), "{table}: {} keys", keys.len());
+    }
+}
+
+#[tokio::test]
+async fn ddl_that_waits_between_two_ranges_of_a_table_waits_for_its_last() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(LARGE_AND_SMALL).await.unwrap();
+    let mut running = start(&config(&server, &[("snapshot.max.threads", "3")]), Log::default());
+    // Nobody takes more batches, so the readers stand still.
+    running.until(|log| log.points.len() >= 2).await;
+    let other = server.connect("postgres").await.unwrap();
+    let altering = tokio::spawn(async move {
+        other.batch_execute("ALTER TABLE large ALTER v TYPE varchar(2000); ALTER TABLE large ADD w int; UPDATE large SET w = id").await
+    });
+    eventually(&client, "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted) OR EXISTS (SELECT FROM pg_attribute WHERE attname = 'w')")
+        .await;
+    running.until(|log| keys(log, "large").len() >= 40_000).await;
+    altering.await.unwrap().unwrap();
+    let log = running.stop().await;
+    let large = keys(&log, "large");
+    let (mut read, updated) = (large[..20_000].to_vec(), large[20_000..].to_vec());
+    read.sort_unstable();
+    assert!(read == (1..=20_000).collect::<Vec<_>>(), "each row is read once, before or behind the change");
+    assert_eq!(updated.len(), 20_000);
+    let rows = log.records.iter().filter(|record| record.topic.ends_with("large")).take(20_000);
+    let width = |record: &Record| tailwater_api::envelope::Envelope::of(record).unwrap().after().as_struct().unwrap().len();
+    assert_eq!(rows.map(width).collect::<std::collections::HashSet<_>>().len(), 1, "all ranges are of one definition");
+}
+
+#[tokio::test]
+async fn a_limited_rate_is_kept_by_all_connections_together() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 3000) i; CREATE TABLE u (LIKE t INCLUDING ALL); INSERT INTO u SELECT * FROM t")
+        .await
+        .unwrap();
+    for strategy in ["consistent"] {
+        let settings = [
+            ("snapshot.max.bytes.per.second", "2000000"),
+            ("snapshot.max.threads", "2"),
+            ("snapshot.strategy", strategy),
+            ("slot.name", strategy),
+        ];
+        let begun = tokio::time::Instant::now();
+        let mut running = start(&config(&server, &settings), Log::default());
+        running.records(6000).await;
+        // Six million bytes, of which the last part need not be waited for.
+        assert!(begun.elapsed() > Duration::from_secs(2), "{strategy} took {:?}", begun.elapsed());
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn figures_say_how_far_each_table_is() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(LARGE_AND_SMALL).await.unwrap();
+    client.batch_execute("ANALYZE large; CREATE TABLE empty (id int PRIMARY KEY)").await.unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    // The log stands still with the first tables: empty is read, large is being read.
+    running.until(|log| log.points.len() >= 5).await;
+    let large = |running: &crate::harness::Running, figure| running.figure(figure, Some("public.large"));
+    assert_eq!((running.figure(names::TABLES, None), running.figure(names::RUNNING, None)), (4, 1));
+    assert_eq!(running.figure(names::TABLE_STATE, Some("public.empty")), names::COMPLETE);
+    assert_eq!(running.figure(names::TABLE_STATE, Some("public.small")), names::WAITS);
+    assert_eq!((large(&running, names::TABLE_STATE), large(&running, names::TABLE_ESTIMATED_ROWS)), (names::IS_READ, 20_000));
+    assert!((1..20_000).contains(&large(&running, names::TABLE_ROWS)));
+    assert!(large(&running, names::TABLE_BYTES) > 1000 * large(&running, names::TABLE_ROWS));
+    assert!(large(&running, names::TABLE_REMAINING_SECONDS) >= 0);
+    running.records(22_001).await;
+    assert_eq!((running.figure(names::TABLES_REMAINING, None), running.figure(names::RUNNING, None)), (0, 0));
+    assert_eq!((large(&running, names::TABLE_STATE), large(&running, names::TABLE_ROWS)), (names::COMPLETE, 20_000));
+    let log = running.stop().await;
+    // Started again, it says what it knows.
+    let mut running = start(&config(&server, &[]), log);
+    client.batch_execute("INSERT INTO small VALUES (2, 'x')").await.unwrap();
+    running.records(22_002).await;
+    assert_eq!((running.figure(names::TABLES, None), running.figure(names::TABLES_REMAINING, None)), (4, 0));
+    assert_eq!((large(&running, names::TABLE_STATE), large(&running, names::TABLE_ROWS)), (names::COMPLETE, 20_000));
 }

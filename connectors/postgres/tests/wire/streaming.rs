@@ -184,7 +184,10 @@ async fn a_publication_that_is_missing_is_an_error_of_the_stream() {
 
 #[tokio::test]
 async fn answers_keep_a_connection_alive_whose_reader_is_held_up() {
-    let Some(server) = server(&[("wal_sender_timeout", "1000")]).await else { return };
+    // Long enough that a busy machine does not let it pass.
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    let timeout = TIMEOUT.as_millis().to_string();
+    let Some(server) = server(&[("wal_sender_timeout", &timeout)]).await else { return };
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, t text); CREATE PUBLICATION p FOR TABLE t").await.unwrap();
     let mut creating = connection(&server).await;
@@ -198,7 +201,7 @@ async fn answers_keep_a_connection_alive_whose_reader_is_held_up() {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     });
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(TIMEOUT * 2 + TIMEOUT / 2).await;
     let messages = read(&mut stream, 1).await;
     assert!(messages.iter().filter(|message| message.starts_with("insert")).count() >= 29_990, "{}", messages.len());
     answering.abort();

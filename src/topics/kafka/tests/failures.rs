@@ -23,7 +23,9 @@ fn without_rights(broker: &KafkaBroker, connector: &str) -> LogUser {
     let login = format!(r#"{PLAIN} username="alice" password="alice";"#);
     let mut config = ConfigValues::default();
     for role in ["producer", "consumer", "admin"] {
-        for (name, value) in [("bootstrap.servers", servers.as_str()), ("security.protocol", "SASL_PLAINTEXT"), ("sasl.jaas.config", &login)] {
+        for (name, value) in
+            [("bootstrap.servers", servers.as_str()), ("security.protocol", "SASL_PLAINTEXT"), ("sasl.jaas.config", &login)]
+        {
             config.set(format!("{role}.override.{name}"), value);
         }
     }

@@ -1,0 +1,277 @@
+//! What the readers of a snapshot tell becomes records with their marks, and tables that are published.
+//!
+//! Of each table that is being read the newest row is held back: it may be the last one. It is the last of its table when the
+//! readers have left that, and not the last of all as long as a row of another table is held back or comes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tailwater_api::Result;
+use tailwater_api::metrics::Counter;
+use tailwater_api::record::Record;
+use tailwater_api::source::{PendingId, Reservation, SourceBatch, SourceContext};
+use tailwater_api::state::StateChange;
+use tailwater_kit::envelope::SnapshotMark;
+use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
+use tracing::info;
+
+use super::Snapshot;
+use super::reader::Told;
+use super::select::Select;
+use crate::catalog::{Publication, TableDefinition};
+use crate::config::PostgresConfig;
+use crate::event::Blocks;
+use crate::lsn::Lsn;
+use crate::plans::Plans;
+use crate::position::{CompletedTable, Position, SnapshotProgress};
+use crate::relation::{Shape, TablePlan};
+
+pub(super) struct Publisher<'a> {
+    config: &'a Arc<PostgresConfig>,
+    context: &'a mut SourceContext,
+    plans: &'a mut Plans,
+    blocks: &'a Blocks,
+    publication: Option<&'a Publication>,
+    completed: Vec<CompletedTable>,
+    position: Position,
+    figures: &'a SnapshotFigures,
+    tables: Vec<Table>,
+    /// Tables read to their end that are not published yet, in that order
+    ended: VecDeque<usize>,
+    /// Whether no earlier run has read a table
+    is_first: bool,
+    scanned: Counter,
+    notifications: Notifications,
+    /// `data_collections` of notifications
+    collections: String,
+}
+
+struct Table {
+    name: String,
+    pending: PendingId,
+    anchor: Lsn,
+    rows: u64,
+    /// The newest row
+    held: Option<Held>,
+    figures: TableFigures,
+}
+
+struct Held {
+    record: Record,
+    first_of_all: bool,
+    first_of_table: bool,
+}
+
+impl<'a> Publisher<'a> {
+    pub(super) fn new(snapshot: Snapshot<'a>, tables: &[TableDefinition]) -> Self {
+        let Snapshot { config, context, plans, blocks, publication, completed, position, figures } = snapshot;
+        let relational = &config.relational;
+        let table = |table: &TableDefinition| {
+            let name = table.full_name();
+            let figures = figures.table(&name, 0);
+            Table { name, pending: "".into(), anchor: Lsn::INVALID, rows: 0, held: None, figures }
+        };
+        Self {
+            tables: tables.iter().map(table).collect(),
+            ended: VecDeque::new(),
+            is_first: completed.is_empty(),
+            scanned: context.metrics().counter("snapshot_rows", "Rows that snapshots read.", None),
+            notifications: Notifications::new(&relational.notifications, &relational.topic_prefix),
+            collections: tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(","),
+            config,
+            context,
+            plans,
+            blocks,
+            publication,
+            completed,
+            position,
+            figures,
+        }
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<()> {
+        self.notify(Happening::Started, &[]).await
+    }
+
+    pub(super) async fn take(&mut self, told: Told) -> Result<()> {
+        match told {
+            Told::Opened { table, definition, rows, anchor, reply } => {
+                let planned = self.open(table, &definition, rows, anchor).await?;
+                // A reader that is gone says itself why.
+                let _ = reply.send(planned);
+                Ok(())
+            }
+            Told::Rows { table, records, octets, reservation } => self.rows(table, records, octets, reservation).await,
+            Told::Ended { table } => self.end(table).await,
+            Told::Gone { table } => {
+                self.figures.leave_out(&self.tables[table].figures);
+                Ok(())
+            }
+        }
+    }
+
+    async fn open(
+        &mut self,
+        number: usize,
+        definition: &TableDefinition,
+        rows: Option<u64>,
+        anchor: Lsn,
+    ) -> Result<(Arc<TablePlan>, Select)> {
+        let published = self.publication.and_then(|publication| publication.table(definition));
+        let generated = self.publication.is_some_and(|publication| publication.generated);
+        let shape = Shape::of_definition(definition, published.and_then(|published| published.columns.as_deref()), generated);
+        let plan = self.plans.of_definition(self.blocks, definition, shape)?;
+        let select = Select::new(self.config, definition, &plan, published.and_then(|published| published.row_filter.as_deref()));
+        let table = &mut self.tables[number];
+        table.pending = format!("{}@{anchor}", table.name).into();
+        table.anchor = anchor;
+        table.figures.begin(rows);
+        let (name, collections) = (table.name.clone(), self.collections.clone());
+        let progress = [("current_collection_in_progress", name.as_str()), ("data_collections", &collections)];
+        self.notify(Happening::InProgress, &progress).await?;
+        Ok((plan, select))
+    }
+
+    async fn rows(&mut self, number: usize, mut records: Vec<Record>, octets: usize, reservation: Reservation) -> Result<()> {
+        let table = &mut self.tables[number];
+        let count = records.len() as u64;
+        let Some(last) = records.pop() else { return Ok(()) };
+        let first_of_table = table.rows == 0;
+        let first_of_all = first_of_table && number == 0 && self.is_first;
+        table.rows += count;
+        table.figures.add(count, octets as u64);
+        self.figures.tick();
+        self.scanned.add(count);
+        let is_only = records.is_empty();
+        let newest = Held { record: last, first_of_all: first_of_all && is_only, first_of_table: first_of_table && is_only };
+        match table.held.replace(newest) {
+            Some(earlier) => records.insert(0, earlier.marked(false, false)),
+            None => records.iter_mut().take(1).for_each(|first| mark(first_of_all, true, false, false).set(first)),
+        }
+        if first_of_table {
+            // Those that have waited for it come first.
+            self.publish_ended().await?;
+        }
+        self.send(number, records, reservation).await
+    }
+
+    async fn end(&mut self, number: usize) -> Result<()> {
+        let (name, count) = (self.tables[number].name.clone(), self.tables[number].rows.to_string());
+        let collections = self.collections.clone();
+        let scanned = [
+            ("scanned_collection", name.as_str()),
+            ("total_rows_scanned", &count),
+            ("data_collections", &collections),
+            ("status", "SUCCEEDED"),
+        ];
+        self.notify(Happening::TableScanCompleted, &scanned).await?;
+        self.ended.push_back(number);
+        self.publish_ended().await
+    }
+
+    /// Publishes the tables whose last row is known not to be the last of all.
+    async fn publish_ended(&mut self) -> Result<()> {
+        while let Some(place) = self.ended.iter().position(|number| {
+            let others = self.tables.iter().enumerate().filter(|(other, _)| other != number);
+            self.tables[*number].held.is_none() || others.into_iter().any(|(_, other)| other.held.is_some())
+        }) {
+            let Some(number) = self.ended.remove(place) else { break };
+            self.publish(number, false, Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes a table with its state, and whatever else is to be stored then.
+    async fn publish(&mut self, number: usize, last_of_all: bool, more: Vec<StateChange>) -> Result<()> {
+        if let Some(held) = self.tables[number].held.take() {
+            self.send(number, vec![held.marked(true, last_of_all)], outside_the_budget()).await?;
+        }
+        let table = &mut self.tables[number];
+        info!(table = %table.name, rows = table.rows, anchor = %table.anchor, "the snapshot of the table is complete");
+        self.figures.complete(&mut table.figures);
+        let complete = CompletedTable { name: table.name.clone(), anchor: table.anchor, rows: table.rows };
+        let mut batch = SourceBatch { state: vec![complete.change(&self.config.relational.topic_prefix)], ..SourceBatch::default() };
+        batch.publish.extend((table.rows > 0).then(|| table.pending.clone()));
+        batch.state.extend(more);
+        self.completed.push(complete);
+        self.context.send(batch, outside_the_budget()).await?;
+        Ok(())
+    }
+
+    /// Sends rows as pending ones.
+    async fn send(&mut self, number: usize, records: Vec<Record>, reservation: Reservation) -> Result<()> {
+        if !records.is_empty() {
+            let pending = Some(self.tables[number].pending.clone());
+            self.context.send(SourceBatch { records, pending, ..SourceBatch::default() }, reservation).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes what is left, with the position that says that the snapshot is complete.
+    pub(super) async fn complete(mut self) -> Result<(Position, Vec<CompletedTable>)> {
+        self.position.snapshot = SnapshotProgress::Completed;
+        let state = vec![self.position.change(&self.config.relational.topic_prefix)];
+        // At most one table has waited until now: of two, one would have been published for the other's sake.
+        match self.ended.pop_front() {
+            Some(number) => self.publish(number, true, state).await?,
+            None => drop(self.context.send(SourceBatch { state, ..SourceBatch::default() }, outside_the_budget()).await?),
+        }
+        self.notify(Happening::Completed, &[]).await?;
+        Ok((self.position, self.completed))
+    }
+
+    /// Tells how far the snapshot is.
+    async fn notify(&mut self, happening: Happening, data: &[(&str, &str)]) -> Result<()> {
+        if let Some(record) = self.notifications.give(Aggregate::InitialSnapshot, happening, data) {
+            self.context.send(SourceBatch { records: vec![record], ..SourceBatch::default() }, outside_the_budget()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What is sent here is small, or one row. It does not wait for room: the readers may hold all there is until they are heard.
+fn outside_the_budget() -> Reservation {
+    Reservation::new(0, |_| {})
+}
+
+impl Held {
+    /// The record, now that it is known whether it is a last one.
+    fn marked(mut self, last_of_table: bool, last_of_all: bool) -> Record {
+        mark(self.first_of_all, self.first_of_table, last_of_table, last_of_all).set(&mut self.record);
+        self.record
+    }
+}
+
+/// Debezium's marks. `first_of_all` is the first row of the first table; where that table is empty, no row is marked so.
+fn mark(first_of_all: bool, first_of_table: bool, last_of_table: bool, last_of_all: bool) -> SnapshotMark {
+    if last_of_all {
+        SnapshotMark::Last
+    } else if first_of_all {
+        SnapshotMark::First
+    } else if last_of_table {
+        SnapshotMark::LastInTable
+    } else if first_of_table {
+        SnapshotMark::FirstInTable
+    } else {
+        SnapshotMark::Inside
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_marked_as_debezium_marks_them() {
+        // An empty table, one with one row, one with three: the recorded case snapshot-markers.
+        let one = mark(false, true, true, false);
+        let three = [mark(false, true, false, false), mark(false, false, false, false), mark(false, false, true, true)];
+        assert_eq!(one, SnapshotMark::LastInTable);
+        assert_eq!(three, [SnapshotMark::FirstInTable, SnapshotMark::Inside, SnapshotMark::Last]);
+        // A first table of one row, then others: the recorded case truncate-many.
+        assert_eq!(mark(true, true, true, false), SnapshotMark::First);
+        assert_eq!(mark(true, true, true, true), SnapshotMark::Last);
+        assert_eq!(mark(true, true, false, false), SnapshotMark::First);
+    }
+}

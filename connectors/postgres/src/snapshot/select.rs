@@ -1,0 +1,117 @@
+//! Which tables a snapshot reads, and the statement that reads one.
+
+use tailwater_kit::relational_config::TableOrder;
+
+use super::work::Pages;
+use crate::catalog::{Publication, TableDefinition, quote_identifier};
+use crate::config::PostgresConfig;
+use crate::data_types::{ColumnCodec, Format};
+use crate::relation::TablePlan;
+
+/// Binary where both sides know it; other types are cast to text.
+pub(crate) fn copy_format(codec: &ColumnCodec) -> Format {
+    if codec.supports_binary() { Format::Binary } else { Format::Text }
+}
+
+/// The parts of the COPY that reads a table.
+pub(super) struct Select {
+    columns: String,
+    from: String,
+    filter: Option<String>,
+    /// Whether the rows are the table's own, so that pages of it can be chosen
+    pub(super) has_pages: bool,
+}
+
+impl Select {
+    /// Of the captured columns of the table.
+    pub(super) fn new(config: &PostgresConfig, table: &TableDefinition, plan: &TablePlan, row_filter: Option<&str>) -> Self {
+        let name = table.full_name();
+        let mut statements = config.relational.snapshot_selects.iter();
+        let statement = statements.find(|(table, _)| table.eq_ignore_ascii_case(&name)).map(|(_, statement)| statement);
+        let columns: Vec<String> = plan
+            .shape
+            .columns
+            .iter()
+            .enumerate()
+            .filter_map(|(index, column)| {
+                let codec = plan.codec(index)?;
+                let quoted = quote_identifier(&column.name);
+                let definition = table.columns.iter().find(|definition| definition.name == column.name)?;
+                Some(match (copy_format(codec), statement) {
+                    (Format::Text, _) => format!("{quoted}::text"),
+                    // A statement of the user may select another type than the column's.
+                    (Format::Binary, Some(_)) => format!("{quoted}::{}", definition.type_name),
+                    (Format::Binary, None) => quoted,
+                })
+            })
+            .collect();
+        let from = match statement {
+            Some(statement) => format!("({}) AS rows_to_read", statement.trim().trim_end_matches(';')),
+            // Rows of inheriting tables are those tables' own.
+            None if table.partitioned => table.quoted(),
+            None => format!("ONLY {}", table.quoted()),
+        };
+        let filter = row_filter.filter(|_| statement.is_none()).map(str::to_owned);
+        Self { columns: columns.join(", "), from, filter, has_pages: statement.is_none() }
+    }
+
+    /// The statement for these pages; of a partitioned table they are those of each of its leaves.
+    pub(super) fn statement(&self, pages: Pages) -> String {
+        let conditions: Vec<String> = [
+            self.filter.as_ref().map(|filter| format!("({filter})")),
+            (pages.from > 0).then(|| format!("ctid >= '({},0)'::tid", pages.from)),
+            pages.until.map(|page| format!("ctid < '({page},0)'::tid")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        let condition = if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
+        format!("COPY (SELECT {} FROM {}{condition}) TO STDOUT (FORMAT binary)", self.columns, self.from)
+    }
+}
+
+/// The tables that a snapshot reads, in its order: those to capture, where `snapshot.include.collection.list` names
+/// them, and of a partitioned table either the root or the leaves, as it is published.
+pub(crate) fn tables_to_read(
+    config: &PostgresConfig,
+    publication: Option<&Publication>,
+    captured: &[&TableDefinition],
+) -> Vec<TableDefinition> {
+    let relational = &config.relational;
+    let by_root = |table: &TableDefinition| match publication {
+        Some(publication) => publication.table(table).is_some(),
+        None => config.publish_via_root,
+    };
+    let read = |table: &TableDefinition| {
+        let covered = table.ancestors.iter().any(|oid| captured.iter().any(|other| other.oid == *oid && by_root(other)));
+        let named = relational.snapshot_tables.is_empty() || relational.snapshot_tables.matches(&table.full_name());
+        named && if table.partitioned { by_root(table) && !covered } else { !covered }
+    };
+    let mut tables: Vec<TableDefinition> = captured.iter().filter(|table| read(table)).map(|table| (*table).clone()).collect();
+    match relational.snapshot_order {
+        // As Debezium does: first in the order of the include list, then by name.
+        TableOrder::Name => tables.sort_by_cached_key(|table| {
+            let name = table.full_name();
+            (relational.tables.tables.place(&name), name)
+        }),
+        TableOrder::Ascending => tables.sort_by(|one, two| one.rows.total_cmp(&two.rows)),
+        TableOrder::Descending => tables.sort_by(|one, two| two.rows.total_cmp(&one.rows)),
+    }
+    tables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_pages_touch_each_other_and_the_last_is_open() {
+        let select = Select { columns: "id".into(), from: "ONLY t".into(), filter: Some("a OR b".into()), has_pages: true };
+        let of = |from, until| select.statement(Pages { from, until });
+        let whole = "COPY (SELECT id FROM ONLY t WHERE (a OR b)) TO STDOUT (FORMAT binary)";
+        assert_eq!(of(0, None), whole);
+        assert_eq!(of(0, Some(7)), whole.replace("b))", "b) AND ctid < '(7,0)'::tid)"));
+        assert_eq!(of(7, Some(9)), whole.replace("b))", "b) AND ctid >= '(7,0)'::tid AND ctid < '(9,0)'::tid)"));
+        assert_eq!(of(9, None), whole.replace("b))", "b) AND ctid >= '(9,0)'::tid)"));
+    }
+}
