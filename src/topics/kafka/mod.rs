@@ -311,7 +311,8 @@ impl KafkaLog {
         self.uses.lock().extend(remembered);
     }
 
-    /// Identity of a topic's log.
+    /// Identity of a topic's log: the cluster and the name. Kafka gives each topic an id of its own too, which librdkafka's interface in
+    /// Rust does not hand out; a topic that was made anew is found out by its end, see [`reader`].
     fn log_id(&self, topic: &str) -> LogId {
         Arc::from(format!("{}/{topic}", self.cluster))
     }
