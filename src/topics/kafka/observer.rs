@@ -39,17 +39,15 @@ impl ClientContext for Observer {
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
+        // A connection that ends after it was made is told of here alone.
+        if facility == "FAIL" {
+            self.note(KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), message);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!("Kafka cannot be asked at the moment: {reason}");
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_refused = |error: &KafkaError, reason: &str| refused("ask", error, reason).is_some();
-        let says_more = failure.as_ref().is_none_or(|(known, why)| is_refused(&error, reason) || !is_refused(known, why));
-        // That no broker is left comes behind every failure, and says nothing.
-        if says_more && error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *failure = Some((error, reason.to_owned()));
-        }
+        self.note(error, reason);
     }
 
     fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
@@ -66,6 +64,16 @@ impl ProducerContext for Observer {
 }
 
 impl Observer {
+    fn note(&self, error: KafkaError, reason: &str) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_refused = |error: &KafkaError, reason: &str| refused("ask", error, reason).is_some();
+        let says_more = failure.as_ref().is_none_or(|(known, why)| is_refused(&error, reason) || !is_refused(known, why));
+        // That no broker is left comes behind every failure, and says nothing.
+        if says_more && error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *failure = Some((error, reason.to_owned()));
+        }
+    }
+
     fn refusal(&self, doing: &str) -> Option<Error> {
         let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.as_ref().and_then(|(error, reason)| refused(doing, error, reason))
