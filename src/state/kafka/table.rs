@@ -185,7 +185,11 @@ impl Clients {
     /// Sees whether the cluster answers.
     pub(super) async fn connect(&self) -> Result<()> {
         let (client, _) = observer::connect(&self.consumer).await?;
-        off_the_async_threads(move || Ok(drop(client))).await
+        off_the_async_threads(move || {
+            drop(client);
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -69,7 +69,7 @@ impl Login {
         let Ok(seconds) = life.parse::<u32>() else {
             return Err("has an unsecuredLoginLifetimeSeconds that is no number".to_owned());
         };
-        Ok(vec![("sasl.mechanism", "OAUTHBEARER".to_owned()), ("sasl.oauthbearer.config", token::setting(&principal, seconds))])
+        Ok(vec![("sasl.mechanism", "OAUTHBEARER".to_owned()), ("sasl.oauthbearer.config", token::setting(principal, seconds))])
     }
 }
 

@@ -115,7 +115,7 @@ async fn every_way_to_log_in_works_on_a_real_broker_and_a_wrong_one_says_so() {
 
     let stranger = format!(r#"{PLAIN} username="alice" password="canary";"#);
     let stranger_scram = format!(r#"{SCRAM} username="bob" password="canary";"#);
-    let wrong: [(&str, Vec<(&str, &str)>, &str); 4] = [
+    let wrong = [
         ("PASSWORDS", vec![passwords, ("sasl.mechanism", "PLAIN"), ("sasl.jaas.config", &stranger)], "sasl.jaas.config"),
         ("PASSWORDS", vec![passwords, ("sasl.mechanism", "SCRAM-SHA-512"), ("sasl.jaas.config", &stranger_scram)], "sasl.jaas.config"),
         ("TOKENS", vec![passwords, ("sasl.mechanism", "PLAIN"), ("sasl.jaas.config", &plain)], "sasl.mechanism"),
