@@ -1,5 +1,6 @@
 //! `connector`: list, status, create, pause, resume, stop, restart, offsets, delete.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -118,7 +119,18 @@ impl Connector {
     pub(super) async fn execute(self) -> Result<Exit, Failure> {
         match self {
             Self::List { address, output } => show(&address.client()?, "/connectors?expand=info&expand=status", output, list).await,
-            Self::Status { named, output } => named.show("/status", output, status).await,
+            Self::Status { named, output: Output::Json } => named.show("/status", Output::Json, status).await,
+            Self::Status { named, output: Output::Text } => {
+                let client = named.address.client()?;
+                let answer = client.get(&named.path("/status")).await?;
+                let mut shown = status(&answer);
+                // A connector of a class that the worker does not have promises nothing.
+                if let Ok(guarantee) = client.get(&named.path("/guarantee")).await {
+                    let _ = write!(shown, "\n{}: {}\n", text(&guarantee["guarantee"]), text(&guarantee["why"]));
+                }
+                print(&shown)?;
+                Ok(Exit::Done)
+            }
             Self::Create { file, address } => create(&file, &address.client()?).await,
             Self::Pause(named) => named.act(Method::PUT, "/pause", "pausing").await,
             Self::Resume(named) => named.act(Method::PUT, "/resume", "resuming").await,

@@ -8,6 +8,7 @@ mod client;
 mod connector;
 mod open;
 mod output;
+mod plan;
 mod probe;
 mod run;
 mod service_manager;
@@ -36,6 +37,7 @@ struct Arguments {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Plan(plan::Plan),
     Probe(probe::Probe),
     Snapshot(snapshot::Snapshot),
     /// Speaks about the connectors of a running worker
@@ -120,6 +122,7 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Run(run) => run.execute().await,
             Command::Check(check) => check.execute(),
+            Command::Plan(plan) => plan.execute(),
             Command::Probe(probe) => probe.execute().await,
             Command::Snapshot(snapshot) => snapshot.execute().await,
             Command::Connector { command } => command.execute().await,
@@ -154,6 +157,7 @@ mod tests {
             "run",
             "run --config worker.yaml --connectors c --data-dir d --listen 127.0.0.1:0 --log-format json --log-level debug",
             "check a.yaml b.json --output json",
+            "plan a.yaml b.json --config worker.yaml --output json",
             "probe a.yaml",
             "snapshot a.yaml",
             "snapshot a.yaml --to sqlite:///tmp/x.db",

@@ -33,6 +33,11 @@ pub fn common_fields(kind: ConnectorType) -> &'static [&'static [ConfigField]] {
     }
 }
 
+/// All keys that a connector declares or has as every connector of its kind.
+pub(crate) fn fields_of(plugin: &dyn Plugin) -> impl Iterator<Item = &'static ConfigField> {
+    plugin.fields().iter().chain(common_fields(plugin.kind())).copied().flatten()
+}
+
 /// The flat text values of a configuration; keys that are null are left out.
 ///
 /// # Errors

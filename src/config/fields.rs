@@ -81,13 +81,11 @@ pub(crate) const SOURCE_FIELDS: &[ConfigField] = &[
     field("topic.creation.groups", FieldType::List, "Names of groups of topics that are made with options of their own."),
     field("topic.creation.*", TEXT, "Option of a group of topics, where the topic log is Kafka."),
     field("exactly.once.support", FieldType::Choice(&["requested", "required"]), "Whether exactly-once delivery must be possible.")
-        .default("requested")
-        .effect(Effect::NotYet),
-    field("transaction.boundary", FieldType::Choice(&["poll", "interval", "connector"]), "Where a Kafka transaction ends.")
-        .default("poll")
-        .effect(Effect::NotYet),
-    field("transaction.boundary.interval.ms", LONG, "Length of a Kafka transaction, in milliseconds.").effect(Effect::NotYet),
-    field("offsets.storage.topic", TEXT, "Topic for the offsets of this connector alone.").effect(Effect::NotYet),
+        .default("requested"),
+    field("transaction.boundary", FieldType::Choice(&["poll", "interval", "connector"]), "Where a Kafka transaction ends.").default("poll"),
+    field("transaction.boundary.interval.ms", LONG, "Length of a Kafka transaction with transaction.boundary=interval, in milliseconds.")
+        .validator(at_least_one),
+    field("offsets.storage.topic", TEXT, "Topic for the offsets of this connector alone, where the topic log is Kafka."),
 ];
 
 /// Further keys of sinks.

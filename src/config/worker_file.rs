@@ -59,11 +59,12 @@ pub enum LogFormat {
 const OVERRIDE_POLICY: &str = "connector.client.config.override.policy";
 
 /// Keys, or beginnings of them, that only the Kafka engine reads.
-const OF_KAFKA: [&str; 7] = [
+const OF_KAFKA: [&str; 8] = [
     "topics.kafka.",
     "topic.creation.enable",
     "connector.client.config.",
     "group.id",
+    "exactly.once.source.support",
     "config.storage.",
     "offset.storage.",
     "status.storage.",
@@ -104,6 +105,12 @@ const FIELDS: &[ConfigField] = &[
         .default("All"),
     field("connector.client.config.override.allowlist", FieldType::List, "Settings that the policy Allowlist allows."),
     field("group.id", FieldType::Text, "Name of the group of workers.").default("tailwater"),
+    field(
+        "exactly.once.source.support",
+        FieldType::Choice(&["disabled", "preparing", "enabled"]),
+        "Whether sources write their records and offsets in transactions of Kafka.",
+    )
+    .default("disabled"),
     field("config.storage.topic", FieldType::Text, "Topic of the connector configurations.").default("tailwater-configs"),
     field("config.storage.*", FieldType::Text, "Setting of that topic where it is made, such as replication.factor."),
     field("offset.storage.topic", FieldType::Text, "Topic of the offsets of sources.").default("tailwater-offsets"),

@@ -74,6 +74,12 @@ impl KeyAndValue {
     pub fn value(&self) -> Option<&[u8]> {
         self.has_value.then(|| &self.buffer[self.key.unwrap_or(0)..])
     }
+
+    /// Bytes of both.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
 }
 
 /// A part of a record that a converter reads or writes.

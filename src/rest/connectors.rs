@@ -120,6 +120,11 @@ pub(super) async fn status(State(api): State<Api>, Segments(name): Segments<Stri
     ok(&answers::status(&info, api.worker_id()))
 }
 
+pub(super) async fn guarantee(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
+    let guarantee = api.worker()?.guarantee(&name).await.map_err(|refused| Failure::refused(&name, refused, not_found))?;
+    ok(&guarantee.json())
+}
+
 pub(super) async fn tasks(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
     ok(&answers::tasks(&get(&api, &name, not_found).await?))
 }

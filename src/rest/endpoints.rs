@@ -96,6 +96,9 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     endpoint("GET", "/connectors/{name}/status", READ, "States of the connector and its tasks.", &[(200, Some("Status"))], || {
         get(connectors::status)
     }),
+    endpoint("GET", "/connectors/{name}/guarantee", READ, "How often a change gets through it.", &[(200, Some("Guarantee"))], || {
+        get(connectors::guarantee)
+    }),
     endpoint("GET", "/connectors/{name}/snapshot", READ, "How far its snapshot is.", &[(200, Some("SnapshotProgress"))], || {
         get(snapshots::show)
     }),

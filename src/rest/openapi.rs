@@ -26,7 +26,7 @@ pub(super) fn document() -> Value {
             "title": "Tailwater",
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "description": "The REST API of Kafka Connect 4.3, and /topics.",
+            "description": "The REST API of Kafka Connect 4.3, /topics, and /connectors/{name}/guarantee.",
         },
         "paths": paths,
         "components": {
@@ -127,7 +127,7 @@ fn schemas() -> Value {
     };
     let bytes = json!({"anyOf": [text_or_null, object(&[("base64", text.clone())])]});
     let offset = object(&[("partition", any_object.clone()), ("offset?", json!({"type": ["object", "null"]}))]);
-    let entries: [(&str, Value); 30] = [
+    let entries: [(&str, Value); 31] = [
         ("Object", any_object.clone()),
         ("Metrics", text.clone()),
         ("Error", object(&[("error_code", whole.clone()), ("message", text.clone())])),
@@ -160,6 +160,7 @@ fn schemas() -> Value {
                 ("type", kind),
             ]),
         ),
+        ("Guarantee", object(&[("guarantee", json!({"enum": ["exactly-once", "at-least-once"]})), ("why", text.clone())])),
         ("Tasks", list(&object(&[("id", task_id), ("config", reference("Config"))]))),
         (
             "Listing",

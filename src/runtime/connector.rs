@@ -21,7 +21,7 @@ use crate::runtime::source_task::panic_error;
 use crate::runtime::supervisor::{TaskHandle, TaskSetup, Wanted, misconfigured, settings};
 use crate::runtime::worker::{ConnectorInfo, ConnectorType, Restart, RunState, RunStatus, WorkerInner};
 use crate::state::{StoredConnector, TargetState};
-use crate::topics::Subscription;
+use crate::topics::{LogUser, Subscription};
 
 /// A connector of this worker.
 pub(super) struct Connector {
@@ -97,6 +97,13 @@ impl Connector {
             return None;
         }
         settings(&values, &worker.options.defaults).ok()?.subscription
+    }
+
+    /// The connector as its log sees it, for whoever looks at its state or moves it while no task runs. The first task's writer keeps all of it.
+    pub(super) fn log_user(&self, worker: &WorkerInner) -> Result<LogUser> {
+        let config = flatten(&self.now().stored.config).map_err(|report| misconfigured(&report))?;
+        let resolved = worker.parts.providers.resolve(&config).map_err(|report| misconfigured(&report))?;
+        Ok(LogUser { config: Arc::new(resolved), ..LogUser::from(&*self.name) })
     }
 
     /// Makes and starts the tasks, unless the connector is stopped. What keeps them from being made is its status.

@@ -3,6 +3,7 @@
 //! - [`worker`]: all connectors of this process, and the changes that a user makes
 //! - `connector`: one connector: what it should do, its tasks
 //! - [`offsets`]: where connectors stand, and moving it
+//! - [`guarantee`]: how often a change gets through
 //! - [`validation`]: checking a configuration that nobody runs yet
 //! - `supervisor`: one task over its lifetime: runs, waits, runs again
 //! - `source_task`, `sink_task`: one run of a task
@@ -16,6 +17,7 @@
 
 mod budget;
 mod connector;
+pub mod guarantee;
 mod ledger;
 pub mod offsets;
 pub mod plugin;

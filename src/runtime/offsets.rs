@@ -73,7 +73,10 @@ impl Worker {
         let connector = self.inner.find(name)?;
         match kind(&connector) {
             ConnectorType::Sink => self.topics().committed(name).await.map(Offsets::Sink).map_err(Refused::Failed),
-            ConnectorType::Source => self.topics().source_state(name).await.map(Offsets::Source).map_err(Refused::Failed),
+            ConnectorType::Source => {
+                let user = connector.log_user(&self.inner).map_err(Refused::Failed)?;
+                self.topics().source_state(&user).await.map(Offsets::Source).map_err(Refused::Failed)
+            }
         }
     }
 
@@ -107,7 +110,7 @@ impl Worker {
                     move_positions(&worker, &connector, moves).await?;
                 }
                 ConnectorType::Source => {
-                    let state = topics.source_state(&connector.name).await?;
+                    let state = topics.source_state(&connector.log_user(&worker)?).await?;
                     let forget = |(partition, _): (&JsonMap, _)| StateChange { partition: partition.clone(), offset: None };
                     change_state(&worker, &connector, state.iter().map(forget).collect()).await?;
                 }
@@ -190,7 +193,7 @@ fn moved(connector: &Connector) -> Moved {
 }
 
 async fn change_state(worker: &WorkerInner, connector: &Connector, state: Vec<StateChange>) -> Result<(), Immovable> {
-    let mut writer = worker.parts.topics.writer(&(&*connector.name).into()).await?;
+    let mut writer = worker.parts.topics.writer(&connector.log_user(worker)?).await?;
     writer.append(1, SourceBatch { state, ..SourceBatch::default() }).await?;
     Ok(writer.close().await?)
 }

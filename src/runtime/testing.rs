@@ -179,8 +179,8 @@ impl TopicLog for MemoryTopics {
         self.0.content().retained_for = groups.into_iter().map(|(group, _)| group).collect();
     }
 
-    fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
-        let state = self.0.content().states.get(connector).cloned().unwrap_or_default();
+    fn source_state(&self, user: &LogUser) -> BoxFuture<'_, Result<SourceState>> {
+        let state = self.0.content().states.get(&*user.connector).cloned().unwrap_or_default();
         Box::pin(async move { Ok(state) })
     }
 

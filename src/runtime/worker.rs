@@ -27,6 +27,7 @@ use crate::config::providers::Providers;
 use crate::converters::{ConvertedRecord, Converters};
 use crate::runtime::budget::Budget;
 use crate::runtime::connector::Connector;
+use crate::runtime::guarantee::Guarantee;
 use crate::runtime::source_task::panicked;
 use crate::runtime::supervisor::{Wanted, misconfigured};
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
@@ -224,6 +225,17 @@ impl Worker {
     /// [`Refused::Unknown`]
     pub async fn get(&self, name: &str) -> Result<ConnectorInfo, Refused> {
         Ok(self.inner.find(name)?.info(&self.inner))
+    }
+
+    /// How often a change gets through a connector.
+    ///
+    /// # Errors
+    /// [`Refused::Unknown`], also where its class is.
+    pub async fn guarantee(&self, name: &str) -> Result<Guarantee, Refused> {
+        let connector = self.inner.find(name)?;
+        let plugin = connector.plugin().ok_or_else(|| Refused::Unknown(name.to_owned()))?;
+        let values = flatten(&connector.stored().config).map_err(Refused::Invalid)?;
+        Ok(Guarantee::of(plugin, &values, &self.inner.options.defaults))
     }
 
     /// Makes a connector. `file` is set where a file declares it.

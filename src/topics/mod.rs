@@ -109,8 +109,32 @@ pub const UNAVAILABLE: &str = "__debezium_unavailable_value";
 /// What is wrong with the keys by which a connector speaks about its topics, for the engine that the worker's keys name. Without I/O (I15).
 #[must_use]
 pub fn check(is_source: bool, connector: &ConfigValues, worker: &ConfigValues) -> ConfigReport {
-    let is_kafka = worker.get("topics.engine").is_some_and(|engine| engine.trim().eq_ignore_ascii_case("kafka"));
-    if is_kafka { kafka::check(is_source, connector, worker) } else { ConfigReport::default() }
+    if is_kafka(worker) { kafka::check(is_source, connector, worker) } else { ConfigReport::default() }
+}
+
+/// Whether the worker's keys name Kafka as the topic log.
+#[must_use]
+pub fn is_kafka(worker: &ConfigValues) -> bool {
+    worker.get("topics.engine").is_some_and(|engine| engine.trim().eq_ignore_ascii_case("kafka"))
+}
+
+/// Whether the log takes a source's records exactly once, and why.
+#[must_use]
+pub fn write_guarantee(worker: &ConfigValues) -> (bool, &'static str) {
+    match (is_kafka(worker), kafka::writes_transactions(worker)) {
+        (false, _) => (true, "records and offset are one group of the log, which has one writer"),
+        (true, true) => (true, "records and offset are in one transaction, and an older writer is fenced"),
+        (true, false) => (
+            false,
+            "records are written before their offset, and an older writer is not fenced; exactly.once.source.support: enabled mends it",
+        ),
+    }
+}
+
+/// Whether a sink sees what its source has committed, and nothing else.
+#[must_use]
+pub fn reads_committed(connector: &ConfigValues, worker: &ConfigValues) -> bool {
+    !is_kafka(worker) || kafka::reads_committed(connector, worker)
 }
 
 /// An engine of topic logs.
@@ -128,7 +152,7 @@ pub trait TopicLog: Send + Sync + 'static {
     fn retain_for(&self, groups: Vec<(String, Subscription)>);
 
     /// State of a source without opening it for writing.
-    fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>>;
+    fn source_state(&self, user: &LogUser) -> BoxFuture<'_, Result<SourceState>>;
 
     /// Committed positions of a sink.
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>>;
@@ -210,6 +234,7 @@ pub trait LogReader: Send {
     /// Keeps positions; they are durable when it returns.
     fn commit(&mut self, positions: Vec<LogPosition>) -> BoxFuture<'_, Result<()>>;
 
-    /// How many readable records lie behind the place where it reads, all partitions together.
+    /// How many readable records lie behind the place where it reads, all partitions together. The marker that ends a transaction of
+    /// Kafka counts as one until a record follows it.
     fn lag(&self) -> u64;
 }

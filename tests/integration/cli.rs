@@ -39,6 +39,31 @@ fn an_unknown_connector_names_the_nearest() {
 }
 
 #[test]
+fn plan_says_how_often_a_change_arrives_and_connects_to_nothing() {
+    let home = Home::new();
+    let source = home.write("rows.yaml", ROWS);
+    let sink = home.write("gone.yaml", "name: gone\nconnector: blackhole\ntopics: rows\n");
+    let worker = home.write(
+        "worker.yaml",
+        "topics: {engine: kafka, kafka: {bootstrap.servers: '203.0.113.1:9092'}}\nexactly.once.source.support: enabled\n",
+    );
+    let (source, sink) = (source.to_str().unwrap(), sink.to_str().unwrap());
+    let (code, text) = said_by(&["plan", source, "--config", worker.to_str().unwrap()]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("rows -> kafka  exactly-once  records and offset are in one transaction"), "{text}");
+    let (code, text) = said_by(&["plan", source, sink, "--output", "json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&answer[0]["log"], &answer[0]["guarantee"]), (&"embedded".into(), &"at-least-once".into()), "{answer}");
+    assert_eq!(answer.as_array().unwrap().len(), 1);
+    let required = home.write("required.yaml", &format!("{ROWS}exactly.once.support: required\n"));
+    let alone = home.write("alone.yaml", "topics: {engine: kafka, kafka: {bootstrap.servers: '203.0.113.1:9092'}}\n");
+    let (code, text) = said_by(&["plan", required.to_str().unwrap(), "--config", alone.to_str().unwrap()]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("exactly.once.support"), "{text}");
+}
+
+#[test]
 fn wrong_usage_and_a_wrong_worker_file_end_with_two() {
     assert_eq!(said_by(&["run", "--colour"]).0, Some(2));
     let home = Home::new();
@@ -90,6 +115,8 @@ async fn the_commands_speak_to_a_running_worker() {
         "{list}"
     );
     assert_eq!(command(&["connector", "pause", "rows"]).0, Some(0));
+    let (code, text) = command(&["connector", "status", "rows"]);
+    assert!(code == Some(0) && text.contains("exactly-once: records and offset are one group"), "{text}");
     wait_until("the pause", async || command(&["connector", "status", "rows", "--output", "json"]).1.contains("PAUSED")).await;
     for action in ["resume", "restart", "stop", "offsets"] {
         let (code, text) = command(&["connector", action, "rows"]);

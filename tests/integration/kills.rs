@@ -44,7 +44,7 @@ pub(crate) const STILL_HELD: &str = "the slot is in use; trying again";
 /// What a killed daemon left half written.
 pub(crate) const TORN_TAIL: &str = "the journal has a torn tail";
 
-fn kills() -> u32 {
+pub(crate) fn kills() -> u32 {
     std::env::var("TAILWATER_KILLS").map_or(6, |text| text.parse().expect("TAILWATER_KILLS is a number"))
 }
 

@@ -4,6 +4,7 @@
 //! - [`golden`]: recorded cases of Debezium and Kafka Connect, played and compared
 //! - [`kills`]: SIGKILL at random under load
 //! - [`kafka`]: topics in a real broker: its status topic, and a broker that is killed
+//! - [`kafka_kills`]: the same with the topics in Kafka, at least once and exactly once
 //! - [`durability`]: what is confirmed is durable, whatever stalls or fails
 //! - [`bad_input`]: wrong input gets a clear error, and nothing is lost
 //! - [`examples`]: every file of `config/examples` is valid
@@ -29,6 +30,7 @@ mod examples;
 mod golden;
 mod harness;
 mod kafka;
+mod kafka_kills;
 mod kills;
 mod operation;
 mod rest;

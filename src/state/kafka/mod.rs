@@ -23,7 +23,7 @@ use tailwater_api::config::{ConfigReport, ConfigValues};
 use tailwater_api::{Error, ErrorKind, Result};
 
 pub use self::configs::KafkaConfigs;
-pub use self::offsets::KafkaOffsets;
+pub use self::offsets::{KafkaOffsets, OffsetRecords, OffsetsOf};
 pub use self::statuses::{KafkaStatuses, StatusChange, TopicUse};
 use self::table::{Clients, Table, TableOptions};
 
@@ -71,12 +71,8 @@ impl KafkaState {
         let clients = Arc::new(Clients::check(worker).map_err(misconfigured)?.open()?);
         clients.connect().await?;
         let configs = Table::open(Arc::clone(&clients), configs).await?;
-        let offsets = Table::open(Arc::clone(&clients), offsets).await?;
+        let offsets = KafkaOffsets::open(Arc::clone(&clients), offsets).await?;
         let statuses = Table::open(clients, statuses).await?;
-        Ok(Self {
-            configs: KafkaConfigs::new(configs),
-            offsets: KafkaOffsets::new(offsets),
-            statuses: KafkaStatuses::new(statuses, worker_id)?,
-        })
+        Ok(Self { configs: KafkaConfigs::new(configs), offsets, statuses: KafkaStatuses::new(statuses, worker_id)? })
     }
 }

@@ -34,6 +34,8 @@ use crate::topics::kafka::observer::{self, Observer, ObservingClient, observing_
 
 /// How long brokers may take to answer, and to bring the next record or the end of a partition.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two looks at a transaction that is open.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long a change may take to be durable; the one who waits for it is told then, and tries again.
 const DELIVERY: &str = "60000";
 /// Bytes of a partition that may be fetched ahead of the reader, in KiB (I6).
@@ -82,6 +84,11 @@ impl TableOptions {
             }
         }
         options
+    }
+
+    /// The same for another topic.
+    pub(super) fn named(&self, topic: &str) -> Self {
+        Self { topic: topic.to_owned(), ..self.clone() }
     }
 
     /// Makes the topic if it is not there, and sees that it is compacted. Without an admin client it must be there.
@@ -239,7 +246,16 @@ impl Table {
         &self.topic
     }
 
-    /// Reads what was written before this call, by whomever.
+    /// Returns when no transaction is open any more that was open at the call. Behind the beginning of an open one nothing
+    /// is shown to readers of committed records, not even what others committed long ago.
+    pub(super) async fn wait_for_transactions(&self) -> Result<()> {
+        let reader = Arc::clone(&self.reader);
+        let mut config = self.clients.consumer.clone();
+        config.set("isolation.level", "read_uncommitted");
+        off_the_async_threads(move || reader.lock().unwrap_or_else(PoisonError::into_inner).wait_for_transactions(&config)).await
+    }
+
+    /// Reads what was written before this call, by whomever; see also [`Table::wait_for_transactions`].
     pub(super) async fn read_to_end(&self) -> Result<()> {
         let reader = Arc::clone(&self.reader);
         off_the_async_threads(move || reader.lock().unwrap_or_else(PoisonError::into_inner).read_to_end()).await
@@ -284,6 +300,35 @@ impl Reader {
                     return Err(failed_with_code(doing(), code));
                 }
             }
+        }
+    }
+
+    /// `uncommitted` are the settings of a consumer that sees open transactions.
+    fn wait_for_transactions(&self, uncommitted: &ClientConfig) -> Result<()> {
+        let doing = || format!("look for the end of the topic {}", self.topic);
+        let uncommitted = observing_client(uncommitted)?;
+        let ends = |consumer: &ObservingClient| {
+            let mut asked = TopicPartitionList::new();
+            for partition in self.next.keys() {
+                asked.add_partition_offset(&self.topic, *partition, Offset::End)?;
+            }
+            let found = consumer.offsets_for_times(asked, PATIENCE)?;
+            Ok(found.elements().iter().map(|element| (element.partition(), element.offset().to_raw())).collect::<BTreeMap<_, _>>())
+        };
+        let ends = |consumer: &ObservingClient| ends(consumer).map_err(|error: KafkaError| failed(doing(), &error));
+        let written = ends(&uncommitted)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let committed = ends(&self.consumer)?;
+            if written.iter().all(|(partition, end)| committed.get(partition) >= Some(end)) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::new(ErrorKind::TimedOut, doing())
+                    .because(format!("a transaction has been open for {} s", PATIENCE.as_secs()))
+                    .mend("kafka-transactions.sh find-hanging names it; it ends by itself after its transaction.timeout.ms"));
+            }
+            std::thread::sleep(LOOK);
         }
     }
 

@@ -38,6 +38,10 @@ fn entries(records: &[(String, Option<String>)]) -> Entries {
     entries
 }
 
+fn of(connector: &str) -> OffsetsOf {
+    OffsetsOf { connector: connector.into(), topic: None }
+}
+
 fn map(text: &str) -> JsonMap {
     serde_json::from_str(text).unwrap()
 }
@@ -211,7 +215,7 @@ async fn state_is_durable_and_seen_by_the_next_worker() {
     let partition = map(r#"{"server":"shop"}"#);
     for lsn in 1..=3 {
         let change = StateChange { partition: partition.clone(), offset: Some(map(&format!(r#"{{"lsn":{lsn}}}"#))) };
-        state.offsets.put("shop", &[change]).await.unwrap();
+        state.offsets.put(&of("shop"), &[change]).await.unwrap();
     }
     let failed = RunStatus { task: Some(0), state: RunState::Failed, trace: Some("why".into()) };
     let items = used("shop", "shop.public.items");
@@ -223,15 +227,15 @@ async fn state_is_durable_and_seen_by_the_next_worker() {
     broker.start_again().await.unwrap();
     let next = KafkaState::open(&worker(&broker), "127.0.0.1:8083").await.unwrap();
     assert_eq!(next.configs.list().await.unwrap(), [connector]);
-    assert_eq!(next.offsets.load("shop").await.unwrap().get(&partition), Some(&map(r#"{"lsn":3}"#)));
-    assert!(next.offsets.load("another").await.unwrap().is_empty());
+    assert_eq!(next.offsets.load(&of("shop")).await.unwrap().get(&partition), Some(&map(r#"{"lsn":3}"#)));
+    assert!(next.offsets.load(&of("another")).await.unwrap().is_empty());
     assert_eq!((next.statuses.places(), next.statuses.uses()), (vec![("shop".to_owned(), Some(0))], vec![items.clone()]));
 
     next.configs.remove("shop").await.unwrap();
-    next.offsets.put("shop", &[StateChange { partition, offset: None }]).await.unwrap();
+    next.offsets.put(&of("shop"), &[StateChange { partition, offset: None }]).await.unwrap();
     next.statuses.put(&[StatusChange::Gone("shop".to_owned(), Some(0)), StatusChange::Forgotten(items)]).await.unwrap();
     assert_eq!(next.configs.list().await.unwrap(), []);
-    assert!(next.offsets.load("shop").await.unwrap().is_empty());
+    assert!(next.offsets.load(&of("shop")).await.unwrap().is_empty());
     let last = KafkaState::open(&worker(&broker), "127.0.0.1:8083").await.unwrap();
     assert_eq!((last.statuses.places(), last.statuses.uses()), (vec![], vec![]));
 }
@@ -253,7 +257,7 @@ async fn what_others_write_is_seen_also_behind_a_transaction() {
         let record = FutureRecord::<str, str>::to("tailwater-offsets").key(r#"["c",{"server":"s"}]"#).payload(&value);
         producer.send(record, Timeout::Never).await.unwrap();
     };
-    let read = async || state.offsets.load("c").await.unwrap().get(&map(r#"{"server":"s"}"#)).cloned();
+    let read = async || state.offsets.load(&of("c")).await.unwrap().get(&map(r#"{"server":"s"}"#)).cloned();
     send(&client(false), 1).await;
     assert_eq!(read().await, Some(map(r#"{"lsn":1}"#)));
     let transactions = client(true);

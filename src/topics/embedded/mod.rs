@@ -389,7 +389,8 @@ impl TopicLog for EmbeddedLog {
         self.shared.retention.set_sinks(groups);
     }
 
-    fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
+    fn source_state(&self, user: &LogUser) -> BoxFuture<'_, Result<SourceState>> {
+        let connector = &*user.connector;
         let broken = self.shared.broken().get(connector).map(|(error, _)| error.again());
         let state = self.shared.journals().get(connector).map(|journal| journal.lock().state.clone()).unwrap_or_default();
         Box::pin(async move { broken.map_or(Ok(state), Err) })

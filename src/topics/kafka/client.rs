@@ -67,7 +67,11 @@ impl Role {
                 // next run writes again from what is durable.
                 ("delivery.timeout.ms", "120000"),
             ],
-            Self::Consumer => &[("auto.offset.reset", "earliest")],
+            Self::Consumer => &[
+                ("auto.offset.reset", "earliest"),
+                // Not Java's default: no sink is to write what its source has aborted. librdkafka's own agrees.
+                ("isolation.level", "read_committed"),
+            ],
             Self::Admin => &[],
         }
     }

@@ -1,6 +1,8 @@
 //! The Kafka engine: topics of a Kafka cluster, spoken to by librdkafka.
 //!
 //! - `writer`, `producer`: a source's records become bytes and durable
+//! - `transactions`: the same exactly once
+//! - `offset_store`: what keeps the offsets of sources
 //! - `reader`: the consumer of a sink task
 //! - `observer`: clients that only ask, and the first question to a cluster
 //! - `creation`: with what options topics are made
@@ -8,8 +10,9 @@
 //! - `client`: settings of Java clients as those of librdkafka
 //! - `errors`: what Kafka's errors mean here
 //!
-//! What is durable is what all replicas in sync hold (`acks=all`); a reader sees nothing else (I1). Without `exactly.once.support` a
-//! source writes at least once and is not fenced against a worker that was taken for dead (I13).
+//! What is durable is what all replicas in sync hold (`acks=all`); a reader sees nothing else (I1), and nothing of a transaction that
+//! is open or aborted. Without `exactly.once.source.support` a source writes at least once and is not fenced against a worker that was
+//! taken for dead (I13).
 //!
 //! librdkafka has threads of its own. Calls of it that wait for brokers run off the async threads.
 
@@ -17,10 +20,12 @@ pub mod client;
 mod creation;
 pub mod errors;
 pub mod observer;
+pub mod offset_store;
 mod producer;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod transactions;
 mod unchanged;
 mod writer;
 
@@ -42,7 +47,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues};
 use tailwater_api::record::{Header, Headers, Record, SchemaAndValue, TopicPartition};
 use tailwater_api::sink::{LogId, LogPosition};
-use tailwater_api::state::{SourceState, StateChange};
+use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result, Value};
 use tokio::sync::watch;
 
@@ -50,11 +55,13 @@ use self::client::{ClientSettings, Role, can_administer};
 use self::creation::{TopicCreation, TopicOptions};
 use self::errors::{failed, failed_with_code};
 use self::observer::{ObservingClient, observing_client};
+use self::offset_store::OffsetStore;
 use self::producer::{Deliveries, Producer};
 use self::reader::KafkaReader;
+use self::transactions::{TransactionOptions, Transactions, keep_committing};
 use self::writer::{HeldProducer, KafkaWriter, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
-use crate::state::kafka::{KafkaOffsets, TopicUse};
+use crate::state::kafka::{OffsetsOf, TopicUse};
 use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// How long brokers may take to answer a question.
@@ -63,27 +70,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const LEADERS: Duration = Duration::from_secs(15);
 /// Pause between two looks at a topic that has none.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// Where the offsets of sources are kept beside this topic log.
-pub trait OffsetStore: Send + Sync + 'static {
-    /// All offsets of a connector.
-    fn load(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>>;
-
-    /// Keeps changes of a connector's offsets, in order; they are durable when it returns.
-    fn put(&self, connector: &str, changes: Vec<StateChange>) -> BoxFuture<'_, Result<()>>;
-}
-
-impl OffsetStore for KafkaOffsets {
-    fn load(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
-        let connector = connector.to_owned();
-        Box::pin(async move { Self::load(self, &connector).await })
-    }
-
-    fn put(&self, connector: &str, changes: Vec<StateChange>) -> BoxFuture<'_, Result<()>> {
-        let connector = connector.to_owned();
-        Box::pin(async move { Self::put(self, &connector, &changes).await })
-    }
-}
 
 /// What the engine is told.
 #[derive(Clone)]
@@ -119,7 +105,23 @@ pub(super) fn check(is_source: bool, connector: &ConfigValues, worker: &ConfigVa
     if is_source && let Err(faults) = TopicCreation::read(connector) {
         report.faults.extend(faults.faults);
     }
+    if is_source {
+        let found = transactions::check(connector, worker);
+        report.faults.extend(found.faults);
+        report.notes.extend(found.notes);
+    }
     report
+}
+
+/// Whether sources write their records and offsets in transactions.
+pub(super) fn writes_transactions(worker: &ConfigValues) -> bool {
+    transactions::are_enabled(worker)
+}
+
+/// Whether the consumer of a sink leaves out what is not committed.
+pub(super) fn reads_committed(connector: &ConfigValues, worker: &ConfigValues) -> bool {
+    let settings = ClientSettings::check(Role::Consumer, worker, Some(connector));
+    settings.is_ok_and(|(settings, _)| settings.get("isolation.level") != Some("read_uncommitted"))
 }
 
 /// The topic log in a Kafka cluster. Cloning shares it.
@@ -208,11 +210,16 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     }
 }
 
+/// Does something that waits for brokers and that nobody waits for.
+fn off_the_async_threads(work: impl FnOnce() + Send + 'static) {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        drop(runtime.spawn_blocking(work));
+    }
+}
+
 /// Drops a client, which waits for its threads and, in a group, for brokers.
 fn drop_off_the_async_threads<T: Send + 'static>(client: T) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        drop(runtime.spawn_blocking(move || drop(client)));
-    }
+    off_the_async_threads(move || drop(client));
 }
 
 fn misconfigured(report: &ConfigReport) -> Error {
@@ -322,37 +329,72 @@ impl KafkaLog {
         converters.map(|(converters, _)| converters).map_err(|report| misconfigured(&report))
     }
 
-    async fn open_writer(&self, user: &LogUser, creation: TopicCreation, connector: Option<Arc<str>>) -> Result<KafkaWriter> {
+    /// Opens the writer of a source.
+    async fn open_writer(&self, user: &LogUser) -> Result<KafkaWriter> {
+        let of = OffsetsOf::read(&user.connector, &user.config);
+        let options = TransactionOptions::read(&user.connector, user.task, &user.config, &self.options.worker)?;
         let mut config = self.options.client(Role::Producer, Some(&user.config))?;
-        // A quarter of the budget is queued for each source; the rest is for what is before that, and for sinks.
-        producer::configure(&mut config, self.options.memory_budget / 4);
-        let producer = Producer::from_config_and_context(&config, Deliveries::new(Arc::clone(&user.connector)));
-        let producer = Arc::new(producer.map_err(|error| failed("make a Kafka producer", &error))?);
-        let state = match &connector {
-            Some(connector) => self.offsets.load(connector).await?,
-            None => SourceState::default(),
+        if let Some(options) = &options {
+            options.configure(&mut config);
+        }
+        let producer = self.producer(&mut config, user)?;
+        let transactions = match options {
+            Some(options) => Some(Arc::new(Transactions::open(&producer, options, &config).await?)),
+            None => None,
         };
+        // I12: what a transaction of before has come to is settled by now.
+        self.offsets.settled(&of).await?;
+        let state = self.offsets.load(&of).await?;
+        let (keeper, durable) = match &transactions {
+            Some(transactions) => keep_committing(Arc::clone(transactions), producer.clone(), of, Arc::clone(&self.offsets), self),
+            None => keep_offsets(Arc::clone(producer.context()), of, Arc::clone(&self.offsets), self),
+        };
+        let creation = TopicCreation::read(&user.config).map_err(|report| misconfigured(&report))?;
+        let topics = self.topics_of(user, creation, Some(Arc::clone(&user.connector)))?;
+        let sender = Sender { producer, converters: self.converters(user)?, bytes: KeyAndValue::default() };
+        let refusals = user.refusals.clone();
+        Ok(KafkaWriter { topics, state, sender, transactions, durable, accepted: 0, known: HashSet::new(), queued: None, refusals, keeper })
+    }
+
+    /// Opens the writer of what no source sends.
+    fn open_own(&self) -> Result<KafkaWriter> {
+        let user = LogUser::from("worker");
+        let producer = self.producer(&mut self.options.client(Role::Producer, None)?, &user)?;
+        let of = OffsetsOf::read(&user.connector, &user.config);
+        let (keeper, durable) = keep_offsets(Arc::clone(producer.context()), of, Arc::clone(&self.offsets), self);
+        let topics = self.topics_of(&user, TopicCreation::with_default(TopicOptions::of_one_partition()), None)?;
+        let sender = Sender { producer, converters: self.converters(&user)?, bytes: KeyAndValue::default() };
+        let state = SourceState::default();
+        Ok(KafkaWriter {
+            topics,
+            state,
+            sender,
+            transactions: None,
+            durable,
+            accepted: 0,
+            known: HashSet::new(),
+            queued: None,
+            refusals: None,
+            keeper,
+        })
+    }
+
+    fn producer(&self, config: &mut ClientConfig, user: &LogUser) -> Result<HeldProducer> {
+        // A quarter of the budget is queued for each source; the rest is for what is before that, and for sinks.
+        producer::configure(config, self.options.memory_budget / 4);
+        let producer = Producer::from_config_and_context(config, Deliveries::new(Arc::clone(&user.connector)));
+        Ok(HeldProducer::new(Arc::new(producer.map_err(|error| failed("make a Kafka producer", &error))?)))
+    }
+
+    fn topics_of(&self, user: &LogUser, creation: TopicCreation, connector: Option<Arc<str>>) -> Result<Topics> {
         let admin = self.options.client(Role::Admin, Some(&user.config))?;
         let is_off = |enable: &str| enable.trim().eq_ignore_ascii_case("false");
-        let topics = Topics {
+        Ok(Topics {
             creation,
             makes: can_administer(&admin) && !self.options.worker.get("topic.creation.enable").is_some_and(is_off),
             admin,
             connector,
             uses: Arc::clone(&self.uses),
-        };
-        let (keeper, durable) = keep_offsets(Arc::clone(producer.context()), Arc::clone(&user.connector), Arc::clone(&self.offsets), self);
-        let sender = Sender { producer: HeldProducer::new(producer), converters: self.converters(user)?, bytes: KeyAndValue::default() };
-        Ok(KafkaWriter {
-            topics,
-            state,
-            sender,
-            durable,
-            accepted: 0,
-            known: HashSet::new(),
-            queued: None,
-            refusals: user.refusals.clone(),
-            keeper,
         })
     }
 
@@ -362,10 +404,7 @@ impl KafkaLog {
             // A call that is dropped half way, and a writer that failed, are not put back: the next call opens a new one.
             let mut opened = match own.take() {
                 Some(opened) if opened.writer.durable().borrow().is_ok() => opened,
-                Some(_) | None => {
-                    let creation = TopicCreation::with_default(TopicOptions::of_one_partition());
-                    Own { writer: self.open_writer(&LogUser::from("worker"), creation, None).await?, number: 0 }
-                }
+                Some(_) | None => Own { writer: self.open_own()?, number: 0 },
             };
             opened.number += 1;
             let number = opened.number;
@@ -576,11 +615,7 @@ fn raw(topic: Arc<str>, message: &rdkafka::message::BorrowedMessage<'_>) -> Reco
 impl TopicLog for KafkaLog {
     fn writer(&self, user: &LogUser) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
         let user = user.clone();
-        Box::pin(async move {
-            let creation = TopicCreation::read(&user.config).map_err(|report| misconfigured(&report))?;
-            let connector = Some(Arc::clone(&user.connector));
-            Ok(Box::new(self.open_writer(&user, creation, connector).await?) as Box<dyn LogWriter>)
-        })
+        Box::pin(async move { Ok(Box::new(self.open_writer(&user).await?) as Box<dyn LogWriter>) })
     }
 
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<()>> {
@@ -601,8 +636,8 @@ impl TopicLog for KafkaLog {
     /// What Kafka deletes is a matter of each topic's own `retention.*`.
     fn retain_for(&self, _: Vec<(String, Subscription)>) {}
 
-    fn source_state(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
-        self.offsets.load(connector)
+    fn source_state(&self, user: &LogUser) -> BoxFuture<'_, Result<SourceState>> {
+        self.offsets.load(&OffsetsOf::read(&user.connector, &user.config))
     }
 
     fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>> {

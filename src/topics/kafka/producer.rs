@@ -44,7 +44,10 @@ pub(super) fn configure(config: &mut ClientConfig, queue: usize) {
     let queue = queue.max(SMALLEST_QUEUE);
     default("queue.buffering.max.kbytes", &(queue / 1024).to_string());
     default("queue.buffering.max.messages", &(queue / MESSAGE_OVERHEAD).to_string());
-    config.set("enable.gapless.guarantee", "true");
+    if config.get("transactional.id").is_none() {
+        // In a transaction a gap is aborted with everything else.
+        config.set("enable.gapless.guarantee", "true");
+    }
 }
 
 /// A batch whose records are on their way.
@@ -64,6 +67,8 @@ pub(super) struct Deliveries {
     is_away: AtomicBool,
     /// Told when a batch is delivered whole or a record is not
     pub(super) settled: Notify,
+    /// Told when a record is not delivered
+    pub(super) failed: Notify,
 }
 
 /// The finished prefix of the ledger.
@@ -76,7 +81,14 @@ pub(super) struct Settled {
 
 impl Deliveries {
     pub(super) fn new(connector: Arc<str>) -> Self {
-        Self { connector, ledger: Mutex::default(), failure: Mutex::default(), is_away: AtomicBool::new(false), settled: Notify::new() }
+        Self {
+            connector,
+            ledger: Mutex::default(),
+            failure: Mutex::default(),
+            is_away: AtomicBool::new(false),
+            settled: Notify::new(),
+            failed: Notify::new(),
+        }
     }
 
     fn ledger(&self) -> MutexGuard<'_, VecDeque<Arc<InFlight>>> {
@@ -107,6 +119,11 @@ impl Deliveries {
         settled
     }
 
+    /// Whether nothing is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ledger().is_empty()
+    }
+
     /// The error of the first record that was not delivered; taken once.
     pub(super) fn take_failure(&self) -> Option<Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -122,6 +139,7 @@ impl Deliveries {
     fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.settled.notify_one();
+        self.failed.notify_one();
     }
 }
 

@@ -9,12 +9,13 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use tailwater_api::sink::Assignment;
 use tailwater_api::source::{BatchNumber, SourceBatch};
-use tailwater_api::state::JsonMap;
+use tailwater_api::state::{JsonMap, StateChange};
 use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::required_or_skip;
 
 use super::*;
 use crate::converters::RecordPart;
+use crate::state::kafka::OffsetRecords;
 use crate::topics::{Polled, Refusals};
 
 /// Offsets in memory.
@@ -22,19 +23,31 @@ use crate::topics::{Polled, Refusals};
 pub(super) struct Offsets(Mutex<BTreeMap<String, SourceState>>);
 
 impl OffsetStore for Offsets {
-    fn load(&self, connector: &str) -> BoxFuture<'_, Result<SourceState>> {
-        let state = self.0.lock().unwrap().get(connector).cloned().unwrap_or_default();
+    fn settled(&self, _: &OffsetsOf) -> BoxFuture<'_, Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn load(&self, of: &OffsetsOf) -> BoxFuture<'_, Result<SourceState>> {
+        let state = self.0.lock().unwrap().get(&*of.connector).cloned().unwrap_or_default();
         Box::pin(async move { Ok(state) })
     }
 
-    fn put(&self, connector: &str, changes: Vec<StateChange>) -> BoxFuture<'_, Result<()>> {
-        let connector = connector.to_owned();
+    fn put(&self, of: &OffsetsOf, changes: Vec<StateChange>) -> BoxFuture<'_, Result<()>> {
+        let connector = of.connector.to_string();
         Box::pin(async move {
             let mut states = self.0.lock().unwrap();
             let state = states.entry(connector).or_default();
             changes.iter().for_each(|change| state.apply(change));
             Ok(())
         })
+    }
+
+    fn records(&self, _: &OffsetsOf, _: &[StateChange]) -> BoxFuture<'_, Result<OffsetRecords>> {
+        unreachable!("transactions are tested with the offsets of a real broker")
+    }
+
+    fn committed(&self, _: &OffsetsOf, _: Vec<StateChange>) -> BoxFuture<'_, Result<()>> {
+        unreachable!("transactions are tested with the offsets of a real broker")
     }
 }
 
@@ -64,6 +77,10 @@ fn text(topic: &str, key: &str, value: &str) -> Record {
 fn at(number: u64) -> Vec<StateChange> {
     let map = |key: &str, value: serde_json::Value| -> JsonMap { [(key.to_owned(), value)].into_iter().collect() };
     vec![StateChange { partition: map("server", "shop".into()), offset: Some(map("lsn", number.into())) }]
+}
+
+fn of(connector: &str) -> OffsetsOf {
+    OffsetsOf { connector: connector.into(), topic: None }
 }
 
 async fn durable(writer: &dyn LogWriter, number: BatchNumber) -> Result<()> {
@@ -120,7 +137,7 @@ async fn i1_offsets_follow_records_and_durable_follows_both() {
     // An idle advance behind records waits for these (I5).
     writer.append(51, SourceBatch { state: at(51), ..SourceBatch::default() }).await.unwrap();
     durable(&*writer, 51).await.unwrap();
-    assert_eq!(offsets.load("shop").await.unwrap().iter().next().unwrap().1["lsn"], 51);
+    assert_eq!(offsets.load(&of("shop")).await.unwrap().iter().next().unwrap().1["lsn"], 51);
     writer.close().await.unwrap();
     let mut all = Vec::new();
     for partition in 0..log.topics().await.unwrap()[0].partitions.len() {
@@ -142,7 +159,7 @@ async fn a_record_that_is_too_large_is_refused_by_name_and_its_batch_stays_open(
     let error = writer.append(1, SourceBatch { records, state: at(1), ..SourceBatch::default() }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected);
     assert!(error.to_string().contains('t') && error.remedy().unwrap().contains("max.message.bytes"), "{error}");
-    assert!(offsets.load("shop").await.unwrap().is_empty(), "I2");
+    assert!(offsets.load(&of("shop")).await.unwrap().is_empty(), "I2");
 }
 
 /// Lets a source go on without the records that cannot be written.
@@ -173,12 +190,12 @@ async fn records_that_cannot_be_written_are_left_out_where_somebody_keeps_them_a
     assert_eq!(values(&log, "t").await, ["1", "2"]);
     let value = ("t".to_owned(), Some(RecordPart::Value));
     assert_eq!(*left_out.0.lock().unwrap(), [value.clone(), ("t".to_owned(), None), value]);
-    assert_eq!(offsets.load("shop").await.unwrap().iter().next().unwrap().1["lsn"], 1);
+    assert_eq!(offsets.load(&of("shop")).await.unwrap().iter().next().unwrap().1["lsn"], 1);
 
     let mut writer = log.writer(&LogUser { config: bytes(), ..LogUser::from("other") }).await.unwrap();
     let error = writer.append(1, SourceBatch { records: records(), state: at(1), ..SourceBatch::default() }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
-    assert!(offsets.load("other").await.unwrap().is_empty(), "I2");
+    assert!(offsets.load(&of("other")).await.unwrap().is_empty(), "I2");
 }
 
 #[tokio::test]

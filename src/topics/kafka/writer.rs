@@ -8,6 +8,8 @@
 //! Records first, then the offset, then `durable` (I1): a crash in between repeats records, and loses none. While one offset is on its
 //! way further batches finish, so offsets are written as often as the brokers take them and not once a batch.
 //!
+//! That is at least once. Where the worker wants exactly once, records and offset are in one transaction instead (`transactions`).
+//!
 //! Pending records of a snapshot are written as they come, so an interrupted table repeats them, as with Debezium.
 //!
 //! A full queue makes the append wait; the source goes on answering its server meanwhile (I4), since nothing that it holds is held here.
@@ -31,16 +33,19 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::errors::failed;
+use super::offset_store::OffsetStore;
 use super::producer::{Deliveries, InFlight, Producer};
+use super::transactions::{self, Held, Transactions};
 use super::unchanged::{self, UnknownFields};
-use super::{KafkaLog, OffsetStore, Topics, again, drop_off_the_async_threads};
+use super::{KafkaLog, Topics, again, drop_off_the_async_threads};
 use crate::converters::{Converters, KeyAndValue, RecordPart};
+use crate::state::kafka::OffsetsOf;
 use crate::topics::{LogWriter, Refusals};
 
 /// How long a full queue is left alone before it is tried again: it drains a good part meanwhile, never all of it.
 const FULL: Duration = Duration::from_millis(2);
 
-type Durable = Result<BatchNumber, Arc<Error>>;
+pub(super) type Durable = Result<BatchNumber, Arc<Error>>;
 
 /// See [`LogWriter`].
 pub(super) struct KafkaWriter {
@@ -48,6 +53,8 @@ pub(super) struct KafkaWriter {
     /// As of the start
     pub(super) state: SourceState,
     pub(super) sender: Sender,
+    /// Where records and offset are in one transaction
+    pub(super) transactions: Option<Arc<Transactions>>,
     pub(super) durable: watch::Receiver<Durable>,
     /// Number of the last batch taken over
     pub(super) accepted: BatchNumber,
@@ -69,6 +76,7 @@ pub(super) struct Sender {
 }
 
 /// A producer that is dropped off the async threads.
+#[derive(Clone)]
 pub(super) struct HeldProducer(Option<Arc<Producer>>);
 
 impl HeldProducer {
@@ -94,6 +102,10 @@ impl Drop for HeldProducer {
 pub(super) struct QueuedBatch {
     in_flight: Arc<InFlight>,
     records: std::vec::IntoIter<Record>,
+    /// Bytes of it that were handed over
+    bytes: usize,
+    /// Keeps its transaction open until it is handed over whole
+    held: Option<Held>,
 }
 
 impl Sender {
@@ -167,6 +179,7 @@ impl KafkaWriter {
         while let Some(record) = queued.records.as_slice().first() {
             match self.sender.send(record, &queued.in_flight) {
                 Ok(true) => {
+                    queued.bytes += self.sender.bytes.bytes();
                     queued.records.next();
                     continue;
                 }
@@ -186,7 +199,10 @@ impl KafkaWriter {
                 return Err(again(error));
             }
         }
-        self.queued = None;
+        let handed_over = self.queued.take();
+        if let (Some(transactions), Some(QueuedBatch { bytes, held: Some(held), .. })) = (&self.transactions, handed_over) {
+            transactions.grow(held, bytes);
+        }
         Ok(())
     }
 
@@ -197,15 +213,26 @@ impl KafkaWriter {
         // Of an append that was dropped while it waited.
         self.send_queued().await?;
         self.ensure_topics(&batch.records).await?;
+        let held = match &self.transactions {
+            Some(transactions) => Some(transactions.hold(&self.sender.producer).await?),
+            None => None,
+        };
+        // What was being committed meanwhile may have failed.
+        if let Some(error) = self.failure() {
+            return Err(error);
+        }
         let in_flight = self.sender.producer.context().enter(number, batch.records.len(), batch.state);
         self.accepted = number;
-        self.queued = Some(QueuedBatch { in_flight, records: batch.records.into_iter() });
+        self.queued = Some(QueuedBatch { in_flight, records: batch.records.into_iter(), bytes: 0, held });
         self.send_queued().await
     }
 
     async fn finish(mut self) -> Result<()> {
         if self.failure().is_none() {
             self.send_queued().await?;
+        }
+        if let Some(transactions) = &self.transactions {
+            transactions.close();
         }
         let accepted = self.accepted;
         let ended = self.durable.wait_for(|durable| durable.as_ref().map_or(true, |durable| *durable >= accepted)).await;
@@ -221,6 +248,9 @@ impl Drop for KafkaWriter {
     fn drop(&mut self) {
         // What is delivered after this is read from the source again.
         self.keeper.abort();
+        if self.transactions.is_some() {
+            transactions::abort(&self.sender.producer);
+        }
     }
 }
 
@@ -245,7 +275,7 @@ impl LogWriter for KafkaWriter {
 /// Starts turning delivered into durable.
 pub(super) fn keep_offsets(
     deliveries: Arc<Deliveries>,
-    connector: Arc<str>,
+    of: OffsetsOf,
     offsets: Arc<dyn OffsetStore>,
     log: &KafkaLog,
 ) -> (JoinHandle<()>, watch::Receiver<Durable>) {
@@ -257,7 +287,7 @@ pub(super) fn keep_offsets(
             while let Some(settled) = deliveries.take_settled() {
                 // I1: the records are durable by now, the offset becomes so here, and only then is it said.
                 if !settled.state.is_empty()
-                    && let Err(error) = offsets.put(&connector, settled.state).await
+                    && let Err(error) = offsets.put(&of, settled.state).await
                 {
                     let _ = durable.send_replace(Err(Arc::new(error)));
                     return;

@@ -225,7 +225,7 @@ async fn a_torn_tail_is_cut_off_and_damage_is_not() {
     assert_eq!(error.kind(), ErrorKind::Unreadable);
     assert!(error.to_string().contains(&*segment.to_string_lossy()), "{error}");
     assert!(log.writer(&"another".into()).await.is_ok());
-    assert_eq!(log.source_state("shop").await.unwrap_err().kind(), ErrorKind::Unreadable);
+    assert_eq!(log.source_state(&"shop".into()).await.unwrap_err().kind(), ErrorKind::Unreadable);
     assert_eq!(std::fs::read(&segment).unwrap(), damaged, "nothing is cut off");
 }
 
@@ -266,7 +266,7 @@ async fn old_segments_go_when_every_sink_has_read_them() {
     drop((reader, log));
     let log = open(&folder).await;
     assert_eq!(log.shared.topics()[0].partitions[0], (first, held as u64 + 1), "the first offset is known without the segments that went");
-    assert_eq!(log.source_state("shop").await.unwrap().iter().next().unwrap().1["n"], 7);
+    assert_eq!(log.source_state(&"shop".into()).await.unwrap().iter().next().unwrap().1["n"], 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

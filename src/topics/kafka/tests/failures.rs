@@ -66,7 +66,7 @@ async fn what_a_broker_refuses_has_its_kind_and_remedy_and_nothing_is_lost() {
     let mut writer = log.writer(&narrow).await.unwrap();
     writer.append(1, one(text("narrow", "k", &"x".repeat(5000)), 1)).await.unwrap();
     assert_refused(&durable(&*writer, 1).await.unwrap_err(), ErrorKind::Rejected, "max.message.bytes");
-    assert!(offsets.load("shop").await.unwrap().is_empty(), "I2");
+    assert!(offsets.load(&of("shop")).await.unwrap().is_empty(), "I2");
 
     // A broker that is away for longer than the producer waits: the next run writes again from what is durable.
     let mut impatient = options(&broker.bootstrap_servers(), true);
@@ -79,7 +79,7 @@ async fn what_a_broker_refuses_has_its_kind_and_remedy_and_nothing_is_lost() {
     writer.append(2, one(text("t", "k", "2"), 2)).await.unwrap();
     assert_eq!(durable(&*writer, 2).await.unwrap_err().kind(), ErrorKind::TimedOut);
     drop(writer);
-    assert_eq!(offsets.load("shop").await.unwrap().iter().next().unwrap().1["lsn"], 1);
+    assert_eq!(offsets.load(&of("shop")).await.unwrap().iter().next().unwrap().1["lsn"], 1);
     broker.start_again().await.unwrap();
     let mut writer = log.writer(&"shop".into()).await.unwrap();
     writer.append(1, one(text("t", "k", "2"), 2)).await.unwrap();
