@@ -156,7 +156,11 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            // What is in flight will not be delivered by this producer any more.
+            // This producer delivers nothing any more. The reports of what is in flight follow, the first of them with the error of
+            // the record that did it, which says what mends it; this event says only that it has happened.
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) if !self.ledger().is_empty() => {
+                tracing::debug!(connector = &*self.connector, "the producer has ended: {reason}");
+            }
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
                 self.fail(failed("write to Kafka", &error).because(reason.to_owned()));
             }
