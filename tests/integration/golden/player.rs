@@ -112,6 +112,9 @@ pub(crate) async fn play(name: &str, server: &PostgresServer, broker: Option<&Ka
     }
     if streams && player.failure.is_none() {
         player.failure = player.failure_or_fence().await;
+        if player.failure.is_none() {
+            player.fence().await;
+        }
     }
     let topics = player.topics().await;
     let failure = player.failure.take();
@@ -151,7 +154,13 @@ impl Player {
         };
         match *step {
             KeyedStep { sql: Some(sql), .. } => run(&self.source, &sql).await,
-            KeyedStep { wait: Some(seconds), .. } => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,
+            KeyedStep { wait: Some(seconds), .. } => {
+                tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+                // That is how long a snapshot took when it was recorded.
+                if self.config.contains_key("signal.data.collection") {
+                    self.fence().await;
+                }
+            }
             // A pause of the recording lets what was committed arrive; here that is the fence.
             KeyedStep { quiet: Some(_), .. } => self.fence().await,
             KeyedStep { restart: Some(sql), fails, .. } => self.restart(&sql, fails.is_some()).await,
@@ -193,10 +202,18 @@ impl Player {
         self.wait_unless_failed("streaming", async || is_streaming(&self.source, &self.slot).await).await;
     }
 
-    /// Until the slot has confirmed all that is committed.
+    /// Until the slot has confirmed all that is committed, and what signals among it ask for is read or rests.
     async fn fence(&self) {
         let place = log_end(&self.source).await;
         self.wait_unless_failed("what was committed", async || has_confirmed(&self.source, &self.slot, &place).await).await;
+        self.wait_unless_failed("what signals ask for", async || self.has_read_what_was_asked_for().await).await;
+    }
+
+    async fn has_read_what_was_asked_for(&self) -> bool {
+        let (_, offsets) = self.daemon.request("GET", &format!("/connectors/{GOLDEN}/offsets"), None).await;
+        let offsets = offsets["offsets"].as_array().cloned().unwrap_or_default();
+        let has = |name: &str| offsets.iter().any(|entry| entry["partition"].get(name).is_some());
+        has("tailwater.snapshots") || !has("tailwater.signal")
     }
 
     /// Why the connector fails, or `None` as soon as the slot has confirmed all that is committed.

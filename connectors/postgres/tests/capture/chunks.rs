@@ -17,7 +17,7 @@ const IN_PROGRESS: (&str, &str) = ("transaction.streaming", "true");
 const SMALL_MEMORY: (&str, &str) = ("logical_decoding_work_mem", "64kB");
 
 /// What a target holds that takes the records in their order.
-fn replica(log: &Log, table: &str) -> BTreeMap<String, String> {
+pub(crate) fn replica(log: &Log, table: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     for record in log.records.iter().filter(|record| record.topic.ends_with(table)) {
         let Some(envelope) = Envelope::of(record) else { continue };
@@ -31,17 +31,17 @@ fn replica(log: &Log, table: &str) -> BTreeMap<String, String> {
     rows
 }
 
-async fn original(client: &Client, table: &str) -> BTreeMap<String, String> {
+pub(crate) async fn original(client: &Client, table: &str) -> BTreeMap<String, String> {
     let rows = client.query(&format!("SELECT format('{{%s,%s}}', a, b), format('{{%s,%s,%s}}', a, b, v) FROM {table}"), &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 /// A table whose key has two columns, ordered by a collation that is not that of octets.
-const TABLE: &str = "CREATE TABLE t (a int, b text, v int, filler text, PRIMARY KEY (b, a));
+pub(crate) const TABLE: &str = "CREATE TABLE t (a int, b text, v int, filler text, PRIMARY KEY (b, a));
      INSERT INTO t SELECT i, chr(65 + i % 60), 0, '' FROM generate_series(1, 6000) i;
      ALTER TABLE t DROP filler;";
 
-async fn write_at_random(client: Client, stop: Arc<AtomicBool>) {
+pub(crate) async fn write_at_random(client: Client, stop: Arc<AtomicBool>) {
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
         round += 1;
@@ -116,13 +116,13 @@ async fn ends_equal(server: &PostgresServer, settings: &[(&str, &str)]) {
 }
 
 /// From now on commits wait for a standby that there is not.
-async fn stall_commits(client: &Client) {
+pub(crate) async fn stall_commits(client: &Client) {
     client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     eventually(client, "SELECT current_setting('synchronous_standby_names') = 'nobody'").await;
 }
 
-async fn release_commits(client: &Client) {
+pub(crate) async fn release_commits(client: &Client) {
     client.batch_execute("SET synchronous_commit = local").await.unwrap();
     client.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();

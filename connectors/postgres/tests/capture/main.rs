@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arrivals;
+mod blocking;
 mod chunks;
 mod columns;
 mod conformance;
@@ -15,6 +16,7 @@ mod publications;
 mod refusals;
 mod rows;
 mod servers;
+mod signals;
 mod slots;
 mod snapshots;
 mod transactions;
