@@ -64,7 +64,7 @@ def ended(daemon, who, rows, start):
 
 
 def tail_kafka(run, server, broker, slot, rows):
-    """Drains a slot into Kafka. It ends when the last row is in the topic, which a broker says after it has acknowledged it."""
+    """Drains a slot into Kafka. It ends when the topic holds the last row."""
     return into_kafka(run, server, broker, slot, "changes", rows, "no_data")
 
 
@@ -76,8 +76,9 @@ def snapshot_kafka(run, server, broker, slot, table, rows):
 
 def into_kafka(run, server, broker, slot, table, rows, snapshot):
     broker.create_topic(f"{slot}.public.{table}")
-    start = time.monotonic(), 0.0, broker.process.cpu()
     daemon = Daemon(run, server, slot, table, "tailwater", snapshot=snapshot, broker=broker, linger=LINGER)
+    start = time.monotonic(), daemon.process.cpu(), broker.process.cpu()
+    daemon.start_source()
     drain = until_in_kafka("Tailwater, Kafka", daemon.process, broker, daemon.topic, rows, start)
     daemon.process.stop()
     return drain

@@ -137,6 +137,7 @@ def kafka(run, server, broker):
     slot = "latency_kafka"
     broker.create_topic(f"{slot}.public.moments")
     daemon = Daemon(run, server, slot, "moments", "moments", snapshot="no_data", broker=broker, linger=0)
+    daemon.start_source()
     latency = measure("Tailwater, Kafka", run, server, consume(broker, daemon.topic))
     daemon.process.stop()
     server.drop_slot(slot)

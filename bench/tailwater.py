@@ -3,11 +3,12 @@
 import http.client
 import json
 
-from processes import Process, free_port, wait_until
+from processes import Failure, Process, free_port, wait_until
 
 
 class Daemon:
-    """A worker that runs one source. With a broker the log is Kafka, without one it is embedded.
+    """A worker that runs one source. Without a broker the log is embedded and the source runs from a file; with one the log is Kafka and
+    the source is made by `start_source`.
 
     A name stands for the slot, the topic prefix and, on Kafka, the worker's own topics; another name is another worker.
     """
@@ -17,7 +18,7 @@ class Daemon:
         (folder / "connectors").mkdir(parents=True, exist_ok=True)
         source = {
             "name": name,
-            "connector": "postgres",
+            "connector.class": "postgres",
             "topic.prefix": name,
             "database.hostname": "127.0.0.1",
             "database.port": server.port,
@@ -40,15 +41,33 @@ class Daemon:
                 worker[f"{kind}.storage.topic"] = f"{name}-{kind}"
                 worker[f"{kind}.storage.replication.factor"] = 1
         # JSON is YAML.
-        (folder / "connectors" / "source.yaml").write_text(json.dumps(source))
+        self.source = json.dumps(source)
+        if broker is None:
+            (folder / "connectors" / "source.yaml").write_text(self.source)
         (folder / "worker.yaml").write_text(json.dumps(worker))
         self.name, self.topic, self.port = name, f"{name}.public.{table}", free_port()
         command = [run.program, "run", "--config", folder / "worker.yaml", "--connectors", folder / "connectors"]
         self.process = Process(run, name, [*command, "--data-dir", folder / "data", "--listen", f"127.0.0.1:{self.port}"])
 
+        if broker is not None:
+            wait_until(lambda: self.request("GET", "/connectors")[0] == 200, f"the start of {name}", limit=60, process=self.process)
+
+    def start_source(self):
+        """Makes the source on a worker with Kafka, whose own start is none of its business, nor is Kafka Connect's of Debezium's."""
+        status, body = self.request("PUT", f"/connectors/{self.name}/config", self.source)
+        if status != 201:
+            raise Failure(f"{self.name} is refused: {body.decode(errors='replace')}")
+
+    def request(self, method, path, body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            return exchange(connection, method, path, body)
+        finally:
+            connection.close()
+
     def snapshot(self):
         """How far the snapshot of the one table is; `None` while nothing is known."""
-        status, body = get(http.client.HTTPConnection("127.0.0.1", self.port, timeout=30), f"/connectors/{self.name}/snapshot")
+        status, body = self.request("GET", f"/connectors/{self.name}/snapshot")
         tables = json.loads(body)["tables"] if status == 200 else []
         return tables[0] if tables else None
 
@@ -60,14 +79,14 @@ class Daemon:
 
     def records(self, connection, offset):
         """The bytes of the records from an offset on; `None` while there is no such topic."""
-        status, body = get(connection, f"/topics/{self.topic}/records?offset={offset}&limit=1000")
+        status, body = exchange(connection, "GET", f"/topics/{self.topic}/records?offset={offset}&limit=1000")
         return body if status == 200 else None
 
 
-def get(connection, path):
+def exchange(connection, method, path, body=None):
     """Status and body of an answer; no status while nobody listens yet."""
     try:
-        connection.request("GET", path)
+        connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, answer.read()
     except OSError:
