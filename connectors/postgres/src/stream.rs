@@ -37,6 +37,7 @@ use crate::batch::Batch;
 use crate::chunks::Chunks;
 use crate::config::{PostgresConfig, SpillOptions};
 use crate::connect::SqlSession;
+use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Begin, Commit, StreamControl, StreamedMessage};
@@ -72,6 +73,7 @@ pub(crate) struct Streaming<'a> {
     blocks: Blocks,
     messages: LogicalMessages,
     transactions: Option<TransactionRecords>,
+    definitions: Option<Definitions>,
     heartbeat: Option<Heartbeat>,
     log: LogIdentity,
     acknowledgements: Arc<Acknowledgements>,
@@ -126,6 +128,7 @@ pub(crate) struct Start {
     pub(crate) session: SqlSession,
     pub(crate) blocks: Blocks,
     pub(crate) messages: LogicalMessages,
+    pub(crate) definitions: Option<Definitions>,
     pub(crate) log: LogIdentity,
     pub(crate) position: Position,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
@@ -151,6 +154,7 @@ impl<'a> Streaming<'a> {
             blocks: start.blocks,
             messages: start.messages,
             transactions: config.relational.transaction_topic.as_deref().map(TransactionRecords::new),
+            definitions: start.definitions,
             heartbeat: config.relational.heartbeat.as_ref().map(|heartbeat| Heartbeat {
                 records: HeartbeatRecords::new(&heartbeat.topic, &config.relational.topic_prefix),
                 interval: heartbeat.interval,
