@@ -16,8 +16,9 @@
 //! - [`relational_config`]: the keys of all relational sources
 //! - [`reselect`]: which values are read again that a log does not hold
 //! - [`schema_cache`]: what is compiled from schemas
-//! - [`snapshot_figures`]: how far a snapshot is, as figures
 //! - [`schema_change`]: definitions of tables, told on a topic
+//! - [`signals`]: requests to running sources: what they ask for, and by which channels they come
+//! - [`snapshot_figures`]: how far a snapshot is, as figures
 //! - [`stand_in`]: what is written for values that the source does not tell
 //! - [`tls`]: encryption of connections
 //! - [`topic_names`]: names of the topics of tables
@@ -43,6 +44,7 @@ pub mod relational_config;
 pub mod reselect;
 pub mod schema_cache;
 pub mod schema_change;
+pub mod signals;
 pub mod snapshot_figures;
 pub mod stand_in;
 pub mod tls;

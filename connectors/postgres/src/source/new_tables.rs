@@ -39,7 +39,7 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
-        if completed.is_empty() && self.reading.is_empty() && !are_tables_known(context.state(), &server) {
+        if completed.is_empty() && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
             let completed = self.read_by_nobody();
             let mut state = vec![tables_known(&server, position.resume)];
             state.extend(completed.iter().map(|table| table.change(&server)));
@@ -52,7 +52,7 @@ impl Run {
             let name = table.full_name();
             let is_known =
                 completed.iter().any(|done| done.name == name && (done.oid.is_none_or(|oid| oid == table.oid) || from_birth(table)));
-            !is_known && !self.reading.iter().any(|reading| reading.oid == table.oid)
+            !is_known && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
         });
         if tables.is_empty() {
             return Ok(completed);
@@ -60,8 +60,10 @@ impl Run {
         let names = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
         info!("tables came since the last run, and are read: {names}");
         let (chunked, whole): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| is_chunked(&self.config, table));
-        let chunked: Vec<_> =
-            chunked.iter().map(|table| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None }).collect();
+        let chunked: Vec<_> = chunked
+            .iter()
+            .map(|table| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None })
+            .collect();
         if !chunked.is_empty() {
             send_state(context, chunked.iter().map(|table| table.change(&server)).collect()).await?;
             self.reading.extend(chunked);
@@ -82,6 +84,7 @@ impl Run {
             completed,
             position: position.clone(),
             place: place.last,
+            at_end: Vec::new(),
             figures: &figures,
         };
         let (_, completed) = snapshot.read_all(whole, anchor).await?;
