@@ -64,7 +64,7 @@ fn batch(topic: &str, number: u64) -> SourceBatch {
 async fn durable(writer: &dyn LogWriter, number: BatchNumber) -> Result<()> {
     let mut durable = writer.durable();
     let now = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await.unwrap();
-    now.as_ref().map(drop).map_err(|error| super::super::again(error))
+    now.as_ref().map(drop).map_err(|error| error.again())
 }
 
 fn stored(writer: &dyn LogWriter) -> Option<u64> {
