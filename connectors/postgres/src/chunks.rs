@@ -261,7 +261,8 @@ impl Chunks {
                 } else {
                     info!(table = %table.name, rows = table.rows, "the snapshot of the table is complete");
                     // Each event of the table is needed, so nothing is dropped by an anchor.
-                    let complete = CompletedTable { name: table.name.clone(), anchor: Lsn::INVALID, rows: table.rows };
+                    let complete =
+                        CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: Lsn::INVALID, rows: table.rows };
                     self.tables.pop_front();
                     complete.change(server)
                 };

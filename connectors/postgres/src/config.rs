@@ -1,4 +1,4 @@
-//! The configuration of the PostgreSQL source: Debezium's keys (3.6, `PostgresConnectorConfig`) and one of our own,
+//! The configuration of the PostgreSQL source: Debezium's keys (3.6, `PostgresConnectorConfig`) and some of our own, such as
 //! `snapshot.strategy`.
 
 use std::path::PathBuf;
@@ -107,6 +107,19 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     ConfigField::new("snapshot.mode", Choice(SNAPSHOT_MODES), "When the rows that are there are read.").default("initial"),
     ConfigField::new("snapshot.strategy", Choice(&["consistent", "watermark"]), "How the rows that are there are read.")
         .default("consistent"),
+    ConfigField::new(
+        "snapshot.new.tables",
+        Choice(&["none", "read"]),
+        "Whether tables that join those captured after the first snapshot are read, too, or only their changes from then on captured.",
+    )
+    .default("none"),
+    ConfigField::new(
+        "table.refresh.interval.ms",
+        Long,
+        "Time between two looks at the catalog for tables that have to be published or read, in milliseconds; 0 for none.",
+    )
+    .default("60000")
+    .validator(not_negative),
     ConfigField::new("snapshot.isolation.mode", Choice(&["serializable", "repeatable_read", "read_committed", "read_uncommitted"]), "")
         .effect(Effect::Never("a snapshot is always read in repeatable read, as one state of the database")),
     ConfigField::new("snapshot.locking.mode", Choice(&["none", "shared", "custom"]), "")
@@ -199,6 +212,8 @@ pub(crate) struct SnapshotMode {
     pub(crate) stream: bool,
     /// Whether tables with keys are read in chunks beside the log
     pub(crate) in_chunks: bool,
+    /// Whether tables that come later are read
+    pub(crate) reads_new_tables: bool,
 }
 
 /// When the rows that are there are read.
@@ -272,6 +287,8 @@ pub struct PostgresConfig {
     pub(crate) flush_mode: FlushMode,
     pub(crate) status_interval: Duration,
     pub(crate) snapshot: SnapshotMode,
+    /// Time between two looks for new tables; zero for none
+    pub(crate) table_refresh_interval: Duration,
     pub(crate) values: TypeOptions,
 }
 
@@ -309,8 +326,11 @@ impl ConnectorConfig for PostgresConfig {
         } else {
             reader.choice("lsn.flush.mode", &flush_modes)
         };
-        let snapshot =
-            SnapshotMode { in_chunks: reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark"), ..read_snapshot_mode(reader) };
+        let snapshot = SnapshotMode {
+            in_chunks: reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark"),
+            reads_new_tables: reader.text("snapshot.new.tables").eq_ignore_ascii_case("read"),
+            ..read_snapshot_mode(reader)
+        };
         if snapshot.in_chunks && !snapshot.stream {
             reader.note(
                 "snapshot.strategy",
@@ -370,6 +390,7 @@ impl ConnectorConfig for PostgresConfig {
             flush_mode,
             status_interval: reader.milliseconds("status.update.interval.ms"),
             snapshot,
+            table_refresh_interval: reader.milliseconds("table.refresh.interval.ms"),
             values: read_type_options(reader, on_loss),
         }
     }
@@ -426,7 +447,7 @@ fn read_tls(reader: &ConfigReader<'_>) -> TlsOptions {
 }
 
 fn read_snapshot_mode(reader: &mut ConfigReader<'_>) -> SnapshotMode {
-    let mode = |read, if_history_is_gone, stream| SnapshotMode { read, if_history_is_gone, stream, in_chunks: false };
+    let mode = |read, if_history_is_gone, stream| SnapshotMode { read, if_history_is_gone, stream, ..SnapshotMode::default() };
     match reader.text("snapshot.mode").to_ascii_lowercase().as_str() {
         "always" => mode(SnapshotWhen::Always, true, true),
         "initial_only" => mode(SnapshotWhen::Initially, false, false),

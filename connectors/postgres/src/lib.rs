@@ -11,9 +11,11 @@
 //! | `relation`, `plans`, `event` | from tuples to records |
 //! | `copy`, `snapshot`, `chunks`, `visibility` | reading the rows that are there, before the log is followed or while it is |
 //! | `stream`, `acknowledge` | following the log, answering the server |
+//! | `arrivals` | tables that come while the log is followed |
 //! | `source`, `probe` | one run; what keeps it from running |
 
 mod acknowledge;
+mod arrivals;
 mod batch;
 mod catalog;
 mod chunks;

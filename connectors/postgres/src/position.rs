@@ -17,9 +17,11 @@
 //! `source.sequence`; `tailwater.resume` also moves when nothing of ours happens (I5).
 //!
 //! A table has a partition of its own, `{"server": …, "tailwater.table": "public.orders"}`, with
-//! `{"state": "complete", "anchor": …, "rows": …}` once its snapshot is published (I10). While it is read in chunks, that is
+//! `{"state": "complete", "oid": …, "anchor": …, "rows": …}` once its snapshot is published (I10). While it is read in chunks, that is
 //! `{"state": "reading", "oid": …, "rows": …, "after": […], "until": […]}`: the key of the last row of the last chunk and the
 //! greatest key of all, as the database writes them. Both are missing before the first chunk.
+//! Where tables that come later are to be told from those that were never read, `{"server": …, "tailwater.tables": "known"}` with
+//! `{"since": …}` says that each table from before has a state.
 
 use tailwater_api::state::{JsonMap, SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result};
@@ -228,11 +230,32 @@ fn table_partition(server: &str, table: &str) -> JsonMap {
     partition
 }
 
+/// The partition that says that the tables of the source are known: one without a state of its own came later.
+fn tables_partition(server: &str) -> JsonMap {
+    let mut partition = server_partition(server);
+    partition.insert("tailwater.tables".into(), "known".into());
+    partition
+}
+
+/// Whether the tables of the source were known once, so that one without a state of its own came later.
+pub(crate) fn are_tables_known(state: &SourceState, server: &str) -> bool {
+    state.get(&tables_partition(server)).is_some()
+}
+
+/// The tables of the source are known from `since` on.
+pub(crate) fn tables_known(server: &str, since: Lsn) -> StateChange {
+    let mut offset = JsonMap::new();
+    offset.insert("since".into(), since.as_u64().into());
+    StateChange { partition: tables_partition(server), offset: Some(offset) }
+}
+
 /// A table whose snapshot is published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CompletedTable {
     /// `schema.table`
     pub(crate) name: String,
+    /// A table of the same name with another oid is another table; `None` where it was not stored
+    pub(crate) oid: Option<u32>,
     /// What its rows stand for: changes committed before are in them
     pub(crate) anchor: Lsn,
     pub(crate) rows: u64,
@@ -247,7 +270,8 @@ impl CompletedTable {
                 return None;
             }
             let anchor = Lsn::new(offset.get("anchor")?.as_u64()?);
-            Some(Self { name, anchor, rows: offset.get("rows")?.as_u64()? })
+            let oid = offset.get("oid").and_then(serde_json::Value::as_u64).and_then(|oid| oid.try_into().ok());
+            Some(Self { name, oid, anchor, rows: offset.get("rows")?.as_u64()? })
         };
         state.iter().filter_map(of_table).collect()
     }
@@ -255,6 +279,9 @@ impl CompletedTable {
     pub(crate) fn change(&self, server: &str) -> StateChange {
         let mut offset = JsonMap::new();
         offset.insert("state".into(), "complete".into());
+        if let Some(oid) = self.oid {
+            offset.insert("oid".into(), oid.into());
+        }
         offset.insert("anchor".into(), self.anchor.as_u64().into());
         offset.insert("rows".into(), self.rows.into());
         StateChange { partition: table_partition(server, &self.name), offset: Some(offset) }
@@ -419,7 +446,7 @@ mod tests {
 
     #[test]
     fn complete_tables_are_found_by_server() {
-        let table = CompletedTable { name: "public.orders".into(), anchor: Lsn::new(7), rows: 3 };
+        let table = CompletedTable { name: "public.orders".into(), oid: Some(7), anchor: Lsn::new(7), rows: 3 };
         let mut state = SourceState::default();
         state.apply(&table.change("shop"));
         state.apply(&table.change("other"));

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::acknowledge::{Acknowledgements, answer, answer_interval};
+use crate::arrivals::{Arrivals, is_published_from_birth};
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
 use crate::chunks::{Chunks, is_chunked};
 use crate::config::{FlushMode, PostgresConfig, SnapshotWhen};
@@ -26,7 +27,9 @@ use crate::connect::{SqlConnection, SqlSession, replication_options};
 use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress};
+use crate::position::{
+    CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, are_tables_known, tables_known,
+};
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::retention::Retention;
@@ -167,6 +170,11 @@ impl Run {
                     self.reading.clear();
                 }
                 position.log = Some(offered.log.clone());
+                let completed = if self.config.snapshot.reads_new_tables {
+                    self.read_new_tables(context, &position, completed).await?
+                } else {
+                    completed
+                };
                 self.plans.set_anchors(&completed)?;
                 drop(figures_of(context, &completed));
                 self.tell_of_skipped_snapshot(context).await?;
@@ -175,7 +183,12 @@ impl Run {
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
                 let position = self.new_position(&offered.log, from, SnapshotProgress::Streaming).await?;
-                send_state(context, vec![position.change(&server)]).await?;
+                let mut state = vec![position.change(&server)];
+                if self.config.snapshot.reads_new_tables {
+                    state.push(tables_known(&server, position.resume));
+                    state.extend(self.read_by_nobody().iter().map(|table| table.change(&server)));
+                }
+                send_state(context, state).await?;
                 self.tell_of_skipped_snapshot(context).await?;
                 Ok(Some(position))
             }
@@ -325,12 +338,85 @@ impl Run {
             blocks: &self.blocks,
             publication: self.publication.as_ref(),
             completed,
+            place: position.last.clone(),
             position,
             figures: &figures,
         };
         let (position, completed) = snapshot.read_all(tables, anchor).await?;
         self.plans.set_anchors(&completed)?;
         Ok(position)
+    }
+
+    /// The tables that are there, to be followed without having been read.
+    fn read_by_nobody(&self) -> Vec<CompletedTable> {
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let unread = |table: &TableDefinition| CompletedTable {
+            name: table.full_name(),
+            oid: Some(table.oid),
+            // Each event of the table is needed, so nothing is dropped by an anchor.
+            anchor: Lsn::INVALID,
+            rows: 0,
+        };
+        tables.iter().map(unread).collect()
+    }
+
+    /// Reads the tables that came since the last run: in chunks, where that can be done, or in the snapshot of a temporary slot,
+    /// anchored there. Returns all tables that are complete then. A position that was taken over, or that of a run which kept no
+    /// states of tables, knows none of them; then those that are there are the old ones.
+    async fn read_new_tables(
+        &mut self,
+        context: &mut SourceContext,
+        position: &Position,
+        completed: Vec<CompletedTable>,
+    ) -> Result<Vec<CompletedTable>> {
+        let server = self.config.relational.topic_prefix.clone();
+        if completed.is_empty() && self.reading.is_empty() && !are_tables_known(context.state(), &server) {
+            let completed = self.read_by_nobody();
+            let mut state = vec![tables_known(&server, position.resume)];
+            state.extend(completed.iter().map(|table| table.change(&server)));
+            send_state(context, state).await?;
+            return Ok(completed);
+        }
+        let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let from_birth = |table: &TableDefinition| self.publication.as_ref().is_some_and(|known| is_published_from_birth(known, table));
+        tables.retain(|table| {
+            let name = table.full_name();
+            let is_known =
+                completed.iter().any(|done| done.name == name && (done.oid.is_none_or(|oid| oid == table.oid) || from_birth(table)));
+            !is_known && !self.reading.iter().any(|reading| reading.oid == table.oid)
+        });
+        if tables.is_empty() {
+            return Ok(completed);
+        }
+        let names = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
+        info!("tables came since the last run, and are read: {names}");
+        let (chunked, whole): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| is_chunked(&self.config, table));
+        let chunked: Vec<_> =
+            chunked.iter().map(|table| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None }).collect();
+        if !chunked.is_empty() {
+            send_state(context, chunked.iter().map(|table| table.change(&server)).collect()).await?;
+            self.reading.extend(chunked);
+        }
+        if whole.is_empty() {
+            return Ok(completed);
+        }
+        let anchor = temporary_anchor(&self.config, &self.sql).await?;
+        let log = LogIdentity { system: String::new(), timeline: 0, slot: self.config.slot.clone() };
+        let place = self.new_position(&log, anchor.lsn, SnapshotProgress::Running).await?;
+        let figures = figures_of(context, &completed);
+        let snapshot = Snapshot {
+            config: &self.config,
+            context,
+            plans: &mut self.plans,
+            blocks: &self.blocks,
+            publication: self.publication.as_ref(),
+            completed,
+            position: position.clone(),
+            place: place.last,
+            figures: &figures,
+        };
+        let (_, completed) = snapshot.read_all(whole, anchor).await?;
+        Ok(completed)
     }
 
     /// Reads the tables in one transaction of their own.
@@ -349,6 +435,7 @@ impl Run {
             blocks: &self.blocks,
             publication: None,
             completed: Vec::new(),
+            place: position.last.clone(),
             position,
             figures: &figures,
         };
@@ -377,6 +464,9 @@ impl Run {
         }
         let mut beside = JoinSet::new();
         beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
+        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions) {
+            beside.spawn(arrivals.watch());
+        }
         if let Some((query, interval)) = action {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
         }

@@ -53,7 +53,7 @@ use crate::connect::{SqlConnection, replication_options, sql_error};
 use crate::event::{Blocks, Place};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, Position};
+use crate::position::{CompletedTable, LastMessage, Position};
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::slot;
 
@@ -87,6 +87,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) completed: Vec<CompletedTable>,
     /// Stored with the last table, as completed
     pub(crate) position: Position,
+    /// Where and when the rows were as they are read
+    pub(crate) place: LastMessage,
     pub(crate) figures: &'a SnapshotFigures,
 }
 
@@ -126,10 +128,10 @@ impl Snapshot<'_> {
         anchor: Anchor,
     ) -> Result<(Position, Vec<CompletedTable>)> {
         let place = Place {
-            lsn: self.position.last.lsn,
+            lsn: self.place.lsn,
             last_commit: None,
-            xid: self.position.last.xid,
-            timestamp: self.position.last.timestamp,
+            xid: self.place.xid,
+            timestamp: self.place.timestamp,
             mark: SnapshotMark::Inside,
             origin: None,
         };

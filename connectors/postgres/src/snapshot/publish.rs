@@ -49,6 +49,7 @@ pub(super) struct Publisher<'a> {
 
 struct Table {
     name: String,
+    oid: u32,
     pending: PendingId,
     anchor: Lsn,
     rows: u64,
@@ -65,12 +66,12 @@ struct Held {
 
 impl<'a> Publisher<'a> {
     pub(super) fn new(snapshot: Snapshot<'a>, tables: &[TableDefinition]) -> Self {
-        let Snapshot { config, context, plans, blocks, publication, completed, position, figures } = snapshot;
+        let Snapshot { config, context, plans, blocks, publication, completed, position, place: _, figures } = snapshot;
         let relational = &config.relational;
         let table = |table: &TableDefinition| {
             let name = table.full_name();
             let figures = figures.table(&name, 0);
-            Table { name, pending: "".into(), anchor: Lsn::INVALID, rows: 0, held: None, figures }
+            Table { name, oid: table.oid, pending: "".into(), anchor: Lsn::INVALID, rows: 0, held: None, figures }
         };
         Self {
             tables: tables.iter().map(table).collect(),
@@ -190,7 +191,7 @@ impl<'a> Publisher<'a> {
         let table = &mut self.tables[number];
         info!(table = %table.name, rows = table.rows, anchor = %table.anchor, "the snapshot of the table is complete");
         self.figures.complete(&mut table.figures);
-        let complete = CompletedTable { name: table.name.clone(), anchor: table.anchor, rows: table.rows };
+        let complete = CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: table.anchor, rows: table.rows };
         let mut batch = SourceBatch { state: vec![complete.change(&self.config.relational.topic_prefix)], ..SourceBatch::default() };
         batch.publish.extend((table.rows > 0).then(|| table.pending.clone()));
         batch.state.extend(more);
@@ -210,7 +211,10 @@ impl<'a> Publisher<'a> {
 
     /// Publishes what is left, with the position that says that the snapshot is complete.
     pub(super) async fn complete(mut self) -> Result<(Position, Vec<CompletedTable>)> {
-        self.position.snapshot = SnapshotProgress::Completed;
+        // Tables that came later are read beside a position that is streaming already.
+        if self.position.snapshot == SnapshotProgress::Running {
+            self.position.snapshot = SnapshotProgress::Completed;
+        }
         let state = vec![self.position.change(&self.config.relational.topic_prefix)];
         // At most one table has waited until now: of two, one would have been published for the other's sake.
         match self.ended.pop_front() {

@@ -1,0 +1,265 @@
+//! Tables that come while the log is followed and need what only a start does: the publication extended, or rows read that the log
+//! does not hold.
+//!
+//! The log tells of a table with its first published change, so where all tables are published a new one needs nothing. But
+//! a publication of chosen tables does not know it, and a table that was renamed into the filters, published later, or attached to a
+//! published root holds rows from before. No event trigger may be installed for this, so the catalog is looked at from time to
+//! time (`table.refresh.interval.ms`). What is found ends the stream as `restarting`: the run that follows brings the publication in
+//! order and reads what is to be read, as it does for tables that came while the connector was stopped, and goes on where this
+//! one ended.
+//!
+//! | found | publication | `snapshot.new.tables` |
+//! |---|---|---|
+//! | made since the last look, published from its birth | stays | nothing to read |
+//! | not published, where tables are published one by one | is extended | read, or left to the log |
+//! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
+//! | attached to a root under whose name its rows go | stays | told of, with the signal that reads its rows |
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tailwater_api::{Error, ErrorKind, Result};
+use tracing::warn;
+
+use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_text};
+use crate::config::{PostgresConfig, PublicationMode};
+use crate::connect::{SqlConnection, SqlSession, sql_error};
+use crate::publication::{Step, plan};
+use crate::snapshot::tables_to_read;
+use crate::source::captured;
+
+/// What is known of a table without its columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    /// `schema.table`
+    name: String,
+    is_partition: bool,
+}
+
+/// Looks for tables that come.
+pub(crate) struct Arrivals {
+    config: Arc<PostgresConfig>,
+    facts: ServerFacts,
+    /// All tables of the database at the last look
+    known: HashMap<u32, Known>,
+    /// Tables whose rows the log or a read has told, or will tell
+    told: HashSet<u32>,
+}
+
+/// What a look found.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// The connector has to start again, because of this
+    Restart(String),
+    /// Rows that nobody reads, and how they are read
+    Untold(Vec<String>),
+}
+
+impl Arrivals {
+    /// `None` where no table that comes needs anything. `definitions` are the tables of the database at the start.
+    pub(crate) fn new(
+        config: &Arc<PostgresConfig>,
+        facts: &ServerFacts,
+        publication: Option<&Publication>,
+        definitions: &[TableDefinition],
+    ) -> Option<Self> {
+        let captured: Vec<_> = definitions.iter().filter(|table| config.captures(&table.schema, &table.name)).collect();
+        let is_of_use = config.publication_mode == PublicationMode::Filtered
+            || config.snapshot.reads_new_tables
+            || captured.iter().any(|table| table.partitioned);
+        (is_of_use && !config.table_refresh_interval.is_zero()).then(|| Self {
+            config: config.clone(),
+            facts: facts.clone(),
+            known: known(definitions),
+            told: tables_to_read(config, publication, &captured).iter().map(|table| table.oid).collect(),
+        })
+    }
+
+    /// Looks until something is found that needs a start, which is the error. A server that does not answer is asked again: that it
+    /// is gone the stream notices itself.
+    pub(crate) async fn watch(mut self) -> Result<()> {
+        let mut session = SqlSession::new(self.config.clone());
+        loop {
+            tokio::time::sleep(self.config.table_refresh_interval.max(Duration::from_millis(100))).await;
+            let Ok(sql) = session.get().await else { continue };
+            match self.look(sql).await {
+                Ok(Found::Nothing) | Err(_) => {}
+                Ok(Found::Restart(why)) => return Err(Error::new(ErrorKind::Restarting, "follow the log").because(why)),
+                Ok(Found::Untold(messages)) => messages.iter().for_each(|message| warn!("{message}")),
+            }
+        }
+    }
+
+    async fn look(&mut self, sql: &SqlConnection) -> Result<Found> {
+        let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                     WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'";
+        let rows = sql.query(query, &[]).await.map_err(|error| sql_error("look for new tables", error))?;
+        let is_news = rows.iter().any(|row| {
+            let (oid, schema, name): (u32, &str, &str) = (row.get(0), row.get(1), row.get(2));
+            let listed = Known { name: format!("{schema}.{name}"), is_partition: row.get(3) };
+            self.config.captures(schema, name) && self.known.get(&oid) != Some(&listed)
+        });
+        if !is_news {
+            return Ok(Found::Nothing);
+        }
+        let definitions = TableDefinition::load(sql, None).await?;
+        let Some(publication) = Publication::load(sql, &self.facts, &self.config.publication).await? else {
+            // The server refuses to go on without it, and says so.
+            return Ok(Found::Nothing);
+        };
+        let found = self.judge(&definitions, &publication);
+        self.known = known(&definitions);
+        Ok(found)
+    }
+
+    fn judge(&mut self, definitions: &[TableDefinition], publication: &Publication) -> Found {
+        let captured = captured(&self.config, definitions);
+        let mut untold = Vec::new();
+        match plan(&self.config, &self.facts, Some(publication), &captured) {
+            Ok(Step::Nothing) => {}
+            Ok(Step::Run(statements)) => {
+                let reads =
+                    if self.config.snapshot.reads_new_tables { "" } else { " (rows from before are read with snapshot.new.tables=read)" };
+                return Found::Restart(format!(
+                    "tables came or went that pass the filters; the connector starts again for: {}{reads}",
+                    statements.join(" ")
+                ));
+            }
+            Err(error) => untold.push(format!("{error}")),
+        }
+        for table in tables_to_read(&self.config, Some(publication), &captured) {
+            let is_new = !self.known.contains_key(&table.oid);
+            let is_told = !self.told.insert(table.oid);
+            if is_told || !self.config.snapshot.reads_new_tables || is_new && is_published_from_birth(publication, &table) {
+                continue;
+            }
+            return Found::Restart(format!(
+                "the table {} came with rows that the log may not hold; the connector starts again to read them",
+                table.full_name()
+            ));
+        }
+        for table in captured.iter().filter(|table| self.known.get(&table.oid).is_some_and(|known| !known.is_partition)) {
+            let is_root = |oid: &&u32| captured.iter().any(|root| root.oid == **oid && publication.table(root).is_some());
+            if let Some(root) = table.ancestors.iter().find(is_root).and_then(|oid| captured.iter().find(|root| root.oid == *oid)) {
+                untold.push(format!(
+                    "the table {} was attached to {}: rows that it held then do not stand under that name. To read them, signal execute-snapshot \
+                     with data-collections {} and the additional condition tableoid = {}::regclass",
+                    table.full_name(),
+                    root.full_name(),
+                    root.full_name(),
+                    quote_text(&table.quoted()),
+                ));
+            }
+        }
+        if untold.is_empty() { Found::Nothing } else { Found::Untold(untold) }
+    }
+}
+
+fn known(definitions: &[TableDefinition]) -> HashMap<u32, Known> {
+    let of = |table: &TableDefinition| (table.oid, Known { name: table.full_name(), is_partition: !table.ancestors.is_empty() });
+    definitions.iter().filter(|table| table.logged).map(of).collect()
+}
+
+/// Whether the log holds all rows of a table that was made after the publication.
+pub(crate) fn is_published_from_birth(publication: &Publication, table: &TableDefinition) -> bool {
+    publication.all_tables || !publication.named.contains(&table.oid) && publication.table(table).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use tailwater_api::config::{ConfigValues, read_config};
+
+    use super::*;
+    use crate::catalog::PublishedTable;
+    use crate::lsn::Lsn;
+    use crate::pgoutput::ReplicaIdentity;
+
+    fn table(oid: u32, name: &str, ancestors: &[u32]) -> TableDefinition {
+        TableDefinition {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            partitioned: name == "root",
+            ancestors: ancestors.to_vec(),
+            logged: true,
+            identity: ReplicaIdentity::Default,
+            has_primary_key: true,
+            may_select: true,
+            rows: 0.0,
+            columns: Vec::new(),
+            identity_columns: Vec::new(),
+            key: vec!["id".into()],
+        }
+    }
+
+    fn published(all_tables: bool, named: &[u32], tables: &[&str]) -> Publication {
+        let table = |name: &&str| PublishedTable { schema: "public".into(), name: (*name).to_owned(), columns: None, row_filter: None };
+        let tables = tables.iter().map(table).collect();
+        Publication { all_tables, named: named.to_vec(), tables, updates_or_deletes: true, generated: false }
+    }
+
+    fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[TableDefinition]) -> Arrivals {
+        let mut values: ConfigValues =
+            [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d"), ("slot.name", "s")]
+                .into_iter()
+                .collect();
+        entries.iter().for_each(|(key, value)| values.set(*key, *value));
+        let Ok((config, _)) = read_config::<PostgresConfig>(&values) else { panic!("faults") };
+        let facts = ServerFacts {
+            version: 150_000,
+            in_recovery: false,
+            wal_level: "logical".into(),
+            wal_sender_timeout: 0,
+            may_replicate: true,
+            end: Lsn::INVALID,
+            role: "u".into(),
+            free_slots: 1,
+        };
+        Arrivals::new(&Arc::new(config), &facts, Some(publication), tables).expect("it is of use")
+    }
+
+    const READ: (&str, &str) = ("snapshot.new.tables", "read");
+    const FILTERED: (&str, &str) = ("publication.autocreate.mode", "filtered");
+
+    #[test]
+    fn a_table_that_is_published_from_its_birth_needs_nothing() {
+        let all = published(true, &[], &["a", "b"]);
+        let mut arrivals = arrivals(&[READ], &all, &[table(1, "a", &[])]);
+        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all), Found::Nothing);
+        arrivals.known.insert(2, Known { name: "public.b".into(), is_partition: false });
+        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all), Found::Nothing, "nor at the next look");
+    }
+
+    #[test]
+    fn a_table_renamed_into_the_filters_is_read_where_that_is_asked_for() {
+        let all = published(true, &[], &["a", "b"]);
+        let filter = ("table.include.list", "public.[ab]");
+        let before = [table(1, "a", &[]), table(2, "hidden", &[])];
+        let after = [table(1, "a", &[]), table(2, "b", &[])];
+        let mut reading = arrivals(&[READ, filter], &all, &before);
+        let Found::Restart(why) = reading.judge(&after, &all) else { panic!("nothing was found") };
+        assert!(why.contains("public.b"), "{why}");
+    }
+
+    #[test]
+    fn a_publication_of_chosen_tables_is_extended() {
+        let publication = published(false, &[1], &["a"]);
+        let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
+        let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication) else { panic!("nothing") };
+        assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
+    }
+
+    #[test]
+    fn rows_of_a_table_attached_to_a_published_root_are_told_of_once() {
+        let publication = published(true, &[], &["root"]);
+        let mut arrivals =
+            arrivals(&[("publish.via.partition.root", "true")], &publication, &[table(1, "root", &[]), table(2, "leaf", &[])]);
+        let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
+        let Found::Untold(messages) = arrivals.judge(&after, &publication) else { panic!("nothing was found") };
+        assert!(messages.len() == 1 && messages[0].contains(r#"tableoid = '"public"."leaf"'::regclass"#), "{messages:?}");
+        arrivals.known = known(&after);
+        assert_eq!(arrivals.judge(&after, &publication), Found::Nothing);
+    }
+}

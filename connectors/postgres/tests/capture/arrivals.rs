@@ -1,0 +1,198 @@
+//! Tables that come while the connector has a position: captured from then on, or read, too.
+
+use std::collections::BTreeMap;
+
+use tailwater_api::ErrorKind;
+use tailwater_api::envelope::{Envelope, Operation};
+
+use crate::harness::{Log, config, eventually, server, show, start};
+
+const READ: (&str, &str) = ("snapshot.new.tables", "read");
+const FILTERED: (&str, &str) = ("publication.autocreate.mode", "filtered");
+const SOON: (&str, &str) = ("table.refresh.interval.ms", "100");
+const ACTIVE: &str = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots";
+const INACTIVE: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
+
+/// The records of one table in short.
+fn of_table(log: &Log, table: &str) -> Vec<String> {
+    log.lines().into_iter().filter(|line| line.split(' ').nth(1) == Some(table)).collect()
+}
+
+#[tokio::test]
+async fn a_table_added_to_the_filters_is_read_where_that_is_asked_for_and_else_followed() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE keyed (id int PRIMARY KEY, v text); CREATE TABLE keyless (id int, v text);
+             INSERT INTO a VALUES (1); INSERT INTO keyed VALUES (1, 'x'), (2, 'y'); INSERT INTO keyless VALUES (1, 'x');",
+        )
+        .await
+        .unwrap();
+    for (name, strategy, new) in
+        [("one", "consistent", "read"), ("two", "watermark", "read"), ("three", "consistent", "none"), ("four", "watermark", "none")]
+    {
+        client.batch_execute("DELETE FROM keyed WHERE id > 2; DELETE FROM keyless WHERE id > 1").await.unwrap();
+        let settings = |tables| {
+            let entries = [
+                FILTERED,
+                ("snapshot.strategy", strategy),
+                ("snapshot.new.tables", new),
+                ("slot.name", name),
+                ("publication.name", name),
+                ("table.include.list", tables),
+            ];
+            config(&server, &entries)
+        };
+        let mut running = start(&settings("public.a"), Log::default());
+        running.records(1).await;
+        eventually(&client, ACTIVE).await;
+        let log = running.stop().await;
+        eventually(&client, INACTIVE).await;
+
+        let mut running = start(&settings("public.a,public.keyed,public.keyless"), log);
+        eventually(&client, ACTIVE).await;
+        client.batch_execute("INSERT INTO keyed VALUES (3, 'z'); INSERT INTO keyless VALUES (2, 'y')").await.unwrap();
+        let reads = new == "read";
+        let last = if reads {
+            ["c public.keyed {3}", "c public.keyless", "r public.keyed {2}"].as_slice()
+        } else {
+            &["c public.keyed", "c public.keyless"]
+        };
+        running.until(|log| last.iter().all(|last| log.lines().iter().any(|line| line.starts_with(last)))).await;
+        let log = running.stop().await;
+        eventually(&client, INACTIVE).await;
+        let mut keyed = of_table(&log, "public.keyed");
+        keyed.sort();
+        let whole = ["c public.keyed {3} null->{3,z}", "r public.keyed {1} null->{1,x}", "r public.keyed {2} null->{2,y}"];
+        // Read in chunks, the row that was inserted meanwhile may stand among the rows that were read, too.
+        keyed.retain(|line| !line.starts_with("r public.keyed {3}"));
+        assert_eq!(keyed, whole[..if reads { 3 } else { 1 }], "{strategy} {new}");
+        let keyless = ["r public.keyless null null->{1,x}", "c public.keyless null null->{2,y}"];
+        assert_eq!(of_table(&log, "public.keyless"), keyless[usize::from(!reads)..], "{strategy} {new}");
+
+        // The next start knows them.
+        let count = log.records.len();
+        let mut running = start(&settings("public.a,public.keyed,public.keyless"), log);
+        eventually(&client, ACTIVE).await;
+        client.batch_execute(&format!("INSERT INTO keyless VALUES (3, '{name}')")).await.unwrap();
+        running.until(|log| log.records.len() > count).await;
+        let log = running.stop().await;
+        eventually(&client, INACTIVE).await;
+        assert_eq!(log.lines()[count..], [format!("c public.keyless null null->{{3,{name}}}")]);
+        client.batch_execute(&format!("SELECT pg_drop_replication_slot('{name}'); DROP PUBLICATION {name}")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_table_made_while_a_filtered_publication_is_followed_is_published_and_read() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE a (id int PRIMARY KEY, v text); INSERT INTO a VALUES (1, 'x')").await.unwrap();
+    let config = config(&server, &[FILTERED, READ, SOON, ("table.include.list", r"public\.(a|b)")]);
+    let mut running = start(&config, Log::default());
+    running.records(1).await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1), (2); CREATE TABLE other (id int)").await.unwrap();
+    // The daemon runs it again.
+    let (result, log) = running.ended().await;
+    let error = result.unwrap_err();
+    assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains(r#"ADD TABLE "public"."b""#), "{error}");
+    eventually(&client, INACTIVE).await;
+
+    let mut running = start(&config, log);
+    running.records(3).await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("INSERT INTO b VALUES (3)").await.unwrap();
+    running.records(4).await;
+    // Made again under its name, it is another table, which the publication does not hold.
+    client.batch_execute("DROP TABLE a; CREATE TABLE a (name text PRIMARY KEY); INSERT INTO a VALUES ('y')").await.unwrap();
+    let (result, log) = running.ended().await;
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
+    eventually(&client, INACTIVE).await;
+    let mut running = start(&config, log);
+    running.records(5).await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("INSERT INTO a VALUES ('z')").await.unwrap();
+    running.records(6).await;
+    let expected = [
+        "r public.a {1} null->{1,x}",
+        "r public.b {1} null->{1}",
+        "r public.b {2} null->{2}",
+        "c public.b {3} null->{3}",
+        "r public.a {y} null->{y}",
+        "c public.a {z} null->{z}",
+    ];
+    assert_eq!(running.stop().await.lines(), expected);
+}
+
+#[tokio::test]
+async fn a_table_renamed_into_the_filters_is_read_and_one_made_anew_is_not() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE draft (id int PRIMARY KEY); INSERT INTO draft VALUES (1)").await.unwrap();
+    let config = config(&server, &[READ, SOON, ("snapshot.mode", "no_data"), ("table.exclude.list", r"public\.draft")]);
+    let mut running = start(&config, Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("CREATE TABLE fresh (id int PRIMARY KEY); INSERT INTO fresh VALUES (1)").await.unwrap();
+    running.records(1).await;
+    client.batch_execute("ALTER TABLE draft RENAME TO final").await.unwrap();
+    let (result, log) = running.ended().await;
+    let error = result.unwrap_err();
+    assert!(error.to_string().contains("public.final"), "{error}");
+    eventually(&client, INACTIVE).await;
+    let mut running = start(&config, log);
+    running.until(|log| log.lines().iter().any(|line| line == "r public.final {1} null->{1}")).await;
+    let log = running.stop().await;
+    assert_eq!(of_table(&log, "public.final"), ["r public.final {1} null->{1}"]);
+    assert_eq!(of_table(&log, "public.fresh")[0], "c public.fresh {1} null->{1}");
+}
+
+#[tokio::test]
+async fn a_crash_while_a_new_table_is_read_loses_nothing_and_repeats_nothing() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, v text); CREATE TABLE c (id int, v text);
+             INSERT INTO b SELECT i, repeat('x', 500) FROM generate_series(1, 3000) i; INSERT INTO c SELECT i, repeat('x', 500) FROM generate_series(1, 3000) i;",
+        )
+        .await
+        .unwrap();
+    let settings = |tables| config(&server, &[FILTERED, READ, ("table.include.list", tables), ("snapshot.mode", "initial")]);
+    let mut running = start(&settings("public.a"), Log::default());
+    running.until(|log| log.state.iter().any(|(_, offset)| offset.contains_key("anchor"))).await;
+    eventually(&client, ACTIVE).await;
+    let begun = running.stop().await;
+    eventually(&client, INACTIVE).await;
+
+    let later = settings("public.a,public.b,public.c");
+    let mut running = start(&later, begun);
+    running.refuse_confirmation();
+    running.records(6000).await;
+    let whole = running.crash().await;
+    client.batch_execute("UPDATE b SET v = 'new' WHERE id = 7; INSERT INTO c VALUES (3001, 'new')").await.unwrap();
+    for point in 0..whole.points.len() {
+        eventually(&client, INACTIVE).await;
+        let mut running = start(&later, whole.after_crash(point));
+        running.refuse_confirmation();
+        let is_new = |row: &BTreeMap<String, String>, key: &str| row.get(key).is_some_and(|row| row.ends_with(",new}"));
+        running.until(|log| is_new(&rows(log, "b"), "{7}") && rows(log, "c").contains_key("{3001}")).await;
+        let log = running.crash().await;
+        assert_eq!(rows(&log, "b").len(), 3000, "after a crash behind batch {point}");
+        let of_c = of_table(&log, "public.c");
+        assert_eq!(of_c.len(), 3001, "after a crash behind batch {point}");
+    }
+}
+
+/// What a target holds of a table, by the column `id`.
+fn rows(log: &Log, table: &str) -> BTreeMap<String, String> {
+    let mut rows = BTreeMap::new();
+    for record in log.records.iter().filter(|record| record.topic.ends_with(&format!(".{table}"))) {
+        let Some(envelope) = Envelope::of(record).filter(|envelope| envelope.operation() != Operation::Delete) else { continue };
+        let Some([id, ..]) = envelope.after().as_struct() else { continue };
+        rows.insert(format!("{{{}}}", show(id)), show(envelope.after()));
+    }
+    rows
+}
