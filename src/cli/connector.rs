@@ -1,4 +1,4 @@
-//! `connector`: list, status, create, pause, resume, stop, restart, offsets, delete.
+//! `connector`: list, status, create, pause, resume, stop, restart, signal, offsets, delete.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -54,6 +54,19 @@ pub(super) enum Connector {
         /// Only what has failed
         #[arg(long)]
         only_failed: bool,
+    },
+    /// Asks a source that runs to read tables again, to rest from that, or to say something in the log
+    Signal {
+        #[command(flatten)]
+        named: Named,
+        /// execute-snapshot, stop-snapshot, pause-snapshot, resume-snapshot or log
+        #[arg(value_name = "TYPE")]
+        kind: String,
+        /// What belongs to it, a JSON object: '{"data-collections": ["public.orders"]}'
+        data: Option<String>,
+        /// What notifications and offsets name it by; made up unless given
+        #[arg(long)]
+        id: Option<String>,
     },
     /// Shows where a connector stands, or moves it while it is stopped
     Offsets {
@@ -139,6 +152,7 @@ impl Connector {
                 let path = format!("/restart?includeTasks={include_tasks}&onlyFailed={only_failed}");
                 named.act(Method::POST, &path, "restarting").await
             }
+            Self::Signal { named, kind, data, id } => signal(&named, &kind, data.as_deref(), id.as_deref()).await,
             Self::Offsets { named, alter: Some(file), .. } => {
                 let offsets = std::fs::read_to_string(&file)
                     .map_err(|error| Failure { exit: Exit::Invalid, message: format!("cannot read {}: {error}", file.display()) })?;
@@ -156,6 +170,18 @@ async fn create(file: &Path, client: &Client) -> Result<Exit, Failure> {
     let body = json!({"name": connector.name, "config": connector.config}).to_string();
     client.send(Method::POST, "/connectors", Some(body)).await?;
     print(&format!("{}: made\n", connector.name))?;
+    Ok(Exit::Done)
+}
+
+async fn signal(named: &Named, kind: &str, data: Option<&str>, id: Option<&str>) -> Result<Exit, Failure> {
+    let data: Option<Value> = data
+        .map(serde_json::from_str)
+        .transpose()
+        .map_err(|error| Failure { exit: Exit::Invalid, message: format!("the data of the signal are no JSON: {error}") })?;
+    let body = json!({"id": id, "type": kind, "data": data}).to_string();
+    let answer = named.address.client()?.send(Method::POST, &named.path("/signals"), Some(body)).await?;
+    let id = serde_json::from_str::<Value>(&answer).ok().and_then(|answer| answer["id"].as_str().map(str::to_owned));
+    print(&format!("{}: took the signal {}\n", named.name, id.unwrap_or_default()))?;
     Ok(Exit::Done)
 }
 

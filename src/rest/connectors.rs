@@ -213,6 +213,14 @@ pub(super) async fn restart(State(api): State<Api>, Segments(name): Segments<Str
     }
 }
 
+/// 202 and the signal's id, by which notifications and offsets name it.
+pub(super) async fn signal(State(api): State<Api>, Segments(name): Segments<String>, body: Body) -> Answer {
+    let signal = body.signal()?;
+    let id = signal.id.clone();
+    api.worker()?.signal(&name, signal).await.map_err(|refused| Failure::refused(&name, refused, not_found))?;
+    Ok(answers::json(StatusCode::ACCEPTED, &json!({"id": id})))
+}
+
 pub(super) async fn restart_task(State(api): State<Api>, Segments((name, task)): Segments<(String, u32)>) -> Answer {
     let restarted = api.worker()?.restart_task(&name, task).await;
     restarted.map_err(|refused| Failure::refused(&name, refused, |name| format!("Unknown task: {name}-{task}")))?;

@@ -133,6 +133,15 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         parameter("includeTasks", "string", "true, in any case: its tasks too; anything else is false"),
         parameter("onlyFailed", "string", "true, in any case: only what has failed; anything else is false"),
     ]),
+    endpoint(
+        "POST",
+        "/connectors/{name}/signals",
+        OPERATE,
+        "Asks a source that runs for something, as a row of Debezium's signalling table does; answers once that is durable.",
+        &[(202, Some("SignalTaken"))],
+        || post(connectors::signal),
+    )
+    .body("Signal"),
     endpoint("GET", "/connectors/{name}/tasks", READ, "Its tasks and their configurations.", &[(200, Some("Tasks"))], || {
         get(connectors::tasks)
     }),

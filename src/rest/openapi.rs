@@ -127,7 +127,7 @@ fn schemas() -> Value {
     };
     let bytes = json!({"anyOf": [text_or_null, object(&[("base64", text.clone())])]});
     let offset = object(&[("partition", any_object.clone()), ("offset?", json!({"type": ["object", "null"]}))]);
-    let entries: [(&str, Value); 31] = [
+    let entries: [(&str, Value); 33] = [
         ("Object", any_object.clone()),
         ("Metrics", text.clone()),
         ("Error", object(&[("error_code", whole.clone()), ("message", text.clone())])),
@@ -149,6 +149,15 @@ fn schemas() -> Value {
             "ConnectorInfo",
             object(&[("name", text.clone()), ("config", reference("Config")), ("tasks", list(&task_id)), ("type", kind.clone())]),
         ),
+        (
+            "Signal",
+            object(&[
+                ("id?", text.clone()),
+                ("type", json!({"enum": ["execute-snapshot", "stop-snapshot", "pause-snapshot", "resume-snapshot", "log"]})),
+                ("data?", json!({"type": ["object", "null"]})),
+            ]),
+        ),
+        ("SignalTaken", object(&[("id", text.clone())])),
         ("RunStatus", run(&[])),
         ("TaskStatus", run(&[("id", whole.clone())])),
         (

@@ -5,6 +5,7 @@ use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
+use tailwater_api::signal::Signal;
 use tailwater_api::state::{JsonMap, StateChange};
 
 use super::failure::Failure;
@@ -152,6 +153,28 @@ impl Body {
             Some(_) => return Err(Failure::bad_request("offsets must be a list")),
         };
         entries.into_iter().map(state_change).collect()
+    }
+
+    /// Reads `{"id","type","data"}`; without an id the signal gets one.
+    pub(super) fn signal(&self) -> Result<Signal, Failure> {
+        let body: Value =
+            serde_json::from_str(&self.0).map_err(|error| Failure::bad_request(format!("The body is not valid JSON: {error}")))?;
+        let Value::Object(mut body) = body else { return Err(Failure::bad_request("The body must be a JSON object")) };
+        let id = match body.shift_remove("id") {
+            None | Some(Value::Null) => uuid::Uuid::new_v4().to_string(),
+            Some(Value::String(id)) if !id.is_empty() => id,
+            Some(_) => return Err(Failure::bad_request("id must be text")),
+        };
+        let Some(Value::String(kind)) = body.shift_remove("type") else {
+            return Err(Failure::bad_request("type must be text: execute-snapshot, stop-snapshot, pause-snapshot, resume-snapshot or log"));
+        };
+        let data = match body.shift_remove("data") {
+            None | Some(Value::Null) => String::new(),
+            Some(data @ Value::Object(_)) => data.to_string(),
+            Some(_) => return Err(Failure::bad_request("data must be a JSON object")),
+        };
+        known_members(&body, "\"id\", \"type\", \"data\"")?;
+        Ok(Signal { id, kind, data })
     }
 
     /// Reads `{"level"}`.

@@ -17,6 +17,7 @@ use crate::connectors::find;
 use crate::runtime::plugin::Plugin;
 use crate::runtime::recovery::trace;
 use crate::runtime::settings::ConnectorSettings;
+use crate::runtime::signals::SignalGate;
 use crate::runtime::source_task::panic_error;
 use crate::runtime::supervisor::{TaskHandle, TaskSetup, Wanted, misconfigured, settings};
 use crate::runtime::worker::{ConnectorInfo, ConnectorType, Restart, RunState, RunStatus, WorkerInner};
@@ -178,6 +179,11 @@ impl Connector {
             budget: worker.budget.clone(),
             metrics: worker.parts.metrics.task(&self.name, task),
         }
+    }
+
+    /// The way for signals to the first task; `None` where there is none.
+    pub(super) fn signals(&self) -> Option<Arc<SignalGate>> {
+        self.now().tasks.first().map(|task| Arc::clone(task.signals()))
     }
 
     /// Lets the tasks that are there run or pause.

@@ -9,9 +9,11 @@
 //! - `source_task`, `sink_task`: one run of a task
 //! - [`settings`]: the keys that the runtime reads
 //! - [`plugin`]: connectors with their types erased
+//! - `signals`: requests on their way to a running task
 //! - [`recovery`]: what happens after an error
 //! - `record_errors`: refused records and dead letters
 //! - `ledger`: what is in flight, and how far it is finished
+//! - [`statuses`]: what connectors do, told to others
 //! - `budget`: memory of records in flight
 
 mod budget;
@@ -23,8 +25,10 @@ pub mod plugin;
 mod record_errors;
 pub mod recovery;
 pub mod settings;
+mod signals;
 mod sink_task;
 mod source_task;
+pub mod statuses;
 mod supervisor;
 #[cfg(test)]
 pub(crate) mod testing;

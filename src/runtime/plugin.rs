@@ -35,6 +35,8 @@ pub trait Plugin: Send + Sync {
     fn probe<'a>(&'a self, values: &'a ConfigValues) -> BoxFuture<'a, ProbeReport>;
     /// Text for unchanged values where records leave as bytes; sources only
     fn unavailable_value_placeholder(&self, values: &ConfigValues) -> String;
+    /// Whether a source takes signals while it runs
+    fn takes_signals(&self) -> bool;
     /// Whether the target of a sink keeps positions that win over the daemon's
     fn target_keeps_positions(&self) -> bool;
     /// The tasks of a source, or the one task of a sink
@@ -141,6 +143,10 @@ impl<C: SourceConnector> Plugin for SourcePlugin<C> {
         read_config::<C::Config>(values).map(|(config, _)| C::unavailable_value_placeholder(&config)).unwrap_or_default()
     }
 
+    fn takes_signals(&self) -> bool {
+        C::TAKES_SIGNALS
+    }
+
     fn target_keeps_positions(&self) -> bool {
         false
     }
@@ -202,6 +208,10 @@ impl<C: SinkConnector> Plugin for SinkPlugin<C> {
 
     fn unavailable_value_placeholder(&self, values: &ConfigValues) -> String {
         values.get("unavailable.value.placeholder").unwrap_or(UNAVAILABLE).to_owned()
+    }
+
+    fn takes_signals(&self) -> bool {
+        false
     }
 
     fn target_keeps_positions(&self) -> bool {

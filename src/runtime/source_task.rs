@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use tailwater_api::metrics::{Counter, Gauge, Metrics};
 use tailwater_api::record::Record;
+use tailwater_api::signal::SignalRequest;
 use tailwater_api::source::{BatchNumber, SentBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, watch};
@@ -33,9 +34,10 @@ pub(super) struct SourceRun {
     pub(super) user: LogUser,
     pub(super) topics: Arc<dyn TopicLog>,
     pub(super) transforms: TransformChain,
-    pub(super) errors: RecordErrors,
+    pub(super) errors: Arc<RecordErrors>,
     pub(super) budget: Arc<TaskBudget>,
     pub(super) metrics: Arc<dyn Metrics>,
+    pub(super) signals: mpsc::Receiver<SignalRequest>,
     /// Becomes true when the run should end
     pub(super) stop: watch::Receiver<bool>,
 }
@@ -46,7 +48,7 @@ impl SourceRun {
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
-        let Self { user, topics, transforms, errors, budget, metrics, mut stop } = self;
+        let Self { user, topics, transforms, errors, budget, metrics, signals, mut stop } = self;
         let writer = topics.writer(&user).await?;
         let LogUser { connector, task, .. } = user;
         let (sender, mut sent) = mpsc::channel(BATCHES_ON_THE_WAY);
@@ -59,6 +61,7 @@ impl SourceRun {
             Arc::clone(&budget) as _,
             confirmed,
             stop.clone(),
+            signals,
             Arc::clone(&metrics),
         );
 
@@ -132,7 +135,7 @@ pub(super) fn panic_error(payload: &(dyn Any + Send)) -> Error {
 struct Appender {
     writer: Box<dyn LogWriter>,
     transforms: TransformChain,
-    errors: RecordErrors,
+    errors: Arc<RecordErrors>,
     budget: Arc<TaskBudget>,
     figures: Figures,
 }

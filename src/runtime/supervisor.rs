@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::BoxFuture;
 use tailwater_api::config::{ConfigReport, ConfigValues, read_config};
 use tailwater_api::metrics::{Counter, Metrics};
+use tailwater_api::signal::SignalRequest;
 use tailwater_api::{Error, ErrorKind, Result, Scope};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
@@ -24,10 +25,11 @@ use crate::runtime::plugin::{Plugin, Task};
 use crate::runtime::record_errors::RecordErrors;
 use crate::runtime::recovery::{Decision, Failures, decide, trace};
 use crate::runtime::settings::ConnectorSettings;
+use crate::runtime::signals::SignalGate;
 use crate::runtime::sink_task::SinkRun;
 use crate::runtime::source_task::{SourceRun, panicked};
 use crate::runtime::worker::{RunState, RunStatus};
-use crate::topics::{LogUser, TopicLog};
+use crate::topics::{LogUser, Refusals, TopicLog};
 use crate::transforms::TransformChain;
 
 /// A run that lasted this long before it failed counts as healthy: the next failure is the first again.
@@ -59,6 +61,7 @@ pub(super) struct TaskSetup {
 pub(super) struct TaskHandle {
     wanted: watch::Sender<Wanted>,
     status: Arc<StatusCell>,
+    signals: Arc<SignalGate>,
     supervisor: JoinHandle<()>,
 }
 
@@ -82,12 +85,18 @@ impl TaskHandle {
     pub(super) fn start(setup: TaskSetup, wanted: Wanted) -> Self {
         let status = Arc::new(StatusCell(Mutex::new(RunStatus { task: Some(setup.task), state: RunState::Unassigned, trace: None })));
         let (wanted, watched) = watch::channel(wanted);
-        let supervisor = Supervisor::new(setup, Arc::clone(&status), watched);
-        Self { wanted, status, supervisor: tokio::spawn(supervisor.supervise()) }
+        let signals = Arc::<SignalGate>::default();
+        let supervisor = Supervisor::new(setup, Arc::clone(&status), Arc::clone(&signals), watched);
+        Self { wanted, status, signals, supervisor: tokio::spawn(supervisor.supervise()) }
     }
 
     pub(super) fn status(&self) -> &Arc<StatusCell> {
         &self.status
+    }
+
+    /// The way for signals to it.
+    pub(super) fn signals(&self) -> &Arc<SignalGate> {
+        &self.signals
     }
 
     /// Lets the task run or pause; takes effect soon.
@@ -111,16 +120,17 @@ impl TaskHandle {
 struct Supervisor {
     setup: Arc<TaskSetup>,
     status: Arc<StatusCell>,
+    signals: Arc<SignalGate>,
     wanted: watch::Receiver<Wanted>,
     errors: Counter,
     retries: Counter,
 }
 
 impl Supervisor {
-    fn new(setup: TaskSetup, status: Arc<StatusCell>, wanted: watch::Receiver<Wanted>) -> Self {
+    fn new(setup: TaskSetup, status: Arc<StatusCell>, signals: Arc<SignalGate>, wanted: watch::Receiver<Wanted>) -> Self {
         let errors = setup.metrics.counter("errors_total", "Errors that ended a run of the task.", None);
         let retries = setup.metrics.counter("retries_total", "Runs that the task began by itself after an error.", None);
-        Self { setup: Arc::new(setup), status, wanted, errors, retries }
+        Self { setup: Arc::new(setup), status, signals, wanted, errors, retries }
     }
 
     async fn supervise(mut self) {
@@ -145,7 +155,9 @@ impl Supervisor {
             self.status.set(RunState::Running, None);
             tracing::info!(connector = &*self.setup.connector, task = self.setup.task, "the task runs");
             let began = Instant::now();
-            let Err(error) = self.run_once().await else {
+            let ended = self.run_once().await;
+            self.signals.close();
+            let Err(error) = ended else {
                 tracing::info!(connector = &*self.setup.connector, task = self.setup.task, "the task has drained and ended its run");
                 continue;
             };
@@ -207,7 +219,8 @@ impl Supervisor {
         let setup = Arc::clone(&self.setup);
         // In a set, so that the run ends with this future if a deadline drops it.
         let mut runs = JoinSet::new();
-        runs.spawn(async move { setup.make_run(stopping)?.await });
+        let signals = self.signals.open();
+        runs.spawn(async move { setup.make_run(stopping, signals)?.await });
         loop {
             tokio::select! {
                 Some(ended) = runs.join_next() => return match ended {
@@ -229,7 +242,7 @@ impl Supervisor {
 
 impl TaskSetup {
     /// Resolves secrets and puts a run together (I14, I15).
-    fn make_run(&self, stop: watch::Receiver<bool>) -> Result<BoxFuture<'static, Result<()>>> {
+    fn make_run(&self, stop: watch::Receiver<bool>, signals: mpsc::Receiver<SignalRequest>) -> Result<BoxFuture<'static, Result<()>>> {
         let values = self.providers.resolve(&self.config).map_err(|report| misconfigured(&report))?;
         let tasks = self.plugin.plan(&values, self.settings.max_tasks).map_err(|report| misconfigured(&report))?;
         let (transforms, _) = TransformChain::from_config(&values).map_err(|report| misconfigured(&report))?;
@@ -238,7 +251,7 @@ impl TaskSetup {
                 .because("the configuration now makes fewer tasks")
                 .mend("restart the connector")
         })?;
-        let errors = RecordErrors::new(
+        let errors = Arc::new(RecordErrors::new(
             Arc::clone(&self.connector),
             self.task,
             self.plugin.class(),
@@ -246,20 +259,20 @@ impl TaskSetup {
             self.settings.dead_letter_headers,
             Arc::clone(&self.topics),
             &*self.metrics,
-        );
+        ));
         let (topics, metrics) = (Arc::clone(&self.topics), Arc::clone(&self.metrics));
         let placeholder = self.plugin.unavailable_value_placeholder(&values);
-        let user = LogUser { connector: Arc::clone(&self.connector), task: self.task, config: Arc::new(values), placeholder };
+        let refusals = Some(Arc::clone(&errors) as Arc<dyn Refusals>);
+        let user = LogUser { connector: Arc::clone(&self.connector), task: self.task, config: Arc::new(values), placeholder, refusals };
         let budget = self.budget.enter();
         Ok(match task {
             Task::Source(source) => {
-                let run = SourceRun { user, topics, transforms, errors, budget, metrics, stop };
+                let run = SourceRun { user, topics, transforms, errors, budget, metrics, signals, stop };
                 Box::pin(run.run(source))
             }
             Task::Sink(open) => {
                 let subscription = self.settings.subscription.clone().ok_or_else(no_topics)?;
                 let flush_interval = self.settings.flush_interval;
-                let errors = Arc::new(errors);
                 let run = SinkRun {
                     user,
                     topics,

@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tailwater_api::config::{ConfigReport, ConfigValues};
 use tailwater_api::metrics::Metrics;
+use tailwater_api::signal::Signal;
 use tailwater_api::state::JsonMap;
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::time::Instant;
@@ -28,6 +29,7 @@ use crate::converters::{ConvertedRecord, Converters};
 use crate::runtime::budget::Budget;
 use crate::runtime::connector::Connector;
 use crate::runtime::guarantee::Guarantee;
+use crate::runtime::plugin::Plugin;
 use crate::runtime::source_task::panicked;
 use crate::runtime::supervisor::{Wanted, misconfigured};
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
@@ -110,6 +112,21 @@ pub enum RunState {
     Failed,
     /// `RESTARTING`
     Restarting,
+}
+
+impl RunState {
+    /// Its name in the REST API and in the status topic
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unassigned => "UNASSIGNED",
+            Self::Running => "RUNNING",
+            Self::Paused => "PAUSED",
+            Self::Stopped => "STOPPED",
+            Self::Failed => "FAILED",
+            Self::Restarting => "RESTARTING",
+        }
+    }
 }
 
 /// State of the connector (`task` is `None`) or of one task.
@@ -269,7 +286,8 @@ impl Worker {
         .await
     }
 
-    /// Forgets which topics the connector has used; those that it uses from now on are shown again. Until the worker's end.
+    /// Forgets which topics the connector has used; those that it uses from now on are shown again. Where the topic log is
+    /// embedded, until the worker's end; with Kafka for good.
     pub fn reset_topics(&self, name: &str) {
         if let Ok(connector) = self.inner.find(name) {
             connector.reset_topics(&self.inner);
@@ -368,6 +386,20 @@ impl Worker {
             Ok(())
         })
         .await
+    }
+
+    /// Hands a signal to a source; returns once the source will carry it out even after a crash.
+    ///
+    /// # Errors
+    /// The connector is unknown, takes no signals or does not run, or it refuses this one.
+    pub async fn signal(&self, name: &str, signal: Signal) -> Result<(), Refused> {
+        let connector = self.inner.find(name)?;
+        let failed = |kind, cause: &str| Refused::Failed(Error::new(kind, format!("signal the connector {name}")).because(cause));
+        if !connector.plugin().is_some_and(Plugin::takes_signals) {
+            return Err(failed(ErrorKind::Unsupported, "it takes no signals"));
+        }
+        let gate = connector.signals().ok_or_else(|| failed(ErrorKind::Conflict, "it does not run"))?;
+        gate.send(signal).await.map_err(Refused::Failed)
     }
 
     /// Records of a topic as bytes, through the converters of its source: what `topic read` prints.

@@ -4,6 +4,7 @@
 //! - [`envelope`]: the change event as a view over a record
 //! - [`config`], [`secret`], [`probe`]: declared configuration, secrets, what a probe finds
 //! - [`source`], [`state`]: what captures changes, and where it resumes
+//! - [`signal`]: requests to a source that runs
 //! - [`sink`]: what writes records
 //! - [`error`], [`metrics`]: kinds of failure, figures
 //!
@@ -35,6 +36,7 @@ pub mod probe;
 pub mod record;
 pub mod schema;
 pub mod secret;
+pub mod signal;
 pub mod sink;
 pub mod source;
 pub mod state;

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metrics;
 use crate::probe::ProbeReport;
 use crate::record::Record;
+use crate::signal::SignalRequest;
 use crate::state::{SourceState, StateChange};
 
 /// A technology that records can be captured from.
@@ -24,6 +25,8 @@ pub trait SourceConnector: Send + Sync + 'static {
     const CLASS: &'static str;
     /// Its checked configuration.
     type Config: ConnectorConfig;
+    /// Whether it reads [`SourceContext::take_signals`].
+    const TAKES_SIGNALS: bool = false;
 
     /// Divides the work into at most `max_tasks` tasks, each with a configuration of its own. One, unless the
     /// technology can be read side by side.
@@ -129,6 +132,7 @@ pub struct SourceContext {
     budget: Arc<dyn ByteBudget>,
     confirmed: watch::Receiver<BatchNumber>,
     stop: watch::Receiver<bool>,
+    signals: Option<mpsc::Receiver<SignalRequest>>,
     metrics: Arc<dyn Metrics>,
 }
 
@@ -145,9 +149,10 @@ impl SourceContext {
         budget: Arc<dyn ByteBudget>,
         confirmed: watch::Receiver<BatchNumber>,
         stop: watch::Receiver<bool>,
+        signals: mpsc::Receiver<SignalRequest>,
         metrics: Arc<dyn Metrics>,
     ) -> Self {
-        Self { connector, task, state, sender, next: 1, budget, confirmed, stop, metrics }
+        Self { connector, task, state, sender, next: 1, budget, confirmed, stop, signals: Some(signals), metrics }
     }
 
     /// Name of the connector.
@@ -214,6 +219,12 @@ impl SourceContext {
         let mut stop = self.stop.clone();
         // A daemon that is gone is a stop, too.
         let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// The requests that reach this run; there are none the second time. Each should be answered soon.
+    #[must_use]
+    pub fn take_signals(&mut self) -> mpsc::Receiver<SignalRequest> {
+        self.signals.take().unwrap_or_else(|| mpsc::channel(1).1)
     }
 
     /// Where the task reports its figures.

@@ -21,7 +21,8 @@ async fn run(config: GeneratorConfig, state: SourceState) -> Vec<SourceBatch> {
     let (sender, mut receiver) = mpsc::channel(1);
     let (_confirm, confirmed) = watch::channel(0);
     let (_stop, stopping) = watch::channel(false);
-    let context = SourceContext::new("g".into(), 0, state, sender, Arc::new(Generous), confirmed, stopping, Arc::new(NoMetrics));
+    let context =
+        SourceContext::new("g".into(), 0, state, sender, Arc::new(Generous), confirmed, stopping, mpsc::channel(1).1, Arc::new(NoMetrics));
     let running = tokio::spawn(GeneratorConnector::run(config, context));
     let mut batches = Vec::new();
     while let Some(SentBatch { batch, .. }) = receiver.recv().await {

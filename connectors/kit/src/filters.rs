@@ -8,6 +8,10 @@
 use fancy_regex::Regex;
 use tailwater_api::config::{ConfigReader, split_list};
 
+/// What makes an expression match a whole name, without regard to case.
+const BEFORE: &str = "(?i)^(?:";
+const BEHIND: &str = ")$";
+
 /// One list of expressions.
 #[derive(Clone, Debug, Default)]
 pub struct NameList(Vec<Regex>);
@@ -18,7 +22,15 @@ impl NameList {
     /// # Errors
     /// A sentence that names the expression that does not compile.
     pub fn parse(text: &str) -> Result<Self, String> {
-        split_list(text).iter().map(|expression| whole_name(expression)).collect::<Result<_, _>>().map(Self)
+        Self::of(&split_list(text))
+    }
+
+    /// Compiles `expressions`.
+    ///
+    /// # Errors
+    /// As of [`NameList::parse`].
+    pub fn of(expressions: &[String]) -> Result<Self, String> {
+        expressions.iter().map(|expression| whole_name(expression)).collect::<Result<_, _>>().map(Self)
     }
 
     /// Whether one of the expressions matches the whole of `name`. An expression that backtracks without end counts
@@ -35,6 +47,15 @@ impl NameList {
         matching.unwrap_or(self.0.len())
     }
 
+    /// The expressions that match none of `names`.
+    pub fn without_match(&self, names: &[String]) -> impl Iterator<Item = &str> {
+        let unmatched = |expression: &&Regex| !names.iter().any(|name| expression.is_match(name).unwrap_or(false));
+        self.0.iter().filter(unmatched).map(|expression| {
+            let text = expression.as_str();
+            text.strip_prefix(BEFORE).and_then(|text| text.strip_suffix(BEHIND)).unwrap_or(text)
+        })
+    }
+
     /// Whether there is no expression at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -47,7 +68,8 @@ impl NameList {
 /// # Errors
 /// A sentence that names the expression.
 pub fn whole_name(expression: &str) -> Result<Regex, String> {
-    Regex::new(&format!("(?i)^(?:{expression})$")).map_err(|error| format!("holds {expression:?}, which is no regular expression: {error}"))
+    Regex::new(&format!("{BEFORE}{expression}{BEHIND}"))
+        .map_err(|error| format!("holds {expression:?}, which is no regular expression: {error}"))
 }
 
 /// Validator of keys that hold a list of expressions.

@@ -16,6 +16,7 @@
 //! - [`relational_config`]: the keys of all relational sources
 //! - [`reselect`]: which values are read again that a log does not hold
 //! - [`schema_cache`]: what is compiled from schemas
+//! - [`signals`]: requests to running sources: what they ask for, and by which channels they come
 //! - [`snapshot_figures`]: how far a snapshot is, as figures
 //! - [`stand_in`]: what is written for values that the source does not tell
 //! - [`tls`]: encryption of connections
@@ -41,6 +42,7 @@ pub mod pace;
 pub mod relational_config;
 pub mod reselect;
 pub mod schema_cache;
+pub mod signals;
 pub mod snapshot_figures;
 pub mod stand_in;
 pub mod tls;

@@ -6,7 +6,7 @@
 //! value  io.debezium.connector.common.Notification     id, type, aggregate_type, additional_data, timestamp
 //! ```
 //!
-//! Each has an id of its own, a UUID. They say what happened and are no state: after a crash some may be repeated.
+//! Each has an id of its own, a UUID, but those about a signal have that signal's. They say what happened and are no state: after a crash some may be repeated.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -111,9 +111,16 @@ impl Notifications {
     }
 
     /// Tells the log where that is asked for, and makes the record for the topic, if there is one. The connector's name
-    /// stands behind the first entry of `data`.
+    /// stands behind the first entry of `data`, but before `data_collections`.
     #[must_use]
     pub fn give(&self, aggregate: Aggregate, happening: Happening, data: &[(&str, &str)]) -> Option<Record> {
+        let id = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid().to_string();
+        self.give_about(&id, aggregate, happening, data)
+    }
+
+    /// As [`Notifications::give`], about what the signal `id` asked for.
+    #[must_use]
+    pub fn give_about(&self, id: &str, aggregate: Aggregate, happening: Happening, data: &[(&str, &str)]) -> Option<Record> {
         let aggregate = match aggregate {
             Aggregate::InitialSnapshot => "Initial Snapshot",
             Aggregate::IncrementalSnapshot => "Incremental Snapshot",
@@ -129,14 +136,16 @@ impl Notifications {
             Happening::Resumed => "RESUMED",
         };
         if self.options.log {
-            info!(aggregate, happening, ?data, "notification");
+            info!(id, aggregate, happening, ?data, "notification");
         }
         let topic = self.options.topic.as_deref()?;
-        let (first, rest) = data.split_at(data.len().min(1));
+        // As Debezium's map orders them.
+        let before = data.iter().take(1).filter(|(name, _)| *name != "data_collections").count();
+        let (first, rest) = data.split_at(before);
         let entries = first.iter().copied().chain([("connector_name", self.connector.as_str())]).chain(rest.iter().copied());
         let entries = entries.map(|(name, text)| (name.into(), text.into())).collect();
         let milliseconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        let id: Value = uuid::Builder::from_random_bytes(fastrand::u128(..).to_be_bytes()).into_uuid().to_string().into();
+        let id: Value = id.into();
         let value = Value::Struct(Box::new([
             id.clone(),
             Value::text(happening),
@@ -165,6 +174,11 @@ mod tests {
         let Value::Map(entries) = &fields[3] else { panic!("{fields:?}") };
         let names: Vec<_> = entries.iter().map(|(name, _)| name.as_text().unwrap()).collect();
         assert_eq!(names, ["a", "connector_name", "b"]);
+        let started =
+            notifications.give_about("s1", Aggregate::IncrementalSnapshot, Happening::Started, &[("data_collections", "t")]).unwrap();
+        let fields = started.value.value.as_struct().unwrap();
+        let Value::Map(entries) = &fields[3] else { panic!("{fields:?}") };
+        assert_eq!((fields[0].as_text(), entries[0].0.as_text()), (Some("s1"), Some("connector_name")));
     }
 
     #[test]

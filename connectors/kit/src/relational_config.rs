@@ -14,6 +14,7 @@ use crate::heartbeat::HeartbeatOptions;
 use crate::name_adjustment::NameAdjustment;
 use crate::notification::{NotificationOptions, validate_channels};
 use crate::reselect::ReselectOptions;
+use crate::signals::channels::{SignalOptions, validate_channels as validate_signal_channels};
 use crate::topic_names::{TopicNames, validate_strategy};
 
 const JAVA_CLASS: Effect = Effect::Never("it names a Java class, and there is no JVM here");
@@ -21,6 +22,7 @@ const NO_QUEUE: Effect = Effect::Never("memory is bounded by memory.budget of th
 const NO_POLLING: Effect = Effect::Never("records are handed over as they arrive");
 const STREAMED: Effect = Effect::Never("rows are streamed");
 const NO_CACHE: Effect = Effect::Never("nothing is cached that needs a limit");
+const NO_SIGNALS_WRITTEN: Effect = Effect::Never("snapshots write nothing to the source");
 const MASKED: Effect = Effect::Never("secrets are never shown");
 
 /// Keys of every relational source.
@@ -129,11 +131,19 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("0")
         .validator(not_negative),
     ConfigField::new("query.fetch.size", Int, "").effect(STREAMED),
-    ConfigField::new("incremental.snapshot.chunk.size", Int, "Rows of a chunk.").default("1024").validator(positive).effect(Effect::NotYet),
+    ConfigField::new(
+        "incremental.snapshot.chunk.size",
+        Int,
+        "Most rows of a chunk; unless given, chunks begin with so many rows and then adapt to the size of the rows.",
+    )
+    .default("1024")
+    .validator(positive),
     ConfigField::new("incremental.snapshot.watermarking.strategy", Choice(&["insert_insert", "insert_delete"]), "")
         .default("insert_insert")
-        .effect(Effect::NotYet),
-    ConfigField::new("incremental.snapshot.allow.schema.changes", Boolean, "").default("false").effect(Effect::NotYet),
+        .effect(NO_SIGNALS_WRITTEN),
+    ConfigField::new("incremental.snapshot.allow.schema.changes", Boolean, "")
+        .default("false")
+        .effect(Effect::Never("definitions are read with each chunk")),
     // Side channels
     ConfigField::new("include.schema.changes", Boolean, "Whether definitions are written to a topic of their own.").default("true"),
     ConfigField::new("include.schema.comments", Boolean, "Whether comments are kept with definitions.")
@@ -143,14 +153,18 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("false"),
     ConfigField::new("transaction.metadata.factory", Class, "").effect(JAVA_CLASS),
     ConfigField::new("sourceinfo.struct.maker", Class, "").effect(JAVA_CLASS),
-    ConfigField::new("signal.data.collection", Text, "Table of signals.").effect(Effect::NotYet),
-    ConfigField::new("signal.enabled.channels", List, "Channels of signals.").default("source").effect(Effect::NotYet),
-    ConfigField::new("signal.poll.interval.ms", Long, "").default("5000").effect(Effect::NotYet),
-    ConfigField::new("signal.emit.failure.max.retries", Int, "").default("0").effect(Effect::NotYet),
-    ConfigField::new("signal.emit.failure.backoff.ms", Long, "").default("10000").effect(Effect::NotYet),
+    ConfigField::new("signal.data.collection", Text, "Table whose rows are signals: schema.table with the columns id, type and data."),
+    ConfigField::new("signal.enabled.channels", List, "Where signals come from beside the REST API: source (the table), kafka, file.")
+        .default("source")
+        .validator(validate_signal_channels),
+    ConfigField::new("signal.poll.interval.ms", Long, "Time between two looks at the file of signals, in milliseconds.")
+        .default("5000")
+        .validator(positive),
+    ConfigField::new("signal.emit.failure.max.retries", Int, "").default("0").effect(NO_SIGNALS_WRITTEN),
+    ConfigField::new("signal.emit.failure.backoff.ms", Long, "").default("10000").effect(NO_SIGNALS_WRITTEN),
     ConfigField::new("signal.kafka.*", Text, "").effect(Effect::NotYet),
     ConfigField::new("signal.consumer.*", Text, "").effect(Effect::NotYet),
-    ConfigField::new("signal.file", Text, "").effect(Effect::NotYet),
+    ConfigField::new("signal.file", Text, "File of signals, a JSON object a line: id, type and data.").default("file-signals.txt"),
     ConfigField::new("notification.enabled.channels", List, "Where it is told how far a snapshot is: sink (a topic), log.")
         .validator(validate_channels),
     ConfigField::new("notification.sink.topic.name", Text, "The topic of notifications."),
@@ -362,6 +376,10 @@ pub struct RelationalConfig {
     pub reselect: Option<ReselectOptions>,
     /// Where it is told how far a snapshot is
     pub notifications: NotificationOptions,
+    /// Where signals come from
+    pub signals: SignalOptions,
+    /// Most rows of a chunk; where it is not given, chunks adapt
+    pub chunk_rows: Option<usize>,
     /// When heartbeats are written, if they are
     pub heartbeat: Option<HeartbeatOptions>,
     /// Longest wait for the lock of a table
@@ -429,6 +447,8 @@ impl RelationalConfig {
                 .then(|| [reader.text("topic.prefix"), reader.text("topic.transaction")].join(&reader.text("topic.delimiter"))),
             reselect: ReselectOptions::read(reader),
             notifications: NotificationOptions::read(reader),
+            signals: SignalOptions::read(reader),
+            chunk_rows: reader.is_set("incremental.snapshot.chunk.size").then(|| reader.number("incremental.snapshot.chunk.size")),
             heartbeat: read_heartbeat(reader),
             snapshot_lock_timeout: reader.milliseconds("snapshot.lock.timeout.ms"),
             snapshot_threads: reader.number("snapshot.max.threads"),

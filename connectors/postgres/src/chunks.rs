@@ -1,189 +1,320 @@
-//! Reading the rows that are there while the log is followed: the `watermark` strategy.
+//! Reading the rows that are there while the log is followed: the `watermark` strategy, and what signals ask for.
 //!
-//! A table with a key is read in chunks, in the order of its key, between two transactions of the log. The windows of the
-//! kit decide which rows of a chunk are emitted; `visibility` says what a chunk's read could see. A chunk's records travel in
-//! one batch with the key that they end in, so a restart goes on behind the last durable chunk (I3).
-//!
-//! The greatest key is looked up with the first chunk. Rows that come later, or that this read could not see, are of
-//! transactions that the log tells of, so a table that grows at its end has one, too.
-//!
-//! A chunk's read is `BEGIN REPEATABLE READ; LOCK TABLE … IN ACCESS SHARE MODE;` and only then the first statement that takes
-//! a snapshot: DDL that rewrites a table is not MVCC-safe, and an older snapshot would see no rows. Where somebody holds
-//! the table or waits for it, the lock is tried again later, for the log waits meanwhile. The server is answered beside it (I4).
+//! Tables are read one after another, each in chunks in the order of its key, beside the log (`read`): neither waits for the
+//! other (I4). The windows of the kit decide which rows of a chunk are emitted; `visibility` says what a chunk's read could see. A
+//! chunk is emitted between two transactions, once the log has passed what its read could see. Its records travel in one batch with
+//! the key that they end in, so a restart goes on behind the last durable chunk (I3).
 //!
 //! The log may stand still before the place that it has to pass, because what is written is not flushed. Then a
 //! transaction that changes nothing is committed, which makes the server flush; no right is needed for it.
 //!
+//! Room for a chunk and for the keys that the log touches meanwhile is reserved (I6). Where the stream waits for room, they give way:
+//! all is forgotten and read again, since a chunk that waits for the log may hold what the log waits for.
+//!
 //! Keys are held against each other as they stand in records. So a table whose records have another key than its rows
-//! (`message.key.columns`, masked key columns), or whose log does not tell the key, is read by the `consistent` strategy, and so
-//! is a table without a key.
+//! (`message.key.columns`, masked key columns), or whose log does not tell the key, cannot be read so, nor can one without a key,
+//! unless a signal names a column in its place. The snapshot at the start reads those by the `consistent` strategy.
+//!
+//! What signals ask for is told in notifications under the signal's id: STARTED, IN_PROGRESS with each chunk, TABLE_SCAN_COMPLETED
+//! with a status, COMPLETED. A table that cannot be read is told of and left out (I11); it stops nothing else (I10).
 
-use std::collections::VecDeque;
+mod keys;
+mod read;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
-use futures_util::{StreamExt, pin_mut};
+use tailwater_api::metrics::Metrics;
+use tailwater_api::record::Record;
+use tailwater_api::source::{ByteBudget, Reservation};
 use tailwater_api::state::StateChange;
-use tailwater_api::{Error, ErrorKind, Result, Scope, Value};
+use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::Change;
+use tailwater_kit::filters::NameList;
+use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tailwater_kit::pace::Pace;
+use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
 use tailwater_kit::windows::{Look, Reconciled, Windows};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_postgres::error::SqlState;
 use tracing::{info, warn};
 
-use crate::catalog::{Publication, TableDefinition, quote_identifier, quote_text};
+use self::keys::{TouchedRows, touched};
+use self::read::{CHUNK, Chunk, ChunkRead, Outcome};
+use crate::catalog::{Publication, TableDefinition};
 use crate::config::PostgresConfig;
-use crate::connect::{SqlConnection, SqlSession, sql_error};
-use crate::copy::{CopyRow, CopyRows};
-use crate::data_types::Format;
+use crate::connect::{SqlSession, sql_error};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::pgoutput::ReplicaIdentity;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, KeyRange, ReadingTable};
-use crate::relation::{Shape, TablePlan};
-use crate::snapshot::copy_format;
+use crate::position::{CompletedTable, ReadingTable};
+use crate::relation::TablePlan;
+use crate::request::TableRequest;
 use crate::visibility::{LoggedTransaction, Sight, replayed, sight};
 
 /// Octets of the keys that are remembered (I6).
-const TOUCHED_LIMIT: usize = 4 << 20;
-/// Octets of a chunk's rows as the server sends them (I6). Its rows adapt to it.
-const CHUNK: usize = 512 << 10;
+const TOUCHED_LIMIT: usize = 1 << 20;
 /// Rows of the first chunk, and of any.
 const FIRST_ROWS: usize = 1024;
 const MOST_ROWS: usize = 64 << 10;
-/// Longest wait for the lock of a table, while the log waits, too.
-const LOCK_WAIT: Duration = Duration::from_millis(100);
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long transactions may be waited for before it is told.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether the table can be read in chunks.
-pub(crate) fn is_chunked(config: &PostgresConfig, table: &TableDefinition) -> bool {
+/// Whether the log tells the key of each change of the table, and records have it; or why not.
+fn is_told_by_key(config: &PostgresConfig, table: &TableDefinition) -> Result<(), String> {
     let relational = &config.relational;
-    let name = table.full_name();
     let is_told = match table.identity {
         ReplicaIdentity::Default => table.has_primary_key,
         ReplicaIdentity::Index => table.key.iter().all(|column| table.identity_columns.contains(column)),
         ReplicaIdentity::Full => true,
         ReplicaIdentity::Nothing => false,
     };
+    if !is_told {
+        return Err(format!("its replica identity does not tell its key; ALTER TABLE {} REPLICA IDENTITY FULL;", table.quoted()));
+    }
+    let name = table.full_name();
+    let has_own_key = relational.key_columns.of(&table.schema, &table.name).is_some()
+        || table.key.iter().any(|column| relational.column_rules.of(&format!("{name}.{column}")).is_some());
+    if has_own_key {
+        return Err("its records have another key than its rows; take a blocking snapshot".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether the snapshot at the start reads the table in chunks.
+pub(crate) fn is_chunked(config: &PostgresConfig, table: &TableDefinition) -> bool {
     config.snapshot.in_chunks
         && !table.key.is_empty()
-        && is_told
-        && relational.key_columns.of(&table.schema, &table.name).is_none()
-        && table.key.iter().all(|column| relational.column_rules.of(&format!("{name}.{column}")).is_none())
-        && !relational.snapshot_selects.iter().any(|(table, _)| table.eq_ignore_ascii_case(&name))
+        && is_told_by_key(config, table).is_ok()
+        && !config.relational.snapshot_selects.iter().any(|(selected, _)| selected.eq_ignore_ascii_case(&table.full_name()))
 }
 
 /// Reads tables in chunks, one after another.
 pub(crate) struct Chunks {
     config: Arc<PostgresConfig>,
-    publication: Option<Publication>,
-    session: SqlSession,
+    publication: Arc<Option<Publication>>,
+    notifications: Notifications,
+    budget: Arc<dyn ByteBudget>,
     windows: Windows<Sight>,
-    /// With their definitions at the start
-    tables: VecDeque<(ReadingTable, TableDefinition)>,
+    /// Room for the keys that the windows remember and for a chunk; nothing is remembered or read without it
+    room: Option<Reservation>,
+    tables: VecDeque<ReadingTable>,
+    paused: bool,
+    /// At most one step, on the session
+    under_way: JoinSet<(SqlSession, Result<Step>)>,
+    session: Option<SqlSession>,
+    finished: Option<Result<Step>>,
     /// A chunk that the log has not passed yet
-    chunk: Option<Chunk>,
+    chunk: Option<(Look, Chunk)>,
     rows: usize,
-    /// Before this nothing has to be done.
+    pace: Pace,
+    /// Before this no chunk is read: the rate of a snapshot may be limited.
+    paced: Instant,
+    metrics: Arc<dyn Metrics>,
+    /// While there are tables
+    snapshot: Option<SnapshotFigures>,
+    /// Of each table, by its name
+    figures: HashMap<String, TableFigures>,
+    /// Before this no step is begun.
     due: Instant,
     waiting_since: Option<Instant>,
 }
 
-struct Chunk {
-    read: Look,
-    sight: Sight,
-    passed: Lsn,
-    plan: TablePlan,
-    rows: Vec<(Vec<u8>, Change)>,
-    /// Where the table is behind these rows; `None` where that is its end
-    next: Option<KeyRange>,
+/// What is done beside the log.
+enum Step {
+    /// There is room.
+    Room(Reservation),
+    /// It was looked which transactions are visible.
+    Looked(Look, Sight),
+    /// A transaction ended.
+    Ended,
+    /// A chunk of the first table was read.
+    Read(Look, Outcome),
+    /// The first table cannot be read; that concerns nothing else.
+    Failed(Look, Error),
 }
 
-/// Rows that stand in the log here and now, and how far their table is then.
+/// Records that stand in the log here and now, and how far the tables are then.
 pub(crate) struct Emission {
     /// How the rows become records; `None` where there are none
     pub(crate) plan: Option<TablePlan>,
     pub(crate) rows: Vec<Change>,
-    pub(crate) state: StateChange,
+    /// Whether a signal asked for them
+    pub(crate) is_asked_for: bool,
+    pub(crate) notifications: Vec<Record>,
+    pub(crate) state: Vec<StateChange>,
 }
 
 impl Chunks {
-    /// Goes on with `tables`. Tables that are gone are returned.
+    /// Reads `tables`, first to last.
     pub(crate) fn new(
         config: Arc<PostgresConfig>,
-        publication: Option<Publication>,
-        definitions: &[TableDefinition],
+        publication: Arc<Option<Publication>>,
+        budget: Arc<dyn ByteBudget>,
+        metrics: Arc<dyn Metrics>,
         tables: Vec<ReadingTable>,
-    ) -> (Option<Self>, Vec<ReadingTable>) {
-        let mut known = VecDeque::new();
-        let mut gone = Vec::new();
-        for table in tables {
-            match definitions.iter().find(|definition| definition.oid == table.oid && is_chunked(&config, definition)) {
-                Some(definition) => known.push_back((table, definition.clone())),
-                None => gone.push(table),
-            }
-        }
-        let session = SqlSession::new(config.clone());
-        let chunks = (!known.is_empty()).then(|| Self {
-            config,
+        paused: bool,
+    ) -> Self {
+        let mut chunks = Self {
+            notifications: Notifications::new(&config.relational.notifications, &config.relational.topic_prefix),
+            session: Some(SqlSession::new(config.clone())),
             publication,
-            session,
+            budget,
             windows: Windows::new(TOUCHED_LIMIT, None),
-            tables: known,
+            room: None,
+            tables: VecDeque::new(),
+            paused,
+            pace: Pace::new(config.relational.snapshot_bytes_per_second),
+            paced: Instant::now(),
+            snapshot: (!tables.is_empty()).then(|| SnapshotFigures::go_on(&metrics)),
+            metrics,
+            figures: HashMap::new(),
+            under_way: JoinSet::new(),
+            finished: None,
             chunk: None,
             rows: FIRST_ROWS,
             due: Instant::now(),
             waiting_since: None,
-        });
-        (chunks, gone)
+            config,
+        };
+        chunks.append(tables);
+        chunks
     }
 
-    /// Whether all tables are read.
-    pub(crate) fn are_complete(&self) -> bool {
+    fn append(&mut self, tables: Vec<ReadingTable>) {
+        for table in tables {
+            let snapshot = self.snapshot.get_or_insert_with(|| SnapshotFigures::begin(&self.metrics));
+            self.figures.insert(table.name.clone(), snapshot.table(&table.name, table.rows));
+            self.tables.push_back(table);
+        }
+    }
+
+    /// The table is read no more, because it is complete, or is left out.
+    fn end_figures(&mut self, table: &ReadingTable, is_complete: bool) {
+        if let (Some(snapshot), Some(mut figures)) = (&self.snapshot, self.figures.remove(&table.name)) {
+            if is_complete {
+                snapshot.complete(&mut figures);
+            } else {
+                snapshot.leave_out(&figures);
+            }
+        }
+        if self.is_idle() {
+            self.snapshot = None;
+        }
+    }
+
+    /// Whether there is nothing to read.
+    pub(crate) fn is_idle(&self) -> bool {
         self.tables.is_empty()
     }
 
-    /// When there is something to do.
-    pub(crate) fn due(&self) -> Instant {
-        self.due
+    /// The requests whose tables are not read to their end.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = &TableRequest> {
+        self.tables.iter().filter_map(|table| table.request.as_ref())
     }
 
-    /// Whether [`Chunks::advance`] has something to do, where the log has been followed to `reached`.
-    pub(crate) fn is_due(&self, reached: Lsn) -> bool {
-        self.chunk.as_ref().is_some_and(|chunk| chunk.passed <= reached) || self.due <= Instant::now()
+    /// The ids of the signals whose tables are not read to their end, in their order.
+    pub(crate) fn signals(&self) -> Vec<String> {
+        let mut signals: Vec<String> = Vec::new();
+        for request in self.requests() {
+            if !signals.contains(&request.signal) {
+                signals.push(request.signal.clone());
+            }
+        }
+        signals
     }
 
-    fn reads(&self, relation: u32) -> bool {
-        self.tables.iter().any(|(table, _)| table.oid == relation)
+    /// What `data_collections` says of a signal: its tables that are not read to their end.
+    pub(crate) fn collections(&self, signal: &str) -> String {
+        let of_signal = self.tables.iter().filter(|table| table.request.as_ref().is_some_and(|request| request.signal == signal));
+        of_signal.map(|table| table.name.as_str()).collect::<Vec<_>>().join(",")
     }
 
-    /// The log tells of a change.
-    pub(crate) fn touch(&mut self, transaction: LoggedTransaction, relation: u32, change: &Change) {
-        if !self.reads(relation) {
+    /// Reads further tables behind those that are there. To be called between two transactions.
+    pub(crate) fn add(&mut self, tables: Vec<ReadingTable>) {
+        self.append(tables);
+        // What the log touched of them is not known.
+        self.begin_anew();
+    }
+
+    /// Gives up what signals asked for, as far as `names` match, all where there are none. Returns what is given up. To be called
+    /// between two transactions.
+    pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
+        let is_stopped = |table: &ReadingTable| table.request.is_some() && (names.is_empty() || names.matches(&table.name));
+        let first = self.tables.front().is_some_and(is_stopped);
+        let (stopped, left): (Vec<_>, Vec<_>) = self.tables.drain(..).partition(is_stopped);
+        self.tables = left.into();
+        stopped.iter().for_each(|table| self.end_figures(table, false));
+        if first {
+            self.begin_anew();
+        }
+        stopped
+    }
+
+    /// Lets the reading rest behind the chunk that is under way, or go on.
+    pub(crate) fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        self.due = Instant::now();
+    }
+
+    /// Whether the reading rests.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// Forgets keys, the step under way and the chunk that is read.
+    fn begin_anew(&mut self) {
+        if !self.under_way.is_empty() {
+            self.under_way.abort_all();
+            self.under_way = JoinSet::new();
+            self.session = Some(SqlSession::new(self.config.clone()));
+        }
+        self.finished = None;
+        self.chunk = None;
+        self.room = None;
+        self.waiting_since = None;
+        self.windows.restart();
+        self.due = Instant::now();
+    }
+
+    /// Whether it may hold the room that somebody else waits for.
+    pub(crate) fn takes_room(&self) -> bool {
+        self.room.is_some() || !self.under_way.is_empty()
+    }
+
+    /// Gives all its room back (I6), and tries again later.
+    pub(crate) fn give_way(&mut self) {
+        self.begin_anew();
+        self.due = Instant::now() + PAUSE;
+    }
+
+    /// The log tells of a change of the table with this oid.
+    pub(crate) fn touch(&mut self, transaction: LoggedTransaction, relation: u32, plan: Option<&TablePlan>, change: &Change) {
+        if self.room.is_none() {
             return;
         }
-        let keys = match change {
-            Change::Read { key, .. } | Change::Create { key, .. } | Change::Update { key, .. } | Change::Delete { key, .. } => {
-                [Some(key), None]
+        let mut seen = None;
+        for table in self.tables.iter().filter(|table| table.oid == relation) {
+            let surrogate = table.request.as_ref().and_then(|request| request.surrogate.as_deref());
+            let column = plan.filter(|plan| plan.key_columns().next().is_none()).zip(surrogate).map(|(plan, name)| plan.place(name));
+            let column = match column {
+                None => None,
+                // The table cannot be read either.
+                Some(None) => continue,
+                Some(Some(place)) => Some(place),
+            };
+            if seen == Some(column) {
+                continue;
             }
-            Change::KeyChange { old_key, new_key, .. } => [Some(old_key), Some(new_key)],
-            Change::Truncate => {
-                self.windows.truncate(&transaction, relation);
-                return;
-            }
-        };
-        for key in keys.into_iter().flatten() {
-            let mut octets = Vec::new();
-            if put(key, &mut octets) {
-                self.windows.touch(&transaction, relation, &octets);
-            } else {
-                // A long text in the key that the update left as it was: the log does not tell it (I8).
-                self.windows.lose(&transaction);
+            seen = Some(column);
+            match touched(change, column) {
+                TouchedRows::Keys(keys) => keys.iter().for_each(|key| self.windows.touch(&transaction, relation, key)),
+                TouchedRows::All => self.windows.truncate(&transaction, relation),
+                TouchedRows::Unknown => self.windows.lose(&transaction),
             }
         }
     }
@@ -193,40 +324,156 @@ impl Chunks {
         self.windows.lose(&transaction);
     }
 
-    /// Does what can be done between two transactions; the log has been followed to `reached`. What it returns has to be
-    /// sent before the log goes on.
-    pub(crate) async fn advance(&mut self, plans: &mut Plans, blocks: &Blocks, reached: Lsn) -> Result<Option<Emission>> {
-        let begun = Instant::now();
-        let emission = if let Some(chunk) = self.chunk.take_if(|chunk| chunk.passed <= reached) {
-            self.emit(chunk)
-        } else if self.chunk.is_some() {
-            self.end_a_transaction().await?;
-            None
-        } else if !self.windows.is_settled() {
-            self.settle().await?;
-            None
+    /// Waits until [`Chunks::advance`] has something to do, other than to look how far the log is. Cancel-safe.
+    pub(crate) async fn wait(&mut self) {
+        if self.finished.is_some() {
+            return;
+        }
+        if let Some(ended) = self.under_way.join_next().await {
+            self.finished = Some(self.take_back(ended));
+        } else if self.rests() {
+            std::future::pending::<()>().await;
         } else {
-            self.read(plans, blocks).await?
+            tokio::time::sleep_until(self.due).await;
+        }
+    }
+
+    fn take_back(&mut self, ended: std::result::Result<(SqlSession, Result<Step>), tokio::task::JoinError>) -> Result<Step> {
+        match ended {
+            Ok((session, step)) => {
+                self.session = Some(session);
+                step
+            }
+            Err(error) => Err(Error::new(ErrorKind::Bug, "read a chunk of the table").because(error)),
+        }
+    }
+
+    /// Nothing is to be done, and nothing will be by itself.
+    fn rests(&self) -> bool {
+        self.is_idle() || (self.paused && self.chunk.is_none())
+    }
+
+    /// Does what can be done between two transactions, without waiting; the log has been followed to `reached`. What it returns
+    /// has to be sent before the log goes on.
+    pub(crate) fn advance(&mut self, plans: &Plans, blocks: &Blocks, reached: Lsn) -> Result<Option<Emission>> {
+        if let Some(ended) = self.under_way.try_join_next() {
+            self.finished = Some(self.take_back(ended));
+        }
+        let mut emission = match self.finished.take().transpose()? {
+            Some(step) => self.take(step),
+            None => None,
         };
-        // The log gets at least as much time as the chunks. A chunk that waits for the log is due when that has passed.
-        let pause = if self.chunk.is_some() || !self.windows.is_settled() { PAUSE } else { begun.elapsed() };
-        self.due = Instant::now() + pause;
+        if emission.is_none()
+            && let Some((look, chunk)) = self.chunk.take_if(|(_, chunk)| chunk.passed <= reached)
+        {
+            emission = self.emit(look, chunk);
+        }
+        if self.rests() {
+            // Nobody has to know what is touched.
+            if self.under_way.is_empty() && self.room.is_some() {
+                self.begin_anew();
+            }
+        } else if self.due <= Instant::now() {
+            self.begin(plans, blocks);
+        }
         Ok(emission)
     }
 
-    /// Looks which transactions from before this session are still invisible.
-    async fn settle(&mut self) -> Result<()> {
-        let look = self.windows.look();
-        // A snapshot lists only what began before the last transaction that ended. Now one has ended that began last.
-        self.end_a_transaction().await?;
-        let sql = self.session.get().await?;
-        let replayed = replayed(sql).await?;
-        let (sight, _) = sight(sql, replayed).await?;
-        self.windows.learn(look, &sight);
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+    /// Begins the next step, if none is under way.
+    fn begin(&mut self, plans: &Plans, blocks: &Blocks) {
+        let Some(mut session) = self.session.take() else { return };
+        if self.room.is_none() {
+            let budget = Arc::clone(&self.budget);
+            self.under_way.spawn(async move {
+                let room = budget.reserve(TOUCHED_LIMIT + CHUNK).await;
+                (session, Ok(Step::Room(room)))
+            });
+        } else if self.chunk.is_some() {
+            self.under_way.spawn(async move {
+                let ended = end_a_transaction(&mut session).await.map(|()| Step::Ended);
+                (session, ended)
+            });
+        } else if let Some(look) = self.windows.begin_read() {
+            self.begin_read(session, look, plans, blocks);
+        } else {
+            let look = self.windows.look();
+            self.under_way.spawn(async move {
+                let sight = look_around(&mut session).await.map(|sight| Step::Looked(look, sight));
+                (session, sight)
+            });
+        }
+    }
+
+    fn begin_read(&mut self, mut session: SqlSession, look: Look, plans: &Plans, blocks: &Blocks) {
+        let Some(table) = self.tables.front() else {
+            self.session = Some(session);
+            return;
+        };
+        let mut read = ChunkRead {
+            config: self.config.clone(),
+            publication: self.publication.clone(),
+            compiler: plans.compiler(blocks, table.oid),
+            table: table.clone(),
+            rows: self.rows.min(self.config.relational.chunk_rows.unwrap_or(MOST_ROWS)),
+        };
+        let is_asked_for = table.request.is_some();
+        if let Some(figures) = self.figures.get_mut(&table.name).filter(|figures| figures.waits()) {
+            figures.begin(None);
+        }
+        self.under_way.spawn(async move {
+            let step = match read.run(&mut session).await {
+                Ok(outcome) => Ok(Step::Read(look, outcome)),
+                Err(error) if is_asked_for && concerns_one_table(&error) => Ok(Step::Failed(look, error)),
+                Err(error) => Err(error),
+            };
+            (session, step)
+        });
+    }
+
+    fn take(&mut self, step: Step) -> Option<Emission> {
+        self.due = Instant::now();
+        match step {
+            Step::Room(room) => {
+                self.room = Some(room);
+                self.windows.restart();
+            }
+            Step::Ended => self.due += PAUSE,
+            Step::Looked(look, sight) => {
+                self.windows.learn(look, &sight);
+                self.tell_of_wait();
+            }
+            Step::Read(look, Outcome::Contended) => {
+                self.windows.end_read(look);
+                self.due += PAUSE;
+            }
+            Step::Read(look, Outcome::Unfit { status, why }) => {
+                self.windows.end_read(look);
+                return self.give_up(status, &why);
+            }
+            Step::Failed(look, error) => {
+                self.windows.end_read(look);
+                return self.give_up("SQL_EXCEPTION", &error.to_string());
+            }
+            Step::Read(look, Outcome::Chunk(chunk)) => {
+                self.windows.learn(look, &chunk.sight);
+                self.paced = self.pace.count(chunk.octets).unwrap_or(self.paced);
+                self.chunk = Some((look, *chunk));
+                // The log may pass it by itself.
+                self.due += PAUSE;
+            }
+        }
+        None
+    }
+
+    /// Tells whom the first read waits for.
+    fn tell_of_wait(&mut self) {
         if self.windows.is_settled() {
             self.waiting_since = None;
-        } else if since.elapsed() > PATIENCE {
+            return;
+        }
+        self.due += PAUSE;
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > PATIENCE {
             self.waiting_since = Some(Instant::now());
             let waits_for = self.windows.waits_for().iter().map(|transaction| transaction.xid.to_string()).collect::<Vec<_>>().join(", ");
             warn!(
@@ -235,238 +482,125 @@ impl Chunks {
                 waits_for.replace(", ", "', '")
             );
         }
-        Ok(())
     }
 
-    /// Commits a transaction that has a number and changes nothing. A standby has none, and needs none.
-    async fn end_a_transaction(&mut self) -> Result<()> {
-        let query = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN txid_current() END";
-        self.session.get().await?.query_one(query, &[]).await.map_err(|error| sql_error("take a transaction number", error))?;
-        Ok(())
+    /// Leaves the first table out.
+    fn give_up(&mut self, status: &str, why: &str) -> Option<Emission> {
+        let table = self.tables.pop_front()?;
+        self.end_figures(&table, false);
+        warn!(table = %table.name, rows = table.rows, "the snapshot cannot read the table to its end: {why}");
+        let notifications = self.tell_of_end(&table, status);
+        let state = vec![table.removal(&self.config.relational.topic_prefix)];
+        Some(Emission { plan: None, rows: Vec::new(), is_asked_for: table.request.is_some(), notifications, state })
     }
 
-    fn emit(&mut self, mut chunk: Chunk) -> Option<Emission> {
-        let (table, _) = self.tables.front_mut()?;
-        match self.windows.reconcile(chunk.read, &chunk.sight, table.oid, &mut chunk.rows, |(key, _)| key) {
+    /// Emits the chunk, which the log has passed.
+    fn emit(&mut self, look: Look, mut chunk: Chunk) -> Option<Emission> {
+        self.due = self.paced.max(Instant::now());
+        let count = chunk.rows.len();
+        let table = self.tables.front_mut()?;
+        match self.windows.reconcile(look, &chunk.sight, table.oid, &mut chunk.rows, |(key, _)| key) {
             Reconciled::ReadAgain => {
-                self.rows = (self.rows / 2).max(1);
-                None
+                self.rows = (count / 2).max(1);
+                return None;
             }
-            Reconciled::Emit { dropped: _ } => {
-                table.rows += chunk.rows.len() as u64;
-                let server = &self.config.relational.topic_prefix;
-                let state = if let Some(range) = chunk.next {
-                    table.range = Some(range);
-                    table.change(server)
-                } else {
-                    info!(table = %table.name, rows = table.rows, "the snapshot of the table is complete");
-                    // Each event of the table is needed, so nothing is dropped by an anchor.
-                    let complete =
-                        CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: Lsn::INVALID, rows: table.rows };
-                    self.tables.pop_front();
-                    complete.change(server)
-                };
-                Some(Emission { plan: Some(chunk.plan), rows: chunk.rows.into_iter().map(|(_, change)| change).collect(), state })
-            }
+            Reconciled::Emit { dropped: _ } => {}
         }
-    }
-
-    /// Reads the next chunk; returns an emission at once only where the table is gone.
-    async fn read(&mut self, plans: &mut Plans, blocks: &Blocks) -> Result<Option<Emission>> {
-        let Some((table, definition)) = self.tables.front().cloned() else { return Ok(None) };
-        let Some(read) = self.windows.begin_read() else { return Ok(None) };
-        let doing = "read a chunk of the table";
-        let scoped = |error: Error| error.scoped(Scope::Table(table.name.clone()));
-        let failed = |error| scoped(sql_error(doing, error));
-        let sql = self.session.get().await?;
-        let replayed = replayed(sql).await?;
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL lock_timeout = {}; LOCK TABLE {} IN ACCESS SHARE MODE; SET LOCAL lock_timeout = 0",
-            LOCK_WAIT.as_millis(),
-            definition.quoted()
-        );
-        let locked = sql.batch_execute(&begin).await;
-        let is_gone = match locked {
-            Ok(()) => false,
-            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
-                self.windows.end_read(read);
-                sql.batch_execute("ROLLBACK").await.map_err(failed)?;
-                return Ok(None);
-            }
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => true,
-            Err(error) => return Err(failed(error)),
-        };
-        // The first statement that takes a snapshot, behind the lock.
-        let current = if is_gone { None } else { TableDefinition::load(sql, Some(table.oid)).await?.into_iter().next() };
-        let Some(current) = current.filter(|current| current.full_name() == table.name && is_chunked(&self.config, current)) else {
-            warn!(table = %table.name, "the table is gone, or has another key, before the snapshot has read it to its end");
-            self.windows.end_read(read);
-            sql.batch_execute("ROLLBACK").await.map_err(failed)?;
+        if count > 0 {
+            self.rows = (count * CHUNK / chunk.weight.max(1)).clamp(1, MOST_ROWS).min(self.rows * 2);
+        }
+        table.rows += count as u64;
+        table.range = chunk.range;
+        let table = table.clone();
+        if let Some(figures) = self.figures.get_mut(&table.name) {
+            figures.estimate(chunk.estimated);
+            figures.add(count as u64, chunk.octets as u64);
+        }
+        let server = &self.config.relational.topic_prefix.clone();
+        let mut notifications = if count > 0 { self.tell_of_chunk(&table) } else { Vec::new() };
+        let state = if chunk.is_last {
             self.tables.pop_front();
-            return Ok(Some(Emission { plan: None, rows: Vec::new(), state: table.removal(&self.config.relational.topic_prefix) }));
-        };
-        let (sight, passed) = sight(sql, replayed).await?;
-        let published = self.publication.as_ref().and_then(|publication| publication.table(&current));
-        let generated = self.publication.as_ref().is_some_and(|publication| publication.generated);
-        let shape = Shape::of_definition(&current, published.and_then(|published| published.columns.as_deref()), generated);
-        let mut types = SqlSession::new(self.config.clone());
-        let plan = plans.of_chunk(&mut types, blocks, &current, shape).await?;
-        let filter = published.and_then(|published| published.row_filter.as_deref());
-        let until = match &table.range {
-            Some(range) => Some(range.until.clone()),
-            None => greatest_key(sql, &current).await.map_err(failed)?,
-        };
-        let (mut rows, mut next) = (Vec::new(), None);
-        if let Some(until) = until {
-            let query = select(&current, &plan, table.range.as_ref().map(|range| &*range.after), &until, filter, self.rows);
-            let fetched = fetch(sql, &query, &plan, current.key.len()).await.map_err(scoped)?;
-            let is_last = !fetched.is_cut && fetched.rows.len() < self.rows;
-            let octets = fetched.octets.max(1);
-            next = fetched.last_key.filter(|_| !is_last).map(|after| KeyRange { after, until });
-            if !fetched.rows.is_empty() {
-                self.rows = (fetched.rows.len() * CHUNK / octets).clamp(1, MOST_ROWS).min(self.rows * 2);
+            self.end_figures(&table, true);
+            info!(table = %table.name, rows = table.rows, "the snapshot of the table is complete");
+            notifications.extend(self.tell_of_end(&table, if table.rows == 0 { "EMPTY" } else { "SUCCEEDED" }));
+            if table.request.is_some() {
+                table.removal(server)
+            } else {
+                // Each event of the table is needed, so nothing is dropped by an anchor.
+                CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: Lsn::INVALID, rows: table.rows }.change(server)
             }
-            rows = fetched.rows;
-        }
-        let sql = self.session.get().await?;
-        sql.batch_execute("ROLLBACK").await.map_err(failed)?;
-        self.windows.learn(read, &sight);
-        self.chunk = Some(Chunk { read, sight, passed, plan, rows, next });
-        Ok(None)
+        } else {
+            table.change(server)
+        };
+        let rows = chunk.rows.into_iter().map(|(_, change)| change).collect();
+        Some(Emission { plan: Some(chunk.plan), rows, is_asked_for: table.request.is_some(), notifications, state: vec![state] })
+    }
+
+    fn tell_of_chunk(&self, table: &ReadingTable) -> Vec<Record> {
+        let (Some(request), Some(range)) = (&table.request, &table.range) else { return Vec::new() };
+        let data = [
+            ("current_collection_in_progress", table.name.as_str()),
+            ("maximum_key", &range.until.join(",")),
+            ("last_processed_key", &range.after.join(",")),
+            ("data_collections", &self.collections(&request.signal)),
+        ];
+        self.tell(&request.signal, Happening::InProgress, &data).into_iter().collect()
+    }
+
+    /// Tells that `table`, which is the first no more, was read or left out.
+    fn tell_of_end(&self, table: &ReadingTable, status: &str) -> Vec<Record> {
+        let Some(request) = &table.request else { return Vec::new() };
+        let left = self.collections(&request.signal);
+        let collections = if left.is_empty() { table.name.clone() } else { format!("{},{left}", table.name) };
+        let data = [
+            ("scanned_collection", table.name.as_str()),
+            ("total_rows_scanned", &table.rows.to_string()),
+            ("data_collections", &collections),
+            ("status", status),
+        ];
+        let scanned = self.tell(&request.signal, Happening::TableScanCompleted, &data);
+        let completed = left.is_empty().then(|| self.tell(&request.signal, Happening::Completed, &[])).flatten();
+        scanned.into_iter().chain(completed).collect()
+    }
+
+    /// A notification about the snapshot that a signal asked for.
+    pub(crate) fn tell(&self, signal: &str, happening: Happening, data: &[(&str, &str)]) -> Option<Record> {
+        self.notifications.give_about(signal, Aggregate::IncrementalSnapshot, happening, data)
     }
 }
 
-struct Fetched {
-    rows: Vec<(Vec<u8>, Change)>,
-    /// Texts of the last row's key
-    last_key: Option<Vec<String>>,
-    octets: usize,
-    /// More rows were asked for than a chunk holds.
-    is_cut: bool,
-}
-
-/// Runs the COPY. The rows are ordered by the key, so that as many as a chunk holds are a chunk.
-async fn fetch(sql: &SqlConnection, query: &str, plan: &TablePlan, key_columns: usize) -> Result<Fetched> {
-    let doing = "read a chunk of the table";
-    let columns: Vec<usize> = (0..plan.shape.columns.len()).filter(|&index| plan.codec(index).is_some()).collect();
-    let formats: Vec<Format> = columns.iter().filter_map(|&index| plan.codec(index)).map(copy_format).collect();
-    let mut fetched = Fetched { rows: Vec::new(), last_key: None, octets: 0, is_cut: false };
-    let mut reader = CopyRows::default();
-    let mut arena = BytesMut::new();
-    let pieces = sql.copy_out(query).await.map_err(|error| sql_error(doing, error))?;
-    pin_mut!(pieces);
-    while let Some(piece) = pieces.next().await {
-        reader.push(piece.map_err(|error| sql_error(doing, error))?);
-        while let Some(row) = reader.next_row(columns.len() + key_columns)? {
-            if fetched.octets > CHUNK {
-                fetched.is_cut = true;
-                return Ok(fetched);
-            }
-            fetched.octets += row.len();
-            let mut fields = CopyRow::new(&row);
-            let mut formats = formats.iter();
-            let change = plan.read(|_, codec| match (fields.next_field(), formats.next()) {
-                (Some(field), Some(format)) => codec.decode(*format, &field, &mut arena),
-                (Some(_) | None, _) => Ok(Value::Null),
-            })?;
-            let texts: Option<Vec<String>> =
-                (0..key_columns).map(|_| fields.next_field().and_then(|text| String::from_utf8(text.to_vec()).ok())).collect();
-            let mut key = Vec::new();
-            let is_known = matches!(&change, Change::Read { key: value, .. } if put(value, &mut key));
-            let (Some(texts), true) = (texts, is_known) else {
-                return Err(Error::new(ErrorKind::Unreadable, doing).because("a row has no key"));
-            };
-            fetched.last_key = Some(texts);
-            fetched.rows.push((key, change));
-        }
+/// Whether the read of another table may well succeed.
+fn concerns_one_table(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::Unauthorised
+        | ErrorKind::Missing
+        | ErrorKind::Misconfigured
+        | ErrorKind::Unreadable
+        | ErrorKind::Unsupported
+        | ErrorKind::Rejected => true,
+        ErrorKind::Unreachable
+        | ErrorKind::TimedOut
+        | ErrorKind::Throttled
+        | ErrorKind::Restarting
+        | ErrorKind::Conflict
+        | ErrorKind::HistoryGone
+        | ErrorKind::Bug => false,
     }
-    if !reader.has_ended() {
-        return Err(Error::new(ErrorKind::Unreadable, doing).because("the COPY ended without its trailer"));
-    }
-    Ok(fetched)
 }
 
-/// Texts of the greatest key; `None` in an empty table.
-async fn greatest_key(sql: &SqlConnection, table: &TableDefinition) -> Result<Option<Vec<String>>, tokio_postgres::Error> {
-    let texts = table.key.iter().map(|column| format!("{}::text", qualified(column))).collect::<Vec<_>>().join(", ");
-    let order = table.key.iter().map(|column| format!("{} DESC", qualified(column))).collect::<Vec<_>>().join(", ");
-    let row = sql.query_opt(&format!("SELECT {texts} FROM {} ORDER BY {order} LIMIT 1", source(table)), &[]).await?;
-    Ok(row.map(|row| (0..table.key.len()).map(|index| row.get(index)).collect()))
+/// Looks which transactions are visible.
+async fn look_around(session: &mut SqlSession) -> Result<Sight> {
+    // A snapshot lists only what began before the last transaction that ended. Now one has ended that began last.
+    end_a_transaction(session).await?;
+    let sql = session.get().await?;
+    let replayed = replayed(sql).await?;
+    let (sight, _) = sight(sql, replayed).await?;
+    Ok(sight)
 }
 
-/// Rows of inheriting tables are those tables' own.
-fn source(table: &TableDefinition) -> String {
-    if table.partitioned { format!("{} AS chunk", table.quoted()) } else { format!("ONLY {} AS chunk", table.quoted()) }
-}
-
-/// A column of the table, not of what is selected: that is text, which has another order.
-fn qualified(column: &str) -> String {
-    format!("chunk.{}", quote_identifier(column))
-}
-
-/// The COPY of at most `rows` rows behind `after` and up to `until`: the captured columns, then the key as text. The
-/// database compares keys (I9).
-fn select(
-    table: &TableDefinition,
-    plan: &TablePlan,
-    after: Option<&[String]>,
-    until: &[String],
-    filter: Option<&str>,
-    rows: usize,
-) -> String {
-    let columns = plan.shape.columns.iter().enumerate().filter_map(|(index, column)| {
-        let quoted = qualified(&column.name);
-        Some(match copy_format(plan.codec(index)?) {
-            Format::Text => format!("{quoted}::text"),
-            Format::Binary => quoted,
-        })
-    });
-    let keys: Vec<String> = table.key.iter().map(|column| qualified(column)).collect();
-    let selected: Vec<String> = columns.chain(keys.iter().map(|key| format!("{key}::text"))).collect();
-    let type_of =
-        |name: &String| table.columns.iter().find(|column| column.name == *name).map_or("text", |column| column.type_name.as_str());
-    let literal = |texts: &[String]| {
-        texts.iter().zip(&table.key).map(|(text, name)| format!("{}::{}", quote_text(text), type_of(name))).collect::<Vec<_>>().join(", ")
-    };
-    let key = keys.join(", ");
-    let mut conditions = vec![format!("ROW({key}) <= ROW({})", literal(until))];
-    conditions.extend(after.map(|after| format!("ROW({key}) > ROW({})", literal(after))));
-    conditions.extend(filter.map(|filter| format!("({filter})")));
-    format!(
-        "COPY (SELECT {} FROM {} WHERE {} ORDER BY {key} LIMIT {rows}) TO STDOUT (FORMAT binary)",
-        selected.join(", "),
-        source(table),
-        conditions.join(" AND ")
-    )
-}
-
-/// Writes the value as octets that differ where values differ; `false` where a part of it is not known (I8).
-fn put(value: &Value, octets: &mut Vec<u8>) -> bool {
-    let mut tagged = |tag: u8, content: &[u8]| {
-        octets.push(tag);
-        octets.extend_from_slice(&(content.len() as u64).to_be_bytes());
-        octets.extend_from_slice(content);
-    };
-    match value {
-        Value::Unchanged | Value::NotInIdentity => return false,
-        Value::Null => tagged(0, &[]),
-        Value::Boolean(value) => tagged(1, &[u8::from(*value)]),
-        Value::Int8(value) => tagged(2, &value.to_be_bytes()),
-        Value::Int16(value) => tagged(3, &value.to_be_bytes()),
-        Value::Int32(value) => tagged(4, &value.to_be_bytes()),
-        Value::Int64(value) => tagged(5, &value.to_be_bytes()),
-        Value::Float32(value) => tagged(6, &value.to_be_bytes()),
-        Value::Float64(value) => tagged(7, &value.to_be_bytes()),
-        Value::Bytes(value) => tagged(8, value),
-        Value::String(value) => tagged(9, value.as_bytes()),
-        Value::Array(values) | Value::Struct(values) => {
-            tagged(10, &(values.len() as u64).to_be_bytes());
-            return values.iter().all(|value| put(value, octets));
-        }
-        Value::Map(entries) => {
-            tagged(11, &(entries.len() as u64).to_be_bytes());
-            return entries.iter().all(|(key, value)| put(key, octets) && put(value, octets));
-        }
-    }
-    true
+/// Commits a transaction that has a number and changes nothing. A standby has none, and needs none.
+async fn end_a_transaction(session: &mut SqlSession) -> Result<()> {
+    let query = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN txid_current() END";
+    session.get().await?.query_one(query, &[]).await.map_err(|error| sql_error("take a transaction number", error))?;
+    Ok(())
 }

@@ -145,7 +145,7 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         .validator(validate_name_list),
     ConfigField::new("message.prefix.exclude.list", List, "Prefixes of logical messages to leave out: regular expressions.")
         .validator(validate_name_list),
-    ConfigField::new("read.only", Boolean, "").default("false").effect(Effect::NotYet),
+    ConfigField::new("read.only", Boolean, "").default("false").effect(Effect::Never("snapshots write nothing to the source")),
     ConfigField::new("create.slot.command.timeout", Long, "").effect(Effect::Never("the log names what a new slot waits for")),
 ];
 
@@ -298,7 +298,14 @@ const REFERENCE_SYSTEMS: &str = "spatial_ref_sys";
 impl PostgresConfig {
     /// Whether changes of the table are captured.
     pub(crate) fn captures(&self, schema: &str, table: &str) -> bool {
-        table != REFERENCE_SYSTEMS && self.relational.tables.accepts(schema, table)
+        let is_wanted = table != REFERENCE_SYSTEMS && self.relational.tables.accepts(schema, table);
+        is_wanted || self.is_signal_table(schema, table)
+    }
+
+    /// Whether the table's rows are signals; as with Debezium, it is captured whatever the filters say.
+    pub(crate) fn is_signal_table(&self, schema: &str, table: &str) -> bool {
+        let name = self.relational.signals.table.as_deref().and_then(|name| name.split_once('.'));
+        name.is_some_and(|name| name == (schema, table))
     }
 }
 

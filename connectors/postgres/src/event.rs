@@ -71,8 +71,10 @@ impl Blocks {
 
     /// The event's own part: source block and the connector's clock.
     pub(crate) fn moment(&self, place: &Place, schema: Value, table: Value, now: i64, arena: &mut BytesMut) -> EventMoment {
+        // A row that is read beside the log has no place in it, and no other time than now.
+        let is_beside = matches!(place.mark, SnapshotMark::Incremental);
         let moment = SourceMoment {
-            timestamp_ns: place.timestamp.saturating_mul(1000),
+            timestamp_ns: if is_beside { now } else { place.timestamp.saturating_mul(1000) },
             snapshot: place.mark,
             database: self.database.clone(),
             sequence: Value::String(sequence(place.last_commit, place.lsn, arena)),
@@ -82,7 +84,8 @@ impl Blocks {
             None => (Value::Null, Value::Null),
         };
         let xid = place.xid.map_or(Value::Null, |xid| Value::Int64(xid.into()));
-        let source = self.blocks.block(moment, [schema, table, xid, lsn_value(place.lsn), Value::Null, origin, origin_lsn]);
+        let lsn = if is_beside { Value::Null } else { lsn_value(place.lsn) };
+        let source = self.blocks.block(moment, [schema, table, xid, lsn, Value::Null, origin, origin_lsn]);
         EventMoment { source, transaction: None, timestamp_ns: now }
     }
 }

@@ -17,6 +17,7 @@
 mod acknowledge;
 mod arrivals;
 mod batch;
+mod blocking;
 mod catalog;
 mod chunks;
 mod config;
@@ -35,6 +36,7 @@ mod probe;
 mod publication;
 mod relation;
 pub mod replication;
+mod request;
 mod reselect;
 mod restart;
 mod retention;

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tailwater_api::record::Headers;
-use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_api::{Error, ErrorKind, Result, Schema};
 use tailwater_kit::relational_config::OnLoss;
 use tracing::{debug, warn};
 
@@ -21,10 +21,30 @@ use crate::lsn::Lsn;
 use crate::position::CompletedTable;
 use crate::relation::{PlanContext, Shape, TablePlan, TupleColumn};
 
+/// Compiles plans of one table.
+pub(crate) struct Compiler {
+    config: Arc<PostgresConfig>,
+    types: Arc<TypeCatalog>,
+    headers: Headers,
+    source_schema: Arc<Schema>,
+    previous: Option<Arc<TablePlan>>,
+}
+
+impl Compiler {
+    /// The plan of the table in this shape. `session` is asked about types that came since.
+    pub(crate) async fn compile(&mut self, session: &mut SqlSession, table: &TableDefinition, shape: Shape) -> Result<TablePlan> {
+        if shape.columns.iter().any(|column| !self.types.knows(column.type_oid)) {
+            self.types = Arc::new(session.load_types().await?);
+        }
+        let context = PlanContext { config: &self.config, types: &self.types, source_schema: &self.source_schema, headers: &self.headers };
+        TablePlan::compile(&context, shape, Some(table), Lsn::INVALID, self.previous.as_deref())
+    }
+}
+
 /// All plans of a run.
 pub(crate) struct Plans {
     config: Arc<PostgresConfig>,
-    types: TypeCatalog,
+    types: Arc<TypeCatalog>,
     headers: Headers,
     definitions: HashMap<u32, TableDefinition>,
     /// `None` for tables that are not captured
@@ -45,7 +65,7 @@ impl Plans {
         let definitions = definitions.into_iter().map(|table| (table.oid, table)).collect();
         Self {
             config,
-            types,
+            types: Arc::new(types),
             headers,
             definitions,
             plans: HashMap::new(),
@@ -81,19 +101,15 @@ impl Plans {
         Ok(plan)
     }
 
-    /// The plan by which a chunk of a table is read while the log is followed, whose own description of the table may be
-    /// older and stays.
-    pub(crate) async fn of_chunk(
-        &mut self,
-        session: &mut SqlSession,
-        blocks: &Blocks,
-        table: &TableDefinition,
-        shape: Shape,
-    ) -> Result<TablePlan> {
-        if shape.columns.iter().any(|column| !self.types.knows(column.type_oid)) {
-            self.reload_types(session, None).await?;
+    /// What compiles plans of a table beside the stream, whose own plan may be of an older shape and stays.
+    pub(crate) fn compiler(&self, blocks: &Blocks, oid: u32) -> Compiler {
+        Compiler {
+            config: self.config.clone(),
+            types: self.types.clone(),
+            headers: self.headers.clone(),
+            source_schema: blocks.schema().clone(),
+            previous: self.plans.get(&oid).and_then(Clone::clone),
         }
-        self.compile(blocks, shape, Some(table), table.oid)
     }
 
     /// Takes the log's description of a table, found in transaction `xid`.
@@ -171,8 +187,8 @@ impl Plans {
 
     async fn reload_types(&mut self, session: &mut SqlSession, label: Option<String>) -> Result<()> {
         let mut types = session.load_types().await?;
-        types.remember_labels(&mut self.types, label);
-        self.types = types;
+        types.remember_labels(Arc::make_mut(&mut self.types), label);
+        self.types = Arc::new(types);
         Ok(())
     }
 

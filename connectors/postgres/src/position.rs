@@ -19,7 +19,8 @@
 //! A table has a partition of its own, `{"server": …, "tailwater.table": "public.orders"}`, with
 //! `{"state": "complete", "oid": …, "anchor": …, "rows": …}` once its snapshot is published (I10). While it is read in chunks, that is
 //! `{"state": "reading", "oid": …, "rows": …, "after": […], "until": […]}`: the key of the last row of the last chunk and the
-//! greatest key of all, as the database writes them. Both are missing before the first chunk.
+//! greatest key of all, as the database writes them. Both are missing before the first chunk. What a signal asked for has
+//! further partitions (see `request`).
 //! Where tables that come later are to be told from those that were never read, `{"server": …, "tailwater.tables": "known"}` with
 //! `{"since": …}` says that each table from before has a state.
 
@@ -27,6 +28,7 @@ use tailwater_api::state::{JsonMap, SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::lsn::Lsn;
+use crate::request::TableRequest;
 
 /// What a position belongs to: positions of different logs are never compared (I3).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -304,6 +306,8 @@ pub(crate) struct ReadingTable {
     pub(crate) rows: u64,
     /// What is read and what is still to be read; `None` before the first chunk
     pub(crate) range: Option<KeyRange>,
+    /// What a signal says about it; `None` for a table of the snapshot at the start
+    pub(crate) request: Option<TableRequest>,
 }
 
 /// The rows behind one key, up to another; texts of the key's columns.
@@ -314,7 +318,8 @@ pub(crate) struct KeyRange {
 }
 
 impl ReadingTable {
-    /// All tables of `server` that are not read to their end, in their order.
+    /// All tables of `server` that are not read to their end, in their order: those of the snapshot at the start, then those that
+    /// signals asked for.
     ///
     /// # Errors
     /// The progress of a table cannot be read: going on would leave out rows.
@@ -323,13 +328,12 @@ impl ReadingTable {
             partition.get("server").and_then(serde_json::Value::as_str) == Some(server)
                 && offset.get("state").and_then(serde_json::Value::as_str) == Some("reading")
         };
-        state
-            .iter()
-            .filter(is_reading)
-            .map(|(partition, offset)| {
-                Self::of(partition, offset).ok_or_else(|| unreadable("tailwater.table", &serde_json::Value::Object(offset.clone())))
-            })
-            .collect()
+        let read = |(partition, offset): (&JsonMap, &JsonMap)| {
+            Self::of(partition, offset).ok_or_else(|| unreadable("tailwater.table", &serde_json::Value::Object(offset.clone())))
+        };
+        let mut tables = state.iter().filter(is_reading).map(read).collect::<Result<Vec<_>>>()?;
+        tables.sort_by_key(|table| table.request.as_ref().map(|request| request.order));
+        Ok(tables)
     }
 
     fn of(partition: &JsonMap, offset: &JsonMap) -> Option<Self> {
@@ -345,7 +349,16 @@ impl ReadingTable {
             oid: offset.get("oid")?.as_u64()?.try_into().ok()?,
             rows: offset.get("rows")?.as_u64()?,
             range,
+            request: TableRequest::of(partition, offset).ok()?,
         })
+    }
+
+    fn partition(&self, server: &str) -> JsonMap {
+        let mut partition = table_partition(server, &self.name);
+        if let Some(request) = &self.request {
+            request.name(&mut partition);
+        }
+        partition
     }
 
     pub(crate) fn change(&self, server: &str) -> StateChange {
@@ -357,12 +370,15 @@ impl ReadingTable {
             offset.insert("after".into(), range.after.clone().into());
             offset.insert("until".into(), range.until.clone().into());
         }
-        StateChange { partition: table_partition(server, &self.name), offset: Some(offset) }
+        if let Some(request) = &self.request {
+            request.put(&mut offset);
+        }
+        StateChange { partition: self.partition(server), offset: Some(offset) }
     }
 
     /// Forgets the table.
     pub(crate) fn removal(&self, server: &str) -> StateChange {
-        StateChange { partition: table_partition(server, &self.name), offset: None }
+        StateChange { partition: self.partition(server), offset: None }
     }
 }
 
@@ -457,13 +473,24 @@ mod tests {
 
     #[test]
     fn the_progress_of_a_table_survives_its_stored_form() {
-        let waiting = ReadingTable { name: "public.a".into(), oid: 7, rows: 0, range: None };
+        let waiting = ReadingTable { name: "public.a".into(), oid: 7, rows: 0, range: None, request: None };
         let range = KeyRange { after: vec!["1".into(), "x".into()], until: vec!["9".into(), String::new()] };
-        let begun = ReadingTable { name: "public.b".into(), oid: 8, rows: 5, range: Some(range) };
+        let begun = ReadingTable { name: "public.b".into(), oid: 8, rows: 5, range: Some(range), request: None };
+        let asked_for = |signal: &str, order, condition: Option<&str>| {
+            let (signal, condition) = (signal.to_owned(), condition.map(str::to_owned));
+            let request = TableRequest { signal, order, blocking: false, condition, surrogate: None };
+            ReadingTable { request: Some(request), ..begun.clone() }
+        };
+        let (first, second) = (asked_for("s2", 1, None), asked_for("s1", 2, Some("x > 1")));
         let mut state = SourceState::default();
-        state.apply(&waiting.change("shop"));
-        state.apply(&begun.change("shop"));
-        assert_eq!(ReadingTable::load_all(&state, "shop").unwrap(), [waiting, begun.clone()]);
+        for table in [&second, &waiting, &first, &begun] {
+            state.apply(&table.change("shop"));
+        }
+        assert_eq!(ReadingTable::load_all(&state, "shop").unwrap(), [waiting, begun.clone(), first.clone(), second.clone()]);
+        for table in [first, second] {
+            state.apply(&table.removal("shop"));
+        }
+        assert_eq!(ReadingTable::load_all(&state, "shop").unwrap().len(), 2);
         assert_eq!(CompletedTable::load_all(&state, "shop"), []);
         let mut torn = begun.change("shop");
         torn.offset.as_mut().unwrap().remove("until");

@@ -219,6 +219,13 @@ impl TablePlan {
         self.columns[column].as_ref().map(|column| &column.codec)
     }
 
+    /// The place of a column's value in the row; `None` where the row has none, or another one than the table.
+    pub(crate) fn place(&self, name: &str) -> Option<usize> {
+        let index = self.shape.columns.iter().position(|column| column.name == name)?;
+        let column = self.columns[index].as_ref()?;
+        (column.place < self.width && column.masked.is_none()).then_some(column.place)
+    }
+
     /// The columns of the tuple that make the key.
     pub(crate) fn key_columns(&self) -> impl Iterator<Item = usize> {
         self.key_columns.iter().copied()

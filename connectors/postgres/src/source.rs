@@ -14,12 +14,14 @@ use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::context_headers;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::snapshot_figures::SnapshotFigures;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::acknowledge::{Acknowledgements, answer, answer_interval};
 use crate::arrivals::{Arrivals, is_published_from_birth};
+use crate::blocking::BlockingSnapshots;
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
 use crate::chunks::{Chunks, is_chunked};
 use crate::config::{FlushMode, PostgresConfig, SnapshotWhen};
@@ -31,6 +33,7 @@ use crate::position::{
     CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, are_tables_known, tables_known,
 };
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
+use crate::request::are_paused;
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
@@ -45,6 +48,7 @@ impl SourceConnector for PostgresConnector {
     const NAME: &'static str = "postgres";
     const CLASS: &'static str = "io.debezium.connector.postgresql.PostgresConnector";
     type Config = PostgresConfig;
+    const TAKES_SIGNALS: bool = true;
 
     async fn probe(config: &Self::Config) -> ProbeReport {
         probe::probe(config).await
@@ -165,9 +169,9 @@ impl Run {
                         "the initial snapshot is not complete, and snapshot.mode forbids to go on with it: rows that were not read are missing"
                     );
                 }
-                if self.config.snapshot.read == SnapshotWhen::Never && !self.reading.is_empty() {
+                if self.config.snapshot.read == SnapshotWhen::Never && self.reading.iter().any(|table| table.request.is_none()) {
                     warn!("snapshot.mode forbids to go on with tables that are not read to their end: their rows are missing");
-                    self.reading.clear();
+                    self.reading.retain(|table| table.request.is_some());
                 }
                 position.log = Some(offered.log.clone());
                 let completed = if self.config.snapshot.reads_new_tables {
@@ -317,7 +321,8 @@ impl Run {
                 let captured = captured(&self.config, &self.definitions);
                 let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
                 let chunked = tables.iter().filter(|table| is_chunked(&self.config, table));
-                let waiting = |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None };
+                let waiting =
+                    |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None };
                 self.reading = chunked.map(waiting).collect();
                 state.extend(self.reading.iter().map(|table| table.change(&server)));
                 let position = self.new_position(&offered.log, anchor.lsn, SnapshotProgress::Running).await?;
@@ -328,7 +333,7 @@ impl Run {
         };
         let captured = captured(&self.config, &self.definitions);
         let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
-        let reading = |name: &str| self.reading.iter().any(|table| table.name == name);
+        let reading = |name: &str| self.reading.iter().any(|table| table.name == name && table.request.is_none());
         tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()) && !reading(&table.full_name()));
         let figures = figures_of(context, &completed);
         let snapshot = Snapshot {
@@ -340,6 +345,7 @@ impl Run {
             completed,
             place: position.last.clone(),
             position,
+            at_end: Vec::new(),
             figures: &figures,
         };
         let (position, completed) = snapshot.read_all(tables, anchor).await?;
@@ -370,7 +376,7 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
-        if completed.is_empty() && self.reading.is_empty() && !are_tables_known(context.state(), &server) {
+        if completed.is_empty() && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
             let completed = self.read_by_nobody();
             let mut state = vec![tables_known(&server, position.resume)];
             state.extend(completed.iter().map(|table| table.change(&server)));
@@ -383,7 +389,7 @@ impl Run {
             let name = table.full_name();
             let is_known =
                 completed.iter().any(|done| done.name == name && (done.oid.is_none_or(|oid| oid == table.oid) || from_birth(table)));
-            !is_known && !self.reading.iter().any(|reading| reading.oid == table.oid)
+            !is_known && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
         });
         if tables.is_empty() {
             return Ok(completed);
@@ -391,8 +397,10 @@ impl Run {
         let names = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
         info!("tables came since the last run, and are read: {names}");
         let (chunked, whole): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| is_chunked(&self.config, table));
-        let chunked: Vec<_> =
-            chunked.iter().map(|table| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None }).collect();
+        let chunked: Vec<_> = chunked
+            .iter()
+            .map(|table| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None })
+            .collect();
         if !chunked.is_empty() {
             send_state(context, chunked.iter().map(|table| table.change(&server)).collect()).await?;
             self.reading.extend(chunked);
@@ -413,6 +421,7 @@ impl Run {
             completed,
             position: position.clone(),
             place: place.last,
+            at_end: Vec::new(),
             figures: &figures,
         };
         let (_, completed) = snapshot.read_all(whole, anchor).await?;
@@ -437,6 +446,7 @@ impl Run {
             completed: Vec::new(),
             place: position.last.clone(),
             position,
+            at_end: Vec::new(),
             figures: &figures,
         };
         snapshot.read_together(tables).await
@@ -471,15 +481,14 @@ impl Run {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
         }
 
-        let reading = std::mem::take(&mut self.reading);
-        let (chunks, gone) = Chunks::new(self.config.clone(), self.publication.take(), &self.definitions, reading);
-        for table in &gone {
-            warn!(table = %table.name, "the table is gone, or has another key, before the snapshot has read it to its end");
-        }
-        let server = &self.config.relational.topic_prefix;
-        if !gone.is_empty() {
-            send_state(context, gone.iter().map(|table| table.removal(server)).collect()).await?;
-        }
+        let server = self.config.relational.topic_prefix.clone();
+        let is_blocking = |table: &ReadingTable| table.request.as_ref().is_some_and(|request| request.blocking);
+        let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
+        let publication = Arc::new(self.publication.take());
+        let paused = are_paused(context.state(), &server);
+        let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), context.metrics().clone(), reading, paused);
+        let blocking = BlockingSnapshots::new(blocking);
+        let signals = Channels::open(&self.config.relational.signals, context.take_signals());
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         let acknowledgements = Acknowledgements::new(position.resume);
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
@@ -492,7 +501,10 @@ impl Run {
             log,
             position,
             acknowledgements: acknowledgements.clone(),
+            publication,
             chunks,
+            blocking,
+            signals,
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());
         let mut streaming = Streaming::new(&config, context, start);
@@ -575,10 +587,18 @@ pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefin
     captured
 }
 
+/// `server_version_num` of the first version whose standbys have slots of their own.
+const STANDBYS_DECODE: u32 = 160_000;
+
 /// What no configuration can do without.
 pub(crate) fn check_server(config: &PostgresConfig, facts: &ServerFacts) -> Result<()> {
     if !config.snapshot.stream {
         return Ok(());
+    }
+    if facts.in_recovery && facts.version < STANDBYS_DECODE {
+        return Err(Error::new(ErrorKind::Unsupported, "follow the log")
+            .because("the server is a standby, and standbys decode since PostgreSQL 16")
+            .mend("follow the primary: name it in database.hostname, or set database.target_session_attrs to primary"));
     }
     if facts.wal_level != "logical" {
         return Err(Error::new(ErrorKind::Misconfigured, "follow the log")

@@ -16,6 +16,8 @@
 //! us and with the server's keepalives, at most once a second, stored before it is confirmed.
 
 mod changes;
+mod rest;
+mod signals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +25,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use tailwater_api::metrics::{Counter, Gauge};
-use tailwater_api::source::{SourceBatch, SourceContext};
+use tailwater_api::signal::Signal;
+use tailwater_api::source::{BatchNumber, Reservation, SourceBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::SnapshotMark;
 use tailwater_kit::heartbeat::HeartbeatRecords;
+use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::transaction::TransactionRecords;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -34,6 +38,8 @@ use tracing::warn;
 
 use crate::acknowledge::Acknowledgements;
 use crate::batch::Batch;
+use crate::blocking::BlockingSnapshots;
+use crate::catalog::Publication;
 use crate::chunks::Chunks;
 use crate::config::{PostgresConfig, SpillOptions};
 use crate::connect::SqlSession;
@@ -50,6 +56,8 @@ use crate::transaction::Transaction;
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two counts of lost values.
 const LOST_PAUSE: Duration = Duration::from_secs(5);
+/// How long room is waited for before tables that are read meanwhile give theirs back.
+const GIVE_WAY: Duration = Duration::from_secs(1);
 /// How long a transaction may keep records back while the server is silent in its middle.
 const MIDDLE_PAUSE: Duration = Duration::from_millis(10);
 
@@ -83,8 +91,16 @@ pub(crate) struct Streaming<'a> {
     /// The transaction of which the stored position holds a part, until it comes by
     expected: Option<Partial>,
     transaction: Option<Transaction>,
+    publication: Arc<Option<Publication>>,
     /// Tables that are read meanwhile
-    chunks: Option<Chunks>,
+    chunks: Chunks,
+    /// Tables that are read while the log rests
+    blocking: BlockingSnapshots,
+    signals: Channels,
+    /// The oid of the signalling table
+    signal_table: Option<u32>,
+    /// Signals of the transaction so far
+    heard: Vec<Signal>,
     /// Transactions in progress, where the server sends them
     spill: Option<Spill>,
 
@@ -129,7 +145,10 @@ pub(crate) struct Start {
     pub(crate) log: LogIdentity,
     pub(crate) position: Position,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
-    pub(crate) chunks: Option<Chunks>,
+    pub(crate) publication: Arc<Option<Publication>>,
+    pub(crate) chunks: Chunks,
+    pub(crate) blocking: BlockingSnapshots,
+    pub(crate) signals: Channels,
 }
 
 impl<'a> Streaming<'a> {
@@ -164,7 +183,12 @@ impl<'a> Streaming<'a> {
             last: start.position.last,
             expected: start.position.partial,
             transaction: None,
+            publication: start.publication,
             chunks: start.chunks,
+            blocking: start.blocking,
+            signals: start.signals,
+            signal_table: None,
+            heard: Vec::new(),
             spill: None,
             batch: Batch::default(),
             moved: false,
@@ -176,6 +200,10 @@ impl<'a> Streaming<'a> {
     /// Follows the log until the task is to end or the connection breaks.
     pub(crate) async fn run(&mut self, stream: &mut ReplicationStream) -> Result<Ended> {
         let mut stopping = self.context.stopping();
+        if self.transaction.is_none() {
+            // What an earlier run was asked for.
+            self.rest(self.resume).await?;
+        }
         loop {
             let frame = match stream.next().now_or_never() {
                 Some(frame) => frame,
@@ -188,18 +216,23 @@ impl<'a> Streaming<'a> {
                         self.send().await?;
                         continue;
                     }
-                    if self.read_chunk().await? {
-                        continue;
-                    }
                     let due = self.due();
+                    let is_between = self.transaction.is_none();
                     tokio::select! {
                         biased;
                         () = stopped(&mut stopping) => return self.finish().await,
                         frame = stream.next() => frame,
+                        request = self.signals.next(), if is_between => {
+                            self.obey_request(request).await?;
+                            self.rest(self.resume).await?;
+                            continue;
+                        }
+                        () = self.chunks.wait(), if is_between => {
+                            self.read_chunks().await?;
+                            continue;
+                        }
                         () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                            if !self.read_chunk().await? {
-                                self.send().await?;
-                            }
+                            self.send().await?;
                             continue;
                         }
                     }
@@ -222,7 +255,9 @@ impl<'a> Streaming<'a> {
                 Some(Frame::Keepalive { wal_end, reply_requested, .. }) => self.keepalive(wal_end, reply_requested),
                 None => return Err(Error::new(ErrorKind::Restarting, "follow the log").because("the server ended the stream")),
             }
-            self.read_chunk().await?;
+            if self.transaction.is_none() {
+                self.between_transactions().await?;
+            }
             if self.batch.used() >= self.batch.size {
                 self.send().await?;
                 // I4: the task that answers the server may share this thread, and a backlog has no pause by itself.
@@ -254,42 +289,56 @@ impl<'a> Streaming<'a> {
         } else {
             None
         };
-        let chunks = self.chunks.as_ref().filter(|_| self.transaction.is_none()).map(Chunks::due);
-        position.into_iter().chain(chunks).chain(self.heartbeat.as_ref().map(|heartbeat| heartbeat.due)).min()
+        position.into_iter().chain(self.heartbeat.as_ref().map(|heartbeat| heartbeat.due)).min()
     }
 
-    /// Goes on with the tables that are read meanwhile, if there is something to do; says whether there was.
-    async fn read_chunk(&mut self) -> Result<bool> {
-        let Some(chunks) = self.chunks.as_mut().filter(|chunks| self.transaction.is_none() && chunks.is_due(self.resume)) else {
-            return Ok(false);
-        };
-        if let Some(emission) = chunks.advance(&mut self.plans, &self.blocks, self.resume).await? {
-            let now = now();
-            let place = Place {
-                lsn: self.resume,
-                last_commit: self.last_commit,
-                xid: None,
-                timestamp: now / 1000,
-                mark: SnapshotMark::Inside,
-                origin: None,
-            };
-            let batch = &mut self.batch;
-            self.figures.snapshot_rows.add(emission.rows.len() as u64);
-            if let Some(plan) = &emission.plan {
-                for change in emission.rows {
-                    let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), now, &mut batch.arena);
-                    plan.events.records(change, moment, |record| batch.push(record));
-                }
-            }
-            batch.state.push(emission.state);
-            if chunks.are_complete() {
-                self.chunks = None;
-            }
-            self.send().await?;
-        } else if chunks.are_complete() {
-            self.chunks = None;
+    /// Does what waits for the end of a transaction.
+    async fn between_transactions(&mut self) -> Result<()> {
+        if let Some(request) = self.signals.waiting() {
+            self.obey_request(request).await?;
         }
-        Ok(true)
+        self.read_chunks().await?;
+        self.rest(self.resume).await
+    }
+
+    /// Goes on with the tables that are read meanwhile.
+    async fn read_chunks(&mut self) -> Result<()> {
+        if self.chunks.is_idle() {
+            return Ok(());
+        }
+        let Some(emission) = self.chunks.advance(&self.plans, &self.blocks, self.resume)? else { return Ok(()) };
+        let now = now();
+        let place = Place {
+            lsn: self.resume,
+            last_commit: self.last_commit,
+            xid: None,
+            timestamp: now / 1000,
+            mark: if emission.is_asked_for { SnapshotMark::Incremental } else { SnapshotMark::Inside },
+            origin: None,
+        };
+        let batch = &mut self.batch;
+        self.figures.snapshot_rows.add(emission.rows.len() as u64);
+        if let Some(plan) = &emission.plan {
+            for change in emission.rows {
+                let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), now, &mut batch.arena);
+                plan.events.records(change, moment, |record| batch.push(record));
+            }
+        }
+        emission.notifications.into_iter().for_each(|record| batch.push(record));
+        batch.state.extend(emission.state);
+        self.send().await?;
+        Ok(())
+    }
+
+    /// Waits for room (I6). Tables that are read meanwhile may hold the very room that is waited for: they give way.
+    async fn reserve(&mut self, bytes: usize) -> Reservation {
+        if self.chunks.takes_room() {
+            match tokio::time::timeout(GIVE_WAY, self.context.reserve(bytes)).await {
+                Ok(reservation) => return reservation,
+                Err(_) => self.chunks.give_way(),
+            }
+        }
+        self.context.reserve(bytes).await
     }
 
     async fn finish(&mut self) -> Result<Ended> {
@@ -358,6 +407,7 @@ impl<'a> Streaming<'a> {
     /// The socket is not read meanwhile, but answered.
     async fn replay(&mut self, xid: u32, commit: Commit, mut messages: SpilledMessages) -> Result<Taken> {
         let stopping = self.context.stopping();
+        self.rest(commit.commit_lsn).await?;
         self.begin(Begin { final_lsn: commit.commit_lsn, commit_time: commit.commit_time, xid })?;
         while let Some((place, payload)) = messages.next()? {
             self.message(place, payload).await?;
@@ -370,7 +420,7 @@ impl<'a> Streaming<'a> {
                 }
             }
         }
-        self.commit(commit.end_lsn)?;
+        self.commit(commit.end_lsn).await?;
         Ok(Taken::Whole)
     }
 
@@ -402,7 +452,8 @@ impl<'a> Streaming<'a> {
         }
     }
 
-    async fn send(&mut self) -> Result<()> {
+    /// Sends what there is, and says its number.
+    async fn send(&mut self) -> Result<BatchNumber> {
         if let Some(heartbeat) = self.heartbeat.as_mut().filter(|heartbeat| heartbeat.due <= Instant::now()) {
             heartbeat.due = Instant::now() + heartbeat.interval;
             self.batch.push(heartbeat.records.record(now() / 1_000_000));
@@ -417,16 +468,21 @@ impl<'a> Streaming<'a> {
         }
         let reservation = match batch.reservation.take() {
             Some(reservation) => reservation,
-            None => self.context.reserve(batch.weight).await,
+            None => {
+                let weight = batch.weight;
+                self.reserve(weight).await
+            }
         };
+        let batch = &mut self.batch;
         batch.resize();
         (batch.weight, batch.received) = (0, 0);
+        // Rows that are read beside the log say nothing about how far behind it is.
+        if batch.rows > 0 {
+            self.figures.lag.set((batch.now / 1_000_000).saturating_sub(position.last.timestamp / 1000));
+        }
         self.figures.rows.add(std::mem::take(&mut batch.rows));
         self.figures.transactions.add(std::mem::take(&mut batch.transactions));
         self.figures.unchanged.add(std::mem::take(&mut batch.unchanged));
-        if !records.is_empty() {
-            self.figures.lag.set((batch.now / 1_000_000).saturating_sub(position.last.timestamp / 1000));
-        }
         let mut state = std::mem::take(&mut batch.state);
         state.push(position.change(&self.config.relational.topic_prefix));
         let number = self.context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;
@@ -438,7 +494,7 @@ impl<'a> Streaming<'a> {
             self.figures.lost.add(self.plans.newly_lost());
             self.lost_at = self.stored_at + LOST_PAUSE;
         }
-        Ok(())
+        Ok(number)
     }
 }
 

@@ -190,6 +190,8 @@ fn normalised(header: &str, payload: &str) -> Vec<Token> {
     // The key of a transaction's record: its number, a colon, a place.
     let is_transaction_key = tokens.len() == 3 && has(".id") && tokens[1].text.trim_matches('"').split(':').count() == 2;
     let is_heartbeat = tokens.len() == 3 && has(".ts_ms");
+    // Their time is the connector's clock, whose nanoseconds are any.
+    let is_incremental = tokens.iter().any(|token| token.path == ".source.snapshot" && token.text == "\"incremental\"");
     let is_cloud_event = has(".specversion");
     for token in &mut tokens {
         let Token { path, text } = token;
@@ -209,6 +211,9 @@ fn normalised(header: &str, payload: &str) -> Vec<Token> {
         if volatile && !matches!(text.as_str(), "{" | "}" | "[" | "]") {
             // A header's value has no path of its own.
             *text = shape(if path.is_empty() { header } else { path }, text);
+            if is_incremental {
+                *text = text.replace(WHOLE, "");
+            }
         }
     }
     tokens
@@ -237,6 +242,9 @@ fn ends_with_a_name_of_the_source(name: &str) -> bool {
     OF_THE_SOURCE.iter().any(|end| name.strip_suffix(end).is_some_and(|start| start.ends_with(['.', '_', ':'])))
 }
 
+/// What is said of a time in nanoseconds.
+const WHOLE: &str = ", whole microseconds";
+
 /// What a comparison keeps of a volatile value: whether it is null, its type, how many digits a time has, the form of a text.
 fn shape(path: &str, text: &str) -> String {
     if text == "null" {
@@ -251,7 +259,7 @@ fn shape(path: &str, text: &str) -> String {
             return "<an integer>".to_owned();
         }
         // The source's times have microseconds; its nanoseconds are a thousand times these.
-        let whole = if path.ends_with("source.ts_ns") && text.ends_with("000") { ", whole microseconds" } else { "" };
+        let whole = if path.ends_with("source.ts_ns") && text.ends_with("000") { WHOLE } else { "" };
         return format!("<a time of {} digits{whole}>", text.len());
     }
     // Digits in a row become one mark, and so do the groups of a UUID.

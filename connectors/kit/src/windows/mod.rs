@@ -148,9 +148,17 @@ impl<V: Visibility> Windows<V> {
     /// until the transaction has ended.
     pub fn lose(&mut self, transaction: &V::Transaction) {
         if self.partly_known.as_ref() != Some(transaction) {
-            let generation = self.generation + 1;
-            *self = Self { generation, ..Self::new(self.limit, Some(transaction.clone())) };
+            self.forget_all(Some(transaction.clone()));
         }
+    }
+
+    /// Begins anew, between two transactions of the log: further tables are read from now on, of which nothing was told before.
+    pub fn restart(&mut self) {
+        self.forget_all(None);
+    }
+
+    fn forget_all(&mut self, current: Option<V::Transaction>) {
+        *self = Self { generation: self.generation + 1, ..Self::new(self.limit, current) };
     }
 
     fn entry(&mut self, transaction: &V::Transaction) -> Option<&mut Touched<V::Transaction>> {

@@ -35,6 +35,7 @@ mod work;
 use std::sync::Arc;
 
 use tailwater_api::source::SourceContext;
+use tailwater_api::state::StateChange;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::SnapshotMark;
 use tailwater_kit::pace::Pace;
@@ -87,6 +88,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) completed: Vec<CompletedTable>,
     /// Stored with the last table, as completed
     pub(crate) position: Position,
+    /// What is stored with it
+    pub(crate) at_end: Vec<StateChange>,
     /// Where and when the rows were as they are read
     pub(crate) place: LastMessage,
     pub(crate) figures: &'a SnapshotFigures,
@@ -129,7 +132,7 @@ impl Snapshot<'_> {
     ) -> Result<(Position, Vec<CompletedTable>)> {
         let place = Place {
             lsn: self.place.lsn,
-            last_commit: None,
+            last_commit: self.position.last_commit,
             xid: self.place.xid,
             timestamp: self.place.timestamp,
             mark: SnapshotMark::Inside,

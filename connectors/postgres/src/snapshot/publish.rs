@@ -35,6 +35,7 @@ pub(super) struct Publisher<'a> {
     publication: Option<&'a Publication>,
     completed: Vec<CompletedTable>,
     position: Position,
+    at_end: Vec<StateChange>,
     figures: &'a SnapshotFigures,
     tables: Vec<Table>,
     /// Tables read to their end that are not published yet, in that order
@@ -66,7 +67,7 @@ struct Held {
 
 impl<'a> Publisher<'a> {
     pub(super) fn new(snapshot: Snapshot<'a>, tables: &[TableDefinition]) -> Self {
-        let Snapshot { config, context, plans, blocks, publication, completed, position, place: _, figures } = snapshot;
+        let Snapshot { config, context, plans, blocks, publication, completed, position, at_end, place: _, figures } = snapshot;
         let relational = &config.relational;
         let table = |table: &TableDefinition| {
             let name = table.full_name();
@@ -87,6 +88,7 @@ impl<'a> Publisher<'a> {
             publication,
             completed,
             position,
+            at_end,
             figures,
         }
     }
@@ -215,7 +217,8 @@ impl<'a> Publisher<'a> {
         if self.position.snapshot == SnapshotProgress::Running {
             self.position.snapshot = SnapshotProgress::Completed;
         }
-        let state = vec![self.position.change(&self.config.relational.topic_prefix)];
+        let mut state = vec![self.position.change(&self.config.relational.topic_prefix)];
+        state.append(&mut self.at_end);
         // At most one table has waited until now: of two, one would have been published for the other's sake.
         match self.ended.pop_front() {
             Some(number) => self.publish(number, true, state).await?,

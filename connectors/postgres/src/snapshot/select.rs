@@ -97,6 +97,8 @@ pub(crate) fn tables_to_read(
         TableOrder::Ascending => tables.sort_by(|one, two| one.rows.total_cmp(&two.rows)),
         TableOrder::Descending => tables.sort_by(|one, two| two.rows.total_cmp(&one.rows)),
     }
+    // As Debezium does.
+    tables.sort_by_key(|table| config.is_signal_table(&table.schema, &table.name));
     tables
 }
 

@@ -34,15 +34,21 @@ impl Streaming<'_> {
     pub(super) async fn message(&mut self, wal_start: Lsn, payload: Bytes) -> Result<()> {
         if self.batch.reservation.is_none() {
             // I6: before anything is decoded.
-            self.batch.reservation = Some(self.context.reserve(self.batch.size).await);
+            self.batch.reservation = Some(self.reserve(self.batch.size).await);
             self.batch.now = now();
         }
         let at = |error: Error| error.at(wal_start);
         match Message::decode(&payload).map_err(at)? {
-            Message::Begin(begin) => self.begin(begin)?,
-            Message::Commit(commit) => self.commit(commit.end_lsn)?,
+            Message::Begin(begin) => {
+                self.rest(begin.final_lsn).await?;
+                self.begin(begin)?;
+            }
+            Message::Commit(commit) => self.commit(commit.end_lsn).await?,
             Message::Relation(relation) => {
                 let (oid, shape) = (relation.oid, Shape::of_relation(&relation));
+                if self.config.is_signal_table(&shape.schema, &shape.table) {
+                    self.signal_table = Some(oid);
+                }
                 let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
                 self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
             }
@@ -91,7 +97,7 @@ impl Streaming<'_> {
         reselect(options, &mut self.session, xid, &plan, old, new).await
     }
 
-    pub(super) fn commit(&mut self, end: Lsn) -> Result<()> {
+    pub(super) async fn commit(&mut self, end: Lsn) -> Result<()> {
         let Some(transaction) = self.transaction.take() else {
             return Err(unexpected("a commit outside a transaction", end));
         };
@@ -107,7 +113,7 @@ impl Streaming<'_> {
         self.last = LastMessage { lsn: end, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind: MessageKind::Commit };
         self.moved = true;
         self.batch.transactions += u64::from(transaction.ours);
-        Ok(())
+        if self.heard.is_empty() { Ok(()) } else { self.obey_heard(transaction.xid).await }
     }
 
     /// Counts a row message, and the first of a transaction tells that it began. Says whether the message is durable since
@@ -121,10 +127,11 @@ impl Streaming<'_> {
         }
         let commit = transaction.commit;
         let durable = transaction.is_durable(lsn);
-        if let Some(chunks) = self.chunks.as_mut().filter(|_| durable) {
-            chunks.lose(LoggedTransaction { xid: transaction.xid, commit });
+        if durable && !self.chunks.is_idle() {
+            self.chunks.lose(LoggedTransaction { xid: transaction.xid, commit });
         }
-        if durable && transaction.order.is_none() {
+        // What the signals of a transaction ask for is stored with its end, which was not durable.
+        if durable && transaction.order.is_none() && self.signal_table != Some(relation) {
             return Ok(None);
         }
         self.tell_begin();
@@ -160,7 +167,8 @@ impl Streaming<'_> {
             MessageKind::Delete => Operation::Delete,
             MessageKind::Truncate | MessageKind::Message | MessageKind::Commit => return Err(unexpected("no row", lsn)),
         };
-        if relational.skipped_operations.contains(skipped) && self.chunks.is_none() {
+        let is_signal = self.signal_table == Some(relation);
+        if relational.skipped_operations.contains(skipped) && self.chunks.is_idle() && !is_signal {
             return Ok(());
         }
         let at = |error: Error| error.at(lsn);
@@ -169,7 +177,10 @@ impl Streaming<'_> {
             plan = self.plans.relist(&mut self.session, &self.blocks, relation, &plan).await.map_err(at)?;
             change = decode(&plan, &mut self.batch.arena).map_err(at)?;
         }
-        self.touch(relation, &change);
+        self.touch(relation, Some(&plan), &change);
+        if is_signal {
+            self.hear(&change);
+        }
         if relational.skipped_operations.contains(skipped) {
             return Ok(());
         }
@@ -184,7 +195,7 @@ impl Streaming<'_> {
     fn truncate(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
         for (index, &relation) in relations.iter().enumerate() {
             let admitted = self.admit(relation, lsn, index == 0)?;
-            self.touch(relation, &Change::Truncate);
+            self.touch(relation, None, &Change::Truncate);
             if let Some((plan, durable)) = admitted.filter(|_| !self.config.relational.skipped_operations.contains(Operation::Truncate)) {
                 self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate, durable);
             }
@@ -193,9 +204,9 @@ impl Streaming<'_> {
     }
 
     /// Rows that are read meanwhile must not stand behind this change.
-    fn touch(&mut self, relation: u32, change: &Change) {
-        if let (Some(chunks), Some(transaction)) = (&mut self.chunks, &self.transaction) {
-            chunks.touch(LoggedTransaction { xid: transaction.xid, commit: transaction.commit }, relation, change);
+    fn touch(&mut self, relation: u32, plan: Option<&TablePlan>, change: &Change) {
+        if let Some(transaction) = self.transaction.as_ref().filter(|_| !self.chunks.is_idle()) {
+            self.chunks.touch(LoggedTransaction { xid: transaction.xid, commit: transaction.commit }, relation, plan, change);
         }
     }
 

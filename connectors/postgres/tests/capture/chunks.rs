@@ -17,7 +17,7 @@ const IN_PROGRESS: (&str, &str) = ("transaction.streaming", "true");
 const SMALL_MEMORY: (&str, &str) = ("logical_decoding_work_mem", "64kB");
 
 /// What a target holds that takes the records in their order.
-fn replica(log: &Log, table: &str) -> BTreeMap<String, String> {
+pub(crate) fn replica(log: &Log, table: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
     for record in log.records.iter().filter(|record| record.topic.ends_with(table)) {
         let Some(envelope) = Envelope::of(record) else { continue };
@@ -31,17 +31,17 @@ fn replica(log: &Log, table: &str) -> BTreeMap<String, String> {
     rows
 }
 
-async fn original(client: &Client, table: &str) -> BTreeMap<String, String> {
+pub(crate) async fn original(client: &Client, table: &str) -> BTreeMap<String, String> {
     let rows = client.query(&format!("SELECT format('{{%s,%s}}', a, b), format('{{%s,%s,%s}}', a, b, v) FROM {table}"), &[]).await.unwrap();
     rows.iter().map(|row| (row.get(0), row.get(1))).collect()
 }
 
 /// A table whose key has two columns, ordered by a collation that is not that of octets.
-const TABLE: &str = "CREATE TABLE t (a int, b text, v int, filler text, PRIMARY KEY (b, a));
+pub(crate) const TABLE: &str = "CREATE TABLE t (a int, b text, v int, filler text, PRIMARY KEY (b, a));
      INSERT INTO t SELECT i, chr(65 + i % 60), 0, '' FROM generate_series(1, 6000) i;
      ALTER TABLE t DROP filler;";
 
-async fn write_at_random(client: Client, stop: Arc<AtomicBool>) {
+pub(crate) async fn write_at_random(client: Client, stop: Arc<AtomicBool>) {
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
         round += 1;
@@ -116,13 +116,13 @@ async fn ends_equal(server: &PostgresServer, settings: &[(&str, &str)]) {
 }
 
 /// From now on commits wait for a standby that there is not.
-async fn stall_commits(client: &Client) {
+pub(crate) async fn stall_commits(client: &Client) {
     client.batch_execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     eventually(client, "SELECT current_setting('synchronous_standby_names') = 'nobody'").await;
 }
 
-async fn release_commits(client: &Client) {
+pub(crate) async fn release_commits(client: &Client) {
     client.batch_execute("SET synchronous_commit = local").await.unwrap();
     client.batch_execute("ALTER SYSTEM RESET synchronous_standby_names").await.unwrap();
     client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
@@ -178,6 +178,9 @@ async fn nor_is_one_that_was_sent_while_it_was_in_progress() {
     let Some(server) = server(&[SMALL_MEMORY]).await else { return };
     let client = server.connect("postgres").await.unwrap();
     let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK, IN_PROGRESS], "id > 18000").await;
+    // One that began later and has ended: from now on a snapshot lists the other among those that run.
+    client.batch_execute("SET synchronous_commit = local").await.unwrap();
+    client.batch_execute("CREATE TABLE later (a int)").await.unwrap();
     eventually(&client, "SELECT sum(stream_count) > 0 FROM pg_stat_replication_slots").await;
     running.until(is_complete).await;
     release_commits(&client).await;
@@ -222,4 +225,28 @@ async fn a_table_rewritten_between_two_chunks_loses_no_row() {
     let copy = replica(&log, "public.t");
     assert_eq!(copy.len(), 20_001);
     assert!((1..=20).all(|n| copy[&format!("{{{}}}", n * 1000)].starts_with(&format!("{{{},-{},", n * 1000, n * 1000))));
+}
+
+#[tokio::test]
+async fn a_table_that_is_rewritten_again_and_again_between_chunks_loses_no_row() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v int, filler text); INSERT INTO t SELECT i, i, repeat('x', 500) FROM generate_series(1, 20000) i;")
+        .await
+        .unwrap();
+    let rewriter = server.connect("postgres").await.unwrap();
+    let mut running = start(&config(&server, &[WATERMARK]), Log::default());
+    running.until(|log| !log.records.is_empty()).await;
+    // Most chunks find the table locked, and have the lock when the rewriting transaction has ended.
+    let rewriting = tokio::spawn(async move {
+        for _ in 0..8 {
+            rewriter.batch_execute("ALTER TABLE t ALTER v TYPE bigint; ALTER TABLE t ALTER v TYPE int").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    running.until(is_complete).await;
+    rewriting.await.unwrap();
+    let log = running.stop().await;
+    assert_eq!(replica(&log, "public.t").len(), 20_000);
 }

@@ -11,6 +11,7 @@ use tailwater_api::config::{ConfigValues, read_config};
 use tailwater_api::envelope::Envelope;
 use tailwater_api::metrics::{Counter, Gauge, Metrics};
 use tailwater_api::record::Record;
+use tailwater_api::signal::SignalRequest;
 use tailwater_api::source::{ByteBudget, Reservation, SentBatch, SourceConnector, SourceContext};
 use tailwater_api::state::{SourceState, StateChange};
 use tailwater_api::{Error, Result, Value};
@@ -43,6 +44,37 @@ struct Generous;
 impl ByteBudget for Generous {
     fn reserve(self: Arc<Self>, bytes: usize) -> BoxFuture<'static, Reservation> {
         std::future::ready(Reservation::new(bytes, |_| {})).boxed()
+    }
+}
+
+/// A budget of so many bytes for one task: more is granted where it holds nothing else.
+pub(crate) struct Tight {
+    limit: usize,
+    held: watch::Sender<usize>,
+}
+
+impl Tight {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, held: watch::channel(0).0 }
+    }
+}
+
+impl ByteBudget for Tight {
+    fn reserve(self: Arc<Self>, bytes: usize) -> BoxFuture<'static, Reservation> {
+        async move {
+            let mut changes = self.held.subscribe();
+            let take = |held: &mut usize| {
+                let fits = *held == 0 || *held + bytes <= self.limit;
+                *held += if fits { bytes } else { 0 };
+                fits
+            };
+            while !self.held.send_if_modified(take) {
+                changes.changed().await.expect("the sender is here");
+            }
+            let budget = Arc::clone(&self);
+            Reservation::new(bytes, move |bytes| budget.held.send_modify(|held| *held -= bytes))
+        }
+        .boxed()
     }
 }
 
@@ -148,6 +180,7 @@ pub(crate) struct Running {
     batches: mpsc::Receiver<SentBatch>,
     confirmed: watch::Sender<u64>,
     stop: watch::Sender<bool>,
+    pub(crate) signals: mpsc::Sender<SignalRequest>,
     pub(crate) log: Log,
     figures: Arc<Figures>,
     confirms: bool,
@@ -155,22 +188,30 @@ pub(crate) struct Running {
 
 /// Starts the source on what `log` holds.
 pub(crate) fn start(config: &PostgresConfig, log: Log) -> Running {
+    start_within(config, log, Arc::new(Generous))
+}
+
+/// Starts the source with so much room.
+pub(crate) fn start_within(config: &PostgresConfig, log: Log, budget: Arc<dyn ByteBudget>) -> Running {
     let (sender, batches) = mpsc::channel(4);
     let (confirmed, confirmed_receiver) = watch::channel(0);
     let (stop, stop_receiver) = watch::channel(false);
+    let (signals, signal_receiver) = mpsc::channel(4);
     let figures = Arc::new(Figures::default());
     let context = SourceContext::new(
         "shop".into(),
         0,
         log.state.clone(),
         sender,
-        Arc::new(Generous),
+        budget,
         confirmed_receiver,
         stop_receiver,
+        signal_receiver,
         figures.clone(),
     );
     let task = tokio::spawn(PostgresConnector::run(config.clone(), context));
-    Running { task, batches, confirmed, stop, log: Log { points: Vec::new(), pending: HashMap::new(), ..log }, figures, confirms: true }
+    let log = Log { points: Vec::new(), pending: HashMap::new(), ..log };
+    Running { task, batches, confirmed, stop, signals, log, figures, confirms: true }
 }
 
 impl Running {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod arrivals;
+mod blocking;
 mod chunks;
 mod columns;
 mod conformance;
@@ -15,8 +16,10 @@ mod publications;
 mod refusals;
 mod rows;
 mod servers;
+mod signals;
 mod slots;
 mod snapshots;
+mod standbys;
 mod transactions;
 mod traps;
 mod values;

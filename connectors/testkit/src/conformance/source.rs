@@ -88,8 +88,17 @@ impl RunningSource {
         let (sender, batches) = mpsc::channel(1);
         let (confirmed, confirmations) = watch::channel(0);
         let (stop, stopping) = watch::channel(false);
-        let context =
-            SourceContext::new(C::NAME.into(), 0, state, sender, Arc::new(Generous), confirmations, stopping, Arc::new(NoMetrics));
+        let context = SourceContext::new(
+            C::NAME.into(),
+            0,
+            state,
+            sender,
+            Arc::new(Generous),
+            confirmations,
+            stopping,
+            mpsc::channel(1).1,
+            Arc::new(NoMetrics),
+        );
         let task = tokio::spawn(C::run(config, context));
         Self { batches, confirmed, stop, task, last: 0 }
     }

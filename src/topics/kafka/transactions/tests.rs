@@ -149,7 +149,8 @@ async fn i13_the_older_writer_is_refused_and_says_so(log: &KafkaLog) {
 
 async fn a_record_that_is_refused_takes_its_transaction_along(log: &KafkaLog) {
     // More than the topic takes, less than the producer does.
-    let source = user("large", &[("topic.creation.default.max.message.bytes", "10000")]);
+    let keys = [("topic.creation.default.max.message.bytes", "10000"), ("producer.override.compression.type", "none")];
+    let source = user("large", &keys);
     let mut writer = log.writer(&source).await.unwrap();
     writer.append(1, batch("large", 1)).await.unwrap();
     durable(&*writer, 1).await.unwrap();

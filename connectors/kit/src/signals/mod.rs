@@ -1,0 +1,272 @@
+//! Signals to a running source, as Debezium 3.6 understands them ("Sending signals to a Debezium connector").
+//!
+//! | type | data |
+//! |---|---|
+//! | `execute-snapshot` | `{"type": "incremental" or "blocking", "data-collections": [EXPRESSION, …], "additional-conditions": [{"data-collection": EXPRESSION, "filter": SQL}, …], "surrogate-key": COLUMN}` |
+//! | `stop-snapshot` | `{"type": "incremental", "data-collections": [EXPRESSION, …]}`, without expressions all |
+//! | `pause-snapshot`, `resume-snapshot` | `{"type": "incremental"}` or nothing |
+//! | `log` | `{"message": TEXT}` |
+//!
+//! An expression matches the whole name of a table, as those of the filters do. Of the types of snapshots `incremental` is the
+//! default; with it a filter is a condition, with `blocking` a whole statement.
+//!
+//! A member that is not known is refused: whoever mistypes `additional-conditions` would read the whole table. A signal that
+//! cannot be understood stops nothing; it is told of and not carried out (I11).
+
+use fancy_regex::Regex;
+use serde_json::{Map, Value};
+use tailwater_api::signal::Signal;
+use tailwater_api::{Error, ErrorKind, Result};
+
+use crate::filters::{NameList, whole_name};
+
+pub mod channels;
+mod file;
+
+/// What a signal asks for.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Read tables
+    Execute(ExecuteSnapshot),
+    /// Give up incremental snapshots of these tables, of all where the list is empty
+    Stop(NameList),
+    /// Let snapshots rest
+    Pause,
+    /// Let them go on
+    Resume,
+    /// Say this in the log; `{}` stands for the position
+    Log(String),
+    /// A mark of a chunk that Debezium wrote: nothing is to be done
+    Window,
+}
+
+/// Which tables are to be read, and how.
+#[derive(Clone, Debug)]
+pub struct ExecuteSnapshot {
+    /// Whether streaming rests meanwhile
+    pub blocking: bool,
+    /// The tables' names
+    pub tables: NameList,
+    /// What single tables are narrowed down by
+    conditions: Vec<(Regex, String)>,
+    /// Column whose order the chunks follow, in place of the key
+    pub surrogate_key: Option<String>,
+}
+
+impl ExecuteSnapshot {
+    /// What the table of this name is narrowed down by.
+    #[must_use]
+    pub fn condition(&self, table: &str) -> Option<&str> {
+        let matching = self.conditions.iter().find(|(tables, _)| tables.is_match(table).unwrap_or(false));
+        matching.map(|(_, filter)| filter.as_str())
+    }
+}
+
+impl Request {
+    /// Understands the signal.
+    ///
+    /// # Errors
+    /// `unsupported` for a type that is none, `misconfigured` for data that do not fit to it; the cause says what.
+    pub fn parse(signal: &Signal) -> Result<Self> {
+        Self::read(signal).map_err(|(kind, cause)| Error::new(kind, format!("understand the signal {:?}", signal.id)).because(cause))
+    }
+
+    fn read(signal: &Signal) -> Result<Self, (ErrorKind, String)> {
+        let wrong = |cause: String| (ErrorKind::Misconfigured, cause);
+        match signal.kind.as_str() {
+            "execute-snapshot" => Data::read(&signal.data).and_then(execute).map_err(wrong),
+            "stop-snapshot" => Data::read(&signal.data).and_then(stop).map_err(wrong),
+            // Debezium ignores what stands there.
+            "pause-snapshot" => Ok(Self::Pause),
+            "resume-snapshot" => Ok(Self::Resume),
+            "log" => Data::read(&signal.data).and_then(log).map_err(wrong),
+            "snapshot-window-open" | "snapshot-window-close" => Ok(Self::Window),
+            other => Err((
+                ErrorKind::Unsupported,
+                format!("its type is {other:?}; known are execute-snapshot, stop-snapshot, pause-snapshot, resume-snapshot and log"),
+            )),
+        }
+    }
+}
+
+fn execute(mut data: Data) -> Result<Request, String> {
+    let blocking = data.is_blocking()?;
+    let tables = data.texts("data-collections")?.filter(|names| !names.is_empty());
+    let tables = tables.ok_or("data-collections is missing: which tables, a list of regular expressions")?;
+    let conditions = data.conditions()?;
+    let surrogate_key = data.text("surrogate-key")?.filter(|column| !column.is_empty());
+    data.finish("type, data-collections, additional-conditions, surrogate-key")?;
+    if blocking && surrogate_key.is_some() {
+        return Err("surrogate-key has no meaning with a blocking snapshot".to_owned());
+    }
+    Ok(Request::Execute(ExecuteSnapshot { blocking, tables: NameList::of(&tables)?, conditions, surrogate_key }))
+}
+
+fn stop(mut data: Data) -> Result<Request, String> {
+    if data.is_blocking()? {
+        return Err("a blocking snapshot cannot be stopped, only the connector".to_owned());
+    }
+    let tables = data.texts("data-collections")?.unwrap_or_default();
+    data.finish("type, data-collections")?;
+    Ok(Request::Stop(NameList::of(&tables)?))
+}
+
+fn log(mut data: Data) -> Result<Request, String> {
+    let message = data.text("message")?.ok_or("message is missing")?;
+    data.finish("message")?;
+    Ok(Request::Log(message))
+}
+
+/// The members of a signal's data that are not read yet.
+struct Data(Map<String, Value>);
+
+impl Data {
+    fn read(text: &str) -> Result<Self, String> {
+        if text.trim().is_empty() {
+            return Ok(Self(Map::new()));
+        }
+        match serde_json::from_str(text) {
+            Ok(Value::Object(members)) => Ok(Self(members)),
+            Ok(Value::Null) => Ok(Self(Map::new())),
+            Ok(_) => Err("its data is no JSON object".to_owned()),
+            Err(error) => Err(format!("its data is no JSON: {error}")),
+        }
+    }
+
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.shift_remove(name).filter(|value| !value.is_null())
+    }
+
+    fn text(&mut self, name: &str) -> Result<Option<String>, String> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(format!("{name} is no text")),
+        }
+    }
+
+    fn texts(&mut self, name: &str) -> Result<Option<Vec<String>>, String> {
+        let wrong = || format!("{name} is no list of texts");
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::Array(values)) => {
+                let text = |value| if let Value::String(text) = value { Ok(text) } else { Err(wrong()) };
+                values.into_iter().map(text).collect::<Result<_, _>>().map(Some)
+            }
+            Some(_) => Err(wrong()),
+        }
+    }
+
+    fn is_blocking(&mut self) -> Result<bool, String> {
+        match self.text("type")? {
+            None => Ok(false),
+            Some(kind) if kind.eq_ignore_ascii_case("incremental") => Ok(false),
+            Some(kind) if kind.eq_ignore_ascii_case("blocking") => Ok(true),
+            Some(kind) => Err(format!("type must be incremental or blocking, not {kind:?}")),
+        }
+    }
+
+    fn conditions(&mut self) -> Result<Vec<(Regex, String)>, String> {
+        let wrong = || "additional-conditions is no list of {\"data-collection\", \"filter\"}".to_owned();
+        let entries = match self.take("additional-conditions") {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(entries)) => entries,
+            Some(_) => return Err(wrong()),
+        };
+        let condition = |entry| {
+            let Value::Object(members) = entry else { return Err(wrong()) };
+            let mut entry = Self(members);
+            let (Some(table), Some(filter)) = (entry.text("data-collection")?, entry.text("filter")?) else { return Err(wrong()) };
+            entry.finish("data-collection, filter")?;
+            Ok((whole_name(&table)?, filter))
+        };
+        entries.into_iter().map(condition).collect()
+    }
+
+    /// Refuses what nobody has read.
+    fn finish(self, known: &str) -> Result<(), String> {
+        self.0.keys().next().map_or(Ok(()), |name| Err(format!("{name:?} is not known; known are {known}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(kind: &str, data: &str) -> Result<Request> {
+        Request::parse(&Signal { id: "s".into(), kind: kind.into(), data: data.into() })
+    }
+
+    fn execute(data: &str) -> ExecuteSnapshot {
+        let Ok(Request::Execute(execute)) = parse("execute-snapshot", data) else { panic!("{data}") };
+        execute
+    }
+
+    #[test]
+    fn an_incremental_snapshot_is_the_default() {
+        let plain = execute(r#"{"data-collections": ["public.things", "public\\.t_.*"]}"#);
+        assert!(!plain.blocking && plain.tables.matches("public.T_one") && !plain.tables.matches("public.other"));
+        assert_eq!((plain.condition("public.things"), plain.surrogate_key.as_deref()), (None, None));
+        assert!(!execute(r#"{"data-collections": ["a"], "type": "INCREMENTAL"}"#).blocking);
+        assert!(execute(r#"{"data-collections": ["a"], "type": "blocking"}"#).blocking);
+    }
+
+    #[test]
+    fn conditions_are_found_by_the_name_of_the_table() {
+        let narrowed = execute(
+            r#"{"data-collections": ["public\\..*"], "surrogate-key": "n",
+                "additional-conditions": [{"data-collection": "public\\.a.*", "filter": "x > 1"}, {"data-collection": "public.b", "filter": "y"}]}"#,
+        );
+        assert_eq!(narrowed.condition("public.ab"), Some("x > 1"));
+        assert_eq!(narrowed.condition("public.b"), Some("y"));
+        assert_eq!(narrowed.condition("public.c"), None);
+        assert_eq!(narrowed.surrogate_key.as_deref(), Some("n"));
+    }
+
+    #[test]
+    fn the_other_types_are_known() {
+        let Ok(Request::Stop(all)) = parse("stop-snapshot", "") else { panic!() };
+        assert!(all.is_empty());
+        let Ok(Request::Stop(one)) = parse("stop-snapshot", r#"{"type": "incremental", "data-collections": ["public.a"]}"#) else {
+            panic!()
+        };
+        assert!(one.matches("public.a") && !one.matches("public.b"));
+        assert!(matches!(parse("pause-snapshot", r#"{"type": "incremental"}"#), Ok(Request::Pause)));
+        assert!(matches!(parse("resume-snapshot", ""), Ok(Request::Resume)));
+        assert!(matches!(parse("snapshot-window-open", "{}"), Ok(Request::Window)));
+        let Ok(Request::Log(message)) = parse("log", r#"{"message": "at {}"}"#) else { panic!() };
+        assert_eq!(message, "at {}");
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_with_a_word() {
+        for (kind, data, word) in [
+            ("unheard-of", "{}", "known are"),
+            ("set-binlog-position", "{}", "set-binlog-position"),
+            ("execute-snapshot", "{not json", "JSON"),
+            ("execute-snapshot", "[]", "object"),
+            ("execute-snapshot", "", "data-collections is missing"),
+            ("execute-snapshot", r#"{"data-collections": []}"#, "data-collections is missing"),
+            ("execute-snapshot", r#"{"data-collections": "a"}"#, "list of texts"),
+            ("execute-snapshot", r#"{"data-collections": ["("]}"#, "regular expression"),
+            ("execute-snapshot", r#"{"data-collections": ["a"], "type": "full"}"#, "incremental or blocking"),
+            ("execute-snapshot", r#"{"data-collections": ["a"], "additional-condition": "x"}"#, "additional-condition"),
+            ("execute-snapshot", r#"{"data-collections": ["a"], "additional-conditions": [{"filter": "x"}]}"#, "additional-conditions"),
+            ("execute-snapshot", r#"{"data-collections": ["a"], "type": "blocking", "surrogate-key": "x"}"#, "surrogate-key"),
+            ("stop-snapshot", r#"{"type": "blocking"}"#, "cannot be stopped"),
+            ("log", "{}", "message"),
+        ] {
+            let error = parse(kind, data).expect_err(data);
+            assert!(error.to_string().contains(word), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_comes_in_panics(kind in "execute-snapshot|stop-snapshot|log|.{0,5}", data in ".{0,80}") {
+            let _ = parse(&kind, &data);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The rest of the log while a blocking snapshot is read.
+
+use std::sync::Arc;
+
+use tailwater_api::{ErrorKind, Result};
+use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tailwater_kit::snapshot_figures::SnapshotFigures;
+use tracing::{info, warn};
+
+use super::{Streaming, stopped};
+use crate::catalog::TableDefinition;
+use crate::connect::SqlConnection;
+use crate::lsn::Lsn;
+use crate::snapshot::{Anchor, Snapshot};
+
+impl Streaming<'_> {
+    /// Rests for a blocking snapshot, if one is asked for: to take it, or to read it where the log, which was followed to `place`,
+    /// has reached its place. To be called between two transactions.
+    pub(super) async fn rest(&mut self, place: Lsn) -> Result<()> {
+        if self.blocking.wants_snapshot() {
+            let mut stopping = self.context.stopping();
+            let taken = tokio::select! {
+                biased;
+                () = stopped(&mut stopping) => return Ok(()),
+                taken = self.blocking.take_snapshot(self.config) => taken,
+            };
+            if let Err(error) = taken {
+                return self.end_rest(Err(error)).await;
+            }
+        }
+        let Some(anchor) = self.blocking.reached(place) else { return Ok(()) };
+        // What stands before it leaves first, and the readers may need all room that there is (I6).
+        self.send().await?;
+        self.chunks.give_way();
+        let mut stopping = self.context.stopping();
+        let read = tokio::select! {
+            biased;
+            // The request stays; rows of tables that are not complete are forgotten.
+            () = stopped(&mut stopping) => return Ok(()),
+            read = self.read_resting(anchor) => read,
+        };
+        self.end_rest(read).await
+    }
+
+    /// The first blocking snapshot is done with.
+    async fn end_rest(&mut self, read: Result<()>) -> Result<()> {
+        match read {
+            Ok(()) => drop(self.blocking.finish_first()),
+            Err(error) if is_passing(error.kind()) => return Err(error),
+            Err(error) => {
+                warn!("the blocking snapshot is given up: {error}");
+                let relational = &self.config.relational;
+                let notifications = Notifications::new(&relational.notifications, &relational.topic_prefix);
+                if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Aborted, &[]) {
+                    self.batch.push(record);
+                }
+                let given_up = self.blocking.finish_first();
+                self.batch.state.extend(given_up.iter().map(|table| table.removal(&relational.topic_prefix)));
+                self.send().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_resting(&mut self, anchor: Anchor) -> Result<()> {
+        let position = self.position();
+        let tables = self.blocking.of_first();
+        let mut config = self.config.clone();
+        let statements = tables.iter().filter_map(|table| Some((table.name.clone(), table.request.as_ref()?.condition.clone()?)));
+        // The first that names a table counts.
+        config.relational.snapshot_selects.splice(0..0, statements);
+        let config = Arc::new(config);
+        let control = SqlConnection::connect(&config).await?;
+        let mut definitions = TableDefinition::load(&control, None).await?;
+        definitions.retain(|table| tables.iter().any(|asked_for| asked_for.oid == table.oid));
+        definitions.sort_by_cached_key(TableDefinition::full_name);
+        info!(at = %anchor.lsn, tables = definitions.len(), "the log rests while tables are read");
+        let server = &config.relational.topic_prefix;
+        let figures = SnapshotFigures::begin(self.context.metrics());
+        let snapshot = Snapshot {
+            config: &config,
+            context: self.context,
+            plans: &mut self.plans,
+            blocks: &self.blocks,
+            publication: (*self.publication).as_ref(),
+            completed: Vec::new(),
+            place: position.last.clone(),
+            position,
+            at_end: tables.iter().map(|table| table.removal(server)).collect(),
+            figures: &figures,
+        };
+        snapshot.read_all(definitions, anchor).await?;
+        info!("the log goes on");
+        Ok(())
+    }
+}
+
+/// Whether the snapshot may be possible at the next try. What never will be must not stop the log (I11).
+fn is_passing(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Restarting | ErrorKind::Conflict => true,
+        ErrorKind::Throttled
+        | ErrorKind::Unauthorised
+        | ErrorKind::Missing
+        | ErrorKind::Misconfigured
+        | ErrorKind::HistoryGone
+        | ErrorKind::Unreadable
+        | ErrorKind::Unsupported
+        | ErrorKind::Rejected
+        | ErrorKind::Bug => false,
+    }
+}

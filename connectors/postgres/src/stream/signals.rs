@@ -1,0 +1,231 @@
+//! Signals: what they ask of a stream, and how that is carried out.
+//!
+//! A row of the signalling table is carried out at the end of its transaction, so what it asks for is stored in the batch that stands
+//! for that transaction (I1). Rows of a transaction of which a part is durable since an earlier run are looked at again, for the end
+//! was not. A signal from elsewhere is carried out between two transactions and answered once that is durable.
+//!
+//! What a signal says wrongly stops nothing: it is told of, or answered (I11). Signals change the state only; reading what they
+//! ask for is the business of `chunks` and `blocking`.
+
+use bytestring::ByteString;
+use tailwater_api::signal::{Signal, SignalRequest};
+use tailwater_api::{Error, ErrorKind, Result, Value};
+use tailwater_kit::envelope::Change;
+use tailwater_kit::filters::NameList;
+use tailwater_kit::notification::Happening;
+use tailwater_kit::signals::{ExecuteSnapshot, Request};
+use tracing::{info, warn};
+
+use super::Streaming;
+use crate::catalog::TableDefinition;
+use crate::config::PostgresConfig;
+use crate::position::ReadingTable;
+use crate::request::{TableRequest, pause};
+use crate::snapshot::tables_to_read;
+use crate::source::captured;
+
+impl Streaming<'_> {
+    /// Takes the row that a change wrote into the signalling table. Only inserted rows are signals.
+    pub(super) fn hear(&mut self, change: &Change) {
+        let Change::Create { after, .. } = change else { return };
+        match signal(after) {
+            Some(signal) => self.heard.push(signal),
+            None => warn!("a row of the signalling table is no signal: its first columns have to be id, type and data, which are texts"),
+        }
+    }
+
+    /// Carries out what the transaction that has just ended asked for.
+    pub(super) async fn obey_heard(&mut self, xid: u32) -> Result<()> {
+        for signal in std::mem::take(&mut self.heard) {
+            if let Err(error) = self.obey(&signal, Some(xid)).await? {
+                warn!(signal = %signal.id, "the signal is not carried out: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out a signal that came from elsewhere.
+    pub(super) async fn obey_request(&mut self, request: SignalRequest) -> Result<()> {
+        if let Err(error) = self.obey(&request.signal, None).await? {
+            request.answer(Err(error));
+            return Ok(());
+        }
+        let number = self.send().await?;
+        let mut confirmed = self.context.confirmed();
+        // Nobody is answered where the run ends before.
+        tokio::spawn(async move {
+            if confirmed.wait_for(|confirmed| *confirmed >= number).await.is_ok() {
+                request.answer(Ok(()));
+            }
+        });
+        Ok(())
+    }
+
+    /// Carries out a signal, found in transaction `xid`. The inner result is what is wrong with it.
+    async fn obey(&mut self, signal: &Signal, xid: Option<u32>) -> Result<Result<()>> {
+        match Request::parse(signal) {
+            Ok(Request::Execute(snapshot)) => self.execute(&signal.id, &snapshot, xid).await,
+            Ok(Request::Stop(names)) => Ok(self.stop(&names)),
+            Ok(Request::Pause) => Ok(self.pause(true)),
+            Ok(Request::Resume) => Ok(self.pause(false)),
+            Ok(Request::Log(message)) => {
+                let position = serde_json::Value::Object(self.position().to_offset()).to_string();
+                info!(signal = %signal.id, "{}", message.replace("{}", &position));
+                Ok(Ok(()))
+            }
+            Ok(Request::Window) => Ok(Ok(())),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    async fn execute(&mut self, id: &str, snapshot: &ExecuteSnapshot, xid: Option<u32>) -> Result<Result<()>> {
+        let refused = |kind, cause: String| Ok(Err(Error::new(kind, "begin the snapshot").because(cause)));
+        let is_known = self.chunks.requests().chain(self.blocking.requests()).any(|request| request.signal == id);
+        if is_known {
+            info!(signal = id, "the snapshot of this id is under way already");
+            return Ok(Ok(()));
+        }
+        let sql = self.session.get().await?;
+        if let Some(xid) = xid {
+            // It may have made the tables itself.
+            sql.await_visibility(xid).await?;
+        }
+        let definitions = TableDefinition::load(sql, None).await?;
+        let tables = chosen(self.config, &self.publication, &definitions, &snapshot.tables);
+        let names: Vec<String> = tables.iter().map(TableDefinition::full_name).collect();
+        let unknown: Vec<&str> = snapshot.tables.without_match(&names).collect();
+        if names.is_empty() {
+            return refused(ErrorKind::Missing, format!("no captured table matches {}", unknown.join(", ")));
+        }
+        let begin = self.chunks.requests().chain(self.blocking.requests()).map(|request| request.order + 1).max().unwrap_or(0);
+        let asked_for = |(order, table): (u64, TableDefinition)| {
+            let name = table.full_name();
+            let request = TableRequest {
+                signal: id.to_owned(),
+                order,
+                blocking: snapshot.blocking,
+                condition: snapshot.condition(&name).map(str::to_owned),
+                surrogate: snapshot.surrogate_key.clone(),
+            };
+            ReadingTable { name, oid: table.oid, rows: 0, range: None, request: Some(request) }
+        };
+        let tables: Vec<ReadingTable> = (begin..).zip(tables).map(asked_for).collect();
+        let server = &self.config.relational.topic_prefix;
+        self.batch.state.extend(tables.iter().map(|table| table.change(server)));
+        info!(signal = id, tables = names.join(","), blocking = snapshot.blocking, "a signal asks for a snapshot");
+        for name in &unknown {
+            warn!(signal = id, "no captured table matches {name}");
+        }
+        if snapshot.blocking {
+            self.blocking.add(tables);
+        } else {
+            self.chunks.add(tables);
+            let collections = self.chunks.collections(id);
+            self.tell(id, Happening::Started, &[("data_collections", &collections)]);
+            for name in unknown {
+                let data = [
+                    ("scanned_collection", name),
+                    ("total_rows_scanned", "0"),
+                    ("data_collections", &collections),
+                    ("status", "UNKNOWN_SCHEMA"),
+                ];
+                self.tell(id, Happening::TableScanCompleted, &data);
+            }
+        }
+        self.moved = true;
+        Ok(Ok(()))
+    }
+
+    fn stop(&mut self, names: &NameList) -> Result<()> {
+        let stopped = self.chunks.stop(names);
+        if stopped.is_empty() {
+            return Err(Error::new(ErrorKind::Missing, "stop the snapshot").because("no incremental snapshot of such tables is under way"));
+        }
+        let server = &self.config.relational.topic_prefix;
+        self.batch.state.extend(stopped.iter().map(|table| table.removal(server)));
+        let of = |table: &ReadingTable| table.request.as_ref().map(|request| request.signal.clone());
+        for tables in stopped.chunk_by(|one, two| of(one) == of(two)) {
+            let collections = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(",");
+            info!(tables = collections, "a signal stops the snapshot");
+            if let Some(signal) = of(&tables[0]) {
+                self.tell(&signal, Happening::Aborted, &[("data_collections", &collections)]);
+            }
+        }
+        self.let_rest(self.chunks.is_paused() && !self.chunks.is_idle());
+        self.moved = true;
+        Ok(())
+    }
+
+    fn pause(&mut self, paused: bool) -> Result<()> {
+        if self.chunks.is_idle() || self.chunks.is_paused() == paused {
+            let cause = if paused { "no snapshot is under way that does not rest already" } else { "no snapshot rests" };
+            let doing = if paused { "pause the snapshot" } else { "resume the snapshot" };
+            return Err(Error::new(ErrorKind::Missing, doing).because(cause));
+        }
+        self.let_rest(paused);
+        let happening = if paused { Happening::Paused } else { Happening::Resumed };
+        info!("a signal lets snapshots {}", if paused { "rest" } else { "go on" });
+        for signal in self.chunks.signals() {
+            let collections = self.chunks.collections(&signal);
+            self.tell(&signal, happening, &[("data_collections", &collections)]);
+        }
+        self.moved = true;
+        Ok(())
+    }
+
+    fn let_rest(&mut self, paused: bool) {
+        if self.chunks.is_paused() != paused {
+            self.chunks.pause(paused);
+            self.batch.state.push(pause(&self.config.relational.topic_prefix, paused));
+        }
+    }
+
+    fn tell(&mut self, signal: &str, happening: Happening, data: &[(&str, &str)]) {
+        if let Some(record) = self.chunks.tell(signal, happening, data) {
+            self.batch.push(record);
+        }
+    }
+}
+
+/// The tables that a signal names, in the order in which it names them.
+fn chosen(
+    config: &PostgresConfig,
+    publication: &Option<crate::catalog::Publication>,
+    definitions: &[TableDefinition],
+    names: &NameList,
+) -> Vec<TableDefinition> {
+    let mut config = config.clone();
+    config.relational.snapshot_tables = names.clone();
+    let mut captured = captured(&config, definitions);
+    captured.retain(|table| config.relational.tables.accepts(&table.schema, &table.name));
+    let mut tables = tables_to_read(&config, publication.as_ref(), &captured);
+    tables.sort_by_cached_key(|table| names.place(&table.full_name()));
+    tables
+}
+
+/// The signal in a row: its first three columns, whatever they are called.
+fn signal(row: &Value) -> Option<Signal> {
+    let [id, kind, data, ..] = row.as_struct()? else { return None };
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        _ => None,
+    };
+    let data = if data.is_null() { ByteString::new() } else { text(data)? };
+    Some(Signal { id: text(id)?.into(), kind: text(kind)?.into(), data: data.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_three_columns_of_a_row_are_a_signal() {
+        let row = |values: &[Value]| Value::Struct(values.into());
+        let found = signal(&row(&["1".into(), "log".into(), "{}".into(), Value::Int32(7)])).unwrap();
+        assert_eq!(found, Signal { id: "1".into(), kind: "log".into(), data: "{}".into() });
+        assert_eq!(signal(&row(&["1".into(), "log".into(), Value::Null])).unwrap().data, "");
+        for wrong in [row(&["1".into(), "log".into()]), row(&[Value::Int32(1), "log".into(), "{}".into()]), Value::Null] {
+            assert_eq!(signal(&wrong), None);
+        }
+    }
+}

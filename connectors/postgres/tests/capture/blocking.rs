@@ -1,0 +1,113 @@
+//! Blocking snapshots: the log rests while tables are read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tailwater_api::Value;
+use tailwater_api::envelope::{Envelope, Operation};
+use tokio_postgres::Client;
+
+use crate::harness::{Log, config, line, server, start};
+use crate::signals::{BY_TABLE, NO_DATA, SIGNALS, answered, is_asked_for, is_read, is_streaming, request};
+
+/// Counts up all rows, a transaction each time.
+async fn count_up(client: Client, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        client.batch_execute("UPDATE t SET v = v + 1").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The operations and counts of each row, in the order of the log.
+fn counts(log: &Log) -> BTreeMap<i64, Vec<(Operation, i64)>> {
+    let mut counts: BTreeMap<i64, Vec<_>> = BTreeMap::new();
+    for record in log.records.iter().filter(|record| record.topic.ends_with(".t")) {
+        let envelope = Envelope::of(record).unwrap();
+        let row = envelope.after().as_struct().unwrap();
+        let number = |value: &Value| value.as_integer().unwrap();
+        counts.entry(number(&row[0])).or_default().push((envelope.operation(), number(&row[1])));
+    }
+    counts
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_doubled_where_the_log_rests() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 50) i; {SIGNALS}"
+        ))
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[NO_DATA, BY_TABLE]), Log::default());
+    is_streaming(&client).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(count_up(server.connect("postgres").await.unwrap(), stop.clone()));
+    running.records(200).await;
+    client
+        .batch_execute(
+            r#"INSERT INTO signals VALUES ('s', 'execute-snapshot', '{"data-collections": ["public.t"], "type": "blocking",
+               "additional-conditions": [{"data-collection": "public.t", "filter": "SELECT * FROM t WHERE id > 10"}]}')"#,
+        )
+        .await
+        .unwrap();
+    running.until(is_read).await;
+    let known = running.log.records.len();
+    running.records(known + 200).await;
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    let log = running.stop().await;
+    for (id, counts) in counts(&log) {
+        let reads = counts.iter().filter(|(operation, _)| *operation == Operation::Read).count();
+        assert_eq!(reads, usize::from(id > 10), "row {id}");
+        for pair in counts.windows(2) {
+            let step = i64::from(pair[1].0 != Operation::Read);
+            assert_eq!(pair[1].1 - pair[0].1, step, "row {id}: {pair:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crash_in_its_midst_repeats_it() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, repeat('x', 300) FROM generate_series(1, 20000) i;",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[NO_DATA]);
+    let mut running = start(&config, Log::default());
+    is_streaming(&client).await;
+    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    assert!(is_asked_for(&running.log) && !is_read(&running.log), "nobody took the rows yet");
+    let mut running = start(&config, running.crash().await);
+    running.until(is_read).await;
+    client.batch_execute("INSERT INTO t VALUES (0, 'after')").await.unwrap();
+    running.until(|log| log.records.last().is_some_and(|record| line(record).starts_with("c public.t {0}"))).await;
+    let log = running.stop().await;
+    assert_eq!(log.records.len(), 20_001);
+}
+
+#[tokio::test]
+async fn a_statement_that_fails_ends_the_snapshot_and_nothing_else() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);").await.unwrap();
+    let config = config(&server, &[NO_DATA]);
+    let mut running = start(&config, Log::default());
+    is_streaming(&client).await;
+    let data = r#"{"data-collections": ["public.t"], "type": "blocking",
+                   "additional-conditions": [{"data-collection": "public.t", "filter": "SELECT * FROM no_such_table"}]}"#;
+    let answer = request(&running, "execute-snapshot", data).await;
+    answered(&mut running, answer).await.unwrap();
+    running.until(|log| !is_asked_for(log)).await;
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    running.records(1).await;
+    assert_eq!(running.stop().await.lines(), ["c public.t {2} null->{2}"]);
+}
