@@ -4,7 +4,8 @@
 //! `/health` says `starting`), data directory and its lock, the connectors that were there, the directory of connector
 //! files, ready. The address of the REST API stands in `rest.address` of the data directory from then on.
 //!
-//! SIGTERM or SIGINT drains to `shutdown.timeout.ms`; a second one ends at once. SIGHUP applies the connector files anew.
+//! SIGTERM or SIGINT drains to `shutdown.timeout.ms`; a second one ends at once. SIGHUP applies the connector files anew and lets the users
+//! in that the worker file names now; a worker file with faults leaves all as it was.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use super::{Exit, Failure, open, service_manager};
 use crate::config::directory::Directory;
 use crate::config::worker_file::{self, Loaded, LogFormat, WorkerFile};
 use crate::rest::{self, Api};
+use crate::runtime::statuses::StatusPublisher;
 use crate::runtime::worker::{Worker, WorkerOptions};
 use crate::telemetry::{self, Levels, Registry};
 
@@ -87,7 +89,8 @@ impl Run {
         };
         let levels = telemetry::init(loaded.file.log_format, &loaded.file.log_level);
         self.warn(&loaded.notes);
-        Ok(match daemon(loaded, levels).await {
+        let reload = || worker_file::load(self.config.as_deref(), &self.overrides());
+        Ok(match daemon(loaded, levels, reload).await {
             Ok(()) => Exit::Done,
             Err(error) => {
                 tracing::error!(error.kind = error.kind().code(), error.mend = error.remedy(), "{}", error.sentence());
@@ -164,7 +167,7 @@ enum Asked {
     Reload,
 }
 
-async fn daemon(loaded: Loaded, levels: Levels) -> Result<(), Error> {
+async fn daemon(loaded: Loaded, levels: Levels, reload: impl Fn() -> Result<Loaded, ConfigReport>) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(|error| Error::new(ErrorKind::Bug, "listen for signals").because(error))?;
     let file = loaded.file.clone();
     let (listener, address) = bind(&file.rest.listen).await?;
@@ -174,11 +177,12 @@ async fn daemon(loaded: Loaded, levels: Levels) -> Result<(), Error> {
     let server = tokio::spawn(rest::serve(listener, api.clone(), rest_stopped));
     let alive = tokio::spawn(service_manager::keep_alive());
 
-    let worker = tokio::select! {
-        worker = start(loaded, &metrics, address) => worker?,
+    let (worker, statuses) = tokio::select! {
+        started = start(loaded, &metrics, address) => started?,
         () = signals.stop() => return Ok(()),
     };
-    let ended = attend(&worker, &file, address, &api, &mut signals).await;
+    let reloaded = || reload_users(&reload, &file, &api);
+    let ended = attend(&worker, &file, address, &api, &mut signals, reloaded).await;
 
     let _ = std::fs::remove_file(address_file(&file.data_dir));
     let ended_at_once = tokio::select! {
@@ -193,6 +197,9 @@ async fn daemon(loaded: Loaded, levels: Levels) -> Result<(), Error> {
             true
         }
     };
+    if let Some(statuses) = statuses.filter(|_| !ended_at_once) {
+        statuses.end().await;
+    }
     let _ = stop_rest.send(true);
     let _ = tokio::time::timeout(LAST_REQUESTS, server).await;
     alive.abort();
@@ -218,7 +225,7 @@ async fn bind(listen: &str) -> Result<(TcpListener, SocketAddr), Error> {
     Ok((listener, address))
 }
 
-async fn start(loaded: Loaded, metrics: &Registry, address: SocketAddr) -> Result<Worker, Error> {
+async fn start(loaded: Loaded, metrics: &Registry, address: SocketAddr) -> Result<(Worker, Option<StatusPublisher>), Error> {
     let Loaded { file, values, providers, .. } = loaded;
     let opened = open::open(&file, &values, &address.to_string()).await?;
     let options = WorkerOptions {
@@ -231,8 +238,38 @@ async fn start(loaded: Loaded, metrics: &Registry, address: SocketAddr) -> Resul
     open::start(options, opened, providers, metrics).await
 }
 
-/// Runs until a signal says to stop.
-async fn attend(worker: &Worker, file: &WorkerFile, address: SocketAddr, api: &Api, signals: &mut Signals) -> Result<(), Error> {
+/// Reads the worker file again and lets those users in that it names now. What else has changed in it waits for the next start.
+fn reload_users(load: impl Fn() -> Result<Loaded, ConfigReport>, running: &WorkerFile, api: &Api) {
+    let rest = match load() {
+        Ok(Loaded { file, .. }) => file.rest,
+        Err(report) => {
+            for fault in &report.faults {
+                tracing::error!(error.kind = ErrorKind::Misconfigured.code(), "the worker file is not applied: {fault}");
+            }
+            return;
+        }
+    };
+    // A door that had a lock is not opened by a file that forgot it.
+    if rest.users.is_empty() && !running.rest.users.is_empty() {
+        tracing::error!(
+            error.kind = ErrorKind::Misconfigured.code(),
+            "the worker file is not applied: rest.users names nobody any more, which opens the REST API to everybody only from the next start on"
+        );
+        return;
+    }
+    tracing::info!(users = rest.users.len(), "the users of the REST API are those of the worker file now");
+    api.replace_users(rest.users, rest.requests_per_second);
+}
+
+/// Runs until a signal says to stop; calls `reloaded` where one says to read files again.
+async fn attend(
+    worker: &Worker,
+    file: &WorkerFile,
+    address: SocketAddr,
+    api: &Api,
+    signals: &mut Signals,
+    reloaded: impl Fn(),
+) -> Result<(), Error> {
     let (stop_directory, directory_stopped) = watch::channel(false);
     let (reload, reloads) = watch::channel(0);
     let mut directory = match &file.connectors_dir {
@@ -265,6 +302,7 @@ async fn attend(worker: &Worker, file: &WorkerFile, address: SocketAddr, api: &A
     while signals.next().await == Asked::Reload {
         tracing::info!("applying the connector files anew");
         service_manager::reloading();
+        reloaded();
         reload.send_modify(|count| *count += 1);
         service_manager::ready();
     }

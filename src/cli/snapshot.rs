@@ -132,7 +132,7 @@ fn sink(url: &str) -> ConnectorFile {
 
 async fn start(loaded: Loaded) -> Result<Worker, Failure> {
     let Loaded { file, values, providers, .. } = loaded;
-    let Opened { topics, store } = open::open(&file, &values, "snapshot").await?;
+    let Opened { topics, store, .. } = open::open(&file, &values, "snapshot").await?;
     let remembered = store.list().await?.into_iter().map(|connector| StoredConnector { target: TargetState::Stopped, ..connector });
     let store = std::sync::Arc::new(Forgetful(Mutex::new(remembered.collect())));
     let options = WorkerOptions {
@@ -142,7 +142,10 @@ async fn start(loaded: Loaded) -> Result<Worker, Failure> {
         defaults: values,
         worker_id: "snapshot".to_owned(),
     };
-    Ok(open::start(options, Opened { topics, store }, providers, &Registry::default()).await?)
+    // Who takes a snapshot says nothing about connectors: a worker may run them.
+    let opened = Opened { topics, store, statuses: None };
+    let (worker, _) = open::start(options, opened, providers, &Registry::default()).await?;
+    Ok(worker)
 }
 
 /// Connectors of this process alone.

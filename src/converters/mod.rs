@@ -82,7 +82,7 @@ impl KeyAndValue {
     }
 }
 
-/// A part of a record that a converter reads.
+/// A part of a record that a converter reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordPart {
     /// The key
@@ -142,12 +142,14 @@ impl Converters {
     /// Writes key and value of `record` over what `out` held.
     ///
     /// # Errors
-    /// Those of the converters.
-    pub fn write(&mut self, record: &Record, out: &mut KeyAndValue) -> Result<()> {
+    /// Those of the converters, with the part that does not convert.
+    pub fn write(&mut self, record: &Record, out: &mut KeyAndValue) -> Result<(), (RecordPart, Error)> {
+        let Record { topic, key, value, headers, .. } = record;
         out.buffer.clear();
-        let has_key = write_datum(&mut *self.key, &record.topic, &record.headers, &record.key, &mut out.buffer)?;
+        let has_key = write_datum(&mut *self.key, topic, headers, key, &mut out.buffer).map_err(|error| (RecordPart::Key, error))?;
         out.key = has_key.then_some(out.buffer.len());
-        out.has_value = write_datum(&mut *self.value, &record.topic, &record.headers, &record.value, &mut out.buffer)?;
+        out.has_value =
+            write_datum(&mut *self.value, topic, headers, value, &mut out.buffer).map_err(|error| (RecordPart::Value, error))?;
         Ok(())
     }
 

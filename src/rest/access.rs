@@ -13,7 +13,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -35,11 +35,15 @@ use crate::config::rest_options::{ROLES, Role, User};
 /// Addresses that are remembered at the same time.
 const MOST_ADDRESSES: usize = 4096;
 
-/// Who may do what, and how often.
+/// Who may do what, and how often. The rules can be replaced while requests are under way; these end by the rules of their beginning.
 pub(super) struct Access {
+    rules: RwLock<Arc<Rules>>,
+    buckets: Mutex<HashMap<IpAddr, Bucket>>,
+}
+
+struct Rules {
     users: Vec<User>,
     requests_per_second: f64,
-    buckets: Mutex<HashMap<IpAddr, Bucket>>,
 }
 
 struct Bucket {
@@ -49,12 +53,21 @@ struct Bucket {
 
 impl Access {
     pub(super) fn new(users: Vec<User>, requests_per_second: u32) -> Self {
-        Self { users, requests_per_second: f64::from(requests_per_second.max(1)), buckets: Mutex::default() }
+        Self { rules: RwLock::new(Arc::new(Rules::new(users, requests_per_second))), buckets: Mutex::default() }
+    }
+
+    /// From now on these users may do what they may.
+    pub(super) fn replace(&self, users: Vec<User>, requests_per_second: u32) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rules::new(users, requests_per_second));
+    }
+
+    fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes a token of `address`, if it has one at `now`.
     fn takes_token(&self, address: IpAddr, now: Instant) -> bool {
-        let rate = self.requests_per_second;
+        let rate = self.rules().requests_per_second;
         let filled = |bucket: &Bucket| (bucket.tokens + now.saturating_duration_since(bucket.filled).as_secs_f64() * rate).min(rate);
         // Buckets are whole at every step, so a panic elsewhere does not make them wrong.
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,6 +85,12 @@ impl Access {
             bucket.tokens -= 1.0;
         }
         takes
+    }
+}
+
+impl Rules {
+    fn new(users: Vec<User>, requests_per_second: u32) -> Self {
+        Self { users, requests_per_second: f64::from(requests_per_second.max(1)) }
     }
 
     /// Who sends these headers; `None` where nobody needs a name.
@@ -133,7 +152,8 @@ pub(super) async fn limit(State(api): State<Api>, request: Request, next: Next) 
 pub(super) async fn guard(State((api, endpoint)): State<(Api, &'static Endpoint)>, request: Request, next: Next) -> Response {
     let Some(needed) = endpoint.role else { return next.run(request).await };
     let (path, from) = (request.uri().to_string(), peer(&request));
-    let caller = api.access().caller(request.headers());
+    let rules = api.access().rules();
+    let caller = rules.caller(request.headers());
     let user = caller.as_ref().ok().and_then(|user| user.map(|user| user.name.clone()));
     let mut change = (needed > Role::Read).then(|| Change { user, from, method: endpoint.method, path, status: None });
     let answer = match caller {
@@ -203,7 +223,7 @@ mod tests {
         if let Some(text) = authorization {
             headers.insert(header::AUTHORIZATION, text.parse().unwrap());
         }
-        access().caller(&headers).ok().map(|user| user.unwrap().name.clone())
+        access().rules().caller(&headers).ok().map(|user| user.unwrap().name.clone())
     }
 
     #[test]
@@ -227,6 +247,19 @@ mod tests {
         assert!(access.takes_token(address(1), now + Duration::from_millis(400)));
         assert!(!access.takes_token(address(1), now + Duration::from_millis(401)));
         assert_eq!((0..9).filter(|_| access.takes_token(address(1), now + Duration::from_secs(60))).count(), 3);
+    }
+
+    #[test]
+    fn replaced_rules_hold_from_then_on() {
+        let access = access();
+        let before = access.rules();
+        let bearer: HeaderMap = [(header::AUTHORIZATION, HeaderValue::from_static("Bearer tok"))].into_iter().collect();
+        let olga = User { name: "olga".to_owned(), password: None, token: Some(Secret::new("two")), role: Role::Operate };
+        access.replace(vec![olga], 1);
+        assert!(access.rules().caller(&bearer).is_err());
+        assert!(before.caller(&bearer).is_ok(), "a request that has begun");
+        let (now, address) = (Instant::now(), IpAddr::from([127, 0, 0, 1]));
+        assert!(access.takes_token(address, now) && !access.takes_token(address, now));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tailwater_api::config::ConfigReport;
 use crate::config::masked::mask;
 use crate::connectors;
 use crate::runtime::offsets::Offsets;
-use crate::runtime::worker::{ConnectorInfo, ConnectorType, RunState, RunStatus};
+use crate::runtime::worker::{ConnectorInfo, ConnectorType, RunStatus};
 use crate::topics::TopicInfo;
 
 /// An answer with a JSON body.
@@ -42,7 +42,7 @@ pub(super) fn run_status(status: &RunStatus, worker_id: &str) -> Value {
     if let Some(task) = status.task {
         answer.insert("id".into(), task.into());
     }
-    answer.insert("state".into(), state(status.state).into());
+    answer.insert("state".into(), status.state.name().into());
     answer.insert("worker_id".into(), worker_id.into());
     if let Some(trace) = &status.trace {
         answer.insert("trace".into(), trace.as_str().into());
@@ -108,16 +108,5 @@ fn kind(info: &ConnectorInfo) -> &'static str {
         Some(ConnectorType::Source) => "source",
         Some(ConnectorType::Sink) => "sink",
         None => "unknown",
-    }
-}
-
-pub(super) fn state(state: RunState) -> &'static str {
-    match state {
-        RunState::Unassigned => "UNASSIGNED",
-        RunState::Running => "RUNNING",
-        RunState::Paused => "PAUSED",
-        RunState::Stopped => "STOPPED",
-        RunState::Failed => "FAILED",
-        RunState::Restarting => "RESTARTING",
     }
 }

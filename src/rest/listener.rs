@@ -1,29 +1,36 @@
 //! Connections to the API, in clear or encrypted.
 //!
-//! At most [`MOST_CONNECTIONS`] are open; further callers wait in the queue of the system (I6). Handshakes run beside each other,
-//! each with a limit in time, so that a caller who says nothing keeps no other waiting. The certificate is read again when its files change; what cannot be used then
-//! leaves the one before it in place, and the log says so.
+//! At most [`MOST_CONNECTIONS`] are open; further callers wait in the queue of the system (I6). A connection is given a limit in time
+//! for its handshake and for the head of each request, so that callers who say nothing, or a byte now and then, do not keep the others
+//! out. The certificate is read again when its files change; what cannot be used then leaves the one before it in place, and the log
+//! says so.
 
-use std::io;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::http::Request;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tailwater_api::{Error, ErrorKind, Result};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use tower::Service;
 
 use crate::config::rest_options::TlsFiles;
 
@@ -31,122 +38,104 @@ use crate::config::rest_options::TlsFiles;
 const MOST_CONNECTIONS: usize = 512;
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the head of a request may take, and how long a connection may rest between two requests: as long as in Connect's Jetty.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often the files of the certificate are looked at.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What carries a connection.
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// An open connection, one of [`MOST_CONNECTIONS`] until it is dropped.
-pub(super) struct Connection {
-    stream: Box<dyn Duplex>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
 
 /// Who has connected.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-impl Connected<IncomingStream<'_, Listener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, Listener>) -> Self {
-        *stream.remote_addr()
+/// Answers requests that come by `tcp`, encrypted where there is a certificate, until `stop` turns true and those under way are answered.
+pub(super) async fn serve<S>(tcp: TcpListener, tls: Option<Certificate>, app: S, head_timeout: Duration, mut stop: watch::Receiver<bool>)
+where
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let permits = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    // Ends with this call.
+    let mut following = JoinSet::new();
+    if let Some(certificate) = &tls {
+        following.spawn(certificate.clone().follow());
     }
-}
-
-/// Gives out connections that are ready for requests.
-pub(super) struct Listener {
-    ready: mpsc::Receiver<(Connection, Peer)>,
-    address: SocketAddr,
-    accepting: Vec<JoinHandle<()>>,
-}
-
-impl Listener {
-    /// Takes connections of `tcp`, encrypted where there is a certificate.
-    pub(super) fn new(tcp: TcpListener, tls: Option<Certificate>) -> io::Result<Self> {
-        let address = tcp.local_addr()?;
-        let (sender, ready) = mpsc::channel(1);
-        let mut accepting = Vec::new();
-        if let Some(certificate) = &tls {
-            accepting.push(tokio::spawn(certificate.clone().follow()));
-        }
-        accepting.push(tokio::spawn(accept(tcp, tls, sender)));
-        Ok(Self { ready, address, accepting })
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        self.accepting.iter().for_each(JoinHandle::abort);
-    }
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = Connection;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Self::Io, Peer) {
-        match self.ready.recv().await {
-            Some(connection) => connection,
-            // The accepting task runs as long as this listener.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Peer> {
-        Ok(Peer(self.address))
-    }
-}
-
-async fn accept(tcp: TcpListener, tls: Option<Certificate>, ready: mpsc::Sender<(Connection, Peer)>) {
-    let connections = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let mut connections = JoinSet::new();
     loop {
-        // Nobody closes the semaphore.
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-        let (stream, peer) = match tcp.accept().await {
-            Ok((stream, address)) => (stream, Peer(address)),
+        let next = async {
+            // Nobody closes the semaphore.
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (permit, accept(&tcp).await)
+        };
+        let (permit, (stream, peer)) = tokio::select! {
+            next = next => next,
+            Some(_) = connections.join_next() => continue,
+            () = stopped(&mut stop) => break,
+        };
+        let (acceptor, app, stop) = (tls.as_ref().map(Certificate::acceptor), app.clone(), stop.clone());
+        connections.spawn(async move {
+            let _permit = permit;
+            match acceptor {
+                None => answer(stream, peer, app, head_timeout, stop).await,
+                Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => answer(stream, peer, app, head_timeout, stop).await,
+                    Ok(Err(error)) => tracing::debug!("{} cannot agree on TLS: {error}", peer.0),
+                    Err(_) => tracing::debug!("{} does not end its TLS handshake", peer.0),
+                },
+            }
+        });
+    }
+    drop(tcp);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Completes when the server should end.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Who drops the sender cannot say it any more.
+    drop(stop.wait_for(|stop| *stop).await);
+}
+
+async fn accept(tcp: &TcpListener) -> (TcpStream, Peer) {
+    loop {
+        match tcp.accept().await {
+            Ok((stream, address)) => return (stream, Peer(address)),
             Err(error) => {
                 // Too many open files, and the like: others may close some.
                 tracing::debug!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
             }
-        };
-        let Some(certificate) = &tls else {
-            if ready.send((Connection { stream: Box::new(stream), _permit: permit }, peer)).await.is_err() {
-                return;
-            }
-            continue;
-        };
-        let (acceptor, ready) = (certificate.acceptor(), ready.clone());
-        tokio::spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                // The listener may be gone by now, and the connection with it.
-                Ok(Ok(stream)) => drop(ready.send((Connection { stream: Box::new(stream), _permit: permit }, peer)).await),
-                Ok(Err(error)) => tracing::debug!("{} cannot agree on TLS: {error}", peer.0),
-                Err(_) => tracing::debug!("{} does not end its TLS handshake", peer.0),
-            }
-        });
+        }
+    }
+}
+
+/// Answers the requests of one connection.
+async fn answer<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    peer: Peer,
+    app: S,
+    head_timeout: Duration,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        // A router is always ready.
+        app.clone().call(request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("the connection of {} has ended: {error}", peer.0);
     }
 }
 
@@ -222,25 +211,63 @@ fn server_config(files: &TlsFiles) -> Result<ServerConfig> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpStream;
+    use axum::Router;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
-    #[tokio::test]
-    async fn i6_further_callers_wait_until_a_connection_is_closed() {
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+    /// A server that ends with the returned sender.
+    async fn started(head_timeout: Duration) -> (SocketAddr, watch::Sender<bool>) {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let mut listener = Listener::new(tcp, None).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(serve(tcp, None, Router::new(), head_timeout, stopped));
+        (address, stop)
+    }
+
+    async fn answered(mut caller: TcpStream) -> String {
+        let mut answer = String::new();
+        caller.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn i6_further_callers_wait_until_a_connection_is_closed() {
+        let (address, _stop) = started(Duration::from_secs(600)).await;
         let mut open = Vec::new();
         for _ in 0..MOST_CONNECTIONS {
-            let caller = TcpStream::connect(address).await.unwrap();
-            open.push((caller, axum::serve::Listener::accept(&mut listener).await));
+            open.push(TcpStream::connect(address).await.unwrap());
         }
-        let _one_more = TcpStream::connect(address).await.unwrap();
-        let accept =
-            async |listener: &mut Listener| tokio::time::timeout(Duration::from_millis(100), axum::serve::Listener::accept(listener)).await;
-        assert!(accept(&mut listener).await.is_err());
+        let mut one_more = TcpStream::connect(address).await.unwrap();
+        one_more.write_all(REQUEST).await.unwrap();
+        let mut waits = tokio::spawn(answered(one_more));
+        assert!(tokio::time::timeout(Duration::from_millis(200), &mut waits).await.is_err());
         open.pop();
-        assert!(accept(&mut listener).await.is_ok());
+        assert!(waits.await.unwrap().starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_does_not_end_the_head_of_a_request_is_let_go() {
+        let (address, _stop) = started(Duration::from_millis(300)).await;
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(&REQUEST[..20]).await.unwrap();
+        assert_eq!(answered(slow).await, "");
+        let mut quick = TcpStream::connect(address).await.unwrap();
+        quick.write_all(REQUEST).await.unwrap();
+        assert!(answered(quick).await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_connections_that_rest() {
+        let (address, stop) = started(Duration::from_secs(600)).await;
+        let mut caller = TcpStream::connect(address).await.unwrap();
+        caller.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut some = [0; 12];
+        caller.read_exact(&mut some).await.unwrap();
+        stop.send(true).unwrap();
+        answered(caller).await;
+        assert!(TcpStream::connect(address).await.is_err());
     }
 }

@@ -26,7 +26,7 @@ mod topics;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode};
 use axum::middleware::from_fn_with_state;
 use tailwater_api::Result;
@@ -39,8 +39,8 @@ use self::access::Access;
 pub(crate) use self::answers::topics as topics_answer;
 pub(crate) use self::connectors::segment;
 use self::failure::Failure;
-use self::listener::{Certificate, Listener, Peer};
-use crate::config::rest_options::RestOptions;
+use self::listener::{Certificate, HEAD_TIMEOUT};
+use crate::config::rest_options::{RestOptions, User};
 use crate::runtime::worker::Worker;
 use crate::telemetry::{Levels, Registry};
 
@@ -77,6 +77,11 @@ impl Api {
         let _ = self.0.worker.set(worker);
     }
 
+    /// Lets other users in, without interrupting requests.
+    pub fn replace_users(&self, users: Vec<User>, requests_per_second: u32) {
+        self.0.access.replace(users, requests_per_second);
+    }
+
     fn worker(&self) -> Result<&Worker, Failure> {
         self.0.worker.get().ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "The worker is still starting up."))
     }
@@ -105,18 +110,11 @@ impl Api {
 }
 
 /// Answers requests until `stop` turns true and those under way are answered.
-///
-/// # Errors
-/// The listener failed.
-pub async fn serve(tcp: TcpListener, api: Api, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
-    let listener = Listener::new(tcp, api.0.certificate.clone())?;
+pub async fn serve(tcp: TcpListener, api: Api, stop: watch::Receiver<bool>) {
+    let certificate = api.0.certificate.clone();
     // Connect takes paths with a slash at their end, and Debezium's tutorial uses them.
     let app = NormalizePathLayer::trim_trailing_slash().layer(router(api));
-    let stopped = async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
-    let service = axum::ServiceExt::<Request>::into_make_service_with_connect_info::<Peer>(app);
-    axum::serve(listener, service).with_graceful_shutdown(stopped).await
+    listener::serve(tcp, certificate, app, HEAD_TIMEOUT, stop).await;
 }
 
 fn router(api: Api) -> Router {

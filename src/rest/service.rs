@@ -43,7 +43,7 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Failure>
                 connector: info.name.clone(),
                 task: task.task.unwrap_or_default(),
                 is_sink: info.kind == Some(ConnectorType::Sink),
-                state: answers::state(task.state).to_ascii_lowercase(),
+                state: task.state.name().to_ascii_lowercase(),
             };
             tasks.extend(info.tasks.iter().map(state));
         }

@@ -13,6 +13,7 @@
 //! - [`recovery`]: what happens after an error
 //! - `record_errors`: refused records and dead letters
 //! - `ledger`: what is in flight, and how far it is finished
+//! - [`statuses`]: what connectors do, told to others
 //! - `budget`: memory of records in flight
 
 mod budget;
@@ -27,6 +28,7 @@ pub mod settings;
 mod signals;
 mod sink_task;
 mod source_task;
+pub mod statuses;
 mod supervisor;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,4 +1,4 @@
-//! What becomes of a record that a transform or a target refuses.
+//! What becomes of a record that a transform, a converter or a target refuses.
 //!
 //! By the user's policy it is kept durably in the dead letter topic, dropped with a counter and a log line (I11), or
 //! its error is returned and the task stops. A position passes a refused record only after one of the first two (I2).
@@ -18,7 +18,7 @@ use tailwater_api::{Error, Result};
 
 use crate::converters::RecordPart;
 use crate::runtime::recovery::{Decision, Failures, RecoveryPolicy, Tolerance, decide};
-use crate::topics::TopicLog;
+use crate::topics::{Refusals, TopicLog};
 
 /// Step that failed, with the names of Connect's `Stage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(super) enum Stage {
     HeaderConverter,
     /// `TRANSFORMATION`
     Transformation,
+    /// `KAFKA_PRODUCE`
+    KafkaProduce,
     /// `TASK_PUT`
     TaskPut,
 }
@@ -52,6 +54,7 @@ impl Stage {
             Self::ValueConverter => "VALUE_CONVERTER",
             Self::HeaderConverter => "HEADER_CONVERTER",
             Self::Transformation => "TRANSFORMATION",
+            Self::KafkaProduce => "KAFKA_PRODUCE",
             Self::TaskPut => "TASK_PUT",
         }
     }
@@ -184,6 +187,13 @@ impl RecordErrors {
 
 /// Headers leave through the header converter, which writes text as it is.
 static TEXT: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).build());
+
+impl Refusals for RecordErrors {
+    fn refuse<'a>(&'a self, record: &'a Record, part: Option<RecordPart>, error: Error) -> BoxFuture<'a, Result<()>> {
+        let copy = self.keeps().then(|| record.clone());
+        Box::pin(self.handle(&record.topic, copy, None, part.map_or(Stage::KafkaProduce, Stage::from), error))
+    }
+}
 
 impl DeadLetters for RecordErrors {
     fn reject<'a>(&'a self, record: &'a SinkRecord, error: Error) -> BoxFuture<'a, Result<()>> {

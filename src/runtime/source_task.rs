@@ -34,7 +34,7 @@ pub(super) struct SourceRun {
     pub(super) user: LogUser,
     pub(super) topics: Arc<dyn TopicLog>,
     pub(super) transforms: TransformChain,
-    pub(super) errors: RecordErrors,
+    pub(super) errors: Arc<RecordErrors>,
     pub(super) budget: Arc<TaskBudget>,
     pub(super) metrics: Arc<dyn Metrics>,
     pub(super) signals: mpsc::Receiver<SignalRequest>,
@@ -135,7 +135,7 @@ pub(super) fn panic_error(payload: &(dyn Any + Send)) -> Error {
 struct Appender {
     writer: Box<dyn LogWriter>,
     transforms: TransformChain,
-    errors: RecordErrors,
+    errors: Arc<RecordErrors>,
     budget: Arc<TaskBudget>,
     figures: Figures,
 }

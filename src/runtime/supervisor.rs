@@ -29,7 +29,7 @@ use crate::runtime::signals::SignalGate;
 use crate::runtime::sink_task::SinkRun;
 use crate::runtime::source_task::{SourceRun, panicked};
 use crate::runtime::worker::{RunState, RunStatus};
-use crate::topics::{LogUser, TopicLog};
+use crate::topics::{LogUser, Refusals, TopicLog};
 use crate::transforms::TransformChain;
 
 /// A run that lasted this long before it failed counts as healthy: the next failure is the first again.
@@ -251,7 +251,7 @@ impl TaskSetup {
                 .because("the configuration now makes fewer tasks")
                 .mend("restart the connector")
         })?;
-        let errors = RecordErrors::new(
+        let errors = Arc::new(RecordErrors::new(
             Arc::clone(&self.connector),
             self.task,
             self.plugin.class(),
@@ -259,10 +259,11 @@ impl TaskSetup {
             self.settings.dead_letter_headers,
             Arc::clone(&self.topics),
             &*self.metrics,
-        );
+        ));
         let (topics, metrics) = (Arc::clone(&self.topics), Arc::clone(&self.metrics));
         let placeholder = self.plugin.unavailable_value_placeholder(&values);
-        let user = LogUser { connector: Arc::clone(&self.connector), task: self.task, config: Arc::new(values), placeholder };
+        let refusals = Some(Arc::clone(&errors) as Arc<dyn Refusals>);
+        let user = LogUser { connector: Arc::clone(&self.connector), task: self.task, config: Arc::new(values), placeholder, refusals };
         let budget = self.budget.enter();
         Ok(match task {
             Task::Source(source) => {
@@ -272,7 +273,6 @@ impl TaskSetup {
             Task::Sink(open) => {
                 let subscription = self.settings.subscription.clone().ok_or_else(no_topics)?;
                 let flush_interval = self.settings.flush_interval;
-                let errors = Arc::new(errors);
                 let run = SinkRun {
                     user,
                     topics,

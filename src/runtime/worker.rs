@@ -114,6 +114,21 @@ pub enum RunState {
     Restarting,
 }
 
+impl RunState {
+    /// Its name in the REST API and in the status topic
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Unassigned => "UNASSIGNED",
+            Self::Running => "RUNNING",
+            Self::Paused => "PAUSED",
+            Self::Stopped => "STOPPED",
+            Self::Failed => "FAILED",
+            Self::Restarting => "RESTARTING",
+        }
+    }
+}
+
 /// State of the connector (`task` is `None`) or of one task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunStatus {
@@ -271,7 +286,8 @@ impl Worker {
         .await
     }
 
-    /// Forgets which topics the connector has used; those that it uses from now on are shown again. Until the worker's end.
+    /// Forgets which topics the connector has used; those that it uses from now on are shown again. Where the topic log is
+    /// embedded, until the worker's end; with Kafka for good.
     pub fn reset_topics(&self, name: &str) {
         if let Ok(connector) = self.inner.find(name) {
             connector.reset_topics(&self.inner);

@@ -85,12 +85,21 @@ pub struct LogUser {
     pub config: Arc<ConfigValues>,
     /// What stands in bytes for a value that a change left as it was
     pub placeholder: String,
+    /// Decides about records of a source that do not become bytes; where there is none, they end its run
+    pub refusals: Option<Arc<dyn Refusals>>,
+}
+
+/// Decides about records of a source that an engine which keeps bytes cannot write.
+pub trait Refusals: Send + Sync {
+    /// Keeps `record` durably elsewhere or drops it, as the user's policy says; else returns the error. `part` is what of it did not
+    /// convert; `None` where the record as a whole is refused.
+    fn refuse<'a>(&'a self, record: &'a Record, part: Option<RecordPart>, error: Error) -> BoxFuture<'a, Result<()>>;
 }
 
 impl From<&str> for LogUser {
     /// The only task of a connector that says nothing about its topics.
     fn from(connector: &str) -> Self {
-        Self { connector: Arc::from(connector), task: 0, config: Arc::default(), placeholder: UNAVAILABLE.to_owned() }
+        Self { connector: Arc::from(connector), task: 0, config: Arc::default(), placeholder: UNAVAILABLE.to_owned(), refusals: None }
     }
 }
 

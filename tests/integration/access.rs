@@ -58,6 +58,27 @@ async fn the_api_is_encrypted_and_a_renewed_certificate_is_used_without_a_restar
     daemon.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_lets_other_users_in_and_a_worker_file_with_faults_changes_nothing() {
+    let home = Home::new();
+    let daemon = Daemon::start(&home, &Options::default().worker(USERS).expect("the worker file is not applied")).await;
+    let status = async |who: &str| ask(&daemon, who, "GET", "/connectors", None).await.0;
+    assert_eq!((status("token tok3").await, status("token new").await), (200, 401));
+    home.write("worker.yaml", "rest.users: {prometheus: {token: new, role: read}}\n");
+    daemon.reload();
+    wait_until("the new token", async || status("token new").await == 200).await;
+    assert_eq!((status("token tok3").await, status("alice/pass word:1").await), (401, 401));
+    for (faulty, complaint) in
+        [("rest.users: {prometheus: {role: read}}\n", "rest.users.prometheus.password"), ("{}\n", "names nobody any more")]
+    {
+        home.write("worker.yaml", faulty);
+        daemon.reload();
+        wait_until("the complaint", async || daemon.log_text().contains(complaint)).await;
+        assert_eq!((status("token new").await, status("").await), (200, 401));
+    }
+    daemon.stop().await;
+}
+
 #[test]
 fn a_certificate_that_cannot_be_used_is_refused_at_the_start() {
     let home = Home::new();

@@ -3,6 +3,7 @@
 //! - [`harness`]: a running daemon, its REST API and its log; waiting for what must come true
 //! - [`golden`]: recorded cases of Debezium and Kafka Connect, played and compared
 //! - [`kills`]: SIGKILL at random under load
+//! - [`kafka`]: topics in a real broker: its status topic, and a broker that is killed
 //! - [`kafka_kills`]: the same with the topics in Kafka, at least once and exactly once
 //! - [`durability`]: what is confirmed is durable, whatever stalls or fails
 //! - [`bad_input`]: wrong input gets a clear error, and nothing is lost
@@ -28,6 +29,7 @@ mod durability;
 mod examples;
 mod golden;
 mod harness;
+mod kafka;
 mod kafka_kills;
 mod kills;
 mod operation;

@@ -2,7 +2,8 @@
 //!
 //! A broker is one JVM that is its own controller (KRaft), with three listeners on free ports of the loopback interface:
 //! `CLIENT` for the test, `INTERNAL` for what the broker says to itself, `CONTROLLER`. So a test can demand TLS or
-//! passwords of clients alone: `("listener.security.protocol.map", "CLIENT:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,…")`.
+//! passwords of clients alone: `("listener.security.protocol.map", "CLIENT:SASL_PLAINTEXT,INTERNAL:PLAINTEXT,…")`. A test that
+//! compares ways to connect names further listeners; each has a port of its own.
 //!
 //! Formatting the storage takes a JVM of its own, a second on a busy machine; so one formatted folder lies in the cache,
 //! and a broker starts on a copy. Topics are never made by the mere use of their name: who needs one creates it.
@@ -57,7 +58,8 @@ const READY: &str = "Kafka Server started";
 #[derive(Debug)]
 pub struct KafkaBroker {
     settings: Vec<(String, String)>,
-    port: u16,
+    /// Listeners for tests, `CLIENT` the first, with their ports
+    listeners: Vec<(String, u16)>,
     // Dropped in this order: the broker, the watchdog, the folder.
     process: Option<Child>,
     watchdog: Child,
@@ -71,12 +73,21 @@ impl KafkaBroker {
     /// `missing` where it is not installed; see [`crate::required_or_skip`]. `misconfigured` with the broker's log where it
     /// does not start.
     pub async fn start(settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_with_listeners(&[], settings).await
+    }
+
+    /// Starts a broker that has these listeners beside `CLIENT`; `listener.security.protocol.map` of `settings` must name them all.
+    ///
+    /// # Errors
+    /// As [`KafkaBroker::start`].
+    pub async fn start_with_listeners(listeners: &[&str], settings: &[(&str, &str)]) -> Result<Self> {
         let template = template()?;
         let directory = TempDir::with_prefix("tailwater-kafka-").map_err(|error| failed("make a folder", error))?;
         let watchdog = watchdog(directory.path())?;
         run(Command::new("cp").arg("-a").arg(template).arg(directory.path().join("data")))?;
         let settings = DEFAULTS.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut broker = Self { settings, port: 0, process: None, watchdog, directory };
+        let listeners = ["CLIENT"].iter().chain(listeners).map(|name| ((*name).to_owned(), 0)).collect();
+        let mut broker = Self { settings, listeners, process: None, watchdog, directory };
         // Another process can take a port between its choice and its use.
         for attempt in 1.. {
             broker.choose_ports()?;
@@ -93,13 +104,36 @@ impl KafkaBroker {
     /// `127.0.0.1:PORT`, for `bootstrap.servers`.
     #[must_use]
     pub fn bootstrap_servers(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.port())
+    }
+
+    /// As [`KafkaBroker::bootstrap_servers`], of one of the listeners that it was started with.
+    ///
+    /// # Panics
+    /// It has no such listener.
+    #[must_use]
+    pub fn bootstrap_servers_of(&self, listener: &str) -> String {
+        let found = self.listeners.iter().find(|(name, _)| name == listener);
+        format!("127.0.0.1:{}", found.expect("the broker was started with this listener").1)
     }
 
     /// Port of the listener `CLIENT`.
     #[must_use]
     pub fn port(&self) -> u16 {
-        self.port
+        self.listeners[0].1
+    }
+
+    /// Runs Kafka's own `kafka-configs.sh` with these arguments, which takes a JVM of its own: users of SCRAM, quotas.
+    ///
+    /// # Errors
+    /// What the tool says.
+    pub fn configure(&self, arguments: &[&str]) -> Result<()> {
+        let libs = cache_dir().join(format!("kafka-{VERSION}/libs"));
+        let mut command = java(&libs, 128);
+        run(command
+            .args(["-Dlog4j2.level=ERROR", "kafka.admin.ConfigCommand", "--bootstrap-server"])
+            .arg(self.bootstrap_servers())
+            .args(arguments))
     }
 
     /// Process id; 0 while it is down.
@@ -159,10 +193,13 @@ impl KafkaBroker {
     }
 
     fn choose_ports(&mut self) -> Result<()> {
-        self.port = free_port()?;
-        let (client, internal, controller) = (self.port, free_port()?, free_port()?);
+        let (internal, controller) = (free_port()?, free_port()?);
         self.settings.retain(|(name, _)| !["listeners", "controller.quorum.voters", "log.dirs"].contains(&name.as_str()));
-        let listeners = format!("CLIENT://127.0.0.1:{client},INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}");
+        let mut listeners = format!("INTERNAL://127.0.0.1:{internal},CONTROLLER://127.0.0.1:{controller}");
+        for (name, port) in &mut self.listeners {
+            *port = free_port()?;
+            write!(listeners, ",{name}://127.0.0.1:{port}").expect("a String takes any text");
+        }
         self.settings.push(("listeners".to_owned(), listeners));
         self.settings.push(("controller.quorum.voters".to_owned(), format!("1@127.0.0.1:{controller}")));
         self.settings.push(("log.dirs".to_owned(), self.directory.path().join("data").display().to_string()));

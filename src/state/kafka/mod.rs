@@ -24,7 +24,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 
 pub use self::configs::KafkaConfigs;
 pub use self::offsets::{KafkaOffsets, OffsetRecords, OffsetsOf};
-pub use self::statuses::{KafkaStatuses, State, Status};
+pub use self::statuses::{KafkaStatuses, StatusChange, TopicUse};
 use self::table::{Clients, Table, TableOptions};
 
 /// The three tables of a worker.
@@ -57,7 +57,7 @@ impl KafkaState {
     ///
     /// # Errors
     /// `misconfigured` for settings that cannot work and for a topic that is not compacted, `unreadable` for a record that is
-    /// none of Connect's, and those of Kafka.
+    /// none of Connect's, `unauthorised` where brokers refuse the connection, and those of Kafka.
     pub async fn open(worker: &ConfigValues, worker_id: &str) -> Result<Self> {
         let misconfigured = |report: ConfigReport| {
             let faults: Vec<_> = report.faults.iter().map(ToString::to_string).collect();
@@ -69,6 +69,7 @@ impl KafkaState {
             return Err(misconfigured(report));
         }
         let clients = Arc::new(Clients::check(worker).map_err(misconfigured)?.open()?);
+        clients.connect().await?;
         let configs = Table::open(Arc::clone(&clients), configs).await?;
         let offsets = KafkaOffsets::open(Arc::clone(&clients), offsets).await?;
         let statuses = Table::open(clients, statuses).await?;

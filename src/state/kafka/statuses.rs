@@ -12,46 +12,32 @@ use serde_json::{Value, json};
 use tailwater_api::Result;
 
 use super::table::{Entries, Table, unreadable};
+use crate::runtime::worker::{RunState, RunStatus};
 
-/// What a connector or task is doing, as Connect names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Nobody runs it
-    Unassigned,
-    /// It runs
-    Running,
-    /// It rests, and keeps its tasks
-    Paused,
-    /// It has ended with an error
-    Failed,
-    /// It is started again
-    Restarting,
-    /// It rests without tasks
-    Stopped,
-}
+const CONNECTOR: &str = "status-connector-";
+const TASK: &str = "status-task-";
+const TOPIC: &str = "status-topic-";
 
-impl State {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Unassigned => "UNASSIGNED",
-            Self::Running => "RUNNING",
-            Self::Paused => "PAUSED",
-            Self::Failed => "FAILED",
-            Self::Restarting => "RESTARTING",
-            Self::Stopped => "STOPPED",
-        }
-    }
-}
-
-/// What is written about a connector or task.
+/// A change of the status topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// What it is doing
-    pub state: State,
-    /// Why it failed
-    pub trace: Option<String>,
-    /// Version of its plug-in, while it has one
-    pub version: Option<String>,
+pub enum StatusChange {
+    /// What a connector or one of its tasks is doing
+    Status(String, RunStatus),
+    /// A connector, or with a number one of its tasks, is gone
+    Gone(String, Option<u32>),
+    /// A connector uses a topic, seen at this time (milliseconds since 1970)
+    Used(TopicUse, i64),
+    /// It is forgotten that a connector used a topic
+    Forgotten(TopicUse),
+}
+
+/// That a connector uses a topic. Which of its tasks does is not kept apart; the record says the first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TopicUse {
+    /// Name of the connector
+    pub connector: String,
+    /// Name of the topic
+    pub topic: String,
 }
 
 /// The statuses that a worker writes. Cloning shares them.
@@ -68,83 +54,81 @@ impl KafkaStatuses {
         Ok(Self { table, worker_id: worker_id.to_owned(), generation })
     }
 
-    /// Says what a connector, or with `task` one of its tasks, is doing. Durable when it returns.
+    /// Writes changes, in order; all are durable when it returns. If it fails, a beginning of them is.
     ///
     /// # Errors
     /// Those of Kafka.
-    pub async fn put(&self, connector: &str, task: Option<u32>, status: &Status) -> Result<()> {
-        let text = text(status, &self.worker_id, self.generation);
-        self.table.put(vec![(key(connector, task), Some(text))]).await
+    pub async fn put(&self, changes: &[StatusChange]) -> Result<()> {
+        self.table.put(changes.iter().map(|change| record(change, &self.worker_id, self.generation)).collect()).await
     }
 
-    /// Forgets a connector, or with `task` one of its tasks.
-    ///
-    /// # Errors
-    /// Those of Kafka.
-    pub async fn remove(&self, connector: &str, task: Option<u32>) -> Result<()> {
-        self.table.put(vec![(key(connector, task), None)]).await
+    /// Connectors and tasks that stood in the topic when it was opened.
+    #[must_use]
+    pub fn places(&self) -> Vec<(String, Option<u32>)> {
+        self.table.with_entries(|entries| entries.keys().filter_map(|key| place(key)).collect())
     }
 
-    /// Says that a task uses a topic, seen at `timestamp` (milliseconds since 1970).
-    ///
-    /// # Errors
-    /// Those of Kafka.
-    pub async fn put_topic(&self, connector: &str, task: u32, topic: &str, timestamp: i64) -> Result<()> {
-        let text = json!({"topic": {"name": topic, "connector": connector, "task": task, "discoverTimestamp": timestamp}}).to_string();
-        self.table.put(vec![(topic_key(connector, topic), Some(text))]).await
-    }
-
-    /// Forgets that a connector used a topic.
-    ///
-    /// # Errors
-    /// Those of Kafka.
-    pub async fn remove_topic(&self, connector: &str, topic: &str) -> Result<()> {
-        self.table.put(vec![(topic_key(connector, topic), None)]).await
-    }
-
-    /// The topics that a connector has used, by name.
-    ///
-    /// # Errors
-    /// Those of Kafka.
-    pub async fn topics(&self, connector: &str) -> Result<Vec<String>> {
-        self.table.read_to_end().await?;
-        Ok(self.table.with_entries(|entries| topics_of(connector, entries)))
+    /// Uses of topics that stood in the topic when it was opened.
+    #[must_use]
+    pub fn uses(&self) -> Vec<TopicUse> {
+        self.table.with_entries(|entries| entries.keys().filter_map(|key| topic_use(key)).collect())
     }
 }
 
-pub(super) fn key(connector: &str, task: Option<u32>) -> String {
+/// The record that makes a change known.
+pub(super) fn record(change: &StatusChange, worker_id: &str, generation: u64) -> (String, Option<String>) {
+    match change {
+        StatusChange::Status(connector, status) => {
+            let value = json!({
+                "state": status.state.name(),
+                "trace": status.trace,
+                "worker_id": worker_id,
+                "generation": generation,
+                // What nobody runs has no version.
+                "version": (status.state != RunState::Unassigned).then_some(env!("CARGO_PKG_VERSION")),
+            });
+            (key(connector, status.task), Some(value.to_string()))
+        }
+        StatusChange::Gone(connector, task) => (key(connector, *task), None),
+        StatusChange::Used(used, timestamp) => {
+            let TopicUse { connector, topic } = used;
+            let value = json!({"topic": {"name": topic, "connector": connector, "task": 0, "discoverTimestamp": timestamp}});
+            (topic_key(used), Some(value.to_string()))
+        }
+        StatusChange::Forgotten(used) => (topic_key(used), None),
+    }
+}
+
+fn key(connector: &str, task: Option<u32>) -> String {
     match task {
-        None => format!("status-connector-{connector}"),
-        Some(task) => format!("status-task-{connector}-{task}"),
+        None => format!("{CONNECTOR}{connector}"),
+        Some(task) => format!("{TASK}{connector}-{task}"),
     }
 }
 
-fn topic_key(connector: &str, topic: &str) -> String {
+fn topic_key(TopicUse { connector, topic }: &TopicUse) -> String {
+    format!("{TOPIC}{topic}:connector-{connector}")
+}
+
+/// The connector, or task, that a key speaks of; `None` for keys of topics.
+pub(super) fn place(key: &str) -> Option<(String, Option<u32>)> {
+    if let Some(connector) = key.strip_prefix(CONNECTOR) {
+        return Some((connector.to_owned(), None));
+    }
+    let (connector, task) = key.strip_prefix(TASK)?.rsplit_once('-')?;
+    Some((connector.to_owned(), Some(task.parse().ok()?)))
+}
+
+/// The use that a key speaks of; `None` for keys of connectors and tasks.
+pub(super) fn topic_use(key: &str) -> Option<TopicUse> {
     // A topic's name holds no colon.
-    format!("status-topic-{topic}:connector-{connector}")
-}
-
-pub(super) fn topics_of(connector: &str, entries: &Entries) -> Vec<String> {
-    let topic = |key: &str| key.strip_prefix("status-topic-")?.strip_suffix(&format!(":connector-{connector}")).map(str::to_owned);
-    let mut found: Vec<String> = entries.keys().filter_map(|key| topic(key)).collect();
-    found.sort_unstable();
-    found
-}
-
-pub(super) fn text(status: &Status, worker_id: &str, generation: u64) -> String {
-    json!({
-        "state": status.state.name(),
-        "trace": status.trace,
-        "worker_id": worker_id,
-        "generation": generation,
-        "version": status.version,
-    })
-    .to_string()
+    let (topic, connector) = key.strip_prefix(TOPIC)?.split_once(":connector-")?;
+    Some(TopicUse { connector: connector.to_owned(), topic: topic.to_owned() })
 }
 
 pub(super) fn next_generation(topic: &str, entries: &Entries) -> Result<u64> {
     let mut highest = 0;
-    for (key, entry) in entries.iter().filter(|(key, _)| !key.starts_with("status-topic-")) {
+    for (key, entry) in entries.iter().filter(|(key, _)| !key.starts_with(TOPIC)) {
         let value: Value = serde_json::from_str(&entry.value).map_err(|error| unreadable(topic, key, error))?;
         highest = highest.max(value.get("generation").and_then(Value::as_u64).unwrap_or(0));
     }

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -28,8 +28,9 @@ use tailwater_api::config::{ConfigReport, ConfigValues};
 use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::config::document::fault;
-use crate::topics::kafka::client::{ClientSettings, Role};
+use crate::topics::kafka::client::{ClientSettings, Role, can_administer};
 use crate::topics::kafka::errors::{failed, failed_with_code};
+use crate::topics::kafka::observer::{self, Observer, ObservingClient, observing_client};
 
 /// How long brokers may take to answer, and to bring the next record or the end of a partition.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -90,8 +91,9 @@ impl TableOptions {
         Self { topic: topic.to_owned(), ..self.clone() }
     }
 
-    /// Makes the topic if it is not there, and sees that it is compacted.
-    async fn ensure(&self, admin: &AdminClient<DefaultClientContext>) -> Result<()> {
+    /// Makes the topic if it is not there, and sees that it is compacted. Without an admin client it must be there.
+    async fn ensure(&self, admin: Option<&AdminClient<DefaultClientContext>>) -> Result<()> {
+        let Some(admin) = admin else { return Ok(()) };
         let doing = || format!("make the topic {}", self.topic);
         let replication = TopicReplication::Fixed(self.replication_factor);
         let mut topic = NewTopic::new(&self.topic, self.partitions, replication).set("cleanup.policy", "compact");
@@ -147,9 +149,10 @@ pub(super) struct CheckedClients {
 
 /// The clients that all tables share.
 pub(super) struct Clients {
-    producer: FutureProducer,
+    producer: FutureProducer<Observer>,
     consumer: ClientConfig,
-    admin: AdminClient<DefaultClientContext>,
+    /// None where a token is needed, see [`can_administer`]
+    admin: Option<AdminClient<DefaultClientContext>>,
 }
 
 impl Clients {
@@ -174,11 +177,26 @@ impl CheckedClients {
             .set("queued.max.messages.kbytes", PREFETCH)
             // A place that is gone means that the topic was made anew or cut: to be told, not to be skipped.
             .set("auto.offset.reset", "error");
+        let producer = FutureProducer::from_config_and_context(&producer, Observer::default());
+        let admin = self.admin.load()?;
+        let admin = can_administer(&admin).then(|| admin.create()).transpose();
         Ok(Clients {
-            producer: producer.create().map_err(|error| failed(doing, &error))?,
+            producer: producer.map_err(|error| failed(doing, &error))?,
             consumer,
-            admin: self.admin.load()?.create().map_err(|error| failed(doing, &error))?,
+            admin: admin.map_err(|error| failed(doing, &error))?,
         })
+    }
+}
+
+impl Clients {
+    /// Sees whether the cluster answers.
+    pub(super) async fn connect(&self) -> Result<()> {
+        let (client, _) = observer::connect(&self.consumer).await?;
+        off_the_async_threads(move || {
+            drop(client);
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -203,7 +221,7 @@ pub(super) struct Table {
 
 struct Reader {
     topic: Arc<str>,
-    consumer: BaseConsumer,
+    consumer: ObservingClient,
     /// Offset of the next record of each partition
     next: BTreeMap<i32, i64>,
     entries: Entries,
@@ -212,7 +230,7 @@ struct Reader {
 
 impl Table {
     pub(super) async fn open(clients: Arc<Clients>, options: TableOptions) -> Result<Self> {
-        options.ensure(&clients.admin).await?;
+        options.ensure(clients.admin.as_ref()).await?;
         let topic: Arc<str> = Arc::from(options.topic);
         let config = clients.consumer.clone();
         let reader = {
@@ -264,7 +282,7 @@ impl Table {
 impl Reader {
     fn open(topic: Arc<str>, config: &ClientConfig) -> Result<Self> {
         let doing = || format!("read the topic {topic}");
-        let consumer: BaseConsumer = config.create().map_err(|error| failed(doing(), &error))?;
+        let consumer = observing_client(config)?;
         let deadline = Instant::now() + PATIENCE;
         // A topic that was just made takes a moment until every broker knows it.
         loop {
@@ -288,8 +306,8 @@ impl Reader {
     /// `uncommitted` are the settings of a consumer that sees open transactions.
     fn wait_for_transactions(&self, uncommitted: &ClientConfig) -> Result<()> {
         let doing = || format!("look for the end of the topic {}", self.topic);
-        let uncommitted: BaseConsumer = uncommitted.create().map_err(|error| failed(doing(), &error))?;
-        let ends = |consumer: &BaseConsumer| {
+        let uncommitted = observing_client(uncommitted)?;
+        let ends = |consumer: &ObservingClient| {
             let mut asked = TopicPartitionList::new();
             for partition in self.next.keys() {
                 asked.add_partition_offset(&self.topic, *partition, Offset::End)?;
@@ -297,7 +315,7 @@ impl Reader {
             let found = consumer.offsets_for_times(asked, PATIENCE)?;
             Ok(found.elements().iter().map(|element| (element.partition(), element.offset().to_raw())).collect::<BTreeMap<_, _>>())
         };
-        let ends = |consumer: &BaseConsumer| ends(consumer).map_err(|error: KafkaError| failed(doing(), &error));
+        let ends = |consumer: &ObservingClient| ends(consumer).map_err(|error: KafkaError| failed(doing(), &error));
         let written = ends(&uncommitted)?;
         let deadline = Instant::now() + PATIENCE;
         loop {

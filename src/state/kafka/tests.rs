@@ -13,6 +13,7 @@ use tailwater_testkit::{KafkaBroker, required_or_skip};
 
 use super::table::{Entries, Entry};
 use super::*;
+use crate::runtime::worker::{RunState, RunStatus};
 use crate::state::{ConnectorStore as _, StoredConnector, TargetState};
 
 /// Key and value of every record of a recorded topic.
@@ -150,18 +151,44 @@ fn only_changes_that_follow_each_other_directly_become_one() {
 #[test]
 fn statuses_are_written_as_connect_writes_them() {
     let recorded = recorded("status");
-    let status = |state, version: Option<&str>| Status { state, trace: None, version: version.map(str::to_owned) };
-    for (place, connector, task, status, generation) in [
-        (0, "shop-file", None, status(State::Running, Some("4.3.1")), 8),
-        (5, "shop-stopped", Some(0), status(State::Unassigned, None), 11),
-        (10, "shop-pg", Some(0), status(State::Running, Some("3.6.1.Final")), 3),
+    // The version is that of the plug-in, ours.
+    let ours = |text: &str| text.replace("\"3.6.1.Final\"", "\"4.3.1\"").replace("4.3.1", env!("CARGO_PKG_VERSION"));
+    let status = |connector: &str, task, state| StatusChange::Status(connector.to_owned(), RunStatus { task, state, trace: None });
+    for (place, change, generation) in [
+        (0, status("shop-file", None, RunState::Running), 8),
+        (5, status("shop-stopped", Some(0), RunState::Unassigned), 11),
+        (7, StatusChange::Gone("shop-stopped".to_owned(), Some(0)), 11),
+        (9, status("shop-file", Some(0), RunState::Paused), 13),
+        (10, status("shop-pg", Some(0), RunState::Running), 3),
+        (2, StatusChange::Used(used("shop-file", "shop-pg.public.items"), 1_795_229_914_011), 0),
     ] {
-        assert_eq!(statuses::key(connector, task), recorded[place].0);
-        assert_eq!(statuses::text(&status, "127.0.0.1:18084", generation), *recorded[place].1.as_ref().unwrap());
+        let (key, value) = &recorded[place];
+        assert_eq!(statuses::record(&change, "127.0.0.1:18084", generation), (key.clone(), value.as_deref().map(ours)));
     }
-    let entries = entries(&recorded);
-    assert_eq!(statuses::next_generation("status", &entries).unwrap(), 14);
-    assert_eq!(statuses::topics_of("shop-mysql", &entries), ["shop-mysql", "shop-mysql.internal.items"]);
+    assert_eq!(statuses::next_generation("status", &entries(&recorded)).unwrap(), 14);
+}
+
+fn used(connector: &str, topic: &str) -> TopicUse {
+    TopicUse { connector: connector.to_owned(), topic: topic.to_owned() }
+}
+
+#[test]
+fn every_key_that_connect_writes_is_read() {
+    let (mut places, mut uses) = (Vec::new(), Vec::new());
+    for key in entries(&recorded("status")).keys() {
+        match (statuses::place(key), statuses::topic_use(key)) {
+            (Some(place), None) => places.push(place),
+            (None, Some(used)) => uses.push(used),
+            both => panic!("{key}: {both:?}"),
+        }
+    }
+    assert!(places.contains(&("shop-stopped".to_owned(), None)) && !places.contains(&("shop-stopped".to_owned(), Some(0))));
+    assert!(places.contains(&("shop-mysql".to_owned(), Some(0))));
+    uses.retain(|used| used.connector == "shop-mysql");
+    assert_eq!(uses, [used("shop-mysql", "shop-mysql.internal.items"), used("shop-mysql", "shop-mysql")]);
+    let odd = used("a-1:connector-b", "t");
+    let (key, _) = statuses::record(&StatusChange::Forgotten(odd.clone()), "w", 1);
+    assert_eq!(statuses::topic_use(&key), Some(odd));
 }
 
 fn worker(broker: &KafkaBroker) -> ConfigValues {
@@ -190,9 +217,9 @@ async fn state_is_durable_and_seen_by_the_next_worker() {
         let change = StateChange { partition: partition.clone(), offset: Some(map(&format!(r#"{{"lsn":{lsn}}}"#))) };
         state.offsets.put(&of("shop"), &[change]).await.unwrap();
     }
-    let status = Status { state: State::Failed, trace: Some("why".into()), version: Some("1".into()) };
-    state.statuses.put("shop", Some(0), &status).await.unwrap();
-    state.statuses.put_topic("shop", 0, "shop.public.items", 7).await.unwrap();
+    let failed = RunStatus { task: Some(0), state: RunState::Failed, trace: Some("why".into()) };
+    let items = used("shop", "shop.public.items");
+    state.statuses.put(&[StatusChange::Status("shop".to_owned(), failed), StatusChange::Used(items.clone(), 7)]).await.unwrap();
     drop(state);
 
     // What was acknowledged is there after a crash of the broker.
@@ -202,14 +229,15 @@ async fn state_is_durable_and_seen_by_the_next_worker() {
     assert_eq!(next.configs.list().await.unwrap(), [connector]);
     assert_eq!(next.offsets.load(&of("shop")).await.unwrap().get(&partition), Some(&map(r#"{"lsn":3}"#)));
     assert!(next.offsets.load(&of("another")).await.unwrap().is_empty());
-    assert_eq!(next.statuses.topics("shop").await.unwrap(), ["shop.public.items"]);
+    assert_eq!((next.statuses.places(), next.statuses.uses()), (vec![("shop".to_owned(), Some(0))], vec![items.clone()]));
 
     next.configs.remove("shop").await.unwrap();
     next.offsets.put(&of("shop"), &[StateChange { partition, offset: None }]).await.unwrap();
-    next.statuses.remove_topic("shop", "shop.public.items").await.unwrap();
+    next.statuses.put(&[StatusChange::Gone("shop".to_owned(), Some(0)), StatusChange::Forgotten(items)]).await.unwrap();
     assert_eq!(next.configs.list().await.unwrap(), []);
     assert!(next.offsets.load(&of("shop")).await.unwrap().is_empty());
-    assert_eq!(next.statuses.topics("shop").await.unwrap(), Vec::<String>::new());
+    let last = KafkaState::open(&worker(&broker), "127.0.0.1:8083").await.unwrap();
+    assert_eq!((last.statuses.places(), last.statuses.uses()), (vec![], vec![]));
 }
 
 #[tokio::test]

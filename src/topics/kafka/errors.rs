@@ -30,6 +30,23 @@ pub fn failed(doing: impl Into<String>, error: &KafkaError) -> Error {
     }
 }
 
+/// The error of a connection that no further try mends: wrong credentials, or a certificate that is missing or not trusted. All
+/// else, such as a handshake that a stopping broker broke off, is none.
+pub fn refused(doing: &str, error: &KafkaError, reason: &str) -> Option<Error> {
+    use RDKafkaErrorCode as Code;
+    let code = match error.rdkafka_error_code()? {
+        code @ (Code::Authentication | Code::SaslAuthenticationFailed) => code,
+        // TLS 1.3 lets a client know that its certificate is missing when the connection is made already.
+        Code::SSL | Code::BrokerTransportFailure if reason.contains("certificate") => Code::SSL,
+        _ => return None,
+    };
+    let refused = Error::new(kind(code), doing).because(reason.to_owned());
+    Some(match remedy(code) {
+        Some(mend) => refused.mend(mend),
+        None => refused,
+    })
+}
+
 /// As [`failed`], where only the code is known.
 pub fn failed_with_code(doing: impl Into<String>, code: RDKafkaErrorCode) -> Error {
     let error = Error::new(kind(code), doing).because(code);
@@ -263,7 +280,8 @@ fn remedy(code: RDKafkaErrorCode) -> Option<&'static str> {
         }
         Code::UnsupportedSASLMechanism => "set sasl.mechanism to one of the broker's sasl.enabled.mechanisms",
         Code::SSL => {
-            "see that ssl.truststore.location holds the authority of the broker's certificate, and that security.protocol is that of the broker's port"
+            "see that ssl.truststore.location holds the authority of the broker's certificate, that ssl.keystore.location holds one that the \
+             broker trusts where it asks for one, and that security.protocol is that of the broker's port"
         }
         Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
             "create the topic (kafka-topics.sh --create --topic NAME), or let the connector do it with topic.creation.default.partitions \
@@ -335,6 +353,16 @@ mod tests {
             assert_eq!(error.kind(), expected, "{code:?}");
             assert!(error.remedy().is_some(), "{code:?}");
         }
+    }
+
+    #[test]
+    fn only_a_refusal_that_lasts_ends_a_connection() {
+        use RDKafkaErrorCode as Code;
+        let refused = |code, reason| refused("connect", &KafkaError::Global(code), reason);
+        assert!(refused(Code::Authentication, "invalid password").is_some_and(|error| error.kind() == ErrorKind::Unauthorised));
+        assert!(refused(Code::SSL, "certificate verify failed").is_some_and(|error| error.kind() == ErrorKind::Unauthorised));
+        assert!(refused(Code::SSL, "SSL handshake failed: Disconnected").is_none());
+        assert!(refused(Code::BrokerTransportFailure, "Connection refused").is_none());
     }
 
     // I14

@@ -4,6 +4,7 @@
 //! - `transactions`: the same exactly once
 //! - `offset_store`: what keeps the offsets of sources
 //! - `reader`: the consumer of a sink task
+//! - `observer`: clients that only ask, and the first question to a cluster
 //! - `creation`: with what options topics are made
 //! - `unchanged`: what bytes cannot say about a record (I8)
 //! - `client`: settings of Java clients as those of librdkafka
@@ -18,6 +19,7 @@
 pub mod client;
 mod creation;
 pub mod errors;
+pub mod observer;
 pub mod offset_store;
 mod producer;
 mod reader;
@@ -34,9 +36,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{FromClientConfigAndContext as _, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::producer::Producer as _;
@@ -49,16 +51,17 @@ use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result, Value};
 use tokio::sync::watch;
 
-use self::client::{ClientSettings, Role};
+use self::client::{ClientSettings, Role, can_administer};
 use self::creation::{TopicCreation, TopicOptions};
 use self::errors::{failed, failed_with_code};
+use self::observer::{ObservingClient, observing_client};
 use self::offset_store::OffsetStore;
 use self::producer::{Deliveries, Producer};
 use self::reader::KafkaReader;
 use self::transactions::{TransactionOptions, Transactions, keep_committing};
 use self::writer::{HeldProducer, KafkaWriter, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
-use crate::state::kafka::OffsetsOf;
+use crate::state::kafka::{OffsetsOf, TopicUse};
 use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// How long brokers may take to answer a question.
@@ -127,7 +130,7 @@ pub struct KafkaLog {
     options: Arc<KafkaOptions>,
     offsets: Arc<dyn OffsetStore>,
     /// Answers questions about the cluster
-    observer: Arc<BaseConsumer<Observer>>,
+    observer: Arc<ObservingClient>,
     /// Begins the identity of every topic's log
     cluster: Arc<str>,
     /// Writes what no source sends
@@ -138,7 +141,7 @@ pub struct KafkaLog {
     changed: watch::Sender<u64>,
 }
 
-/// Which topics the connectors of this process have written and read.
+/// Which topics the connectors have written and read: those of this process, and what the status topic remembers of earlier ones.
 #[derive(Default)]
 struct Uses(Mutex<UsesByPlace>);
 
@@ -157,7 +160,10 @@ impl Uses {
 
     fn count(&self, connector: &Arc<str>, topic: &Arc<str>, is_written: bool) {
         let key = (Arc::clone(connector), Arc::clone(topic));
-        self.lock().entry(key).or_insert(Use { count: 0, is_written }).count += 1;
+        let mut uses = self.lock();
+        let used = uses.entry(key).or_insert(Use { count: 0, is_written });
+        used.count += 1;
+        used.is_written |= is_written;
     }
 
     /// The connector that has written `topic`.
@@ -172,21 +178,6 @@ struct Own {
     writer: KafkaWriter,
     number: u64,
 }
-
-/// The context of clients that only ask.
-struct Observer;
-
-impl ClientContext for Observer {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, _: KafkaError, reason: &str) {
-        tracing::debug!("Kafka cannot be asked at the moment: {reason}");
-    }
-}
-
-impl rdkafka::consumer::ConsumerContext for Observer {}
 
 /// Passes a line of librdkafka on. What it calls an error is mostly a connection that it makes anew; what stays wrong comes back as the
 /// error of a call.
@@ -252,7 +243,8 @@ impl Topics {
         if self.makes {
             let admin = AdminClient::from_config_and_context(&self.admin, DefaultClientContext)
                 .map_err(|error| failed("make a Kafka admin client", &error))?;
-            creation::make(&admin, topic, self.creation.of(topic)).await?;
+            let made = creation::make(&admin, topic, self.creation.of(topic)).await;
+            made.map_err(|error| producer.context().take_failure().unwrap_or(error))?;
             drop_off_the_async_threads(admin);
         }
         let (producer, name) = (Arc::clone(producer), Arc::clone(topic));
@@ -271,7 +263,9 @@ fn wait_for_leaders(producer: &Producer, topic: &str) -> Result<()> {
     let deadline = std::time::Instant::now() + LEADERS;
     loop {
         let metadata = producer.client().fetch_metadata(Some(topic), PATIENCE);
-        let metadata = metadata.map_err(|error| failed(format!("look for the topic {topic}"), &error))?;
+        // That brokers refuse the connection says more than that none has answered.
+        let cannot = |error| producer.context().take_failure().unwrap_or_else(|| failed(format!("look for the topic {topic}"), &error));
+        let metadata = metadata.map_err(cannot)?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let why = match found {
             Some(found) => match found.error() {
@@ -304,22 +298,7 @@ impl KafkaLog {
         });
         let internal = Arc::from(internal);
         let config = options.client(Role::Consumer, None)?;
-        let observer = BaseConsumer::from_config_and_context(&config, Observer);
-        let observer = Arc::new(observer.map_err(|error| failed("make a Kafka client", &error))?);
-        let servers = config.get("bootstrap.servers").unwrap_or_default().to_owned();
-        let cluster = {
-            let observer = Arc::clone(&observer);
-            blocking(move || {
-                let doing = || format!("connect to Kafka at {servers}");
-                // Any question shows whether the brokers answer, and if not, why.
-                observer.fetch_metadata(Some(OFFSETS), PATIENCE).map_err(|error| failed(doing(), &error))?;
-                observer
-                    .client()
-                    .fetch_cluster_id(PATIENCE)
-                    .ok_or_else(|| Error::new(ErrorKind::Unreachable, doing()).because("no broker has said the identity of its cluster"))
-            })
-            .await?
-        };
+        let (observer, cluster) = observer::connect(&config).await?;
         Ok(Self {
             options: Arc::new(options),
             offsets,
@@ -332,7 +311,15 @@ impl KafkaLog {
         })
     }
 
-    /// Identity of a topic's log.
+    /// Remembers which topics connectors used before this process. Who of them wrote is not known.
+    pub fn remember_uses(&self, uses: Vec<TopicUse>) {
+        let remembered =
+            uses.into_iter().map(|TopicUse { connector, topic }| ((connector.into(), topic.into()), Use { count: 0, is_written: false }));
+        self.uses.lock().extend(remembered);
+    }
+
+    /// Identity of a topic's log: the cluster and the name. Kafka gives each topic an id of its own too, which librdkafka's interface in
+    /// Rust does not hand out; a topic that was made anew is found out by its end, see [`reader`].
     fn log_id(&self, topic: &str) -> LogId {
         Arc::from(format!("{}/{topic}", self.cluster))
     }
@@ -365,7 +352,8 @@ impl KafkaLog {
         let creation = TopicCreation::read(&user.config).map_err(|report| misconfigured(&report))?;
         let topics = self.topics_of(user, creation, Some(Arc::clone(&user.connector)))?;
         let sender = Sender { producer, converters: self.converters(user)?, bytes: KeyAndValue::default() };
-        Ok(KafkaWriter { topics, state, sender, transactions, durable, accepted: 0, known: HashSet::new(), queued: None, keeper })
+        let refusals = user.refusals.clone();
+        Ok(KafkaWriter { topics, state, sender, transactions, durable, accepted: 0, known: HashSet::new(), queued: None, refusals, keeper })
     }
 
     /// Opens the writer of what no source sends.
@@ -377,7 +365,18 @@ impl KafkaLog {
         let topics = self.topics_of(&user, TopicCreation::with_default(TopicOptions::of_one_partition()), None)?;
         let sender = Sender { producer, converters: self.converters(&user)?, bytes: KeyAndValue::default() };
         let state = SourceState::default();
-        Ok(KafkaWriter { topics, state, sender, transactions: None, durable, accepted: 0, known: HashSet::new(), queued: None, keeper })
+        Ok(KafkaWriter {
+            topics,
+            state,
+            sender,
+            transactions: None,
+            durable,
+            accepted: 0,
+            known: HashSet::new(),
+            queued: None,
+            refusals: None,
+            keeper,
+        })
     }
 
     fn producer(&self, config: &mut ClientConfig, user: &LogUser) -> Result<HeldProducer> {
@@ -388,10 +387,12 @@ impl KafkaLog {
     }
 
     fn topics_of(&self, user: &LogUser, creation: TopicCreation, connector: Option<Arc<str>>) -> Result<Topics> {
+        let admin = self.options.client(Role::Admin, Some(&user.config))?;
+        let is_off = |enable: &str| enable.trim().eq_ignore_ascii_case("false");
         Ok(Topics {
             creation,
-            makes: self.options.worker.get("topic.creation.enable").is_none_or(|enable| !enable.trim().eq_ignore_ascii_case("false")),
-            admin: self.options.client(Role::Admin, Some(&user.config))?,
+            makes: can_administer(&admin) && !self.options.worker.get("topic.creation.enable").is_some_and(is_off),
+            admin,
             connector,
             uses: Arc::clone(&self.uses),
         })
@@ -424,7 +425,7 @@ impl KafkaLog {
     /// Topics of the cluster with the numbers of their partitions, without Kafka's and Connect's own.
     fn list(&self) -> Result<Vec<(Arc<str>, usize)>> {
         let metadata = self.observer.fetch_metadata(None, PATIENCE).map_err(|error| failed("list the topics", &error))?;
-        let own = |name: &str| name.starts_with("__") || self.internal.iter().any(|internal| internal == name);
+        let own = |name: &str| KAFKAS_OWN.contains(&name) || self.internal.iter().any(|internal| internal == name);
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && !own(topic.name()));
         let mut topics: Vec<_> = topics.map(|topic| (Arc::from(topic.name()), topic.partitions().len())).collect();
         topics.sort();
@@ -472,7 +473,7 @@ impl KafkaLog {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
             .set("queued.max.messages.kbytes", "1024");
-        let consumer = BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed(doing(), &error))?;
+        let consumer = observing_client(&config)?;
         let mut assigned = TopicPartitionList::new();
         let number = i32::try_from(partition).map_err(|_| unknown())?;
         let begin = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
@@ -496,10 +497,10 @@ impl KafkaLog {
     }
 
     /// A client that speaks for a sink's group without being a member of it.
-    fn group_client(&self, group: &str) -> Result<BaseConsumer<Observer>> {
+    fn group_client(&self, group: &str) -> Result<ObservingClient> {
         let mut config = self.options.client(Role::Consumer, None)?;
         config.set("group.id", group_of(group));
-        BaseConsumer::from_config_and_context(&config, Observer).map_err(|error| failed("make a Kafka client", &error))
+        observing_client(&config)
     }
 
     fn committed_offsets(&self, group: &str) -> Result<Vec<LogPosition>> {
@@ -572,6 +573,8 @@ fn to_list(positions: &[LogPosition]) -> Result<TopicPartitionList> {
     Ok(list)
 }
 
+/// Topics of Kafka itself (4.3, `Topic`, `TopicBasedRemoteLogMetadataManagerConfig`).
+const KAFKAS_OWN: [&str; 5] = [OFFSETS, "__transaction_state", "__share_group_state", "__cluster_metadata", "__remote_log_metadata"];
 /// A topic that every cluster may have; it does not matter whether this one has.
 const OFFSETS: &str = "__consumer_offsets";
 /// Begins the names of groups that only look; they commit nothing and join nothing.

@@ -8,11 +8,11 @@
 //! `enable.gapless.guarantee` librdkafka itself delivers nothing of a partition behind a gap.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientConfig;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
@@ -22,7 +22,8 @@ use tailwater_api::source::BatchNumber;
 use tailwater_api::state::StateChange;
 use tokio::sync::Notify;
 
-use super::errors::failed;
+use super::client::token::unsecured;
+use super::errors::{failed, refused};
 
 pub(super) type Producer = ThreadedProducer<Deliveries>;
 
@@ -40,6 +41,8 @@ pub(super) fn configure(config: &mut ClientConfig, queue: usize) {
     };
     // A burst fills batches by itself; a single change need not wait for company.
     default("linger.ms", "1");
+    // It costs less than to send and store what it saves.
+    default("compression.type", "lz4");
     let queue = queue.max(SMALLEST_QUEUE);
     default("queue.buffering.max.kbytes", &(queue / 1024).to_string());
     default("queue.buffering.max.messages", &(queue / MESSAGE_OVERHEAD).to_string());
@@ -62,6 +65,8 @@ pub(super) struct Deliveries {
     ledger: Mutex<VecDeque<Arc<InFlight>>>,
     /// The first record that was not delivered
     failure: Mutex<Option<Error>>,
+    /// No broker has taken a batch since the last complaint
+    is_away: AtomicBool,
     /// Told when a batch is delivered whole or a record is not
     pub(super) settled: Notify,
     /// Told when a record is not delivered
@@ -78,7 +83,14 @@ pub(super) struct Settled {
 
 impl Deliveries {
     pub(super) fn new(connector: Arc<str>) -> Self {
-        Self { connector, ledger: Mutex::default(), failure: Mutex::default(), settled: Notify::new(), failed: Notify::new() }
+        Self {
+            connector,
+            ledger: Mutex::default(),
+            failure: Mutex::default(),
+            is_away: AtomicBool::new(false),
+            settled: Notify::new(),
+            failed: Notify::new(),
+        }
     }
 
     fn ledger(&self) -> MutexGuard<'_, VecDeque<Arc<InFlight>>> {
@@ -119,6 +131,13 @@ impl Deliveries {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// A record of `batch` is not written: it was kept or dropped elsewhere.
+    pub(super) fn leave_out(&self, batch: &InFlight) {
+        if batch.undelivered.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.settled.notify_one();
+        }
+    }
+
     fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.settled.notify_one();
@@ -127,18 +146,32 @@ impl Deliveries {
 }
 
 impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         super::log(level, facility, message);
     }
 
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        unsecured(config)
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
-            // What is in flight will not be delivered by this producer any more.
+            // This producer delivers nothing any more. The reports of what is in flight follow, the first of them with the error of
+            // the record that did it, which says what mends it; this event says only that it has happened.
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) if !self.ledger().is_empty() => {
+                tracing::debug!(connector = &*self.connector, "the producer has ended: {reason}");
+            }
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
                 self.fail(failed("write to Kafka", &error).because(reason.to_owned()));
             }
-            // The producer goes on trying; the source waits when the queue is full.
-            _ => tracing::warn!(connector = &*self.connector, "Kafka cannot be written to at the moment: {reason}"),
+            _ if let Some(error) = refused("write to Kafka", &error, reason) => self.fail(error),
+            // The producer goes on trying; the source waits when the queue is full. Said once until something is delivered again.
+            _ if !self.is_away.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(connector = &*self.connector, "Kafka cannot be written to at the moment: {reason}");
+            }
+            _ => tracing::debug!(connector = &*self.connector, "Kafka cannot be written to at the moment: {reason}"),
         }
     }
 }
@@ -150,6 +183,7 @@ impl ProducerContext for Deliveries {
         match result {
             Ok(_) => {
                 if batch.undelivered.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.is_away.store(false, Ordering::Relaxed);
                     self.settled.notify_one();
                 }
             }

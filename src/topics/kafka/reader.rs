@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -31,7 +31,8 @@ use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::errors::{failed, kind};
+use super::client::token::unsecured;
+use super::errors::{failed, kind, refused};
 use super::unchanged::{self, UnknownFields};
 use super::{KafkaLog, PATIENCE, blocking, drop_off_the_async_threads, log, offset_of, raw, to_list};
 use crate::converters::{Converters, RecordPart};
@@ -60,19 +61,28 @@ struct Membership {
     reset: Offset,
     /// Partitions that went while records were being collected
     revoked: Mutex<Vec<TopicPartition>>,
-    /// Partitions came or went while records were being collected
-    is_rebalanced: AtomicBool,
-    /// An error of a rebalance, for the next poll
+    /// Partitions came or went while records were being collected, or the member cannot go on
+    has_news: AtomicBool,
+    /// Why it cannot go on: for the next poll
     failure: Mutex<Option<Error>>,
 }
 
 impl ClientContext for Membership {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        unsecured(config)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         log(level, facility, message);
     }
 
-    fn error(&self, _: KafkaError, reason: &str) {
-        tracing::debug!("Kafka cannot be read at the moment: {reason}");
+    fn error(&self, error: KafkaError, reason: &str) {
+        match refused("read topics", &error, reason) {
+            Some(error) => self.fail(error),
+            None => tracing::debug!("Kafka cannot be read at the moment: {reason}"),
+        }
     }
 }
 
@@ -81,13 +91,18 @@ impl ConsumerContext for Membership {
         let is_assign = what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let done = if is_assign { self.assign(consumer, partitions) } else { self.revoke(consumer, partitions) };
         if let Err(error) = done {
-            lock(&self.failure).get_or_insert(error);
+            self.fail(error);
         }
-        self.is_rebalanced.store(true, Ordering::Release);
+        self.has_news.store(true, Ordering::Release);
     }
 }
 
 impl Membership {
+    fn fail(&self, error: Error) {
+        lock(&self.failure).get_or_insert(error);
+        self.has_news.store(true, Ordering::Release);
+    }
+
     fn assign(&self, consumer: &Consumer, partitions: &TopicPartitionList) -> Result<()> {
         const DOING: &str = "take partitions over";
         let mut begin = consumer.committed_offsets(partitions.clone(), PATIENCE).map_err(|error| failed(DOING, &error))?;
@@ -263,7 +278,7 @@ impl KafkaReader {
         use rdkafka::config::FromClientConfigAndContext as _;
         let (events, received) = mpsc::channel(1);
         let membership =
-            Membership { events, reset, revoked: Mutex::default(), is_rebalanced: AtomicBool::new(false), failure: Mutex::default() };
+            Membership { events, reset, revoked: Mutex::default(), has_news: AtomicBool::new(false), failure: Mutex::default() };
         let consumer = Consumer::from_config_and_context(config, membership).map_err(|error| failed("make a Kafka consumer", &error))?;
         let consumer = Arc::new(consumer);
         let ends = Arc::new(Ends::default());
@@ -425,7 +440,7 @@ fn collect(consumer: &Consumer, decoder: &mut Decoder, bytes: usize) -> Result<C
     while held < bytes {
         let wait = if collected.records.is_empty() { WAIT } else { Duration::ZERO };
         let polled = consumer.poll(wait);
-        if context.is_rebalanced.swap(false, Ordering::AcqRel) {
+        if context.has_news.swap(false, Ordering::AcqRel) {
             let revoked = std::mem::take(&mut *lock(&context.revoked));
             collected.records.retain(|record| !revoked.contains(&record.topic_partition()));
             if let Some(error) = lock(&context.failure).take() {
@@ -466,20 +481,13 @@ fn place(message: &BorrowedMessage<'_>) -> Result<(u32, u64)> {
 /// What the consumer mends by itself.
 fn passes(error: &KafkaError) -> bool {
     let Some(code) = error.rdkafka_error_code() else { return false };
-    // That no broker is left, and that the group has given the member up, are for the task's status.
-    !matches!(code, RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PollExceeded)
-        && match kind(code) {
-            ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Throttled | ErrorKind::Restarting => true,
-            ErrorKind::Unauthorised
-            | ErrorKind::Missing
-            | ErrorKind::Conflict
-            | ErrorKind::Misconfigured
-            | ErrorKind::HistoryGone
-            | ErrorKind::Unreadable
-            | ErrorKind::Unsupported
-            | ErrorKind::Rejected
-            | ErrorKind::Bug => false,
-        }
+    match code {
+        // That no broker is left, and that the group has given the member up, are for the task's status.
+        RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::PollExceeded => false,
+        // A handshake that a stopping broker broke off; one that will never succeed was seen by the context.
+        RDKafkaErrorCode::SSL => true,
+        code => kind(code).is_transient(),
+    }
 }
 
 /// Looks every few seconds which topics the subscription covers and where the partitions that are read end.

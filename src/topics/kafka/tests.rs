@@ -1,5 +1,8 @@
 //! The engine on librdkafka's mock cluster, and on a real broker where a mock has no say.
 
+mod failures;
+mod security;
+
 use std::collections::BTreeMap;
 
 use rdkafka::mocking::MockCluster;
@@ -11,8 +14,9 @@ use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::required_or_skip;
 
 use super::*;
+use crate::converters::RecordPart;
 use crate::state::kafka::OffsetRecords;
-use crate::topics::Polled;
+use crate::topics::{Polled, Refusals};
 
 /// Offsets in memory.
 #[derive(Default)]
@@ -156,6 +160,42 @@ async fn a_record_that_is_too_large_is_refused_by_name_and_its_batch_stays_open(
     assert_eq!(error.kind(), ErrorKind::Rejected);
     assert!(error.to_string().contains('t') && error.remedy().unwrap().contains("max.message.bytes"), "{error}");
     assert!(offsets.load(&of("shop")).await.unwrap().is_empty(), "I2");
+}
+
+/// Lets a source go on without the records that cannot be written.
+#[derive(Default)]
+struct LeftOut(Mutex<Vec<(String, Option<RecordPart>)>>);
+
+impl Refusals for LeftOut {
+    fn refuse<'a>(&'a self, record: &'a Record, part: Option<RecordPart>, error: Error) -> BoxFuture<'a, Result<()>> {
+        assert_eq!(*error.scope(), tailwater_api::Scope::Record);
+        self.0.lock().unwrap().push((record.topic.to_string(), part));
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[tokio::test]
+async fn records_that_cannot_be_written_are_left_out_where_somebody_keeps_them_and_end_the_run_else() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, offsets) = opened(&cluster.bootstrap_servers(), false).await;
+    let number = || Record::new("t".into(), SchemaAndValue::NONE, SchemaAndValue { schema: None, value: Value::Int64(7) });
+    let records = || vec![text("t", "k", "1"), number(), text("t", "k", &"x".repeat(2_000_000)), text("t", "k", "2"), number()];
+    let left_out = Arc::new(LeftOut::default());
+    let bytes = || Arc::new([("value.converter", "bytes")].into_iter().collect());
+    let user = LogUser { config: bytes(), refusals: Some(Arc::clone(&left_out) as _), ..LogUser::from("shop") };
+    let mut writer = log.writer(&user).await.unwrap();
+    writer.append(1, SourceBatch { records: records(), state: at(1), ..SourceBatch::default() }).await.unwrap();
+    durable(&*writer, 1).await.unwrap();
+    assert_eq!(values(&log, "t").await, ["1", "2"]);
+    let value = ("t".to_owned(), Some(RecordPart::Value));
+    assert_eq!(*left_out.0.lock().unwrap(), [value.clone(), ("t".to_owned(), None), value]);
+    assert_eq!(offsets.load(&of("shop")).await.unwrap().iter().next().unwrap().1["lsn"], 1);
+
+    let mut writer = log.writer(&LogUser { config: bytes(), ..LogUser::from("other") }).await.unwrap();
+    let error = writer.append(1, SourceBatch { records: records(), state: at(1), ..SourceBatch::default() }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
+    assert!(offsets.load(&of("other")).await.unwrap().is_empty(), "I2");
 }
 
 #[tokio::test]

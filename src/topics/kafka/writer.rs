@@ -5,8 +5,9 @@
 //!                                                                                   │ finished prefix
 //!                                       durable ◄── offsets topic ◄─────────────────┘
 //! ```
-//! Records first, then the offset, then `durable` (I1): a crash in between repeats records, and loses none. While one offset is on its
-//! way further batches finish, so offsets are written as often as the brokers take them and not once a batch.
+//! Records first, then the offset, then `durable` (I1): a crash in between repeats records, and loses none. Offsets are not written
+//! once a batch but with a pause after each: a source of many small transactions would keep the brokers busier with them than with
+//! its records.
 //!
 //! That is at least once. Where the worker wants exactly once, records and offset are in one transaction instead (`transactions`).
 //!
@@ -38,12 +39,15 @@ use super::producer::{Deliveries, InFlight, Producer};
 use super::transactions::{self, Held, Transactions};
 use super::unchanged::{self, UnknownFields};
 use super::{KafkaLog, Topics, again, drop_off_the_async_threads};
-use crate::converters::{Converters, KeyAndValue};
+use crate::converters::{Converters, KeyAndValue, RecordPart};
 use crate::state::kafka::OffsetsOf;
-use crate::topics::LogWriter;
+use crate::topics::{LogWriter, Refusals};
 
 /// How long a full queue is left alone before it is tried again: it drains a good part meanwhile, never all of it.
 const FULL: Duration = Duration::from_millis(2);
+
+/// How long an offset is left to stand before the next one is written.
+const OFFSETS: Duration = Duration::from_millis(100);
 
 pub(super) type Durable = Result<BatchNumber, Arc<Error>>;
 
@@ -62,6 +66,8 @@ pub(super) struct KafkaWriter {
     pub(super) known: HashSet<Arc<str>>,
     /// A batch that was taken over and is not handed to the producer whole
     pub(super) queued: Option<QueuedBatch>,
+    /// Decides about records that cannot be written
+    pub(super) refusals: Option<Arc<dyn Refusals>>,
     /// Turns delivered into durable; ends with the writer
     pub(super) keeper: JoinHandle<()>,
 }
@@ -107,10 +113,10 @@ pub(super) struct QueuedBatch {
 }
 
 impl Sender {
-    /// Hands a record to the producer; `false` if its queue is full.
-    pub(super) fn send(&mut self, record: &Record, in_flight: &Arc<InFlight>) -> Result<bool> {
-        self.converters.write(record, &mut self.bytes)?;
-        let headers = self.headers(record)?;
+    /// Hands a record to the producer; `false` if its queue is full. An error comes with the part of the record that does not convert.
+    pub(super) fn send(&mut self, record: &Record, in_flight: &Arc<InFlight>) -> Result<bool, (Option<RecordPart>, Error)> {
+        self.converters.write(record, &mut self.bytes).map_err(|(part, error)| (Some(part), error))?;
+        let headers = self.headers(record).map_err(|error| (Some(RecordPart::Header), error))?;
         let sent = self.producer.send(BaseRecord {
             topic: &record.topic,
             partition: record.partition.and_then(|partition| i32::try_from(partition).ok()),
@@ -126,7 +132,7 @@ impl Sender {
             Err((error, _)) => {
                 let is_of_record = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
                 let error = failed(format!("write to the topic {}", record.topic), &error);
-                Err(if is_of_record { error.scoped(Scope::Record) } else { error })
+                Err((None, if is_of_record { error.scoped(Scope::Record) } else { error }))
             }
         }
     }
@@ -175,10 +181,22 @@ impl KafkaWriter {
     async fn send_queued(&mut self) -> Result<()> {
         let Some(queued) = &mut self.queued else { return Ok(()) };
         while let Some(record) = queued.records.as_slice().first() {
-            if self.sender.send(record, &queued.in_flight)? {
-                queued.bytes += self.sender.bytes.bytes();
-                queued.records.next();
-                continue;
+            match self.sender.send(record, &queued.in_flight) {
+                Ok(true) => {
+                    queued.bytes += self.sender.bytes.bytes();
+                    queued.records.next();
+                    continue;
+                }
+                Ok(false) => {}
+                Err((part, error)) if *error.scope() == Scope::Record => {
+                    let Some(refusals) = &self.refusals else { return Err(error) };
+                    // I2: the batch is finished without the record only when this is kept or dropped.
+                    refusals.refuse(record, part, error).await?;
+                    self.sender.producer.context().leave_out(&queued.in_flight);
+                    queued.records.next();
+                    continue;
+                }
+                Err((_, error)) => return Err(error),
             }
             tokio::time::sleep(FULL).await;
             if let Err(error) = &*self.durable.borrow() {
@@ -272,14 +290,16 @@ pub(super) fn keep_offsets(
             deliveries.settled.notified().await;
             while let Some(settled) = deliveries.take_settled() {
                 // I1: the records are durable by now, the offset becomes so here, and only then is it said.
-                if !settled.state.is_empty()
-                    && let Err(error) = offsets.put(&of, settled.state).await
-                {
+                let has_offset = !settled.state.is_empty();
+                if has_offset && let Err(error) = offsets.put(&of, settled.state).await {
                     let _ = durable.send_replace(Err(Arc::new(error)));
                     return;
                 }
                 let _ = durable.send_replace(Ok(settled.number));
                 changed.send_modify(|count| *count += 1);
+                if has_offset {
+                    tokio::time::sleep(OFFSETS).await;
+                }
             }
             if let Some(error) = deliveries.take_failure() {
                 let _ = durable.send_replace(Err(Arc::new(error)));

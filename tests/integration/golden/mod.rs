@@ -6,7 +6,8 @@
 //!
 //! `TAILWATER_GOLDEN=postgres/operations,transforms/chain` plays these cases alone, pending ones too, and prints their
 //! differences; `TAILWATER_GOLDEN=pending` plays all pending ones and names those that became equal.
-//! `TAILWATER_GOLDEN_ENGINE=kafka` plays cases through a real broker each, where the same bytes must stand.
+//! On Kafka the same bytes must stand: a few cases are always played through a real broker, all with `TAILWATER_LONG=1`, and those
+//! that `TAILWATER_GOLDEN` names with `TAILWATER_GOLDEN_ENGINE=kafka`.
 //! `TAILWATER_GOLDEN_UPDATE=1` writes the files below `differences/` anew for cases that have an entry.
 
 mod comparison;
@@ -17,7 +18,7 @@ use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use serde::Deserialize;
 use tailwater_testkit::kafka::KafkaBroker;
@@ -28,6 +29,17 @@ const FAMILIES: [&str; 2] = ["postgres", "transforms"];
 
 /// Cases at the same time; each has a server and a daemon, which mostly wait.
 const AT_ONCE: usize = 4;
+
+/// Cases that are always played on Kafka too: every operation, unknown values, headers of a key change, what no schema describes, a
+/// chain of transforms, and a snapshot alone.
+const ON_KAFKA: [&str; 6] = [
+    "postgres/converter-schemaless",
+    "postgres/key-changes",
+    "postgres/operations",
+    "postgres/snapshot-initial-only",
+    "postgres/toast-default",
+    "postgres/transforms-unwrap-and-route",
+];
 
 /// What every server of a case has, as the recording ones had it.
 const SETTINGS: &[(&str, &str)] = &[("max_prepared_transactions", "10"), ("track_commit_timestamp", "on")];
@@ -95,7 +107,12 @@ fn recorded_cases_are_equal_or_their_differences_are_listed() {
         Some("pending") => pending.iter().cloned().collect(),
         Some(names) => names.split(',').map(str::to_owned).collect(),
     };
-    let outcomes = play_all(selected);
+    let engine = match std::env::var("TAILWATER_GOLDEN_ENGINE").as_deref() {
+        Ok("kafka") => Engine::Kafka,
+        Ok(engine) => panic!("TAILWATER_GOLDEN_ENGINE is kafka or not set, not {engine:?}"),
+        Err(_) => Engine::Embedded,
+    };
+    let outcomes = play_all(selected, engine);
     if selection.as_deref() == Some("pending") {
         let equal: Vec<_> = outcomes
             .iter()
@@ -105,22 +122,48 @@ fn recorded_cases_are_equal_or_their_differences_are_listed() {
         println!("pending cases that are equal now: {equal:#?}");
         return;
     }
+    assert_equal_or_listed(&outcomes);
+}
+
+#[test]
+fn recorded_cases_are_the_same_on_a_real_broker() {
+    let names = if std::env::var_os("TAILWATER_LONG").is_some() {
+        let pending: BTreeSet<_> = pending().into_iter().collect();
+        cases().into_iter().filter(|name| !pending.contains(name)).collect()
+    } else {
+        ON_KAFKA.map(str::to_owned).into()
+    };
+    assert_equal_or_listed(&play_all(names, Engine::Kafka));
+}
+
+fn assert_equal_or_listed(outcomes: &BTreeMap<String, Outcome>) {
     let listed: BTreeSet<_> = entries().into_iter().map(|entry| entry.case).collect();
     let faults: Vec<_> = outcomes.iter().filter_map(|(name, outcome)| fault(name, outcome, listed.contains(name))).collect();
     assert!(faults.is_empty(), "{} of {} cases:\n\n{}", faults.len(), outcomes.len(), faults.join("\n\n"));
 }
 
-/// Each case has a thread and a runtime of its own, so that one that panics is one case less and not the end.
-fn play_all(names: Vec<String>) -> BTreeMap<String, Outcome> {
+/// What keeps the records.
+#[derive(Clone, Copy)]
+enum Engine {
+    Embedded,
+    Kafka,
+}
+
+/// Each case has a thread and a runtime of its own, so that one that panics is one case less and not the end. All share a broker.
+fn play_all(names: Vec<String>, engine: Engine) -> BTreeMap<String, Outcome> {
+    let broker = match engine {
+        Engine::Embedded => None,
+        Engine::Kafka => match required_or_skip(runtime().block_on(KafkaBroker::start(&[]))) {
+            Some(broker) => Some(Arc::new(broker)),
+            None => return names.into_iter().map(|name| (name, Outcome::Skipped)).collect(),
+        },
+    };
     let names = Mutex::new(names.into_iter());
     let outcomes = Mutex::new(BTreeMap::new());
     let work = || {
         while let Some(name) = { names.lock().unwrap().next() } {
-            let case = name.clone();
-            let played = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(compare(case))
-            });
+            let (case, broker) = (name.clone(), broker.clone());
+            let played = std::thread::spawn(move || runtime().block_on(compare(case, broker.as_deref())));
             let outcome = played.join().unwrap_or_else(|panic| Outcome::Broken(panic_text(panic)));
             outcomes.lock().unwrap().insert(name, outcome);
         }
@@ -133,7 +176,11 @@ fn play_all(names: Vec<String>) -> BTreeMap<String, Outcome> {
     outcomes.into_inner().unwrap()
 }
 
-async fn compare(name: String) -> Outcome {
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+async fn compare(name: String, broker: Option<&KafkaBroker>) -> Outcome {
     let case = recording::case(&name);
     let Some(server) = required_or_skip(PostgresServer::start(player::version(&case), SETTINGS).await) else { return Outcome::Skipped };
     if let Some(missing) = player::missing_extension(&case, &server).await {
@@ -141,15 +188,7 @@ async fn compare(name: String) -> Outcome {
         return Outcome::Skipped;
     }
     let may_fail = recording::has_failure(&name) || entries().iter().any(|entry| entry.case == name);
-    let broker = match std::env::var("TAILWATER_GOLDEN_ENGINE").as_deref() {
-        Ok("kafka") => match required_or_skip(KafkaBroker::start(&[]).await) {
-            Some(broker) => Some(broker),
-            None => return Outcome::Skipped,
-        },
-        Ok(engine) => panic!("TAILWATER_GOLDEN_ENGINE is kafka or not set, not {engine:?}"),
-        Err(_) => None,
-    };
-    let played = player::play(&name, &server, broker.as_ref(), may_fail).await;
+    let played = player::play(&name, &server, broker, may_fail).await;
     let mut found = comparison::differences(&recording::records(&name), &played.topics);
     match (recording::has_failure(&name), played.failure) {
         (true, None) => found.push("recorded a failure, tailwater works".to_owned()),

@@ -38,11 +38,14 @@ pub(crate) fn version(case: &Case) -> Version {
 /// The header of records with unknown values, which only the Kafka engine writes and Debezium does not know.
 const UNCHANGED: &str = "__tailwater.context.unchanged";
 
-/// The worker file for a topic log in this broker.
-fn on_kafka(broker: &KafkaBroker) -> String {
+/// The worker file for a topic log in this broker, which other cases use too: each has state of its own.
+fn on_kafka(broker: &KafkaBroker, case: &str) -> String {
     let mut worker = format!("topics: {{engine: kafka, kafka: {{bootstrap.servers: \"{}\"}}}}\n", broker.bootstrap_servers());
     for topic in ["config", "offset", "status"] {
-        worker += &format!("{topic}.storage.replication.factor: 1\n");
+        worker += &format!("{topic}.storage: {{topic: _{case}-{topic}, replication.factor: 1}}\n");
+    }
+    for topic in ["offset", "status"] {
+        worker += &format!("{topic}.storage.partitions: 1\n");
     }
     worker
 }
@@ -91,13 +94,17 @@ pub(crate) async fn play(name: &str, server: &PostgresServer, broker: Option<&Ka
 
     let home = Home::new();
     // A case may show old keys and values that are lost in the recorded schema: both are warnings.
-    let engine = broker.map(on_kafka).unwrap_or_default();
+    let engine = broker.map(|broker| on_kafka(broker, &database)).unwrap_or_default();
     let mut options = Options::default().worker(format!("{WORKER}{engine}")).expect("\"WARN\"");
     if may_fail {
         options = options.expect("\"ERROR\"");
     }
     let daemon = Daemon::start(&home, &options).await;
-    let mut player = Player { daemon, source, slot, config, failure: None };
+    let patterns = case.topics.clone().unwrap_or_else(|| {
+        let prefix = regex::escape(&prefix);
+        vec![prefix.clone(), format!(r"{prefix}\..*"), format!("__debezium-heartbeat.{prefix}")]
+    });
+    let mut player = Player { daemon, source, slot, config, patterns, failure: None };
     player.start(&case).await;
     let streams = case.streams();
     for step in case.stream.map(recording::Stream::steps).unwrap_or_default() {
@@ -109,11 +116,7 @@ pub(crate) async fn play(name: &str, server: &PostgresServer, broker: Option<&Ka
             player.fence().await;
         }
     }
-    let patterns = case.topics.unwrap_or_else(|| {
-        let prefix = regex::escape(&prefix);
-        vec![prefix.clone(), format!(r"{prefix}\..*"), format!("__debezium-heartbeat.{prefix}")]
-    });
-    let topics = player.topics(&patterns).await;
+    let topics = player.topics().await;
     let failure = player.failure.take();
     player.daemon.stop().await;
     Played { topics, failure }
@@ -124,6 +127,8 @@ struct Player {
     source: Client,
     slot: String,
     config: serde_json::Map<String, Value>,
+    /// Of the topics that the case writes
+    patterns: Vec<String>,
     failure: Option<String>,
 }
 
@@ -233,7 +238,7 @@ impl Player {
         let mut last = None;
         wait_at_most(Duration::from_secs(60), "the end of the snapshot", async || {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let now: usize = self.topics(&[".*".to_owned()]).await.values().map(Vec::len).sum();
+            let now: usize = self.topics().await.values().map(Vec::len).sum();
             let quiet = now > 0 && last == Some(now);
             last = Some(now);
             quiet
@@ -257,8 +262,8 @@ impl Player {
         self.source.query_opt(query, &[&self.slot]).await.unwrap().and_then(|row| row.get(0))
     }
 
-    async fn topics(&self, patterns: &[String]) -> Topics {
-        let patterns: Vec<_> = patterns.iter().map(|pattern| regex::Regex::new(&format!("^(?:{pattern})$")).unwrap()).collect();
+    async fn topics(&self) -> Topics {
+        let patterns: Vec<_> = self.patterns.iter().map(|pattern| regex::Regex::new(&format!("^(?:{pattern})$")).unwrap()).collect();
         let mut topics = Topics::new();
         for topic in self.daemon.topics().await {
             if patterns.iter().any(|pattern| pattern.is_match(&topic)) {

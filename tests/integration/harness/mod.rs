@@ -188,6 +188,11 @@ impl Daemon {
         self.process.wait().unwrap();
     }
 
+    /// SIGHUP.
+    pub(crate) fn reload(&self) {
+        kill_process(Pid::from_child(&self.process), Signal::HUP).unwrap();
+    }
+
     /// SIGTERM; the exit must be clean.
     pub(crate) async fn stop(mut self) {
         kill_process(Pid::from_child(&self.process), Signal::TERM).unwrap();

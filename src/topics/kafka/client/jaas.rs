@@ -10,7 +10,7 @@ use std::str::Chars;
 
 use tailwater_api::config::ConfigReport;
 
-use super::{Settings, short_class};
+use super::{Settings, short_class, token};
 use crate::config::document::fault;
 
 const KEY: &str = "sasl.jaas.config";
@@ -66,14 +66,10 @@ impl Login {
                 .to_owned());
         };
         let life = self.options.get("unsecuredLoginLifetimeSeconds").map_or("3600", String::as_str);
-        if life.parse::<u32>().is_err() {
+        let Ok(seconds) = life.parse::<u32>() else {
             return Err("has an unsecuredLoginLifetimeSeconds that is no number".to_owned());
-        }
-        Ok(vec![
-            ("sasl.mechanism", "OAUTHBEARER".to_owned()),
-            ("enable.sasl.oauthbearer.unsecure.jwt", "true".to_owned()),
-            ("sasl.oauthbearer.config", format!("principal={principal} lifeSeconds={life}")),
-        ])
+        };
+        Ok(vec![("sasl.mechanism", "OAUTHBEARER".to_owned()), ("sasl.oauthbearer.config", token::setting(principal, seconds))])
     }
 }
 
@@ -166,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unsecured_token_is_made_by_librdkafka() {
+    fn an_unsecured_token_is_described() {
         let text = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"alice\";";
         assert_eq!(login(text, Some("OAUTHBEARER")).unwrap()["sasl.oauthbearer.config"], "principal=alice lifeSeconds=3600");
         let text = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required clientId=\"a\" clientSecret=\"canary\";";
