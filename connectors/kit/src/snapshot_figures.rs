@@ -43,6 +43,15 @@ impl SnapshotFigures {
     /// Begins to report a snapshot, of no table yet.
     #[must_use]
     pub fn begin(metrics: &Arc<dyn Metrics>) -> Self {
+        let figures = Self::go_on(metrics);
+        figures.tables.set(0);
+        figures.remaining.set(0);
+        figures
+    }
+
+    /// Goes on to report a snapshot, of the tables that it has so far.
+    #[must_use]
+    pub fn go_on(metrics: &Arc<dyn Metrics>) -> Self {
         let gauge = |name, help| metrics.gauge(name, help, None);
         let figures = Self {
             metrics: Arc::clone(metrics),
@@ -52,8 +61,6 @@ impl SnapshotFigures {
             seconds: gauge(names::SECONDS, "How long this run has been reading for the snapshot."),
             begun: Instant::now(),
         };
-        figures.tables.set(0);
-        figures.remaining.set(0);
         figures.running.set(1);
         figures
     }
@@ -88,15 +95,15 @@ impl SnapshotFigures {
         table.state.set(names::COMPLETE);
         table.estimated.set(table.rows.get());
         table.rest.set(0);
-        self.remaining.set(self.remaining.get() - 1);
+        decrease(&self.remaining);
         self.tick();
     }
 
     /// The table is none of the snapshot's any more.
     pub fn leave_out(&self, table: &TableFigures) {
         table.state.set(names::COMPLETE);
-        self.tables.set(self.tables.get() - 1);
-        self.remaining.set(self.remaining.get() - 1);
+        decrease(&self.tables);
+        decrease(&self.remaining);
     }
 
     /// Counts the time.
@@ -117,8 +124,19 @@ impl TableFigures {
     pub fn begin(&mut self, estimated: Option<u64>) {
         (self.begun, self.told) = (Instant::now(), Instant::now());
         self.state.set(names::IS_READ);
-        self.estimated.set(estimated.map_or(-1, signed));
+        self.estimate(estimated);
         info!(table = &*self.name, estimated_rows = self.estimated.get(), "the snapshot reads the table");
+    }
+
+    /// Whether it is not begun.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.state.get() == names::WAITS
+    }
+
+    /// It may have so many rows.
+    pub fn estimate(&self, rows: Option<u64>) {
+        self.estimated.set(rows.map_or(-1, signed));
     }
 
     /// So many more rows were read.
@@ -150,6 +168,11 @@ fn rest(rows: i64, earlier: i64, estimated: i64, elapsed: Duration) -> i64 {
     let left = (estimated - rows).max(0) as f64 / read as f64 * elapsed.as_secs_f64();
     // Saturates; nobody waits that long.
     left.round() as i64
+}
+
+/// Two snapshots of one source, at the start and by a signal, share these figures.
+fn decrease(count: &Gauge) {
+    count.set((count.get() - 1).max(0));
 }
 
 fn signed(count: u64) -> i64 {

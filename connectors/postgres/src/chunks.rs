@@ -21,10 +21,11 @@
 mod keys;
 mod read;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tailwater_api::metrics::Metrics;
 use tailwater_api::record::Record;
 use tailwater_api::source::{ByteBudget, Reservation};
 use tailwater_api::state::StateChange;
@@ -32,6 +33,8 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::Change;
 use tailwater_kit::filters::NameList;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tailwater_kit::pace::Pace;
+use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
 use tailwater_kit::windows::{Look, Reconciled, Windows};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -108,6 +111,14 @@ pub(crate) struct Chunks {
     /// A chunk that the log has not passed yet
     chunk: Option<(Look, Chunk)>,
     rows: usize,
+    pace: Pace,
+    /// Before this no chunk is read: the rate of a snapshot may be limited.
+    paced: Instant,
+    metrics: Arc<dyn Metrics>,
+    /// While there are tables
+    snapshot: Option<SnapshotFigures>,
+    /// Of each table, by its name
+    figures: HashMap<String, TableFigures>,
     /// Before this no step is begun.
     due: Instant,
     waiting_since: Option<Instant>,
@@ -144,25 +155,55 @@ impl Chunks {
         config: Arc<PostgresConfig>,
         publication: Arc<Option<Publication>>,
         budget: Arc<dyn ByteBudget>,
+        metrics: Arc<dyn Metrics>,
         tables: Vec<ReadingTable>,
         paused: bool,
     ) -> Self {
-        Self {
+        let mut chunks = Self {
             notifications: Notifications::new(&config.relational.notifications, &config.relational.topic_prefix),
             session: Some(SqlSession::new(config.clone())),
-            config,
             publication,
             budget,
             windows: Windows::new(TOUCHED_LIMIT, None),
             room: None,
-            tables: tables.into(),
+            tables: VecDeque::new(),
             paused,
+            pace: Pace::new(config.relational.snapshot_bytes_per_second),
+            paced: Instant::now(),
+            snapshot: (!tables.is_empty()).then(|| SnapshotFigures::go_on(&metrics)),
+            metrics,
+            figures: HashMap::new(),
             under_way: JoinSet::new(),
             finished: None,
             chunk: None,
             rows: FIRST_ROWS,
             due: Instant::now(),
             waiting_since: None,
+            config,
+        };
+        chunks.append(tables);
+        chunks
+    }
+
+    fn append(&mut self, tables: Vec<ReadingTable>) {
+        for table in tables {
+            let snapshot = self.snapshot.get_or_insert_with(|| SnapshotFigures::begin(&self.metrics));
+            self.figures.insert(table.name.clone(), snapshot.table(&table.name, table.rows));
+            self.tables.push_back(table);
+        }
+    }
+
+    /// The table is read no more, because it is complete, or is left out.
+    fn end_figures(&mut self, table: &ReadingTable, is_complete: bool) {
+        if let (Some(snapshot), Some(mut figures)) = (&self.snapshot, self.figures.remove(&table.name)) {
+            if is_complete {
+                snapshot.complete(&mut figures);
+            } else {
+                snapshot.leave_out(&figures);
+            }
+        }
+        if self.is_idle() {
+            self.snapshot = None;
         }
     }
 
@@ -195,7 +236,7 @@ impl Chunks {
 
     /// Reads further tables behind those that are there. To be called between two transactions.
     pub(crate) fn add(&mut self, tables: Vec<ReadingTable>) {
-        self.tables.extend(tables);
+        self.append(tables);
         // What the log touched of them is not known.
         self.begin_anew();
     }
@@ -207,6 +248,7 @@ impl Chunks {
         let first = self.tables.front().is_some_and(is_stopped);
         let (stopped, left): (Vec<_>, Vec<_>) = self.tables.drain(..).partition(is_stopped);
         self.tables = left.into();
+        stopped.iter().for_each(|table| self.end_figures(table, false));
         if first {
             self.begin_anew();
         }
@@ -375,6 +417,9 @@ impl Chunks {
             rows: self.rows.min(self.config.relational.chunk_rows.unwrap_or(MOST_ROWS)),
         };
         let is_asked_for = table.request.is_some();
+        if let Some(figures) = self.figures.get_mut(&table.name).filter(|figures| figures.waits()) {
+            figures.begin(None);
+        }
         self.under_way.spawn(async move {
             let step = match read.run(&mut session).await {
                 Ok(outcome) => Ok(Step::Read(look, outcome)),
@@ -411,6 +456,7 @@ impl Chunks {
             }
             Step::Read(look, Outcome::Chunk(chunk)) => {
                 self.windows.learn(look, &chunk.sight);
+                self.paced = self.pace.count(chunk.octets).unwrap_or(self.paced);
                 self.chunk = Some((look, *chunk));
                 // The log may pass it by itself.
                 self.due += PAUSE;
@@ -441,6 +487,7 @@ impl Chunks {
     /// Leaves the first table out.
     fn give_up(&mut self, status: &str, why: &str) -> Option<Emission> {
         let table = self.tables.pop_front()?;
+        self.end_figures(&table, false);
         warn!(table = %table.name, rows = table.rows, "the snapshot cannot read the table to its end: {why}");
         let notifications = self.tell_of_end(&table, status);
         let state = vec![table.removal(&self.config.relational.topic_prefix)];
@@ -449,7 +496,7 @@ impl Chunks {
 
     /// Emits the chunk, which the log has passed.
     fn emit(&mut self, look: Look, mut chunk: Chunk) -> Option<Emission> {
-        self.due = Instant::now();
+        self.due = self.paced.max(Instant::now());
         let count = chunk.rows.len();
         let table = self.tables.front_mut()?;
         match self.windows.reconcile(look, &chunk.sight, table.oid, &mut chunk.rows, |(key, _)| key) {
@@ -465,10 +512,15 @@ impl Chunks {
         table.rows += count as u64;
         table.range = chunk.range;
         let table = table.clone();
-        let server = &self.config.relational.topic_prefix;
+        if let Some(figures) = self.figures.get_mut(&table.name) {
+            figures.estimate(chunk.estimated);
+            figures.add(count as u64, chunk.octets as u64);
+        }
+        let server = &self.config.relational.topic_prefix.clone();
         let mut notifications = if count > 0 { self.tell_of_chunk(&table) } else { Vec::new() };
         let state = if chunk.is_last {
             self.tables.pop_front();
+            self.end_figures(&table, true);
             info!(table = %table.name, rows = table.rows, "the snapshot of the table is complete");
             notifications.extend(self.tell_of_end(&table, if table.rows == 0 { "EMPTY" } else { "SUCCEEDED" }));
             if table.request.is_some() {

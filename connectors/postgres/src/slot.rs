@@ -1,7 +1,7 @@
 //! The replication slot: what the server says about it, its creation, and attaching to it.
 //!
 //! The creation of a slot waits until every transaction that is writing on the whole server has ended, prepared ones
-//! included. While it waits, the log names what it waits for.
+//! included. While it waits, the log names what it waits for. A standby learns from its primary which transactions run.
 
 use std::time::{Duration, Instant};
 
@@ -21,9 +21,13 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// After this time the log says what a new slot waits for, and then again each time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Transactions that a new slot waits for, the oldest first, and how each is ended.
-const OPEN: &str = "
-SELECT string_agg(format('%s, open since %s (to end it: %s)', who, since, ending), '; ' ORDER BY since) FROM (
+/// What a new slot waits for: transactions, the oldest first, and how each is ended.
+const WAITS_FOR: &str = "
+SELECT CASE WHEN pg_is_in_recovery()
+    THEN 'the primary to say which transactions run (to make it: SELECT pg_log_standby_snapshot(); there), and for these to end'
+    ELSE 'open transactions: ' || coalesce(
+        string_agg(format('%s, open since %s (to end it: %s)', who, since, ending), '; ' ORDER BY since), 'none that this role can see')
+END FROM (
     SELECT format('pid %s of %s', pid, usename) AS who, xact_start AS since, format('SELECT pg_terminate_backend(%s);', pid) AS ending
     FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
     UNION ALL
@@ -55,8 +59,8 @@ pub(crate) async fn explain_wait<T>(sql: &SqlConnection, slot: &str, creation: i
             done = &mut creation => return done,
             () = tokio::time::sleep(PATIENCE) => {
                 // The wait is what matters here; what cannot be named is none the less waited for.
-                let waited_for = sql.query_one(OPEN, &[]).await.ok().and_then(|row| row.get::<_, Option<String>>(0));
-                warn!(slot, "the creation of the slot waits for open transactions: {}", waited_for.as_deref().unwrap_or("none that this role can see"));
+                let waits_for = sql.query_one(WAITS_FOR, &[]).await.ok().map(|row| row.get::<_, String>(0));
+                warn!(slot, "the creation of the slot waits for {}", waits_for.as_deref().unwrap_or("what the server does not say"));
             }
         }
     }

@@ -486,7 +486,7 @@ impl Run {
         let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
         let publication = Arc::new(self.publication.take());
         let paused = are_paused(context.state(), &server);
-        let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), reading, paused);
+        let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), context.metrics().clone(), reading, paused);
         let blocking = BlockingSnapshots::new(blocking);
         let signals = Channels::open(&self.config.relational.signals, context.take_signals());
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
@@ -587,10 +587,18 @@ pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefin
     captured
 }
 
+/// `server_version_num` of the first version whose standbys have slots of their own.
+const STANDBYS_DECODE: u32 = 160_000;
+
 /// What no configuration can do without.
 pub(crate) fn check_server(config: &PostgresConfig, facts: &ServerFacts) -> Result<()> {
     if !config.snapshot.stream {
         return Ok(());
+    }
+    if facts.in_recovery && facts.version < STANDBYS_DECODE {
+        return Err(Error::new(ErrorKind::Unsupported, "follow the log")
+            .because("the server is a standby, and standbys decode since PostgreSQL 16")
+            .mend("follow the primary: name it in database.hostname, or set database.target_session_attrs to primary"));
     }
     if facts.wal_level != "logical" {
         return Err(Error::new(ErrorKind::Misconfigured, "follow the log")

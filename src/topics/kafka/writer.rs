@@ -5,8 +5,9 @@
 //!                                                                                   │ finished prefix
 //!                                       durable ◄── offsets topic ◄─────────────────┘
 //! ```
-//! Records first, then the offset, then `durable` (I1): a crash in between repeats records, and loses none. While one offset is on its
-//! way further batches finish, so offsets are written as often as the brokers take them and not once a batch.
+//! Records first, then the offset, then `durable` (I1): a crash in between repeats records, and loses none. Offsets are not written
+//! once a batch but with a pause after each: a source of many small transactions would keep the brokers busier with them than with
+//! its records.
 //!
 //! That is at least once. Where the worker wants exactly once, records and offset are in one transaction instead (`transactions`).
 //!
@@ -44,6 +45,9 @@ use crate::topics::{LogWriter, Refusals};
 
 /// How long a full queue is left alone before it is tried again: it drains a good part meanwhile, never all of it.
 const FULL: Duration = Duration::from_millis(2);
+
+/// How long an offset is left to stand before the next one is written.
+const OFFSETS: Duration = Duration::from_millis(100);
 
 pub(super) type Durable = Result<BatchNumber, Arc<Error>>;
 
@@ -286,14 +290,16 @@ pub(super) fn keep_offsets(
             deliveries.settled.notified().await;
             while let Some(settled) = deliveries.take_settled() {
                 // I1: the records are durable by now, the offset becomes so here, and only then is it said.
-                if !settled.state.is_empty()
-                    && let Err(error) = offsets.put(&of, settled.state).await
-                {
+                let has_offset = !settled.state.is_empty();
+                if has_offset && let Err(error) = offsets.put(&of, settled.state).await {
                     let _ = durable.send_replace(Err(Arc::new(error)));
                     return;
                 }
                 let _ = durable.send_replace(Ok(settled.number));
                 changed.send_modify(|count| *count += 1);
+                if has_offset {
+                    tokio::time::sleep(OFFSETS).await;
+                }
             }
             if let Some(error) = deliveries.take_failure() {
                 let _ = durable.send_replace(Err(Arc::new(error)));

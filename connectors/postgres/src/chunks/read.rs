@@ -69,6 +69,10 @@ pub(super) struct Chunk {
     pub(super) plan: TablePlan,
     pub(super) rows: Vec<(Vec<u8>, Change)>,
     pub(super) weight: usize,
+    /// What they took on their way
+    pub(super) octets: usize,
+    /// Rows of the table by the server's estimate
+    pub(super) estimated: Option<u64>,
     /// What is read behind these rows; `None` in an empty table
     pub(super) range: Option<KeyRange>,
     pub(super) is_last: bool,
@@ -151,8 +155,21 @@ impl ChunkRead {
                 greatest_key(sql, &table, &order, &filters).await.map_err(failed)?
             }
         };
+        // The server writes -1 where it has never counted.
+        let estimated = (table.rows >= 0.0).then_some(table.rows as u64);
         let Some(until) = until else {
-            return Ok(Outcome::Chunk(Box::new(Chunk { sight, passed, plan, rows: Vec::new(), weight: 0, range: None, is_last: true })));
+            let (rows, range) = (Vec::new(), None);
+            return Ok(Outcome::Chunk(Box::new(Chunk {
+                sight,
+                passed,
+                plan,
+                rows,
+                weight: 0,
+                octets: 0,
+                estimated,
+                range,
+                is_last: true,
+            })));
         };
         let after = self.table.range.as_ref().map(|range| range.after.clone());
         let query = select(&table, &plan, &order, after.as_deref(), &until, &filters, self.rows);
@@ -160,8 +177,8 @@ impl ChunkRead {
         let is_last = !fetched.is_cut && (fetched.rows.len() < self.rows || fetched.last_key.as_ref() == Some(&until));
         let after = fetched.last_key.or(after);
         let range = after.map(|after| KeyRange { after, until });
-        let (rows, weight) = (fetched.rows, fetched.weight);
-        Ok(Outcome::Chunk(Box::new(Chunk { sight, passed, plan, rows, weight, range, is_last })))
+        let Fetched { rows, weight, octets, .. } = fetched;
+        Ok(Outcome::Chunk(Box::new(Chunk { sight, passed, plan, rows, weight, octets, estimated, range, is_last })))
     }
 
     /// How the table's rows are ordered, or why they cannot be read so.
@@ -202,6 +219,7 @@ struct Fetched {
     /// Texts of the last row's key
     last_key: Option<Vec<String>>,
     weight: usize,
+    octets: usize,
     /// More rows were asked for than a chunk holds.
     is_cut: bool,
 }
@@ -211,7 +229,7 @@ async fn fetch(sql: &SqlConnection, query: &str, plan: &TablePlan, order: &Order
     let columns: Vec<usize> = (0..plan.shape.columns.len()).filter(|&index| plan.codec(index).is_some()).collect();
     let formats: Vec<Format> = columns.iter().filter_map(|&index| plan.codec(index)).map(copy_format).collect();
     let key_columns = order.columns.len();
-    let mut fetched = Fetched { rows: Vec::new(), last_key: None, weight: 0, is_cut: false };
+    let mut fetched = Fetched { rows: Vec::new(), last_key: None, weight: 0, octets: 0, is_cut: false };
     let mut reader = CopyRows::default();
     let mut arena = BytesMut::new();
     let pieces = sql.copy_out(query).await.map_err(|error| sql_error(DOING, error))?;
@@ -244,6 +262,7 @@ async fn fetch(sql: &SqlConnection, query: &str, plan: &TablePlan, order: &Order
                 return Ok(fetched);
             }
             fetched.weight += octets.len() + key.weight() + after.weight();
+            fetched.octets += row.len();
             fetched.last_key = Some(texts);
             fetched.rows.push((octets, change));
         }

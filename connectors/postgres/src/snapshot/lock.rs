@@ -92,14 +92,14 @@ pub(super) struct Size {
     pub(super) rows: Option<u64>,
 }
 
-/// Asks how large the table is now.
-pub(super) async fn size(control: &SqlConnection, table: &TableDefinition) -> Result<Size> {
+/// Asks how large the table is now. `sql` is the session that has the lock: another one could wait for it behind others.
+pub(super) async fn size(sql: &SqlConnection, table: &TableDefinition) -> Result<Size> {
     let query = "SELECT CASE WHEN bool_and(a.amname = 'heap') AND current_setting('server_version_num')::int4 >= 140000 \
                  THEN max(pg_relation_size(c.oid)) / current_setting('block_size')::int8 END, \
                  sum(c.reltuples::int8) FILTER (WHERE c.reltuples >= 0)::int8 \
                  FROM (SELECT relid FROM pg_partition_tree($1::oid::regclass) WHERE isleaf UNION SELECT $1::oid) t \
                  JOIN pg_class c ON c.oid = t.relid LEFT JOIN pg_am a ON a.oid = c.relam WHERE c.relkind <> 'p'";
-    let row = control.query_one(query, &[&table.oid]).await.map_err(|error| sql_error("see how large the table is", error))?;
+    let row = sql.query_one(query, &[&table.oid]).await.map_err(|error| sql_error("see how large the table is", error))?;
     let count = |column| row.get::<_, Option<i64>>(column).and_then(|count| u64::try_from(count).ok());
     Ok(Size { pages: count(0), rows: count(1) })
 }

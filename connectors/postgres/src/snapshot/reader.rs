@@ -106,7 +106,7 @@ impl Reader {
             self.work.give_up();
             return self.tell(Told::Gone { table: number }).await;
         };
-        let Size { pages, rows } = size(&*self.control.lock().await, &definition).await?;
+        let Size { pages, rows } = size(&self.sql, &definition).await?;
         let (reply, planned) = oneshot::channel();
         let described = Box::new(definition.clone());
         self.tell(Told::Opened { table: number, definition: described, rows, anchor: anchor.lsn, reply }).await?;

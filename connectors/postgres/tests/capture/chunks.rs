@@ -178,6 +178,9 @@ async fn nor_is_one_that_was_sent_while_it_was_in_progress() {
     let Some(server) = server(&[SMALL_MEMORY]).await else { return };
     let client = server.connect("postgres").await.unwrap();
     let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK, IN_PROGRESS], "id > 18000").await;
+    // One that began later and has ended: from now on a snapshot lists the other among those that run.
+    client.batch_execute("SET synchronous_commit = local").await.unwrap();
+    client.batch_execute("CREATE TABLE later (a int)").await.unwrap();
     eventually(&client, "SELECT sum(stream_count) > 0 FROM pg_stat_replication_slots").await;
     running.until(is_complete).await;
     release_commits(&client).await;
@@ -222,4 +225,28 @@ async fn a_table_rewritten_between_two_chunks_loses_no_row() {
     let copy = replica(&log, "public.t");
     assert_eq!(copy.len(), 20_001);
     assert!((1..=20).all(|n| copy[&format!("{{{}}}", n * 1000)].starts_with(&format!("{{{},-{},", n * 1000, n * 1000))));
+}
+
+#[tokio::test]
+async fn a_table_that_is_rewritten_again_and_again_between_chunks_loses_no_row() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v int, filler text); INSERT INTO t SELECT i, i, repeat('x', 500) FROM generate_series(1, 20000) i;")
+        .await
+        .unwrap();
+    let rewriter = server.connect("postgres").await.unwrap();
+    let mut running = start(&config(&server, &[WATERMARK]), Log::default());
+    running.until(|log| !log.records.is_empty()).await;
+    // Most chunks find the table locked, and have the lock when the rewriting transaction has ended.
+    let rewriting = tokio::spawn(async move {
+        for _ in 0..8 {
+            rewriter.batch_execute("ALTER TABLE t ALTER v TYPE bigint; ALTER TABLE t ALTER v TYPE int").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    running.until(is_complete).await;
+    rewriting.await.unwrap();
+    let log = running.stop().await;
+    assert_eq!(replica(&log, "public.t").len(), 20_000);
 }

@@ -19,6 +19,7 @@ mod servers;
 mod signals;
 mod slots;
 mod snapshots;
+mod standbys;
 mod transactions;
 mod traps;
 mod values;

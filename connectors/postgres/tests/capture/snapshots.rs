@@ -361,7 +361,7 @@ async fn a_limited_rate_is_kept_by_all_connections_together() {
         .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 3000) i; CREATE TABLE u (LIKE t INCLUDING ALL); INSERT INTO u SELECT * FROM t")
         .await
         .unwrap();
-    for strategy in ["consistent"] {
+    for strategy in ["consistent", "watermark"] {
         let settings = [
             ("snapshot.max.bytes.per.second", "2000000"),
             ("snapshot.max.threads", "2"),
@@ -373,6 +373,12 @@ async fn a_limited_rate_is_kept_by_all_connections_together() {
         running.records(6000).await;
         // Six million bytes, of which the last part need not be waited for.
         assert!(begun.elapsed() > Duration::from_secs(2), "{strategy} took {:?}", begun.elapsed());
+        for table in [Some("public.t"), Some("public.u")] {
+            assert_eq!((running.figure(names::TABLE_STATE, table), running.figure(names::TABLE_ROWS, table)), (names::COMPLETE, 3000));
+            assert!(running.figure(names::TABLE_BYTES, table) > 3_000_000);
+        }
+        assert_eq!((running.figure(names::TABLES, None), running.figure(names::TABLES_REMAINING, None)), (2, 0));
+        assert_eq!(running.figure(names::RUNNING, None), 0);
         running.stop().await;
     }
 }
