@@ -1,7 +1,8 @@
-//! The embedded log: appending change events to a journal, and reading them for a sink.
+//! The topic logs: appending change events to a journal and reading them for a sink; making them JSON and handing them to Kafka.
 //!
 //! A record is a change event of eight columns with its source block of seventeen fields. The data directory lies in memory
-//! where the system has such a place, so that an fsync costs nothing: this measures the processor, not the disk.
+//! where the system has such a place, so that an fsync costs nothing: this measures the processor, not the disk. The broker is
+//! librdkafka's own double in this process.
 //! `cargo bench --bench append`
 
 use std::path::Path;
@@ -10,14 +11,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::future::{BoxFuture, ready};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use tailwater::state::kafka::{OffsetRecords, OffsetsOf};
 use tailwater::state::redb::RedbStore;
 use tailwater::topics::embedded::{EmbeddedLog, EmbeddedOptions};
+use tailwater::topics::kafka::offset_store::OffsetStore;
+use tailwater::topics::kafka::{KafkaLog, KafkaOptions};
 use tailwater::topics::{LogReader, LogWriter, Polled, Subscription, TopicLog};
 use tailwater_api::record::{Record, SchemaAndValue};
 use tailwater_api::schema::{Field, Kind, Schema};
 use tailwater_api::source::SourceBatch;
-use tailwater_api::state::{JsonMap, StateChange};
+use tailwater_api::state::{JsonMap, SourceState, StateChange};
 use tailwater_api::value::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -153,6 +160,25 @@ async fn settled(writer: &dyn LogWriter, number: u64) {
     drop(durable.wait_for(|now| *now.as_ref().expect("the disk works") >= number).await.expect("the writer lives"));
 }
 
+/// Appends a batch again and again; the time until the last one is durable is part of it.
+fn append_again(bencher: &mut Bencher<'_>, runtime: &Runtime, writer: &mut dyn LogWriter, batch: &SourceBatch, number: &mut u64) {
+    bencher.iter_custom(|rounds| {
+        runtime.block_on(async {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                let copy = again(batch);
+                *number += 1;
+                let start = Instant::now();
+                writer.append(*number, copy).await.expect("the batch is accepted");
+                spent += start.elapsed();
+            }
+            let start = Instant::now();
+            settled(writer, *number).await;
+            spent + start.elapsed()
+        })
+    });
+}
+
 fn append(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime starts");
     let folder = folder();
@@ -160,23 +186,50 @@ fn append(criterion: &mut Criterion) {
     let (batch, mut number) = (batch(), 0);
     let mut group = criterion.benchmark_group("journal");
     group.throughput(Throughput::Elements(BATCH));
-    group.bench_function("append", |bencher| {
-        bencher.iter_custom(|rounds| {
-            runtime.block_on(async {
-                let mut spent = Duration::ZERO;
-                for _ in 0..rounds {
-                    let copy = again(&batch);
-                    number += 1;
-                    let start = Instant::now();
-                    writer.append(number, copy).await.expect("the batch is accepted");
-                    spent += start.elapsed();
-                }
-                let start = Instant::now();
-                settled(&*writer, number).await;
-                spent + start.elapsed()
-            })
-        });
+    group.bench_function("append", |bencher| append_again(bencher, &runtime, &mut *writer, &batch, &mut number));
+    group.finish();
+}
+
+/// Offsets of nobody: batches without changes of the state keep none.
+struct NoOffsets;
+
+impl OffsetStore for NoOffsets {
+    fn settled(&self, _: &OffsetsOf) -> BoxFuture<'_, tailwater_api::Result<()>> {
+        Box::pin(ready(Ok(())))
+    }
+
+    fn load(&self, _: &OffsetsOf) -> BoxFuture<'_, tailwater_api::Result<SourceState>> {
+        Box::pin(ready(Ok(SourceState::default())))
+    }
+
+    fn put(&self, _: &OffsetsOf, _: Vec<StateChange>) -> BoxFuture<'_, tailwater_api::Result<()>> {
+        unreachable!("no batch has an offset")
+    }
+
+    fn records(&self, _: &OffsetsOf, _: &[StateChange]) -> BoxFuture<'_, tailwater_api::Result<OffsetRecords>> {
+        unreachable!("no batch has an offset")
+    }
+
+    fn committed(&self, _: &OffsetsOf, _: Vec<StateChange>) -> BoxFuture<'_, tailwater_api::Result<()>> {
+        unreachable!("no batch has an offset")
+    }
+}
+
+fn kafka(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime starts");
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).expect("the double starts");
+    cluster.create_topic(TOPIC, 1, 1).expect("the double makes a topic");
+    let worker = [("topics.kafka.bootstrap.servers", cluster.bootstrap_servers()), ("topic.creation.enable", "false".to_owned())];
+    let options = KafkaOptions { worker: worker.into_iter().collect(), memory_budget: 16 << 20 };
+    let (_log, mut writer) = runtime.block_on(async {
+        let log = KafkaLog::open(options, Arc::new(NoOffsets)).await.expect("the log opens");
+        let writer = log.writer(&"shop".into()).await.expect("the producer starts");
+        (log, writer)
     });
+    let (batch, mut number) = (SourceBatch { state: Vec::new(), ..batch() }, 0);
+    let mut group = criterion.benchmark_group("kafka");
+    group.throughput(Throughput::Elements(BATCH)).sample_size(20);
+    group.bench_function("append", |bencher| append_again(bencher, &runtime, &mut *writer, &batch, &mut number));
     group.finish();
 }
 
@@ -225,5 +278,5 @@ fn read(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, append, read);
+criterion_group!(benches, append, read, kafka);
 criterion_main!(benches);

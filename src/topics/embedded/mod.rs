@@ -352,11 +352,11 @@ impl Shared {
                 record: read.record,
             }));
         }
-        if let Some(last) = found.last() {
-            let mut bookmarks = bookmarks();
-            bookmarks.truncate(BOOKMARKS - 1);
-            bookmarks.push_front(Bookmark { partition, offset: last.offset + 1, reader });
-        }
+        // One who found nothing asks again from here.
+        let offset = found.last().map_or(offset, |last| last.offset + 1);
+        let mut bookmarks = bookmarks();
+        bookmarks.truncate(BOOKMARKS - 1);
+        bookmarks.push_front(Bookmark { partition, offset, reader });
         Ok(found)
     }
 }

@@ -41,6 +41,8 @@ pub(super) fn configure(config: &mut ClientConfig, queue: usize) {
     };
     // A burst fills batches by itself; a single change need not wait for company.
     default("linger.ms", "1");
+    // It costs less than to send and store what it saves.
+    default("compression.type", "lz4");
     let queue = queue.max(SMALLEST_QUEUE);
     default("queue.buffering.max.kbytes", &(queue / 1024).to_string());
     default("queue.buffering.max.messages", &(queue / MESSAGE_OVERHEAD).to_string());

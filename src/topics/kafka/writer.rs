@@ -5,8 +5,9 @@
 //!                                                                                   │ finished prefix
 //!                                       durable ◄── offsets topic ◄─────────────────┘
 //! ```
-//! Records first, then the offset, then `durable` (I1): a crash in between repeats records, and loses none. While one offset is on its
-//! way further batches finish, so offsets are written as often as the brokers take them and not once a batch.
+//! Records first, then the offset, then `durable` (I1): a crash in between repeats records, and loses none. Offsets are not written
+//! once a batch but with a pause after each: a source of many small transactions would keep the brokers busier with them than with
+//! its records.
 //!
 //! That is at least once. Where the worker wants exactly once, records and offset are in one transaction instead (`transactions`).
 //!
@@ -37,13 +38,16 @@ use super::offset_store::OffsetStore;
 use super::producer::{Deliveries, InFlight, Producer};
 use super::transactions::{self, Held, Transactions};
 use super::unchanged::{self, UnknownFields};
-use super::{KafkaLog, Topics, again, drop_off_the_async_threads};
+use super::{KafkaLog, Topics, drop_off_the_async_threads};
 use crate::converters::{Converters, KeyAndValue, RecordPart};
 use crate::state::kafka::OffsetsOf;
 use crate::topics::{LogWriter, Refusals};
 
 /// How long a full queue is left alone before it is tried again: it drains a good part meanwhile, never all of it.
 const FULL: Duration = Duration::from_millis(2);
+
+/// How long an offset is left to stand before the next one is written.
+const OFFSETS: Duration = Duration::from_millis(100);
 
 pub(super) type Durable = Result<BatchNumber, Arc<Error>>;
 
@@ -153,7 +157,7 @@ impl Sender {
 
 impl KafkaWriter {
     fn failure(&self) -> Option<Error> {
-        self.durable.borrow().as_ref().err().map(|error| again(error))
+        self.durable.borrow().as_ref().err().map(|error| error.again())
     }
 
     /// Makes sure that the topics of `records` are there.
@@ -196,7 +200,7 @@ impl KafkaWriter {
             }
             tokio::time::sleep(FULL).await;
             if let Err(error) = &*self.durable.borrow() {
-                return Err(again(error));
+                return Err(error.again());
             }
         }
         let handed_over = self.queued.take();
@@ -238,7 +242,7 @@ impl KafkaWriter {
         let ended = self.durable.wait_for(|durable| durable.as_ref().map_or(true, |durable| *durable >= accepted)).await;
         match ended.as_deref() {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(again(error)),
+            Ok(Err(error)) => Err(error.again()),
             Err(_) => Err(Error::new(ErrorKind::Restarting, "write to Kafka").because("the topic log was closed")),
         }
     }
@@ -286,14 +290,16 @@ pub(super) fn keep_offsets(
             deliveries.settled.notified().await;
             while let Some(settled) = deliveries.take_settled() {
                 // I1: the records are durable by now, the offset becomes so here, and only then is it said.
-                if !settled.state.is_empty()
-                    && let Err(error) = offsets.put(&of, settled.state).await
-                {
+                let has_offset = !settled.state.is_empty();
+                if has_offset && let Err(error) = offsets.put(&of, settled.state).await {
                     let _ = durable.send_replace(Err(Arc::new(error)));
                     return;
                 }
                 let _ = durable.send_replace(Ok(settled.number));
                 changed.send_modify(|count| *count += 1);
+                if has_offset {
+                    tokio::time::sleep(OFFSETS).await;
+                }
             }
             if let Some(error) = deliveries.take_failure() {
                 let _ = durable.send_replace(Err(Arc::new(error)));
