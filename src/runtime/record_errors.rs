@@ -106,6 +106,11 @@ impl RecordErrors {
         stage: Stage,
         error: Error,
     ) -> Result<()> {
+        // I11: whoever reads of the error finds the record.
+        let error = match place {
+            Some((partition, offset)) => error.at(format_args!("{topic}-{partition}@{offset}")),
+            None => error,
+        };
         // The tries of a whole task do not matter here: RunAgain and Stop both end this run with the error.
         match decide(&error, Failures::default(), &self.policy) {
             Decision::RunAgain | Decision::Stop => return Err(error),
@@ -121,8 +126,7 @@ impl RecordErrors {
             connector = &*self.connector,
             task = self.task,
             table = topic,
-            position =
-                place.map(|(partition, offset)| format!("{topic}-{partition}@{offset}")).or_else(|| error.position().map(str::to_owned)),
+            position = error.position(),
             error.kind = error.kind().code(),
             error.mend = error.remedy(),
             "a record was {}: {error}",

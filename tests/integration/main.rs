@@ -34,5 +34,6 @@ mod kafka_kills;
 mod kills;
 mod operation;
 mod rest;
+mod signals;
 mod snapshot;
 mod takeover;

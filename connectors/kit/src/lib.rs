@@ -16,6 +16,7 @@
 //! - [`relational_config`]: the keys of all relational sources
 //! - [`reselect`]: which values are read again that a log does not hold
 //! - [`schema_cache`]: what is compiled from schemas
+//! - [`schema_change`]: definitions of tables, told on a topic
 //! - [`signals`]: requests to running sources: what they ask for, and by which channels they come
 //! - [`snapshot_figures`]: how far a snapshot is, as figures
 //! - [`stand_in`]: what is written for values that the source does not tell
@@ -42,6 +43,7 @@ pub mod pace;
 pub mod relational_config;
 pub mod reselect;
 pub mod schema_cache;
+pub mod schema_change;
 pub mod signals;
 pub mod snapshot_figures;
 pub mod stand_in;

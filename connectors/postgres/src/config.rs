@@ -286,6 +286,8 @@ pub struct PostgresConfig {
     pub(crate) message_prefixes: NameFilter,
     pub(crate) flush_mode: FlushMode,
     pub(crate) status_interval: Duration,
+    /// Whether definitions of tables are written to a topic of their own
+    pub(crate) tells_definitions: bool,
     pub(crate) snapshot: SnapshotMode,
     /// Time between two looks for new tables; zero for none
     pub(crate) table_refresh_interval: Duration,
@@ -314,8 +316,13 @@ impl ConnectorConfig for PostgresConfig {
 
     fn read(reader: &mut ConfigReader<'_>) -> Self {
         let relational = RelationalConfig::read(reader);
-        if reader.is_set("include.schema.changes") {
-            reader.note("include.schema.changes", "has no effect: the log of PostgreSQL holds no definitions (as with Debezium)");
+        // Its default is for sources that tell their definitions in any case; Debezium's for PostgreSQL has none to tell.
+        let tells_definitions = reader.is_set("include.schema.changes") && reader.boolean("include.schema.changes");
+        if tells_definitions {
+            reader.note(
+                "include.schema.changes",
+                "definitions are told on the topic that topic.prefix names (Debezium tells none of PostgreSQL's)",
+            );
         }
         if reader.boolean("slot.drop.on.stop") {
             reader.note("slot.drop.on.stop", "loses every change between a stop and the next start");
@@ -395,6 +402,7 @@ impl ConnectorConfig for PostgresConfig {
             identities: parse_rules(&reader.text("replica.identity.autoset.values")).unwrap_or_default(),
             message_prefixes: NameFilter::read(reader, "message.prefix.include.list", "message.prefix.exclude.list"),
             flush_mode,
+            tells_definitions,
             status_interval: reader.milliseconds("status.update.interval.ms"),
             snapshot,
             table_refresh_interval: reader.milliseconds("table.refresh.interval.ms"),

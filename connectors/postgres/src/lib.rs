@@ -8,7 +8,7 @@
 //! | [`data_types`] | values of every type, from text and from binary |
 //! | `catalog`, `publication`, `slot` | what the server says, and what has to be there |
 //! | `position`, `restart` | where to resume, and whether that can be done |
-//! | `relation`, `plans`, `event` | from tuples to records |
+//! | `relation`, `plans`, `event`, `definitions` | from tuples and their descriptions to records |
 //! | `copy`, `snapshot`, `chunks`, `visibility` | reading the rows that are there, before the log is followed or while it is |
 //! | `stream`, `acknowledge` | following the log, answering the server |
 //! | `arrivals` | tables that come while the log is followed |
@@ -24,6 +24,7 @@ mod config;
 mod connect;
 mod copy;
 pub mod data_types;
+mod definitions;
 mod event;
 mod heartbeat;
 mod identity;

@@ -16,6 +16,7 @@ use crate::catalog::{ColumnDefinition, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::connect::SqlSession;
 use crate::data_types::TypeCatalog;
+use crate::definitions::{Described, describe};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::position::CompletedTable;
@@ -190,6 +191,11 @@ impl Plans {
         types.remember_labels(Arc::make_mut(&mut self.types), label);
         self.types = Arc::new(types);
         Ok(())
+    }
+
+    /// Describes a table of this shape.
+    pub(crate) fn description(&self, oid: u32, shape: &Shape) -> Described {
+        describe(&self.types, &self.config.dbname, shape, self.definitions.get(&oid))
     }
 
     /// Whether the server may send the values of all these tables in binary.

@@ -6,6 +6,8 @@
 //!    first, with the log that it belongs to.
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
+mod new_tables;
+
 use std::sync::Arc;
 
 use tailwater_api::probe::ProbeReport;
@@ -20,18 +22,17 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::acknowledge::{Acknowledgements, answer, answer_interval};
-use crate::arrivals::{Arrivals, is_published_from_birth};
+use crate::arrivals::Arrivals;
 use crate::blocking::BlockingSnapshots;
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
 use crate::chunks::{Chunks, is_chunked};
 use crate::config::{FlushMode, PostgresConfig, SnapshotWhen};
 use crate::connect::{SqlConnection, SqlSession, replication_options};
+use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{
-    CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, are_tables_known, tables_known,
-};
+use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, tables_known};
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::request::are_paused;
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
@@ -353,81 +354,6 @@ impl Run {
         Ok(position)
     }
 
-    /// The tables that are there, to be followed without having been read.
-    fn read_by_nobody(&self) -> Vec<CompletedTable> {
-        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
-        let unread = |table: &TableDefinition| CompletedTable {
-            name: table.full_name(),
-            oid: Some(table.oid),
-            // Each event of the table is needed, so nothing is dropped by an anchor.
-            anchor: Lsn::INVALID,
-            rows: 0,
-        };
-        tables.iter().map(unread).collect()
-    }
-
-    /// Reads the tables that came since the last run: in chunks, where that can be done, or in the snapshot of a temporary slot,
-    /// anchored there. Returns all tables that are complete then. A position that was taken over, or that of a run which kept no
-    /// states of tables, knows none of them; then those that are there are the old ones.
-    async fn read_new_tables(
-        &mut self,
-        context: &mut SourceContext,
-        position: &Position,
-        completed: Vec<CompletedTable>,
-    ) -> Result<Vec<CompletedTable>> {
-        let server = self.config.relational.topic_prefix.clone();
-        if completed.is_empty() && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
-            let completed = self.read_by_nobody();
-            let mut state = vec![tables_known(&server, position.resume)];
-            state.extend(completed.iter().map(|table| table.change(&server)));
-            send_state(context, state).await?;
-            return Ok(completed);
-        }
-        let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
-        let from_birth = |table: &TableDefinition| self.publication.as_ref().is_some_and(|known| is_published_from_birth(known, table));
-        tables.retain(|table| {
-            let name = table.full_name();
-            let is_known =
-                completed.iter().any(|done| done.name == name && (done.oid.is_none_or(|oid| oid == table.oid) || from_birth(table)));
-            !is_known && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
-        });
-        if tables.is_empty() {
-            return Ok(completed);
-        }
-        let names = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
-        info!("tables came since the last run, and are read: {names}");
-        let (chunked, whole): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| is_chunked(&self.config, table));
-        let chunked: Vec<_> = chunked
-            .iter()
-            .map(|table| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None })
-            .collect();
-        if !chunked.is_empty() {
-            send_state(context, chunked.iter().map(|table| table.change(&server)).collect()).await?;
-            self.reading.extend(chunked);
-        }
-        if whole.is_empty() {
-            return Ok(completed);
-        }
-        let anchor = temporary_anchor(&self.config, &self.sql).await?;
-        let log = LogIdentity { system: String::new(), timeline: 0, slot: self.config.slot.clone() };
-        let place = self.new_position(&log, anchor.lsn, SnapshotProgress::Running).await?;
-        let figures = figures_of(context, &completed);
-        let snapshot = Snapshot {
-            config: &self.config,
-            context,
-            plans: &mut self.plans,
-            blocks: &self.blocks,
-            publication: self.publication.as_ref(),
-            completed,
-            position: position.clone(),
-            place: place.last,
-            at_end: Vec::new(),
-            figures: &figures,
-        };
-        let (_, completed) = snapshot.read_all(whole, anchor).await?;
-        Ok(completed)
-    }
-
     /// Reads the tables in one transaction of their own.
     async fn read_without_slot(&mut self, context: &mut SourceContext) -> Result<()> {
         let log = LogIdentity { system: String::new(), timeline: 0, slot: self.config.slot.clone() };
@@ -481,6 +407,15 @@ impl Run {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
         }
 
+        let mut definitions = Definitions::new(&self.config, &self.blocks, context.state());
+        if let Some(definitions) = &mut definitions {
+            let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+            let batch = definitions.tell_new(&self.plans, &self.blocks, self.publication.as_ref(), &tables, &position);
+            if !batch.records.is_empty() {
+                let reservation = context.reserve(batch.weight()).await;
+                context.send(batch, reservation).await?;
+            }
+        }
         let server = self.config.relational.topic_prefix.clone();
         let is_blocking = |table: &ReadingTable| table.request.as_ref().is_some_and(|request| request.blocking);
         let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
@@ -498,6 +433,7 @@ impl Run {
             session: self.session,
             blocks: self.blocks,
             messages,
+            definitions,
             log,
             position,
             acknowledgements: acknowledgements.clone(),

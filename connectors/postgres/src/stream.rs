@@ -43,6 +43,7 @@ use crate::catalog::Publication;
 use crate::chunks::Chunks;
 use crate::config::{PostgresConfig, SpillOptions};
 use crate::connect::SqlSession;
+use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Begin, Commit, StreamControl, StreamedMessage};
@@ -80,6 +81,7 @@ pub(crate) struct Streaming<'a> {
     blocks: Blocks,
     messages: LogicalMessages,
     transactions: Option<TransactionRecords>,
+    definitions: Option<Definitions>,
     heartbeat: Option<Heartbeat>,
     log: LogIdentity,
     acknowledgements: Arc<Acknowledgements>,
@@ -142,6 +144,7 @@ pub(crate) struct Start {
     pub(crate) session: SqlSession,
     pub(crate) blocks: Blocks,
     pub(crate) messages: LogicalMessages,
+    pub(crate) definitions: Option<Definitions>,
     pub(crate) log: LogIdentity,
     pub(crate) position: Position,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
@@ -170,6 +173,7 @@ impl<'a> Streaming<'a> {
             blocks: start.blocks,
             messages: start.messages,
             transactions: config.relational.transaction_topic.as_deref().map(TransactionRecords::new),
+            definitions: start.definitions,
             heartbeat: config.relational.heartbeat.as_ref().map(|heartbeat| Heartbeat {
                 records: HeartbeatRecords::new(&heartbeat.topic, &config.relational.topic_prefix),
                 interval: heartbeat.interval,

@@ -69,6 +69,11 @@ impl Transaction {
         }
     }
 
+    /// Whether the next message to be counted is durable since an earlier run, as far as that is known before it comes.
+    pub(crate) fn is_next_durable(&self) -> bool {
+        matches!(self.skip, Skip::Rows(rows) if self.rows < rows)
+    }
+
     /// What a position says that is stored now.
     pub(crate) fn partial(&self) -> Option<Partial> {
         let rows = match self.skip {

@@ -287,7 +287,10 @@ fn remedy(code: RDKafkaErrorCode) -> Option<&'static str> {
             "create the topic (kafka-topics.sh --create --topic NAME), or let the connector do it with topic.creation.default.partitions \
              and topic.creation.default.replication.factor"
         }
-        Code::InvalidReplicationFactor => "set the replication factor to no more than the number of brokers",
+        Code::InvalidReplicationFactor => {
+            "set the replication factor to no more than the number of brokers: topic.creation.default.replication.factor of the connector, \
+             for the worker's own topics config.storage., offset.storage. and status.storage.replication.factor of the worker file"
+        }
         Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend => {
             "bring the other brokers back, or lower min.insync.replicas of the topic"
         }

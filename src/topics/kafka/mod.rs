@@ -190,18 +190,6 @@ fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// The same error once more, for one that several must be told of.
-fn again(error: &Error) -> Error {
-    let mut again = Error::new(error.kind(), error.doing()).scoped(error.scope().clone());
-    if let Some(cause) = std::error::Error::source(error) {
-        again = again.because(cause.to_string());
-    }
-    if let Some(mend) = error.remedy() {
-        again = again.mend(mend);
-    }
-    again
-}
-
 /// Runs calls that wait for brokers off the async threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -417,7 +405,7 @@ impl KafkaLog {
         let ended = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await;
         match ended.as_deref() {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(again(error)),
+            Ok(Err(error)) => Err(error.again()),
             Err(_) => Err(Error::new(ErrorKind::Restarting, "keep records of the worker").because("the topic log was closed")),
         }
     }

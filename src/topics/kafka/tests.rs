@@ -86,7 +86,7 @@ fn of(connector: &str) -> OffsetsOf {
 async fn durable(writer: &dyn LogWriter, number: BatchNumber) -> Result<()> {
     let mut durable = writer.durable();
     let now = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await.unwrap();
-    now.as_ref().map(drop).map_err(|error| again(error))
+    now.as_ref().map(drop).map_err(|error| error.again())
 }
 
 async fn values(log: &KafkaLog, topic: &str) -> Vec<String> {

@@ -45,8 +45,8 @@ use super::{KafkaLog, LOOK};
 use crate::config::document::fault;
 use crate::state::kafka::{OffsetRecords, OffsetsOf};
 
-/// What a source that has nothing to send for so long has to say for now.
-const PAUSE: Duration = Duration::from_millis(3);
+/// A source that sends nothing for so long, about what a commit takes, has no more to say for now.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How long a transaction stays open where the source does not pause: long beside a commit, which takes some 10 ms.
 const LONGEST: Duration = Duration::from_millis(150);
 /// How many bytes of records a transaction holds.
@@ -209,7 +209,11 @@ impl Transactions {
         while self.bytes.load(Ordering::Relaxed) < LARGEST && !self.closing.load(Ordering::Relaxed) {
             tokio::select! {
                 () = tokio::time::sleep_until(end) => return,
-                () = tokio::time::sleep_until(pause), if self.options.interval.is_none() => return,
+                () = tokio::time::sleep_until(pause), if self.options.interval.is_none() => match self.began.try_lock() {
+                    Ok(_) => return,
+                    // A batch is being sent, which may wait for room.
+                    Err(_) => pause = Instant::now() + PAUSE,
+                },
                 () = self.grown.notified() => pause = Instant::now() + PAUSE,
                 () = producer.context().failed.notified() => return,
             }

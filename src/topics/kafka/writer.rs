@@ -38,7 +38,7 @@ use super::offset_store::OffsetStore;
 use super::producer::{Deliveries, InFlight, Producer};
 use super::transactions::{self, Held, Transactions};
 use super::unchanged::{self, UnknownFields};
-use super::{KafkaLog, Topics, again, drop_off_the_async_threads};
+use super::{KafkaLog, Topics, drop_off_the_async_threads};
 use crate::converters::{Converters, KeyAndValue, RecordPart};
 use crate::state::kafka::OffsetsOf;
 use crate::topics::{LogWriter, Refusals};
@@ -157,7 +157,7 @@ impl Sender {
 
 impl KafkaWriter {
     fn failure(&self) -> Option<Error> {
-        self.durable.borrow().as_ref().err().map(|error| again(error))
+        self.durable.borrow().as_ref().err().map(|error| error.again())
     }
 
     /// Makes sure that the topics of `records` are there.
@@ -200,7 +200,7 @@ impl KafkaWriter {
             }
             tokio::time::sleep(FULL).await;
             if let Err(error) = &*self.durable.borrow() {
-                return Err(again(error));
+                return Err(error.again());
             }
         }
         let handed_over = self.queued.take();
@@ -242,7 +242,7 @@ impl KafkaWriter {
         let ended = self.durable.wait_for(|durable| durable.as_ref().map_or(true, |durable| *durable >= accepted)).await;
         match ended.as_deref() {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(again(error)),
+            Ok(Err(error)) => Err(error.again()),
             Err(_) => Err(Error::new(ErrorKind::Restarting, "write to Kafka").because("the topic log was closed")),
         }
     }

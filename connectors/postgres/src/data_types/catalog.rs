@@ -56,6 +56,12 @@ WHERE t.typtype <> 'c' AND t.typtype <> 'p'";
         Self { types: types.into_iter().map(|row| (row.oid, row)).collect(), options, former_labels: BTreeSet::new() }
     }
 
+    /// The labels of the type if it is an enum.
+    #[must_use]
+    pub fn enum_labels(&self, oid: u32) -> Option<&[String]> {
+        self.types.get(&oid).filter(|row| row.kind == 'e').map(|row| &*row.labels)
+    }
+
     /// Whether the type is known here. One that is not may have been made since, so the catalog has to be read again.
     #[must_use]
     pub fn knows(&self, oid: u32) -> bool {

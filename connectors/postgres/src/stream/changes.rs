@@ -51,6 +51,7 @@ impl Streaming<'_> {
                 }
                 let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
                 self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
+                self.tell_definition(oid, wal_start)?;
             }
             Message::Insert(insert) => {
                 let found = self.reselect(insert.relation, None, &insert.new).await.map_err(at)?;
@@ -85,6 +86,33 @@ impl Streaming<'_> {
                 let content = payload.slice_ref(message.content);
                 self.logical(message.transactional, message.lsn, message.prefix, content);
             }
+        }
+        Ok(())
+    }
+
+    /// Tells how the table is from here on, where that is asked for and was not told yet.
+    fn tell_definition(&mut self, oid: u32, lsn: Lsn) -> Result<()> {
+        let (Some(definitions), Some(transaction)) = (&mut self.definitions, &self.transaction) else { return Ok(()) };
+        let Some(plan) = self.plans.of(oid)? else { return Ok(()) };
+        // Told with the rows that are durable, and what holds behind them comes again.
+        if transaction.is_next_durable() {
+            return Ok(());
+        }
+        let place = Place {
+            lsn,
+            last_commit: self.last_commit,
+            xid: Some(transaction.xid),
+            timestamp: transaction.timestamp,
+            mark: SnapshotMark::Streaming,
+            origin: None,
+        };
+        let described = self.plans.description(oid, &plan.shape);
+        let (blocks, batch) = (&self.blocks, &mut self.batch);
+        let (now, arena) = (batch.now, &mut batch.arena);
+        let source = || blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), now, arena).source;
+        if let Some((record, state)) = definitions.tell(&plan.full_name, described, source, now) {
+            batch.push(record);
+            batch.state.push(state);
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Tables that come, change and go while the source runs and while it does not.
 
-use crate::harness::{Log, config, eventually, server, source_field, start};
+use tailwater_api::Value;
+
+use crate::harness::{Log, config, eventually, server, show, source_field, start};
 
 /// Nothing is read at the start, so that what is written from then on is streamed.
 const STREAM: (&str, &str) = ("snapshot.mode", "no_data");
@@ -159,4 +161,75 @@ async fn tables_that_are_not_logged_are_left_out() {
     client.batch_execute("INSERT INTO lost VALUES (2); REFRESH MATERIALIZED VIEW copied; INSERT INTO kept VALUES (2)").await.unwrap();
     running.records(2).await;
     assert_eq!(running.stop().await.lines(), ["r public.kept {1} null->{1}", "c public.kept {2} null->{2}"]);
+}
+
+/// `CREATE public.t id,v` for each record of the topic of definitions.
+fn told(log: &Log) -> Vec<String> {
+    let of_change = |record: &tailwater_api::Record| {
+        let Value::Array(changes) = &record.value.value.as_struct().unwrap()[5] else { panic!("no changes: {record:?}") };
+        let [Value::Struct(change)] = &**changes else { panic!("not one change: {changes:?}") };
+        let Value::Array(columns) = &change[2].as_struct().unwrap()[2] else { panic!("no columns: {change:?}") };
+        let columns: Vec<_> = columns
+            .iter()
+            .map(|column| {
+                let column = column.as_struct().unwrap();
+                format!("{}:{}{}", show(&column[0]), show(&column[4]), if column[9] == Value::Boolean(true) { "?" } else { "" })
+            })
+            .collect();
+        format!("{} {} {}", show(&change[0]), show(&change[1]).replace('"', ""), columns.join(" "))
+    };
+    log.records.iter().filter(|record| &*record.topic == "shop").map(of_change).collect()
+}
+
+#[tokio::test]
+async fn definitions_are_told_once_where_that_is_asked_for() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v varchar(10)); CREATE TABLE idle (id int PRIMARY KEY); INSERT INTO t VALUES (1, 'a');",
+        )
+        .await
+        .unwrap();
+    let settings = config(&server, &[("include.schema.changes", "true")]);
+    let mut running = start(&settings, Log::default());
+    running.records(3).await;
+    client
+        .batch_execute(
+            "BEGIN; INSERT INTO t VALUES (2, 'b'); ALTER TABLE t ADD n numeric(5,2) NOT NULL DEFAULT 1; INSERT INTO t VALUES (3, 'c'); \
+             ALTER TABLE t DROP v; INSERT INTO t VALUES (4); COMMIT; CREATE TABLE later (id int PRIMARY KEY); INSERT INTO later VALUES (1);",
+        )
+        .await
+        .unwrap();
+    running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.later"))).await;
+    let log = running.stop().await;
+    // Of a column that is gone by then the catalog says nothing, but the log does.
+    let mut expected = vec![
+        "CREATE postgres.public.idle id:int4",
+        "CREATE postgres.public.t id:int4 v:varchar?",
+        "ALTER postgres.public.t id:int4 v:varchar? n:numeric",
+        "ALTER postgres.public.t id:int4 n:numeric",
+        "CREATE postgres.public.later id:int4",
+    ];
+    assert_eq!(told(&log), expected);
+
+    // A definition changed while nobody looked is told in front of the first row under it, and nothing is told twice.
+    client.batch_execute("ALTER TABLE idle ADD v text").await.unwrap();
+    let mut running = start(&settings, log);
+    client.batch_execute("INSERT INTO t VALUES (5); INSERT INTO later VALUES (2); INSERT INTO idle VALUES (1, 'x')").await.unwrap();
+    running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.idle"))).await;
+    expected.push("ALTER postgres.public.idle id:int4 v:text?");
+    assert_eq!(told(&running.stop().await), expected);
+}
+
+#[tokio::test]
+async fn definitions_are_not_told_unless_that_is_asked_for() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);").await.unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.records(1).await;
+    client.batch_execute("ALTER TABLE t ADD v text; INSERT INTO t VALUES (2, 'x')").await.unwrap();
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["r public.t {1} null->{1}", "c public.t {2} null->{2,x}"]);
 }

@@ -123,6 +123,12 @@ const TRAPS: &[(&str, &str, &[&str])] = &[
     ("T068", "origins", &["postgres/origins"]),
     ("T069", "a slot of another database", &["a_slot_of_another_database_or_plug_in_is_refused_and_left_alone"]),
     ("T070", "tables that are not logged", &["tables_that_are_not_logged_are_left_out"]),
+    (
+        "T133",
+        "an incremental snapshot by a surrogate key",
+        &["t133_each_row_is_read_by_a_surrogate_key_or_its_table_is_left_out", "postgres/incremental-surrogate-key"],
+    ),
+    ("T134", "an incremental snapshot over a timestamptz key", &["postgres/incremental-key-timestamptz"]),
     ("T135", "creates skipped and a key changed", &["postgres/skip-creates"]),
     ("T136", "a key column that a filter leaves out", &["filters_keys_and_skipped_operations_are_heeded"]),
     (

@@ -64,7 +64,7 @@ fn batch(topic: &str, number: u64) -> SourceBatch {
 async fn durable(writer: &dyn LogWriter, number: BatchNumber) -> Result<()> {
     let mut durable = writer.durable();
     let now = durable.wait_for(|now| now.as_ref().map_or(true, |now| *now >= number)).await.unwrap();
-    now.as_ref().map(drop).map_err(|error| super::super::again(error))
+    now.as_ref().map(drop).map_err(|error| error.again())
 }
 
 fn stored(writer: &dyn LogWriter) -> Option<u64> {
@@ -89,7 +89,7 @@ async fn a_log_of_transactions_keeps_what_every_engine_promises() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_and_offset_are_seen_together_or_not_at_all() {
-    let Some(broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
+    let Some(mut broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
     let servers = broker.bootstrap_servers();
     let (log, state) = opened(&servers).await;
     i1_what_is_not_committed_is_seen_by_nobody_and_written_again(&log).await;
@@ -97,6 +97,7 @@ async fn records_and_offset_are_seen_together_or_not_at_all() {
     a_record_that_is_refused_takes_its_transaction_along(&log).await;
     an_own_topic_of_offsets_holds_and_the_workers_follows(&log).await;
     an_open_transaction_of_another_hides_no_offset(&state, &servers).await;
+    i12_a_broker_that_is_killed_in_a_transaction_repeats_nothing(&log, &mut broker).await;
 }
 
 async fn i1_what_is_not_committed_is_seen_by_nobody_and_written_again(log: &KafkaLog) {
@@ -207,6 +208,26 @@ async fn an_open_transaction_of_another_hides_no_offset(state: &KafkaState, serv
     tokio::time::sleep(Duration::from_millis(200)).await;
     tokio::task::spawn_blocking(move || other.commit_transaction(patience).unwrap()).await.unwrap();
     assert_eq!(loaded.await.unwrap().unwrap().get(&at(0).partition), at(100).offset.as_ref());
+}
+
+async fn i12_a_broker_that_is_killed_in_a_transaction_repeats_nothing(log: &KafkaLog, broker: &mut KafkaBroker) {
+    let mut writer = log.writer(&patient("killed")).await.unwrap();
+    for number in 1..=20 {
+        writer.append(number, batch("killed", number)).await.unwrap();
+    }
+    broker.kill().unwrap();
+    broker.start_again().await.unwrap();
+    if let Err(error) = writer.close().await {
+        assert!(error.kind().is_transient(), "{error}");
+    }
+    // Whatever became of it: what the offset says is there, and the rest is not.
+    let mut writer = log.writer(&patient("killed")).await.unwrap();
+    let done = stored(&*writer).unwrap_or(0);
+    for number in done + 1..=40 {
+        writer.append(number, batch("killed", number)).await.unwrap();
+    }
+    writer.close().await.unwrap();
+    assert_eq!(committed(log, "killed").await, (1..=40).map(|number| number.to_string()).collect::<Vec<_>>());
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! Tables that came since the last run: which they are, and reading them.
+//!
+//! Each table has a state once it is read or followed (`position`), with the oid that it had. A captured table without one came
+//! later; so did one of another oid, unless the publication told of all its rows since it was made.
+
+use tailwater_api::Result;
+use tailwater_api::source::SourceContext;
+use tracing::info;
+
+use super::{Run, captured, figures_of, send_state};
+use crate::arrivals::is_published_from_birth;
+use crate::catalog::TableDefinition;
+use crate::chunks::is_chunked;
+use crate::lsn::Lsn;
+use crate::position::{CompletedTable, LogIdentity, Position, ReadingTable, SnapshotProgress, are_tables_known, tables_known};
+use crate::snapshot::{Snapshot, tables_to_read, temporary_anchor};
+
+impl Run {
+    /// The tables that are there, to be followed without having been read.
+    pub(super) fn read_by_nobody(&self) -> Vec<CompletedTable> {
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let unread = |table: &TableDefinition| CompletedTable {
+            name: table.full_name(),
+            oid: Some(table.oid),
+            // Each event of the table is needed, so nothing is dropped by an anchor.
+            anchor: Lsn::INVALID,
+            rows: 0,
+        };
+        tables.iter().map(unread).collect()
+    }
+
+    /// Reads the tables that came since the last run: in chunks, where that can be done, or in the snapshot of a temporary slot,
+    /// anchored there. Returns all tables that are complete then. A position that was taken over, or that of a run which kept no
+    /// states of tables, knows none of them; then those that are there are the old ones.
+    pub(super) async fn read_new_tables(
+        &mut self,
+        context: &mut SourceContext,
+        position: &Position,
+        completed: Vec<CompletedTable>,
+    ) -> Result<Vec<CompletedTable>> {
+        let server = self.config.relational.topic_prefix.clone();
+        if completed.is_empty() && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
+            let completed = self.read_by_nobody();
+            let mut state = vec![tables_known(&server, position.resume)];
+            state.extend(completed.iter().map(|table| table.change(&server)));
+            send_state(context, state).await?;
+            return Ok(completed);
+        }
+        let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let from_birth = |table: &TableDefinition| self.publication.as_ref().is_some_and(|known| is_published_from_birth(known, table));
+        tables.retain(|table| {
+            let name = table.full_name();
+            let is_known =
+                completed.iter().any(|done| done.name == name && (done.oid.is_none_or(|oid| oid == table.oid) || from_birth(table)));
+            !is_known && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
+        });
+        if tables.is_empty() {
+            return Ok(completed);
+        }
+        let names = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
+        info!("tables came since the last run, and are read: {names}");
+        let (chunked, whole): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| is_chunked(&self.config, table));
+        let chunked: Vec<_> = chunked
+            .iter()
+            .map(|table| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None })
+            .collect();
+        if !chunked.is_empty() {
+            send_state(context, chunked.iter().map(|table| table.change(&server)).collect()).await?;
+            self.reading.extend(chunked);
+        }
+        if whole.is_empty() {
+            return Ok(completed);
+        }
+        let anchor = temporary_anchor(&self.config, &self.sql).await?;
+        let log = LogIdentity { system: String::new(), timeline: 0, slot: self.config.slot.clone() };
+        let place = self.new_position(&log, anchor.lsn, SnapshotProgress::Running).await?;
+        let figures = figures_of(context, &completed);
+        let snapshot = Snapshot {
+            config: &self.config,
+            context,
+            plans: &mut self.plans,
+            blocks: &self.blocks,
+            publication: self.publication.as_ref(),
+            completed,
+            position: position.clone(),
+            place: place.last,
+            at_end: Vec::new(),
+            figures: &figures,
+        };
+        let (_, completed) = snapshot.read_all(whole, anchor).await?;
+        Ok(completed)
+    }
+}
