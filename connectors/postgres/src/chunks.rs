@@ -35,7 +35,7 @@ use tailwater_kit::filters::NameList;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::pace::Pace;
 use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
-use tailwater_kit::windows::{Look, Reconciled, Windows};
+use tailwater_kit::windows::{Look, Reconciled, Visibility as _, Windows};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -295,6 +295,10 @@ impl Chunks {
     /// The log tells of a change of the table with this oid.
     pub(crate) fn touch(&mut self, transaction: LoggedTransaction, relation: u32, plan: Option<&TablePlan>, change: &Change) {
         if self.room.is_none() {
+            return;
+        }
+        // What the chunk has seen, later ones see as well.
+        if self.chunk.as_ref().is_some_and(|(_, chunk)| chunk.sight.sees(&transaction)) {
             return;
         }
         let mut seen = None;

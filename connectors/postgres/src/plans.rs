@@ -95,10 +95,11 @@ impl Plans {
         Ok(())
     }
 
-    /// The plan by which the snapshot reads a table.
+    /// The plan by which the snapshot reads a table. It is the log's, too, until the log describes the table; what the log has
+    /// described stays, since its rows go on coming in that shape.
     pub(crate) fn of_definition(&mut self, blocks: &Blocks, table: &TableDefinition, shape: Shape) -> Result<Arc<TablePlan>> {
         let plan = Arc::new(self.compile(blocks, shape, Some(table), table.oid)?);
-        self.plans.insert(table.oid, Some(plan.clone()));
+        self.plans.entry(table.oid).or_insert_with(|| Some(plan.clone()));
         Ok(plan)
     }
 

@@ -313,6 +313,8 @@ pub(crate) struct ReadingTable {
 /// The rows behind one key, up to another; texts of the key's columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyRange {
+    /// The key's columns with their types
+    pub(crate) columns: Vec<String>,
     pub(crate) after: Vec<String>,
     pub(crate) until: Vec<String>,
 }
@@ -342,7 +344,7 @@ impl ReadingTable {
         };
         let range = match (offset.contains_key("after"), offset.contains_key("until")) {
             (false, false) => None,
-            (_, _) => Some(KeyRange { after: key("after")?, until: key("until")? }),
+            (_, _) => Some(KeyRange { columns: key("key")?, after: key("after")?, until: key("until")? }),
         };
         Some(Self {
             name: partition.get("tailwater.table")?.as_str()?.to_owned(),
@@ -367,6 +369,7 @@ impl ReadingTable {
         offset.insert("oid".into(), self.oid.into());
         offset.insert("rows".into(), self.rows.into());
         if let Some(range) = &self.range {
+            offset.insert("key".into(), range.columns.clone().into());
             offset.insert("after".into(), range.after.clone().into());
             offset.insert("until".into(), range.until.clone().into());
         }
@@ -474,7 +477,11 @@ mod tests {
     #[test]
     fn the_progress_of_a_table_survives_its_stored_form() {
         let waiting = ReadingTable { name: "public.a".into(), oid: 7, rows: 0, range: None, request: None };
-        let range = KeyRange { after: vec!["1".into(), "x".into()], until: vec!["9".into(), String::new()] };
+        let range = KeyRange {
+            columns: vec!["id 23".into(), "note 25".into()],
+            after: vec!["1".into(), "x".into()],
+            until: vec!["9".into(), String::new()],
+        };
         let begun = ReadingTable { name: "public.b".into(), oid: 8, rows: 5, range: Some(range), request: None };
         let asked_for = |signal: &str, order, condition: Option<&str>| {
             let (signal, condition) = (signal.to_owned(), condition.map(str::to_owned));

@@ -346,6 +346,7 @@ impl Run {
             completed,
             place: position.last.clone(),
             position,
+            is_asked_for: false,
             at_end: Vec::new(),
             figures: &figures,
         };
@@ -372,6 +373,7 @@ impl Run {
             completed: Vec::new(),
             place: position.last.clone(),
             position,
+            is_asked_for: false,
             at_end: Vec::new(),
             figures: &figures,
         };

@@ -330,6 +330,10 @@ impl<'a> Streaming<'a> {
         }
         emission.notifications.into_iter().for_each(|record| batch.push(record));
         batch.state.extend(emission.state);
+        if self.chunks.is_idle() {
+            // A rest ends with what rests: the next snapshot begins.
+            self.let_rest(false);
+        }
         self.send().await?;
         Ok(())
     }

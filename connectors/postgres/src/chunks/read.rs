@@ -81,6 +81,8 @@ pub(super) struct Chunk {
 /// How the rows of a table are ordered and told apart.
 struct Order<'a> {
     columns: Vec<&'a str>,
+    /// The columns with their types: keys of others cannot be compared with theirs
+    described: Vec<String>,
     /// The place of the column that tells rows apart which have no key
     column_place: Option<usize>,
     /// Whether a value of the columns may have several rows
@@ -100,7 +102,8 @@ impl ChunkRead {
         let Some(found) = sql.query_opt(query, &[&self.table.oid]).await.map_err(&failed)? else { return Ok(gone()) };
         let quoted: String = found.get(0);
         let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL lock_timeout = {}; LOCK TABLE {quoted} IN ACCESS SHARE MODE; SET LOCAL lock_timeout = 0",
+            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {}; \
+             LOCK TABLE {quoted} IN ACCESS SHARE MODE; SET LOCAL lock_timeout = 0",
             LOCK_WAIT.as_millis(),
         );
         let outcome = match sql.batch_execute(&begin).await {
@@ -109,7 +112,8 @@ impl ChunkRead {
                 Err(error) => {
                     // The error of the read counts, not that of its end.
                     let _ = session.get().await?.batch_execute("ROLLBACK").await;
-                    return Err(error);
+                    // A standby ends reads that stand in the way of what it replays.
+                    return if error.kind() == ErrorKind::Conflict { Ok(Outcome::Contended) } else { Err(error) };
                 }
             },
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Outcome::Contended,
@@ -146,7 +150,9 @@ impl ChunkRead {
         // A line break, since a condition may end in a comment.
         let filters: Vec<String> = filters.into_iter().flatten().map(|filter| format!("({filter}\n)")).collect();
         let sql = session.get().await?;
-        let until = match &self.table.range {
+        // I9: behind a change of the key the table is read anew.
+        let stored = self.table.range.as_ref().filter(|range| range.columns == order.described);
+        let until = match stored {
             Some(range) => Some(range.until.clone()),
             None => {
                 if order.may_be_null {
@@ -171,12 +177,12 @@ impl ChunkRead {
                 is_last: true,
             })));
         };
-        let after = self.table.range.as_ref().map(|range| range.after.clone());
+        let after = stored.map(|range| range.after.clone());
         let query = select(&table, &plan, &order, after.as_deref(), &until, &filters, self.rows);
         let fetched = fetch(sql, &query, &plan, &order).await.map_err(scoped)?;
         let is_last = !fetched.is_cut && (fetched.rows.len() < self.rows || fetched.last_key.as_ref() == Some(&until));
         let after = fetched.last_key.or(after);
-        let range = after.map(|after| KeyRange { after, until });
+        let range = after.map(|after| KeyRange { columns: order.described, after, until });
         let Fetched { rows, weight, octets, .. } = fetched;
         Ok(Outcome::Chunk(Box::new(Chunk { sight, passed, plan, rows, weight, octets, estimated, range, is_last })))
     }
@@ -189,12 +195,8 @@ impl ChunkRead {
                 return Err(("NO_PRIMARY_KEY", why));
             }
             is_told_by_key(&self.config, table).map_err(|why| ("SKIPPED", why))?;
-            return Ok(Order {
-                columns: table.key.iter().map(String::as_str).collect(),
-                column_place: None,
-                has_ties: false,
-                may_be_null: false,
-            });
+            let columns: Vec<_> = table.key.iter().map(String::as_str).collect();
+            return Ok(Order { described: described(table, &columns), columns, column_place: None, has_ties: false, may_be_null: false });
         };
         let Some(column) = table.columns.iter().find(|column| column.name == surrogate) else {
             return Err(("SKIPPED", format!("it has no column {surrogate}, which the signal names as surrogate-key")));
@@ -206,8 +208,15 @@ impl ChunkRead {
             is_told_by_key(&self.config, table).map_err(|why| ("SKIPPED", why))?;
             None
         };
-        Ok(Order { columns: vec![surrogate], column_place, has_ties: true, may_be_null: !column.not_null })
+        let columns = vec![surrogate];
+        Ok(Order { described: described(table, &columns), columns, column_place, has_ties: true, may_be_null: !column.not_null })
     }
+}
+
+/// Names and types of columns.
+fn described(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
+    let column = |name: &&str| table.columns.iter().find(|column| column.name == *name);
+    columns.iter().map(|name| format!("{name} {}", column(name).map_or(0, |column| column.type_oid))).collect()
 }
 
 fn gone() -> Outcome {

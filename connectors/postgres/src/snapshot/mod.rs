@@ -88,6 +88,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) completed: Vec<CompletedTable>,
     /// Stored with the last table, as completed
     pub(crate) position: Position,
+    /// A signal asks for it, and what is stored of the tables stays: one may be read in chunks
+    pub(crate) is_asked_for: bool,
     /// What is stored with it
     pub(crate) at_end: Vec<StateChange>,
     /// Where and when the rows were as they are read

@@ -35,6 +35,7 @@ pub(super) struct Publisher<'a> {
     publication: Option<&'a Publication>,
     completed: Vec<CompletedTable>,
     position: Position,
+    is_asked_for: bool,
     at_end: Vec<StateChange>,
     figures: &'a SnapshotFigures,
     tables: Vec<Table>,
@@ -67,7 +68,8 @@ struct Held {
 
 impl<'a> Publisher<'a> {
     pub(super) fn new(snapshot: Snapshot<'a>, tables: &[TableDefinition]) -> Self {
-        let Snapshot { config, context, plans, blocks, publication, completed, position, at_end, place: _, figures } = snapshot;
+        let Snapshot { config, context, plans, blocks, publication, completed, position, is_asked_for, at_end, place: _, figures } =
+            snapshot;
         let relational = &config.relational;
         let table = |table: &TableDefinition| {
             let name = table.full_name();
@@ -88,6 +90,7 @@ impl<'a> Publisher<'a> {
             publication,
             completed,
             position,
+            is_asked_for,
             at_end,
             figures,
         }
@@ -194,9 +197,11 @@ impl<'a> Publisher<'a> {
         info!(table = %table.name, rows = table.rows, anchor = %table.anchor, "the snapshot of the table is complete");
         self.figures.complete(&mut table.figures);
         let complete = CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: table.anchor, rows: table.rows };
-        let mut batch = SourceBatch { state: vec![complete.change(&self.config.relational.topic_prefix)], ..SourceBatch::default() };
+        let mut batch = SourceBatch { state: more, ..SourceBatch::default() };
         batch.publish.extend((table.rows > 0).then(|| table.pending.clone()));
-        batch.state.extend(more);
+        if !self.is_asked_for {
+            batch.state.push(complete.change(&self.config.relational.topic_prefix));
+        }
         self.completed.push(complete);
         self.context.send(batch, outside_the_budget()).await?;
         Ok(())

@@ -84,6 +84,7 @@ impl Run {
             completed,
             position: position.clone(),
             place: place.last,
+            is_asked_for: false,
             at_end: Vec::new(),
             figures: &figures,
         };

@@ -86,6 +86,7 @@ impl Streaming<'_> {
             completed: Vec::new(),
             place: position.last.clone(),
             position,
+            is_asked_for: true,
             at_end: tables.iter().map(|table| table.removal(server)).collect(),
             figures: &figures,
         };

@@ -173,7 +173,7 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    fn let_rest(&mut self, paused: bool) {
+    pub(super) fn let_rest(&mut self, paused: bool) {
         if self.chunks.is_paused() != paused {
             self.chunks.pause(paused);
             self.batch.state.push(pause(&self.config.relational.topic_prefix, paused));
