@@ -91,7 +91,6 @@ struct Run {
     definitions: Vec<TableDefinition>,
     publication: Option<Publication>,
     blocks: Blocks,
-    headers: Headers,
     plans: Plans,
     session: SqlSession,
     /// Tables to read in chunks while the log is followed
@@ -138,8 +137,8 @@ impl Run {
         } else {
             Headers::default()
         };
-        let plans = Plans::new(config.clone(), types, headers.clone(), definitions.clone());
-        Ok(Self { config, sql, facts, definitions, publication, blocks, headers, plans, session, reading: Vec::new() })
+        let plans = Plans::new(config.clone(), types, headers, definitions.clone());
+        Ok(Self { config, sql, facts, definitions, publication, blocks, plans, session, reading: Vec::new() })
     }
 
     /// Does what has to be done before the stream; `None` where nothing is streamed.
@@ -429,7 +428,7 @@ impl Run {
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         let acknowledgements = Acknowledgements::new(position.resume);
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
-        let messages = LogicalMessages::new(&config, &self.blocks, self.headers.clone());
+        let messages = LogicalMessages::new(&config, &self.blocks);
         let start = Start {
             plans: self.plans,
             session: self.session,
