@@ -145,8 +145,9 @@ impl Run {
     async fn prepare(&mut self, context: &mut SourceContext) -> Result<Option<Position>> {
         let server = self.config.relational.topic_prefix.clone();
         let stored = Position::load(context.state(), &server)?;
-        let completed = CompletedTable::load_all(context.state(), &server);
+        let mut completed = CompletedTable::load_all(context.state(), &server);
         self.reading = ReadingTable::load_all(context.state(), &server)?;
+        self.forget_left_out(context, &mut completed).await?;
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
             if !done || self.config.snapshot.read == SnapshotWhen::Always {
@@ -204,6 +205,24 @@ impl Run {
                 Ok(Some(position))
             }
         }
+    }
+
+    /// Forgets the tables that the filters leave out by now, under whatever name. From here on no record tells of their changes, so
+    /// one that comes back is new.
+    async fn forget_left_out(&mut self, context: &mut SourceContext, completed: &mut Vec<CompletedTable>) -> Result<()> {
+        let left_out: Vec<_> = self
+            .definitions
+            .iter()
+            .filter(|table| !self.config.captures(&table.schema, &table.name))
+            .map(|table| (table.oid, table.full_name()))
+            .collect();
+        let is_left_out =
+            |oid: Option<u32>, name: &str| left_out.iter().any(|(other, full_name)| oid.map_or(full_name == name, |oid| oid == *other));
+        let server = self.config.relational.topic_prefix.clone();
+        let complete = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).map(|table| table.removal(&server));
+        let reading = self.reading.extract_if(.., |table| is_left_out(Some(table.oid), &table.name)).map(|table| table.removal(&server));
+        let state: Vec<_> = complete.chain(reading).collect();
+        if state.is_empty() { Ok(()) } else { send_state(context, state).await }
     }
 
     async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
