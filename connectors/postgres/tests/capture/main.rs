@@ -23,4 +23,5 @@ mod snapshots;
 mod standbys;
 mod transactions;
 mod traps;
+mod two_phase;
 mod values;
