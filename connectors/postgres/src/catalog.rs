@@ -258,6 +258,19 @@ impl Publication {
     }
 }
 
+/// Types with smaller oids are the server's own (`FirstNormalObjectId` of PostgreSQL's transam.h).
+pub(crate) const FIRST_OID_OF_USERS: u32 = 16_384;
+
+/// SQL for the text of a value of this type, as its type writes it and the log has it (I7). A cast to text may be a function of the
+/// type's owner, who lets it say something else.
+pub(crate) fn as_text(value: &str, type_oid: u32) -> String {
+    if type_oid < FIRST_OID_OF_USERS {
+        format!("{value}::text")
+    } else {
+        format!("CASE WHEN {value} IS DISTINCT FROM NULL THEN format('%s', {value}) END")
+    }
+}
+
 /// An identifier in double quotes.
 pub(crate) fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

@@ -21,7 +21,7 @@ use tailwater_kit::envelope::Change;
 use tokio_postgres::error::SqlState;
 
 use super::{is_told_by_key, keys};
-use crate::catalog::{Publication, TableDefinition, quote_identifier, quote_text};
+use crate::catalog::{FIRST_OID_OF_USERS, Publication, TableDefinition, as_text, quote_identifier, quote_text};
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::copy::{CopyRow, CopyRows};
@@ -37,8 +37,6 @@ use crate::visibility::{Sight, replayed, sight};
 pub(super) const CHUNK: usize = 512 << 10;
 /// Longest wait for the lock of a table: who waits for a stronger one has to go first.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
-/// Types with smaller oids are the server's own, whose operators it always finds (`FirstNormalObjectId` of PostgreSQL's transam.h).
-const FIRST_OID_OF_USERS: u32 = 16_384;
 const DOING: &str = "read a chunk of the table";
 
 /// What is to be read.
@@ -228,8 +226,16 @@ fn types(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
 
 /// Names and types of columns.
 fn described(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
-    let column = |name: &&str| table.columns.iter().find(|column| column.name == *name);
-    columns.iter().map(|name| format!("{name} {}", column(name).map_or(0, |column| column.type_oid))).collect()
+    columns.iter().map(|name| format!("{name} {}", type_oid(table, name))).collect()
+}
+
+fn type_oid(table: &TableDefinition, column: &str) -> u32 {
+    table.columns.iter().find(|known| known.name == column).map_or(0, |known| known.type_oid)
+}
+
+/// The key's columns as text.
+fn texts_of_key<'a>(table: &'a TableDefinition, order: &'a Order<'_>) -> impl Iterator<Item = String> + 'a {
+    order.columns.iter().map(|column| as_text(&qualified(column), type_oid(table, column)))
 }
 
 fn gone() -> Outcome {
@@ -303,8 +309,7 @@ fn keyless() -> Error {
 /// of a comparison on the search path, and takes another type's where it finds none, such as those of text for citext; and it
 /// finds none for a domain over an enum.
 async fn find_operators(sql: &SqlConnection, table: &TableDefinition, order: &mut Order<'_>) -> Result<(), tokio_postgres::Error> {
-    let oid = |name: &str| table.columns.iter().find(|column| column.name == name).map_or(0, |column| column.type_oid);
-    let types: Vec<u32> = order.columns.iter().map(|name| oid(name)).collect();
+    let types: Vec<u32> = order.columns.iter().map(|name| type_oid(table, name)).collect();
     if types.iter().all(|&oid| oid < FIRST_OID_OF_USERS) {
         return Ok(());
     }
@@ -340,7 +345,7 @@ async fn greatest_key(
     order: &Order<'_>,
     filters: &[String],
 ) -> Result<Option<Vec<String>>, tokio_postgres::Error> {
-    let texts = order.columns.iter().map(|column| format!("{}::text", qualified(column))).collect::<Vec<_>>().join(", ");
+    let texts = texts_of_key(table, order).collect::<Vec<_>>().join(", ");
     let descending = order.columns.iter().map(|column| format!("{} DESC", qualified(column))).collect::<Vec<_>>().join(", ");
     let filter = if filters.is_empty() { String::new() } else { format!("WHERE {}", filters.join(" AND ")) };
     let row = sql.query_opt(&format!("SELECT {texts} FROM {} {filter} ORDER BY {descending} LIMIT 1", source(table)), &[]).await?;
@@ -371,12 +376,12 @@ fn select(
     let columns = plan.shape.columns.iter().enumerate().filter_map(|(index, column)| {
         let quoted = qualified(&column.name);
         Some(match copy_format(plan.codec(index)?) {
-            Format::Text => format!("{quoted}::text"),
+            Format::Text => as_text(&quoted, column.type_oid),
             Format::Binary => quoted,
         })
     });
     let keys: Vec<String> = order.columns.iter().map(|column| qualified(column)).collect();
-    let selected: Vec<String> = columns.chain(keys.iter().map(|key| format!("{key}::text"))).collect();
+    let selected: Vec<String> = columns.chain(texts_of_key(table, order)).collect();
     let literal = |texts: &[String]| {
         let literals = texts.iter().zip(&order.types).map(|(text, of)| format!("{}::{of}", quote_text(text)));
         literals.collect::<Vec<_>>().join(", ")

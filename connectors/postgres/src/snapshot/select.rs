@@ -4,7 +4,7 @@ use tailwater_kit::filters::NameFilter;
 use tailwater_kit::relational_config::TableOrder;
 
 use super::work::Pages;
-use crate::catalog::{Publication, TableDefinition, quote_identifier};
+use crate::catalog::{Publication, TableDefinition, as_text, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::data_types::{ColumnCodec, Format};
 use crate::relation::TablePlan;
@@ -39,7 +39,7 @@ impl Select {
                 let quoted = quote_identifier(&column.name);
                 let definition = table.columns.iter().find(|definition| definition.name == column.name)?;
                 Some(match (copy_format(codec), statement) {
-                    (Format::Text, _) => format!("{quoted}::text"),
+                    (Format::Text, _) => as_text(&quoted, column.type_oid),
                     // A statement of the user may select another type than the column's.
                     (Format::Binary, Some(_)) => format!("{quoted}::{}", definition.type_name),
                     (Format::Binary, None) => quoted,
