@@ -223,6 +223,24 @@ const TEXT_CASES: &[Case] = &[
     case("bit(3)[]", "('{101,000,NULL}')", "", "", ""),
 ];
 
+/// Types of extensions that are no part of a server's package, by extension.
+const EXTENSION_CASES: &[(&str, Case)] = &[
+    (
+        "postgis",
+        case(
+            "geometry",
+            "('POINT(1 2)'), ('SRID=4326;LINESTRING Z (0 0 1, 1e300 1 2)'), ('POLYGON EMPTY'), (null)",
+            "st_makepoint(random(), -random())",
+            "v::bytea",
+            "st_asewkb(c)",
+        ),
+    ),
+    ("postgis", case("geography", "('POINT(1 2)'), ('MULTIPOINT(1 2, 3 4)')", "", "v::bytea", "st_asewkb(c::geometry)")),
+    ("vector", case("vector", "('[0.1,-1e-10,3]'), (null)", "", "v::float4[]::vector", "c")),
+    ("vector", case("halfvec(3)", "('[1.5,-2,65504]')", "", "v::float4[]::halfvec", "c")),
+    ("vector", case("sparsevec(5)", "('{1:1,3:2.5}/5'), ('{}/5')", "", "", "")),
+];
+
 /// Times, intervals and numbers as text.
 const TEXT_MODES: &[(&str, &str)] = &[
     ("time.precision.mode", "isostring"),
@@ -278,11 +296,20 @@ const MODES_OF_FEW: &[&[(&str, &str)]] = &[
 ];
 const OF_THOSE: &[&str] = &["date", "time", "timestamp", "bytea", "money", "hstore", "interval"];
 
-/// Tables `t…` are of types that come in binary, tables `x…` of the others.
-fn tables() -> Vec<(String, &'static Case)> {
-    let named =
-        |letter: char, cases: &'static [Case]| cases.iter().enumerate().map(move |(index, case)| (format!("{letter}{index}"), case));
-    named('t', CASES).chain(named('x', TEXT_CASES)).collect()
+/// Tables `t…` are of types that come in binary, tables `x…` of the others, as far as the server has the extensions.
+async fn tables(client: &Client) -> Vec<(String, &'static Case)> {
+    let mut of_extensions = Vec::new();
+    for (extension, case) in EXTENSION_CASES {
+        let query = "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = $1)";
+        if client.query_one(query, &[extension]).await.unwrap().get(0) {
+            client.batch_execute(&format!("CREATE EXTENSION IF NOT EXISTS {extension}")).await.unwrap();
+            of_extensions.push(case);
+        } else {
+            eprintln!("without {}: the server does not have the extension {extension}", case.name);
+        }
+    }
+    let binary = CASES.iter().chain(of_extensions).enumerate().map(|(index, case)| (format!("t{index}"), case));
+    binary.chain(TEXT_CASES.iter().enumerate().map(|(index, case)| (format!("x{index}"), case))).collect()
 }
 
 async fn create(client: &Client, tables: &[(String, &Case)]) {
@@ -349,10 +376,13 @@ fn plain(value: &Value, schema: &Schema) -> Option<String> {
                 (0..length).rev().map(|place| if bit(place) { '1' } else { '0' }).collect()
             }
             Some("org.apache.kafka.connect.data.Decimal") => decimal(octets, schema.parameter("scale").unwrap().parse().unwrap()),
-            _ => octets.iter().fold("\\x".to_owned(), |text, octet| text + &format!("{octet:02x}")),
+            _ => hexadecimal(octets),
         },
         (Value::Struct(values), _) => match (schema.name(), &values[..]) {
             (Some("io.debezium.data.VariableScaleDecimal"), [Value::Int32(scale), Value::Bytes(octets)]) => decimal(octets, *scale),
+            (Some("io.debezium.data.geometry.Geometry" | "io.debezium.data.geometry.Geography"), [Value::Bytes(octets), ..]) => {
+                hexadecimal(octets)
+            }
             (Some("io.debezium.data.geometry.Point"), [Value::Float64(x), Value::Float64(y), ..]) => format!("({x},{y})"),
             (name, _) => panic!("{name:?}"),
         },
@@ -363,6 +393,10 @@ fn plain(value: &Value, schema: &Schema) -> Option<String> {
         }
         (number, _) => number.as_integer().unwrap_or_else(|| panic!("{number:?}")).to_string(),
     })
+}
+
+fn hexadecimal(octets: &[u8]) -> String {
+    octets.iter().fold("\\x".to_owned(), |text, octet| text + &format!("{octet:02x}"))
 }
 
 fn decimal(octets: &[u8], scale: i32) -> String {
@@ -430,7 +464,7 @@ async fn play(server: &PostgresServer, client: &Client, tables: &[(String, &Case
 async fn snapshot_and_stream_write_the_same_values_and_the_servers_own() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
-    let tables = tables();
+    let tables = tables(&client).await;
     create(&client, &tables).await;
     play(&server, &client, &tables, &[]).await;
     let as_text = play(&server, &client, &tables, TEXT_MODES).await;
