@@ -92,6 +92,7 @@ pub(crate) struct TableDefinition {
     pub(crate) key: Vec<String>,
 }
 
+// A default names no columns, so its text needs no table: with one, the server looks at all columns of the table for each.
 // An index that is partial, over an expression or over nullable columns identifies no row, so it makes no key.
 const TABLES: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'p', c.relreplident::text,
@@ -99,7 +100,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        CASE WHEN c.relispartition THEN array(SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid) ELSE '{}'::oid[] END,
        coalesce(k.primary_key, false), coalesce(k.columns, '{}'::text[]),
        a.attname::text, a.atttypid, a.atttypmod,
-       a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, d.adrelid),
+       a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END),
        format_type(a.atttypid, a.atttypmod), a.attgenerated::text,
        array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
              WHERE i.indrelid = c.oid AND i.indisreplident)
