@@ -206,6 +206,11 @@ impl ChunkRead {
             return Err(("SKIPPED", format!("it has no column {surrogate}, which the signal names as surrogate-key")));
         };
         let column_place = if table.key.is_empty() {
+            // The log's changes would be known by that key, the rows by the column.
+            if self.config.relational.key_columns.of(&table.schema, &table.name).is_some() {
+                let why = "it has no key, but its records have one (message.key.columns); take a blocking snapshot";
+                return Err(("SKIPPED", why.to_owned()));
+            }
             let missing = || format!("its records have no column {surrogate}, or not the value that the table has, to tell rows apart by");
             Some(plan.place(surrogate).ok_or_else(|| ("SKIPPED", missing()))?)
         } else {

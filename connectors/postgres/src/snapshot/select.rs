@@ -85,11 +85,12 @@ pub(crate) fn tables_to_read(
     };
     let read = |table: &TableDefinition| {
         let covered = table.ancestors.iter().any(|oid| captured.iter().any(|other| other.oid == *oid && by_root(other)));
-        // As Debezium does. That the filters let it through is for its signals, not for its rows.
-        if config.is_signal_table(&table.schema, &table.name) && matches!(relational.tables.tables, NameFilter::Include(_)) {
-            return false;
-        }
-        let named = relational.snapshot_tables.is_empty() || relational.snapshot_tables.matches(&table.full_name());
+        let named = if relational.snapshot_tables.is_empty() {
+            // As Debezium does: where tables are named one by one, this one is captured for its signals, not for its rows.
+            !(config.is_signal_table(&table.schema, &table.name) && matches!(relational.tables.tables, NameFilter::Include(_)))
+        } else {
+            relational.snapshot_tables.matches(&table.full_name())
+        };
         named && if table.partitioned { by_root(table) && !covered } else { !covered }
     };
     let mut tables: Vec<TableDefinition> = captured.iter().filter(|table| read(table)).map(|table| (*table).clone()).collect();

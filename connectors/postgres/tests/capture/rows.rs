@@ -178,6 +178,18 @@ async fn logical_messages_become_records_in_and_outside_transactions() {
 }
 
 #[tokio::test]
+async fn options_of_the_plug_in_that_the_configuration_names_stand_in_place_of_ours() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut running = start(&config(&server, &[("slot.stream.params", "messages=false;binary=false")]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client.batch_execute("SELECT pg_logical_emit_message(true, 'p', 'c'); INSERT INTO t VALUES (1)").await.unwrap();
+    running.records(1).await;
+    assert_eq!(running.stop().await.lines(), ["c public.t {1} null->{1}"]);
+}
+
+#[tokio::test]
 async fn a_type_that_is_read_as_text_turns_a_binary_stream_into_text() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
