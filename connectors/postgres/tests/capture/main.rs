@@ -11,6 +11,7 @@ mod definitions;
 mod harness;
 mod heartbeats;
 mod in_progress;
+mod origins;
 mod positions;
 mod publications;
 mod refusals;
