@@ -34,6 +34,7 @@ pub mod pgoutput;
 mod plans;
 mod position;
 mod probe;
+mod progress;
 mod publication;
 mod relation;
 pub mod replication;
