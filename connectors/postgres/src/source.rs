@@ -96,7 +96,6 @@ struct Run {
     definitions: Vec<TableDefinition>,
     publication: Option<Publication>,
     blocks: Blocks,
-    headers: Headers,
     plans: Plans,
     session: SqlSession,
     /// Tables to read in chunks while the log is followed
@@ -143,16 +142,17 @@ impl Run {
         } else {
             Headers::default()
         };
-        let plans = Plans::new(config.clone(), types, headers.clone(), definitions.clone());
-        Ok(Self { config, sql, facts, definitions, publication, blocks, headers, plans, session, reading: Vec::new() })
+        let plans = Plans::new(config.clone(), types, headers, definitions.clone());
+        Ok(Self { config, sql, facts, definitions, publication, blocks, plans, session, reading: Vec::new() })
     }
 
     /// Does what has to be done before the stream; `None` where nothing is streamed.
     async fn prepare(&mut self, context: &mut SourceContext) -> Result<Option<Position>> {
         let server = self.config.relational.topic_prefix.clone();
         let stored = Position::load(context.state(), &server)?;
-        let completed = CompletedTable::load_all(context.state(), &server);
+        let mut completed = CompletedTable::load_all(context.state(), &server);
         self.reading = ReadingTable::load_all(context.state(), &server)?;
+        self.forget_left_out(context, &mut completed).await?;
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
             if !done || self.config.snapshot.read == SnapshotWhen::Always {
@@ -210,6 +210,24 @@ impl Run {
                 Ok(Some(position))
             }
         }
+    }
+
+    /// Forgets the tables that the filters leave out by now, under whatever name. From here on no record tells of their changes, so
+    /// one that comes back is new.
+    async fn forget_left_out(&mut self, context: &mut SourceContext, completed: &mut Vec<CompletedTable>) -> Result<()> {
+        let left_out: Vec<_> = self
+            .definitions
+            .iter()
+            .filter(|table| !self.config.captures(&table.schema, &table.name))
+            .map(|table| (table.oid, table.full_name()))
+            .collect();
+        let is_left_out =
+            |oid: Option<u32>, name: &str| left_out.iter().any(|(other, full_name)| oid.map_or(full_name == name, |oid| oid == *other));
+        let server = self.config.relational.topic_prefix.clone();
+        let complete = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).map(|table| table.removal(&server));
+        let reading = self.reading.extract_if(.., |table| is_left_out(Some(table.oid), &table.name)).map(|table| table.removal(&server));
+        let state: Vec<_> = complete.chain(reading).collect();
+        if state.is_empty() { Ok(()) } else { send_state(context, state).await }
     }
 
     async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
@@ -441,7 +459,7 @@ impl Run {
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         let acknowledgements = Acknowledgements::new(Durable { resume: position.resume, through: position.through });
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
-        let messages = LogicalMessages::new(&config, &self.blocks, self.headers.clone());
+        let messages = LogicalMessages::new(&config, &self.blocks);
         let start = Start {
             plans: self.plans,
             session: self.session,

@@ -12,6 +12,7 @@ mod harness;
 mod heartbeats;
 mod in_progress;
 mod origins;
+mod keys;
 mod positions;
 mod publications;
 mod refusals;
