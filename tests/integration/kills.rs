@@ -131,7 +131,7 @@ async fn write_in_parts_and_phases(client: Client, stop: Arc<AtomicBool>) {
             _ => "COMMIT".to_owned(),
         };
         client.batch_execute(&format!("{sql}{end}")).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..100))).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(100..500))).await;
     }
 }
 
@@ -198,13 +198,17 @@ async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target, t
     let stop = Arc::new(AtomicBool::new(false));
     let mut writers = vec![tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)))];
     if transactions == Transactions::Uncommitted {
+        // The snapshot has its kills elsewhere, and its slot would wait for whatever is prepared.
+        let daemon = Daemon::start(&home, &options).await;
+        shop::wait_for_streaming(&source, shop::SHOP).await;
+        daemon.kill();
         writers.push(tokio::spawn(write_in_parts_and_phases(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop))));
     }
     let (mut in_snapshot, mut while_streaming) = (0, 0);
     for kill in 0..kills() {
         let daemon = Daemon::start(&home, &options).await;
-        // The first ones hit the snapshot.
-        let longest = if kill < kills() / 2 { 600 } else { 3000 };
+        // The first ones hit the snapshot, where it is not read yet.
+        let longest = if kill < kills() / 2 && transactions == Transactions::Whole { 600 } else { 3000 };
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..longest))).await;
         *if daemon.log_text().contains("follows the log") { &mut while_streaming } else { &mut in_snapshot } += 1;
         daemon.kill();
