@@ -267,7 +267,7 @@ async fn pending_records_wait_for_others_to_share_their_fsync() {
         let pending = SourceBatch { pending: Some("rows".into()), ..of_numbers("a", 0..1) };
         writer.append(number, pending).await.unwrap();
         // Some of the time the thread is idle.
-        tokio::time::sleep(std::time::Duration::from_micros(200)).await;
+        tokio::time::sleep(Duration::from_micros(200)).await;
     }
     let published = SourceBatch { publish: vec!["rows".into()], ..SourceBatch::default() };
     append(&mut writer, 400, published).await;
