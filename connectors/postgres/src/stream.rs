@@ -242,6 +242,11 @@ impl<'a> Streaming<'a> {
                             self.rest(self.progress.place()).await?;
                             continue;
                         }
+                        taken = self.blocking.taken(), if is_between => {
+                            self.snapshot_taken(taken).await?;
+                            self.rest(self.progress.place()).await?;
+                            continue;
+                        }
                         () = self.chunks.wait(), if is_between => {
                             self.read_chunks().await?;
                             continue;

@@ -199,6 +199,40 @@ async fn a_table_renamed_into_the_filters_is_read_and_one_made_anew_is_not() {
 }
 
 #[tokio::test]
+async fn a_table_attached_with_its_rows_to_a_published_one_is_read_and_one_made_as_a_partition_is_not() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE one PARTITION OF root FOR VALUES IN (1);
+             CREATE PUBLICATION shop FOR TABLE root",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[READ, SOON, ("snapshot.mode", "no_data"), ("publication.autocreate.mode", "disabled")]);
+    let mut running = start(&config, Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("CREATE TABLE two PARTITION OF root FOR VALUES IN (2); INSERT INTO root VALUES (2)").await.unwrap();
+    running.records(1).await;
+    client.batch_execute("CREATE TABLE three (id int PRIMARY KEY); INSERT INTO three VALUES (3)").await.unwrap();
+    client.batch_execute("ALTER TABLE root ATTACH PARTITION three FOR VALUES IN (3)").await.unwrap();
+    let (result, log) = running.ended().await;
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Restarting);
+    assert!(error.to_string().contains("public.three"), "{error}");
+    eventually(&client, INACTIVE).await;
+    let mut running = start(&config, log);
+    running.until(|log| !of_table(log, "public.three").is_empty()).await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("UPDATE root SET id = id").await.unwrap();
+    running.until(|log| of_table(log, "public.three").len() == 2).await;
+    let log = running.stop().await;
+    assert_eq!(of_table(&log, "public.three"), ["r public.three {3} null->{3}", "u public.three {3} null->{3}"]);
+    assert_eq!(of_table(&log, "public.two")[0], "c public.two {2} null->{2}");
+}
+
+#[tokio::test]
 async fn a_crash_while_a_new_table_is_read_loses_nothing_and_repeats_nothing() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();

@@ -12,6 +12,7 @@ mod harness;
 mod heartbeats;
 mod in_progress;
 mod keys;
+mod origins;
 mod positions;
 mod publications;
 mod refusals;
