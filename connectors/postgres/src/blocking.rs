@@ -1,4 +1,5 @@
-//! Blocking snapshots: a signal asks for tables to be read while the log rests.
+//! Blocking snapshots: tables that are read while the log rests. A signal asks for them, or the snapshot at the start does, of a table
+//! that turned out not to be readable in chunks.
 //!
 //! 1. The log rests between two transactions, and a temporary slot is made. It exports a snapshot of the database and names the
 //!    place that it stands for, which is not before the one where the log rests.
@@ -66,6 +67,11 @@ impl BlockingSnapshots {
     pub(crate) fn of_first(&self) -> &[ReadingTable] {
         let is_of_same = |one: &ReadingTable, two: &ReadingTable| signal_of(one) == signal_of(two);
         self.tables.chunk_by(is_of_same).next().unwrap_or_default()
+    }
+
+    /// Whether the first is owed by the snapshot at the start, not asked for by a signal.
+    pub(crate) fn is_of_initial_snapshot(&self) -> bool {
+        self.tables.first().and_then(|table| table.request.as_ref()).is_some_and(TableRequest::is_of_initial_snapshot)
     }
 
     /// The tables of the first signal, which are done with.

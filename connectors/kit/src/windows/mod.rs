@@ -56,10 +56,7 @@ pub trait Visibility: Clone {
 
 /// Stands for one look at the database, from before it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
-    generation: u64,
-    number: u64,
-}
+pub struct Look(u64);
 
 /// What became of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,10 +76,10 @@ pub struct Windows<V: Visibility> {
     settling: Settling<V::Transaction>,
     /// Of this one not all keys are known: it was under way when the memory was empty.
     partly_known: Option<V::Transaction>,
-    /// Counts how often all was forgotten
-    generation: u64,
-    /// Number of the next look
-    next: u64,
+    /// Number of the last look
+    last: u64,
+    /// The last look that was taken before all was forgotten
+    void: u64,
     /// Reads whose rows are not all reconciled, in the order of their numbers
     reads: Vec<UnderWay<V>>,
     /// What the last look saw; whoever looks from now on sees it, too
@@ -132,8 +129,8 @@ impl<V: Visibility> Windows<V> {
             touched: VecDeque::new(),
             settling: Settling::Unknown,
             partly_known: current,
-            generation: 0,
-            next: 0,
+            last: 0,
+            void: 0,
             reads: Vec::new(),
             newest: None,
             seen_by_all: None,
@@ -179,7 +176,7 @@ impl<V: Visibility> Windows<V> {
     fn forget_all(&mut self, current: Option<V::Transaction>) {
         // What was seen once stays seen.
         let newest = self.newest.take();
-        *self = Self { generation: self.generation + 1, newest, ..Self::new(self.limit, current) };
+        *self = Self { last: self.last, void: self.last, newest, ..Self::new(self.limit, current) };
     }
 
     fn entry(&mut self, transaction: &V::Transaction) -> Option<&mut Touched<V::Transaction>> {
@@ -231,25 +228,25 @@ impl<V: Visibility> Windows<V> {
     /// To be taken before the database is asked what a read sees now.
     #[must_use]
     pub fn look(&mut self) -> Look {
-        self.next += 1;
-        Look { generation: self.generation, number: self.next }
+        self.last += 1;
+        Look(self.last)
     }
 
     /// Takes the answer: what is visible from now on is forgotten as soon as no read under way needs it. Of a read it is to be
     /// taken before its first rows are reconciled.
     pub fn learn(&mut self, look: Look, visibility: &V) {
-        if look.generation != self.generation {
+        if look.0 <= self.void {
             // It was taken before all was forgotten, so it may miss what runs since.
             return;
         }
-        if let Some(read) = self.reads.iter_mut().find(|read| read.number == look.number) {
+        if let Some(read) = self.reads.iter_mut().find(|read| read.number == look.0) {
             read.sees = Some(visibility.clone());
         }
         self.newest = Some(visibility.clone());
         for touched in &mut self.touched {
             if touched.seen_from.is_none() && visibility.sees(&touched.transaction) {
-                // Whoever looks from now on looks later than this.
-                touched.seen_from = Some(self.next + 1);
+                // Who looks from now on looks later than this. Those on their way may have looked before.
+                touched.seen_from = Some(self.last + 1);
             }
         }
         self.settling = match std::mem::replace(&mut self.settling, Settling::Unknown) {
@@ -301,15 +298,14 @@ impl<V: Visibility> Windows<V> {
     #[must_use]
     pub fn begin_read(&mut self) -> Option<Look> {
         let look = self.is_settled().then(|| self.look())?;
-        self.reads.push(UnderWay { number: look.number, sees: None });
+        self.reads.push(UnderWay { number: look.0, sees: None });
         Some(look)
     }
 
     /// Drops of the rows of a read those that newer events stand for. To be called once the log has passed everything that the
     /// read could see, and not before. What is left has to be emitted before the log goes on. `key` writes a row's key.
     pub fn reconcile<R>(&self, read: Look, table: u32, rows: &mut Vec<R>, key: impl Fn(&R, &mut Vec<u8>)) -> Reconciled {
-        let is_under_way = |other: &&UnderWay<V>| read.generation == self.generation && other.number == read.number;
-        let Some(read) = self.reads.iter().find(is_under_way) else {
+        let Some(read) = self.reads.iter().find(|other| other.number == read.0) else {
             rows.clear();
             return Reconciled::ReadAgain;
         };
@@ -335,10 +331,8 @@ impl<V: Visibility> Windows<V> {
 
     /// No more rows of the read are to be reconciled, because all were, or because it came to nothing.
     pub fn end_read(&mut self, read: Look) {
-        if read.generation == self.generation {
-            self.reads.retain(|other| other.number != read.number);
-            self.forget();
-        }
+        self.reads.retain(|other| other.number != read.0);
+        self.forget();
     }
 
     /// Octets that are kept.
