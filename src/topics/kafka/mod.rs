@@ -8,6 +8,7 @@
 //! - `creation`: with what options topics are made
 //! - `unchanged`: what bytes cannot say about a record (I8)
 //! - `client`: settings of Java clients as those of librdkafka
+//! - `signals`: the topic from which a source takes signals
 //! - `errors`: what Kafka's errors mean here
 //!
 //! What is durable is what all replicas in sync hold (`acks=all`); a reader sees nothing else (I1), and nothing of a transaction that
@@ -23,6 +24,7 @@ pub mod observer;
 pub mod offset_store;
 mod producer;
 mod reader;
+pub mod signals;
 #[cfg(test)]
 mod tests;
 mod transactions;

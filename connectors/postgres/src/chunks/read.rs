@@ -136,12 +136,9 @@ impl TableRead {
         let query = "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $1";
         let Some(found) = sql.query_opt(query, &[&self.table.oid]).await.map_err(&failed)? else { return Ok(End::Gone) };
         let quoted: String = found.get(0);
-        // The index gives the rows in their order from where they are wanted; to sort the table for each read would cost more with
-        // each.
         let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL enable_sort = off; \
-             SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL lock_timeout = {}; LOCK TABLE {quoted} IN ACCESS SHARE MODE; \
-             SET LOCAL lock_timeout = 0",
+            "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {}; \
+             LOCK TABLE {quoted} IN ACCESS SHARE MODE; SET LOCAL lock_timeout = 0",
             LOCK_WAIT.as_millis(),
         );
         let end = match sql.batch_execute(&begin).await {
@@ -205,6 +202,12 @@ impl TableRead {
         let estimated = (table.rows >= 0.0).then_some(table.rows as u64);
         let plan = Arc::new(plan);
         self.tell(Told::Begun(Begun { sight, passed, plan: plan.clone(), column_place: order.column_place, estimated })).await?;
+        if filters.is_empty() {
+            // The index gives the rows in their order from where they are wanted; to sort the table for each read would cost more
+            // with each.
+            let settings = "SET LOCAL enable_sort = off; SET LOCAL max_parallel_workers_per_gather = 0";
+            sql.batch_execute(settings).await.map_err(failed)?;
+        }
         self.copy(sql, &query, &plan, &order, until).await.map_err(scoped)
     }
 

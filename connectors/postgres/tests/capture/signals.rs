@@ -351,14 +351,14 @@ async fn the_query_of_a_snapshot_that_is_stopped_is_cancelled() {
                    "additional-conditions": [{"data-collection": "public.a", "filter": "pg_sleep(600) IS NOT NULL"}]}"#;
     let answer = request(&running, "execute-snapshot", data).await;
     answered(&mut running, answer).await.unwrap();
-    let sleeps = "(SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
+    let sleeps = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
     tokio::select! {
         () = running.until(|_| false) => {}
-        () = eventually(&client, &format!("SELECT EXISTS {sleeps}")) => {}
+        () = eventually(&client, sleeps) => {}
     }
     let answer = request(&running, "stop-snapshot", "").await;
     answered(&mut running, answer).await.unwrap();
-    eventually(&client, &format!("SELECT NOT EXISTS {sleeps}")).await;
+    eventually(&client, &sleeps.replace("SELECT EXISTS", "SELECT NOT EXISTS")).await;
     running.stop().await;
 }
 
@@ -386,4 +386,18 @@ async fn write_tables(_: &PostgresServer, client: &Client) {
         let statement = format!("CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} SELECT generate_series(1, 100);");
         client.batch_execute(&statement).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_column_that_came_since_the_start_is_read() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);").await.unwrap();
+    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    is_streaming(&client).await;
+    client.batch_execute("ALTER TABLE t ADD v int DEFAULT 7").await.unwrap();
+    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"]}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    running.until(is_read).await;
+    assert_eq!(running.stop().await.lines(), ["r public.t {1} null->{1,7}"]);
 }
