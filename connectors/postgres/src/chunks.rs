@@ -215,7 +215,9 @@ impl Chunks {
         };
         let stopped: Vec<_> = stopped.into_iter().map(end).collect();
         stopped.iter().for_each(|table| self.end_figures(table, false));
-        self.due = Some(Instant::now());
+        if self.is_idle() {
+            self.begin_anew();
+        }
         stopped
     }
 
@@ -294,8 +296,8 @@ impl Chunks {
         if self.finished.is_some() {
             return;
         }
+        let due = self.due.filter(|_| !self.rests());
         let (under_way, tables) = (&mut self.under_way, &mut self.tables);
-        let due = self.due;
         let ended = tokio::select! {
             biased;
             Some(ended) = under_way.join_next() => ended,
@@ -329,24 +331,30 @@ impl Chunks {
         if let Some(step) = self.finished.take() {
             self.take(step?);
         }
-        for offset in 0..self.tables.len() {
-            let number = (self.turn + offset) % self.tables.len();
-            if let Some(emission) = self.hear(number, reached)? {
-                self.turn = number + 1;
-                // There may be more.
-                self.due = Some(Instant::now());
-                return Ok(Some(emission));
-            }
-        }
-        if !self.rests() {
-            self.begin(plans, blocks);
-        } else {
+        let emission = self.next_emission(reached)?;
+        if self.rests() {
             // Nobody has to know what is touched.
             if self.takes_room() {
                 self.begin_anew();
             }
             self.sessions.clear();
-            self.due = None;
+        } else if emission.is_some() {
+            // There may be more.
+            self.due = Some(Instant::now());
+        } else {
+            self.begin(plans, blocks);
+        }
+        Ok(emission)
+    }
+
+    /// Takes what reads tell, each table in its turn, up to something that can be emitted.
+    fn next_emission(&mut self, reached: Lsn) -> Result<Option<Emission>> {
+        for offset in 0..self.tables.len() {
+            let number = (self.turn + offset) % self.tables.len();
+            if let Some(emission) = self.hear(number, reached)? {
+                self.turn = number + 1;
+                return Ok(Some(emission));
+            }
         }
         Ok(None)
     }

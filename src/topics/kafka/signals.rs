@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
 use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues, split_list};
@@ -198,7 +199,7 @@ fn begin(client: &ObservingClient, topic: &str, reset: Option<Offset>, since: i6
         Ok(place)
     };
     let (first, end) = client.fetch_watermarks(topic, 0, PATIENCE).map_err(told)?;
-    let in_list = |list: &TopicPartitionList| list.elements().first().map_or(Offset::Invalid, |element| element.offset());
+    let in_list = |list: &TopicPartitionList| list.elements().first().map_or(Offset::Invalid, TopicPartitionListElem::offset);
     let committed = client.committed_offsets(place(Offset::Invalid)?, PATIENCE).map_err(told)?;
     let begin = match (in_list(&committed), reset) {
         // A topic that was made anew holds other records there, or none.
@@ -207,10 +208,7 @@ fn begin(client: &ObservingClient, topic: &str, reset: Option<Offset>, since: i6
         (_, Some(_)) => end,
         (_, None) => {
             let found = client.offsets_for_times(place(Offset::Offset(since))?, PATIENCE).map_err(told)?;
-            match in_list(&found) {
-                Offset::Offset(offset) => offset,
-                _ => end,
-            }
+            if let Offset::Offset(offset) = in_list(&found) { offset } else { end }
         }
     };
     client.assign(&place(Offset::Offset(begin))?).map_err(told)?;
