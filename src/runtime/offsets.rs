@@ -71,13 +71,12 @@ impl Worker {
     /// It is unknown, or its state cannot be read.
     pub async fn offsets(&self, name: &str) -> Result<Offsets, Refused> {
         let connector = self.inner.find(name)?;
-        match kind(&connector) {
-            ConnectorType::Sink => self.topics().committed(name).await.map(Offsets::Sink).map_err(Refused::Failed),
-            ConnectorType::Source => {
-                let user = connector.log_user(&self.inner).map_err(Refused::Failed)?;
-                self.topics().source_state(&user).await.map(Offsets::Source).map_err(Refused::Failed)
-            }
-        }
+        let user = connector.log_user(&self.inner).map_err(Refused::Failed)?;
+        let offsets = match kind(&connector) {
+            ConnectorType::Sink => self.topics().committed(&user).await.map(Offsets::Sink),
+            ConnectorType::Source => self.topics().source_state(&user).await.map(Offsets::Source),
+        };
+        offsets.map_err(Refused::Failed)
     }
 
     /// Replaces offsets of a stopped connector; `None` removes one. For a sink partitions are
@@ -102,15 +101,15 @@ impl Worker {
     /// The connector is unknown or not stopped.
     pub async fn reset_offsets(&self, name: &str) -> Result<Moved, Immovable> {
         self.while_stopped(name, |worker, connector| async move {
-            let topics = &worker.parts.topics;
+            let (topics, user) = (&worker.parts.topics, connector.log_user(&worker)?);
             match kind(&connector) {
                 ConnectorType::Sink => {
-                    let committed = topics.committed(&connector.name).await?;
+                    let committed = topics.committed(&user).await?;
                     let moves = committed.into_iter().map(|position| (position.topic_partition, None)).collect();
                     move_positions(&worker, &connector, moves).await?;
                 }
                 ConnectorType::Source => {
-                    let state = topics.source_state(&connector.log_user(&worker)?).await?;
+                    let state = topics.source_state(&user).await?;
                     let forget = |(partition, _): (&JsonMap, _)| StateChange { partition: partition.clone(), offset: None };
                     change_state(&worker, &connector, state.iter().map(forget).collect()).await?;
                 }
@@ -132,7 +131,9 @@ impl Worker {
             if info.tasks.iter().any(|task| task.state == RunState::Running) {
                 continue;
             }
-            let committed = self.topics().committed(&info.name).await?;
+            // Who names a secret that cannot be read has failed and says so.
+            let Ok(user) = connector.log_user(&self.inner) else { continue };
+            let committed = self.topics().committed(&user).await?;
             let topics = self.topics().topics().await?;
             let lag: u64 =
                 topics.iter().filter(|topic| subscription.covers(&topic.name).unwrap_or(true)).map(|topic| behind(topic, &committed)).sum();
@@ -199,7 +200,7 @@ async fn change_state(worker: &WorkerInner, connector: &Connector, state: Vec<St
 }
 
 async fn move_positions(worker: &WorkerInner, connector: &Connector, moves: Moves) -> Result<(), Immovable> {
-    let moved = worker.parts.topics.move_positions(&connector.name, moves).await;
+    let moved = worker.parts.topics.move_positions(&connector.log_user(worker)?, moves).await;
     moved.map_err(|error| match error.kind() {
         // The connector is there; it is the request that names what is not.
         ErrorKind::Missing => Immovable::Nowhere(error.to_string()),

@@ -63,7 +63,7 @@ impl SinkRun {
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
             writer = open(context) => writer?,
         };
-        let written_before = if target_keeps_positions { topics.committed(&connector).await? } else { Vec::new() };
+        let written_before = if target_keeps_positions { topics.committed(&user).await? } else { Vec::new() };
         let written_before = written_before.into_iter().map(|position| position.topic_partition).collect();
         let reader = topics.reader(&user, subscription).await?;
         let figures = Figures::new(&*metrics);

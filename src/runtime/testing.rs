@@ -184,13 +184,13 @@ impl TopicLog for MemoryTopics {
         Box::pin(async move { Ok(state) })
     }
 
-    fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>> {
-        let committed = self.0.content().committed.get(group).map(|group| group.values().cloned().collect()).unwrap_or_default();
+    fn committed(&self, user: &LogUser) -> BoxFuture<'_, Result<Vec<LogPosition>>> {
+        let committed = self.0.content().committed.get(&*user.connector).map(|group| group.values().cloned().collect()).unwrap_or_default();
         Box::pin(async move { Ok(committed) })
     }
 
-    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
-        let group = group.to_owned();
+    fn move_positions(&self, user: &LogUser, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
+        let group = user.connector.to_string();
         Box::pin(async move {
             for (topic_partition, offset) in moves {
                 match offset {

@@ -133,7 +133,7 @@ async fn a_sink_goes_on_where_it_committed(log: &dyn TopicLog) {
     assert_eq!(read, (0..50).collect::<Vec<_>>());
     assert!(reader.lag() <= end(log).await - places[0].offset, "no more than the markers of transactions");
     reader.commit(places.clone()).await.unwrap();
-    assert_eq!(log.committed("copy").await.unwrap(), places);
+    assert_eq!(log.committed(&"copy".into()).await.unwrap(), places);
     drop(reader);
     let mut writer = log.writer(&user("shop")).await.unwrap();
     writer.append(1, SourceBatch { records: records(50..60), ..SourceBatch::default() }).await.unwrap();
@@ -159,17 +159,17 @@ async fn positions_are_moved_and_forgotten(log: &dyn TopicLog) {
     // A reader that was dropped may take a moment to leave.
     let moved = async |offset| {
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        while let Err(error) = log.move_positions("copy", vec![(place(TOPIC), offset)]).await {
+        while let Err(error) = log.move_positions(&"copy".into(), vec![(place(TOPIC), offset)]).await {
             assert!(tokio::time::Instant::now() < deadline, "{error}");
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        log.committed("copy").await.unwrap()
+        log.committed(&"copy".into()).await.unwrap()
     };
     let positions = moved(Some(7)).await;
     assert_eq!(positions.iter().map(|position| position.offset).collect::<Vec<_>>(), [7]);
-    let beyond = log.move_positions("copy", vec![(place(TOPIC), Some(1000))]).await.unwrap_err();
+    let beyond = log.move_positions(&"copy".into(), vec![(place(TOPIC), Some(1000))]).await.unwrap_err();
     assert_eq!(beyond.kind(), ErrorKind::Misconfigured);
-    let missing = log.move_positions("copy", vec![(place("none"), Some(0))]).await.unwrap_err();
+    let missing = log.move_positions(&"copy".into(), vec![(place("none"), Some(0))]).await.unwrap_err();
     assert_eq!(missing.kind(), ErrorKind::Missing);
     assert_eq!(moved(None).await, []);
 }

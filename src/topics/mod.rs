@@ -155,12 +155,12 @@ pub trait TopicLog: Send + Sync + 'static {
     fn source_state(&self, user: &LogUser) -> BoxFuture<'_, Result<SourceState>>;
 
     /// Committed positions of a sink.
-    fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>>;
+    fn committed(&self, user: &LogUser) -> BoxFuture<'_, Result<Vec<LogPosition>>>;
 
-    /// Moves committed positions of the sink `group`, which has no reader: to an offset, or forgets them with `None`. All
+    /// Moves committed positions of a sink, which has no reader: to an offset, or forgets them with `None`. All
     /// are durable when it returns, or none has moved. A partition that is not there is `missing`, an offset that it
     /// does not have (nor is its end) `misconfigured`. The next reader begins at the first offset where there is no position.
-    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>>;
+    fn move_positions(&self, user: &LogUser, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>>;
 
     /// All topics, by name.
     fn topics(&self) -> BoxFuture<'_, Result<Vec<TopicInfo>>>;

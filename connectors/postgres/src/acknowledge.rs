@@ -5,6 +5,10 @@
 //! server's timeout, if that is shorter), at once where the server asks, and soon after more became durable.
 //!
 //! What is confirmed is the resume point of the newest batch that is durable with its state, and nothing else (I1).
+//!
+//! Where that is held back (`progress`), what is durable behind it is told as written. A server that shuts down waits for its
+//! readers: until all that it sent is flushed there, or, where a reader says nothing of flushing, written (PostgreSQL 18,
+//! `WalSndDone`). So a place is told as flushed once, and then only what is written.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,28 +33,37 @@ pub(crate) struct Acknowledgements {
 }
 
 struct Points {
-    sent: VecDeque<(BatchNumber, Lsn)>,
-    durable: Lsn,
+    sent: VecDeque<(BatchNumber, Durable)>,
+    durable: Durable,
+}
+
+/// What is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Durable {
+    /// Where a restart begins
+    pub(crate) resume: Lsn,
+    /// Up to where the log was followed; not before `resume`
+    pub(crate) through: Lsn,
 }
 
 impl Acknowledgements {
     /// `durable` is where the run starts: what is before is durable since an earlier run.
-    pub(crate) fn new(durable: Lsn) -> Arc<Self> {
+    pub(crate) fn new(durable: Durable) -> Arc<Self> {
         Arc::new(Self { points: Mutex::new(Points { sent: VecDeque::new(), durable }), asked: Notify::new() })
     }
 
-    /// A batch was sent whose state resumes at `resume`.
-    pub(crate) fn sent(&self, number: BatchNumber, resume: Lsn) {
-        self.points().sent.push_back((number, resume));
+    /// A batch was sent, with which this becomes durable.
+    pub(crate) fn sent(&self, number: BatchNumber, durable: Durable) {
+        self.points().sent.push_back((number, durable));
     }
 
-    /// The resume point of the newest batch up to `confirmed` (I1).
-    pub(crate) fn durable(&self, confirmed: BatchNumber) -> Lsn {
+    /// What is durable with the newest batch up to `confirmed` (I1).
+    pub(crate) fn durable(&self, confirmed: BatchNumber) -> Durable {
         let mut points = self.points();
-        while let Some(&(number, resume)) = points.sent.front()
+        while let Some(&(number, durable)) = points.sent.front()
             && number <= confirmed
         {
-            points.durable = resume;
+            points.durable = durable;
             points.sent.pop_front();
         }
         points.durable
@@ -101,11 +114,23 @@ pub(crate) async fn answer(
             }
         }
         let durable = acknowledgements.durable(*confirmed.borrow_and_update());
-        // Never backwards: a server that is told less than before ignores it, a reader of the log would wonder.
-        told = if confirms { told.max(durable) } else { Lsn::INVALID };
-        sender.send(told).await?;
+        if confirms {
+            let (written, flushed) = answer_of(durable, &mut told);
+            sender.send(written, flushed).await?;
+        } else {
+            sender.send(Lsn::INVALID, Lsn::INVALID).await?;
+        }
         due = Instant::now() + interval;
     }
+}
+
+/// What is told as written and as flushed. `told` is what was told as flushed so far.
+fn answer_of(durable: Durable, told: &mut Lsn) -> (Lsn, Lsn) {
+    let is_news = durable.resume > *told;
+    // Never backwards: a server that is told less than before ignores it, a reader of the log would wonder.
+    *told = durable.resume.max(*told);
+    let written = durable.through.max(*told);
+    (written, if is_news || written == *told { *told } else { Lsn::INVALID })
 }
 
 #[cfg(test)]
@@ -119,10 +144,11 @@ mod tests {
         fn only_resume_points_of_durable_batches_are_confirmed(
             steps in proptest::collection::vec(0_u64..50, 1..30), confirmations in proptest::collection::vec(0_u64..35, 1..30),
         ) {
-            let start = Lsn::new(1000);
+            let at = |resume: u64| Durable { resume: Lsn::new(resume), through: Lsn::new(resume + 7) };
+            let start = at(1000);
             let acknowledgements = Acknowledgements::new(start);
             let mut resume = 1000;
-            let points: Vec<_> = steps.iter().map(|step| { resume += step; Lsn::new(resume) }).collect();
+            let points: Vec<_> = steps.iter().map(|step| { resume += step; at(resume) }).collect();
             for (number, point) in (1..).zip(&points) {
                 acknowledgements.sent(number, *point);
             }
@@ -133,6 +159,21 @@ mod tests {
                 prop_assert_eq!(acknowledgements.durable(newest), expected);
             }
         }
+    }
+
+    #[test]
+    fn a_place_that_is_held_back_is_told_as_flushed_once_and_then_what_is_written() {
+        let mut told = Lsn::INVALID;
+        let mut answer = |resume, through| {
+            let (written, flushed) = answer_of(Durable { resume: Lsn::new(resume), through: Lsn::new(through) }, &mut told);
+            (written.as_u64(), flushed.as_u64())
+        };
+        assert_eq!(answer(10, 10), (10, 10));
+        assert_eq!(answer(10, 10), (10, 10));
+        assert_eq!(answer(12, 20), (20, 12));
+        assert_eq!(answer(12, 20), (20, 0));
+        assert_eq!(answer(12, 30), (30, 0));
+        assert_eq!(answer(30, 30), (30, 30));
     }
 
     #[test]

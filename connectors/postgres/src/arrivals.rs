@@ -14,6 +14,11 @@
 //! | not published, where tables are published one by one | is extended | read, or left to the log |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
 //! | attached to a root under whose name its rows go | stays | told of, with the signal that reads its rows |
+//! | attached to a root by which it is published | stays | read, or told of with the signal that does |
+//! | detached from a root under whose name its rows went | is extended where tables are published one by one | told of |
+//!
+//! A partition that was made as one has no rows from before; one that was made and attached since the last look may. The catalog
+//! tells them apart: the former's link to its parent was written by the transaction that made the table.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -22,7 +27,7 @@ use std::time::Duration;
 use tailwater_api::{Error, ErrorKind, Result};
 use tracing::warn;
 
-use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_text};
+use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::publication::{Step, plan};
@@ -93,7 +98,12 @@ impl Arrivals {
     }
 
     async fn look(&mut self, sql: &SqlConnection) -> Result<Found> {
-        let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+        // The row of a system column is written with the table and never changed.
+        let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, \
+                     coalesce(c.relispartition AND i.xmin <> a.xmin, false) \
+                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid' \
+                     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition \
                      WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'";
         let rows = sql.query(query, &[]).await.map_err(|error| sql_error("look for new tables", error))?;
         let is_news = rows.iter().any(|row| {
@@ -109,12 +119,14 @@ impl Arrivals {
             // The server refuses to go on without it, and says so.
             return Ok(Found::Nothing);
         };
-        let found = self.judge(&definitions, &publication);
+        let attached = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
+        let found = self.judge(&definitions, &publication, &attached);
         self.known = known(&definitions);
         Ok(found)
     }
 
-    fn judge(&mut self, definitions: &[TableDefinition], publication: &Publication) -> Found {
+    /// `attached` are the partitions that were not made as such.
+    fn judge(&mut self, definitions: &[TableDefinition], publication: &Publication, attached: &HashSet<u32>) -> Found {
         let captured = captured(&self.config, definitions);
         let mut untold = Vec::new();
         match plan(&self.config, &self.facts, Some(publication), &captured) {
@@ -129,10 +141,25 @@ impl Arrivals {
             }
             Err(error) => untold.push(format!("{error}")),
         }
+        let is_attached_since = |oid: u32| match self.known.get(&oid) {
+            Some(known) => !known.is_partition,
+            None => attached.contains(&oid),
+        };
         for table in tables_to_read(&self.config, Some(publication), &captured) {
             let is_new = !self.known.contains_key(&table.oid);
             let is_told = !self.told.insert(table.oid);
-            if is_told || !self.config.snapshot.reads_new_tables || is_new && is_published_from_birth(publication, &table) {
+            let by_its_root = !publication.all_tables && attached.contains(&table.oid);
+            if is_told || is_new && is_published_from_birth(publication, &table) && !by_its_root {
+                continue;
+            }
+            if !self.config.snapshot.reads_new_tables {
+                if by_its_root && is_attached_since(table.oid) && !publication.named.contains(&table.oid) {
+                    untold.push(format!(
+                        "the table {0} was attached to a table by which it is published: the log does not hold the rows that it held then. To read \
+                         them, signal execute-snapshot with data-collections {0}",
+                        table.full_name()
+                    ));
+                }
                 continue;
             }
             return Found::Restart(format!(
@@ -140,7 +167,25 @@ impl Arrivals {
                 table.full_name()
             ));
         }
-        for table in captured.iter().filter(|table| self.known.get(&table.oid).is_some_and(|known| !known.is_partition)) {
+        for table in captured.iter().filter(|table| self.config.publish_via_root && table.ancestors.is_empty()) {
+            if self.known.get(&table.oid).is_some_and(|known| known.is_partition) {
+                let published = if publication.table(table).is_some() {
+                    "Its changes come under its own name from now on".to_owned()
+                } else {
+                    format!(
+                        "Its changes are not published any more. To mend it: ALTER PUBLICATION {} ADD TABLE {};",
+                        quote_identifier(&self.config.publication),
+                        table.quoted()
+                    )
+                };
+                untold.push(format!(
+                    "the table {} was detached: the rows that it holds are told under the name of its former root, and nothing says there that \
+                     they went. {published}",
+                    table.full_name()
+                ));
+            }
+        }
+        for table in captured.iter().filter(|table| is_attached_since(table.oid)) {
             let is_root = |oid: &&u32| captured.iter().any(|root| root.oid == **oid && publication.table(root).is_some());
             if let Some(root) = table.ancestors.iter().find(is_root).and_then(|oid| captured.iter().find(|root| root.oid == *oid)) {
                 untold.push(format!(
@@ -227,9 +272,13 @@ mod tests {
     fn a_table_that_is_published_from_its_birth_needs_nothing() {
         let all = published(true, &[], &["a", "b"]);
         let mut arrivals = arrivals(&[READ], &all, &[table(1, "a", &[])]);
-        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all), Found::Nothing);
+        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new()), Found::Nothing);
         arrivals.known.insert(2, Known { name: "public.b".into(), is_partition: false });
-        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all), Found::Nothing, "nor at the next look");
+        assert_eq!(
+            arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new()),
+            Found::Nothing,
+            "nor at the next look"
+        );
     }
 
     #[test]
@@ -239,7 +288,7 @@ mod tests {
         let before = [table(1, "a", &[]), table(2, "hidden", &[])];
         let after = [table(1, "a", &[]), table(2, "b", &[])];
         let mut reading = arrivals(&[READ, filter], &all, &before);
-        let Found::Restart(why) = reading.judge(&after, &all) else { panic!("nothing was found") };
+        let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new()) else { panic!("nothing was found") };
         assert!(why.contains("public.b"), "{why}");
     }
 
@@ -247,7 +296,9 @@ mod tests {
     fn a_publication_of_chosen_tables_is_extended() {
         let publication = published(false, &[1], &["a"]);
         let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
-        let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication) else { panic!("nothing") };
+        let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication, &HashSet::new()) else {
+            panic!("nothing")
+        };
         assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
     }
 
@@ -257,9 +308,50 @@ mod tests {
         let mut arrivals =
             arrivals(&[("publish.via.partition.root", "true")], &publication, &[table(1, "root", &[]), table(2, "leaf", &[])]);
         let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
-        let Found::Untold(messages) = arrivals.judge(&after, &publication) else { panic!("nothing was found") };
+        let Found::Untold(messages) = arrivals.judge(&after, &publication, &HashSet::new()) else { panic!("nothing was found") };
         assert!(messages.len() == 1 && messages[0].contains(r#"tableoid = '"public"."leaf"'::regclass"#), "{messages:?}");
         arrivals.known = known(&after);
-        assert_eq!(arrivals.judge(&after, &publication), Found::Nothing);
+        assert_eq!(arrivals.judge(&after, &publication, &HashSet::new()), Found::Nothing);
+    }
+
+    #[test]
+    fn a_table_made_filled_and_attached_between_two_looks_is_none_that_was_made_as_a_partition() {
+        let by_root = published(true, &[], &["root"]);
+        let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
+        let before = [table(1, "root", &[])];
+        let mut told = arrivals(&[("publish.via.partition.root", "true")], &by_root, &before);
+        assert_eq!(told.judge(&after, &by_root, &HashSet::new()), Found::Nothing, "made as a partition");
+        let Found::Untold(messages) = told.judge(&after, &by_root, &HashSet::from([2])) else { panic!("nothing was found") };
+        assert!(messages.len() == 1 && messages[0].contains("execute-snapshot"), "{messages:?}");
+
+        let by_leaf = published(false, &[1], &["leaf"]);
+        let mut reading = arrivals(&[READ], &by_leaf, &before);
+        assert_eq!(reading.judge(&after, &by_leaf, &HashSet::new()), Found::Nothing, "made as a partition");
+        let mut reading = arrivals(&[READ], &by_leaf, &before);
+        let Found::Restart(why) = reading.judge(&after, &by_leaf, &HashSet::from([2])) else { panic!("nothing was found") };
+        assert!(why.contains("public.leaf"), "{why}");
+        let mut told = arrivals(&[], &by_leaf, &before);
+        let Found::Untold(messages) = told.judge(&after, &by_leaf, &HashSet::from([2])) else { panic!("nothing was found") };
+        assert!(messages.len() == 1 && messages[0].contains("data-collections public.leaf"), "{messages:?}");
+        assert_eq!(told.judge(&after, &by_leaf, &HashSet::from([2])), Found::Nothing, "told once");
+    }
+
+    #[test]
+    fn a_partition_that_is_detached_is_told_of_where_its_rows_went_under_its_roots_name() {
+        let before = [table(1, "root", &[]), table(2, "leaf", &[1])];
+        let after = [table(1, "root", &[]), table(2, "leaf", &[])];
+        let everything = published(true, &[], &["root", "leaf"]);
+        let root = [("publish.via.partition.root", "true")];
+        let Found::Untold(messages) = arrivals(&root, &everything, &before).judge(&after, &everything, &HashSet::new()) else {
+            panic!("nothing was found")
+        };
+        assert!(messages.len() == 1 && messages[0].contains("under its own name"), "{messages:?}");
+        let only_root = published(false, &[1], &["root"]);
+        let disabled = [root[0], ("publication.autocreate.mode", "disabled")];
+        let Found::Untold(messages) = arrivals(&disabled, &only_root, &before).judge(&after, &only_root, &HashSet::new()) else {
+            panic!("nothing was found")
+        };
+        assert!(messages.iter().any(|message| message.contains(r#"ADD TABLE "public"."leaf""#)), "{messages:?}");
+        assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new()), Found::Nothing);
     }
 }

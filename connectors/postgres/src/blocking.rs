@@ -2,7 +2,9 @@
 //! that turned out not to be readable in chunks.
 //!
 //! 1. The log rests between two transactions, and a temporary slot is made. It exports a snapshot of the database and names the
-//!    place that it stands for, which is not before the one where the log rests.
+//!    place that it stands for, which is not before the one where the log rests. The server may have to wait for open transactions
+//!    first, for as long as they please: so the log rests for a moment only, and goes on while the slot is being made. Where it went
+//!    past the slot's place meanwhile, another slot is made, which has those transactions behind it.
 //! 2. The log is followed up to that place: each transaction before it is in the snapshot, each behind it is not.
 //! 3. There it rests again, and the tables are read as the snapshot at the start reads them (`snapshot`). Then it goes on.
 //!
@@ -11,7 +13,12 @@
 //! stored, and a crash repeats the snapshot, at a later place. A table that DDL rewrites meanwhile is read from a newer snapshot; its
 //! changes between the two come once more, behind its rows.
 
-use tailwater_api::Result;
+use std::time::Duration;
+
+use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::filters::NameList;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::PostgresConfig;
 use crate::connect::SqlConnection;
@@ -25,7 +32,14 @@ pub(crate) struct BlockingSnapshots {
     tables: Vec<ReadingTable>,
     /// The snapshot for the first signal
     anchor: Option<Anchor>,
+    /// The making of its slot; ends with this
+    taking: JoinSet<Result<Anchor>>,
+    /// How long the log rests for that
+    rests_until: Instant,
 }
+
+/// How long the log rests for a slot to be made.
+const REST: Duration = Duration::from_secs(1);
 
 /// The tables of a signal stand one behind the other.
 fn signal_of(table: &ReadingTable) -> Option<&str> {
@@ -34,7 +48,7 @@ fn signal_of(table: &ReadingTable) -> Option<&str> {
 
 impl BlockingSnapshots {
     pub(crate) fn new(tables: Vec<ReadingTable>) -> Self {
-        Self { tables, anchor: None }
+        Self { tables, anchor: None, taking: JoinSet::new(), rests_until: Instant::now() }
     }
 
     /// What is not read yet.
@@ -46,16 +60,66 @@ impl BlockingSnapshots {
         self.tables.extend(tables);
     }
 
-    /// Whether the log has to rest for a snapshot to be taken.
-    pub(crate) fn wants_snapshot(&self) -> bool {
-        !self.tables.is_empty() && self.anchor.is_none()
+    /// Gives up what signals asked for, as far as `names` match, all where there are none. Returns what is given up.
+    pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
+        // I10: what the snapshot at the start owes stays.
+        let is_stopped = |table: &ReadingTable| {
+            let is_owed = table.request.as_ref().is_some_and(TableRequest::is_of_initial_snapshot);
+            !is_owed && (names.is_empty() || names.matches(&table.name))
+        };
+        let (stopped, left) = std::mem::take(&mut self.tables).into_iter().partition(is_stopped);
+        self.tables = left;
+        if self.tables.is_empty() {
+            self.anchor = None;
+            self.taking.abort_all();
+        }
+        stopped
     }
 
-    /// Takes the snapshot, while the log rests.
-    pub(crate) async fn take_snapshot(&mut self, config: &PostgresConfig) -> Result<()> {
-        let sql = SqlConnection::connect(config).await?;
-        self.anchor = Some(temporary_anchor(config, &sql).await?);
-        Ok(())
+    /// Begins to take the snapshot that is asked for, if none is there or on its way.
+    pub(crate) fn begin(&mut self, config: &PostgresConfig) {
+        if self.tables.is_empty() || self.anchor.is_some() || self.is_on_its_way() {
+            return;
+        }
+        let config = config.clone();
+        self.taking.spawn(async move {
+            let sql = SqlConnection::connect(&config).await?;
+            temporary_anchor(&config, &sql).await
+        });
+        self.rests_until = Instant::now() + REST;
+    }
+
+    /// Whether a snapshot is on its way.
+    pub(crate) fn is_on_its_way(&self) -> bool {
+        !self.taking.is_empty()
+    }
+
+    /// Waits for the snapshot that is on its way, for as long as the log rests for it. Says whether it is there. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why it cannot be taken.
+    pub(crate) async fn rest(&mut self) -> Result<bool> {
+        timeout_at(self.rests_until, self.taken()).await.unwrap_or(Ok(false))
+    }
+
+    /// Waits for the snapshot that is on its way, without end if none is, and says whether there is one. Cancel-safe.
+    ///
+    /// # Errors
+    /// Why it cannot be taken.
+    pub(crate) async fn taken(&mut self) -> Result<bool> {
+        match self.taking.join_next().await {
+            None => std::future::pending().await,
+            Some(Ok(taken)) => self.anchor = Some(taken?),
+            // Given up.
+            Some(Err(ended)) if ended.is_cancelled() => {}
+            Some(Err(panicked)) => return Err(Error::new(ErrorKind::Bug, "take a snapshot").because(panicked)),
+        }
+        Ok(self.anchor.is_some())
+    }
+
+    /// Gives the snapshot up where the log was followed past its place: changes behind it would stand before its rows.
+    pub(crate) fn give_up_before(&mut self, place: Lsn) {
+        self.anchor.take_if(|anchor| anchor.lsn < place);
     }
 
     /// The snapshot, if it stands for the place up to which the log was followed.

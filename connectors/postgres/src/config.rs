@@ -70,8 +70,19 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
          otherwise the server keeps them.",
     )
     .default("false"),
-    ConfigField::new("spill.directory", Text, "Folder for transactions in progress; the system's for temporary files unless given."),
-    ConfigField::new("spill.max.bytes", Long, "What transactions in progress may take there; beyond it the server keeps them.")
+    ConfigField::new(
+        "transaction.two.phase",
+        Boolean,
+        "Whether transactions that are committed in two phases are sent when they are prepared and kept here until their COMMIT PREPARED \
+         (PostgreSQL 15 and later); otherwise the server keeps them. A slot that once was used so is used so for good.",
+    )
+    .default("false"),
+    ConfigField::new("spill.directory", Text, "Folder for transactions without a commit; the system's for temporary files unless given."),
+    ConfigField::new(
+        "spill.max.bytes",
+        Long,
+        "What transactions without a commit may take there; beyond it the server keeps those in progress, and a prepared one is an error.",
+    )
         .default("10737418240")
         .validator(positive),
     ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
@@ -195,7 +206,7 @@ fn validate_stream_options(value: &str) -> Result<(), String> {
 fn stream_options(text: &str) -> Result<Vec<(String, String)>, String> {
     let parse = |entry: &str| match entry.split_once('=') {
         Some((name, _)) if matches!(name.trim(), "proto_version" | "streaming" | "two_phase") => {
-            Err(format!("must not hold {}, which the connector decides; see transaction.streaming", name.trim()))
+            Err(format!("must not hold {}, which the connector decides; see transaction.streaming and transaction.two.phase", name.trim()))
         }
         Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
         Some(_) | None => Err(format!("must be NAME=VALUE;NAME=VALUE, unlike {entry:?}")),
@@ -247,7 +258,7 @@ pub(crate) enum FlushMode {
     ConnectorAndDriver,
 }
 
-/// Where transactions in progress are kept.
+/// Where transactions without a commit are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct SpillOptions {
     pub(crate) folder: PathBuf,
@@ -274,8 +285,13 @@ pub struct PostgresConfig {
     pub(crate) drop_slot_on_stop: bool,
     pub(crate) failover_slot: bool,
     pub(crate) stream_options: Vec<(String, String)>,
-    /// Where transactions in progress are kept, if they are
-    pub(crate) spill: Option<SpillOptions>,
+    /// Whether changes that came from other servers are left out
+    pub(crate) filters_origins: bool,
+    /// Whether transactions in progress are asked for
+    pub(crate) in_progress: bool,
+    /// Whether prepared transactions are asked for before their commit
+    pub(crate) two_phase: bool,
+    pub(crate) spill: SpillOptions,
     pub(crate) slot_retries: u32,
     pub(crate) slot_retry_delay: Duration,
     pub(crate) publication: String,
@@ -353,6 +369,7 @@ impl ConnectorConfig for PostgresConfig {
         }
         let on_loss = relational.on_loss;
         // What does not parse is already a fault of its key by its validator.
+        let stream_options = stream_options(&reader.text("slot.stream.params")).unwrap_or_default();
         let servers = parse_servers(&reader.text("database.hostname"), reader.number("database.port")).unwrap_or_default();
         let first = servers.first().cloned().unwrap_or(Server { host: String::new(), port: 0 });
         Self {
@@ -379,12 +396,14 @@ impl ConnectorConfig for PostgresConfig {
             slot: reader.text("slot.name"),
             drop_slot_on_stop: reader.boolean("slot.drop.on.stop"),
             failover_slot: reader.boolean("slot.failover"),
-            // What does not parse is already a fault of its key by its validator.
-            stream_options: stream_options(&reader.text("slot.stream.params")).unwrap_or_default(),
-            spill: reader.boolean("transaction.streaming").then(|| SpillOptions {
+            filters_origins: stream_options.iter().any(|(name, value)| name == "origin" && value == "none"),
+            stream_options,
+            in_progress: reader.boolean("transaction.streaming"),
+            two_phase: reader.boolean("transaction.two.phase"),
+            spill: SpillOptions {
                 folder: reader.optional_text("spill.directory").map_or_else(std::env::temp_dir, PathBuf::from),
                 limit: reader.number("spill.max.bytes"),
-            }),
+            },
             slot_retries: reader.number("slot.max.retries"),
             slot_retry_delay: reader.milliseconds("slot.retry.delay.ms"),
             publication: reader.text("publication.name"),

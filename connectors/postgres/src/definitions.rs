@@ -69,7 +69,7 @@ impl Definitions {
     ) -> SourceBatch {
         let now = now();
         let place = Place {
-            lsn: position.resume,
+            lsn: position.through,
             last_commit: position.last_commit,
             xid: position.last.xid,
             timestamp: now / 1000,

@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
-use tailwater_api::record::{Headers, Record, SchemaAndValue};
+use tailwater_api::record::{Record, SchemaAndValue};
 use tailwater_api::{Field, Kind, Schema, Value};
 use tailwater_kit::envelope::{EventMoment, SnapshotMark, SourceBlocks, SourceMoment};
 use tailwater_kit::transaction::EventOrder;
@@ -116,17 +116,17 @@ pub(crate) fn now() -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
-/// Makes the records of logical messages (`pg_logical_emit_message`), which have a topic and schemas of their own.
+/// Makes the records of logical messages (`pg_logical_emit_message`), which have a topic and schemas of their own. As Debezium
+/// does, without the headers that rows have.
 pub(crate) struct LogicalMessages {
     topic: Arc<str>,
     key: Arc<Schema>,
     value: Arc<Schema>,
-    headers: Headers,
     binary: BinaryMode,
 }
 
 impl LogicalMessages {
-    pub(crate) fn new(config: &PostgresConfig, blocks: &Blocks, headers: Headers) -> Self {
+    pub(crate) fn new(config: &PostgresConfig, blocks: &Blocks) -> Self {
         let text = Schema::of(Kind::String).optional().build();
         let key = Schema::structure(vec![Field::new("prefix", text.clone())])
             .name("io.debezium.connector.postgresql.MessageKey")
@@ -163,7 +163,7 @@ impl LogicalMessages {
         .build();
         // Debezium joins these two by a dot whatever `topic.delimiter` says.
         let topic = format!("{}.message", config.relational.topic_prefix).into();
-        Self { topic, key, value, headers, binary }
+        Self { topic, key, value, binary }
     }
 
     pub(crate) fn record(&self, prefix: &str, content: Bytes, moment: EventMoment) -> Record {
@@ -184,7 +184,7 @@ impl LogicalMessages {
         ]);
         let key = SchemaAndValue::new(self.key.clone(), Value::Struct(Box::new([prefix])));
         let value = SchemaAndValue::new(self.value.clone(), Value::Struct(values));
-        Record { headers: self.headers.clone(), ..Record::new(self.topic.clone(), key, value) }
+        Record::new(self.topic.clone(), key, value)
     }
 }
 

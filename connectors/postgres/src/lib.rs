@@ -10,7 +10,8 @@
 //! | `position`, `restart` | where to resume, and whether that can be done |
 //! | `relation`, `plans`, `event`, `definitions` | from tuples and their descriptions to records |
 //! | `copy`, `snapshot`, `chunks`, `visibility` | reading the rows that are there, before the log is followed or while it is |
-//! | `stream`, `acknowledge` | following the log, answering the server |
+//! | `stream`, `transaction`, `spill`, `progress` | following the log: whole transactions, those without a commit, how far it is followed |
+//! | `acknowledge` | answering the server |
 //! | `arrivals` | tables that come while the log is followed |
 //! | `source`, `probe` | one run; what keeps it from running |
 
@@ -34,6 +35,7 @@ pub mod pgoutput;
 mod plans;
 mod position;
 mod probe;
+mod progress;
 mod publication;
 mod relation;
 pub mod replication;

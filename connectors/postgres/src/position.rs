@@ -11,6 +11,7 @@
 //! | `tailwater.timeline` | its timeline |
 //! | `tailwater.slot` | the slot that the position belongs to |
 //! | `tailwater.resume` | where the server is asked to start: the end of the last whole transaction, or an anchor |
+//! | `tailwater.through` | what was committed before is durable; only there where the resume point is held back (see `progress`) |
 //! | `tailwater.xid`, `tailwater.commit`, `tailwater.rows` | the transaction of which that many row messages are durable |
 //!
 //! The offset's `lsn_commit` is the end of the last transaction *with rows for us*, as Debezium writes it into
@@ -102,6 +103,8 @@ pub(crate) struct Position {
     pub(crate) log: Option<LogIdentity>,
     /// Where the server is asked to start.
     pub(crate) resume: Lsn,
+    /// Transactions committed before are durable; not before `resume`.
+    pub(crate) through: Lsn,
     /// End of the last transaction with rows for us.
     pub(crate) last_commit: Option<Lsn>,
     pub(crate) partial: Option<Partial>,
@@ -151,6 +154,9 @@ impl Position {
             offset.insert("tailwater.slot".into(), log.slot.clone().into());
         }
         offset.insert("tailwater.resume".into(), self.resume.as_u64().into());
+        if self.through > self.resume {
+            offset.insert("tailwater.through".into(), self.through.as_u64().into());
+        }
         match self.partial {
             Some(Partial::Rows { xid, commit, rows }) => {
                 offset.insert("tailwater.xid".into(), xid.into());
@@ -209,7 +215,8 @@ impl Position {
             (Some(system), Some(Ok(timeline)), Some(slot)) => Some(LogIdentity { system, timeline, slot }),
             (_, _, _) => None,
         };
-        Ok(Self { log, resume, last_commit, partial, snapshot, last })
+        let through = lsn("tailwater.through")?.map_or(resume, |through| through.max(resume));
+        Ok(Self { log, resume, through, last_commit, partial, snapshot, last })
     }
 }
 
@@ -399,6 +406,7 @@ mod tests {
         fn positions()(
             log in proptest::option::of(("[0-9]{1,19}", any::<u32>(), "[a-z0-9_]{1,20}")),
             resume in any::<u64>(),
+            held_back in any::<u32>(),
             last_commit in proptest::option::of(any::<u64>()),
             rows in proptest::option::of((any::<u32>(), any::<u64>(), any::<u64>())),
             snapshot in 0_usize..3,
@@ -409,6 +417,7 @@ mod tests {
             Position {
                 log: log.map(|(system, timeline, slot)| LogIdentity { system, timeline, slot }),
                 resume: Lsn::new(resume),
+                through: Lsn::new(resume.saturating_add(held_back.into())),
                 last_commit: last_commit.filter(|_| streaming).map(Lsn::new),
                 partial: rows.map(|(xid, commit, rows)| Partial::Rows { xid, commit: Lsn::new(commit), rows }),
                 snapshot,

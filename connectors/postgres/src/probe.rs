@@ -110,6 +110,7 @@ async fn look_at_slot(
                 end: facts.end,
                 database: config.dbname.clone(),
                 switch_points: Vec::new(),
+                two_phase: config.two_phase,
                 slot: slot.clone(),
             };
             if let Err(refusal) = usable_slot(&offer) {

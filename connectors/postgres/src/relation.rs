@@ -148,9 +148,11 @@ impl TablePlan {
                 key_places.push((column.name.as_str(), key_place, codec.schema().clone()));
             }
             if in_row {
+                // As Debezium does: where a value is masked or cut, the column is described by that alone.
+                let is_cut = matches!(rule, Some(ColumnRule::Mask(_) | ColumnRule::Truncate(_)));
                 let is_shown = |source_type: &&SourceType| {
                     let data_type = format!("{full_name}.{}", source_type.name);
-                    relational.column_rules.shows_type(&format!("{full_name}.{}", column.name), &data_type)
+                    !is_cut && relational.column_rules.shows_type(&format!("{full_name}.{}", column.name), &data_type)
                 };
                 let schema = field_schema(codec.schema(), rule, source_type.as_ref().filter(is_shown), &column.name);
                 fields.push((column.name.as_str(), schema));

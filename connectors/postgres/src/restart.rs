@@ -4,14 +4,16 @@
 //! |---|---|
 //! | other system identifier | refused |
 //! | slot missing, lost, of another database or plug-in | refused |
-//! | same timeline, position beyond the server's end of log | diverged |
-//! | newer timeline, position at or before its switch point | goes on below |
-//! | newer timeline, position behind the switch point; older timeline; a branch the server does not know | diverged |
+//! | slot that decodes prepared transactions before their commit, where that is not asked for | refused |
+//! | same timeline, something durable beyond the server's end of log | diverged |
+//! | newer timeline, all that is durable before its switch point | goes on below |
+//! | newer timeline, something durable behind the switch point; older timeline; a branch the server does not know | diverged |
 //! | position before the slot's `confirmed_flush_lsn` | gap: the server would skip it without a word |
 //! | position at or after `confirmed_flush_lsn` | resume |
 //!
 //! `START_REPLICATION` with a place before `confirmed_flush_lsn` silently starts at `confirmed_flush_lsn` (PostgreSQL,
-//! `CreateDecodingContext`), which is why the gap has to be found here. An offset taken over from Debezium names no
+//! `CreateDecodingContext`), which is why the gap has to be found here. A slot decodes in two phases once it was asked to, and cannot
+//! be told that it did not for a while: a transaction prepared meanwhile would be committed later without its changes. An offset taken over from Debezium names no
 //! server; there is nothing to hold against the system identifier and the timeline. With
 //! `lsn.flush.mode=connector_and_driver` Debezium confirms before it stores, so for its offsets a gap is only warned about.
 
@@ -37,6 +39,8 @@ pub(crate) struct SlotState {
     pub(crate) plugin: Option<String>,
     pub(crate) database: Option<String>,
     pub(crate) confirmed_flush: Option<Lsn>,
+    /// Whether prepared transactions are decoded before their commit
+    pub(crate) two_phase: bool,
     /// Whether the server removed log that the slot needs
     pub(crate) lost: bool,
     pub(crate) active_pid: Option<i32>,
@@ -54,6 +58,8 @@ pub(crate) struct Offer {
     pub(crate) database: String,
     /// History of the server's timeline
     pub(crate) switch_points: Vec<SwitchPoint>,
+    /// Whether prepared transactions are asked for before their commit
+    pub(crate) two_phase: bool,
     pub(crate) slot: Option<SlotState>,
 }
 
@@ -76,6 +82,7 @@ pub(crate) enum Refusal {
     SlotLost { reason: Option<String> },
     SlotOfOtherDatabase { found: String },
     SlotOfOtherPlugin { found: String },
+    SlotOfTwoPhases,
     Diverged { stored_timeline: u32, found_timeline: u32, ended: Option<Lsn> },
     BeyondEnd { end: Lsn },
     Gap { confirmed: Lsn },
@@ -96,13 +103,13 @@ pub(crate) fn decide(position: &Position, offer: &Offer, confirmed_before_stored
         let diverged = |ended| Refusal::Diverged { stored_timeline: log.timeline, found_timeline: offer.timeline, ended };
         if log.timeline != offer.timeline {
             match offer.switch_points.iter().find(|past| past.timeline == log.timeline) {
-                Some(past) if log.timeline < offer.timeline && position.resume <= past.end => {}
+                Some(past) if log.timeline < offer.timeline && position.through <= past.end => {}
                 Some(past) => return Restart::Refused(diverged(Some(past.end))),
                 None => return Restart::Refused(diverged(None)),
             }
         }
     }
-    if position.resume > offer.end {
+    if position.through > offer.end {
         return Restart::Refused(Refusal::BeyondEnd { end: offer.end });
     }
     if position.resume >= confirmed {
@@ -125,6 +132,9 @@ pub(crate) fn usable_slot(offer: &Offer) -> Result<Lsn, Refusal> {
     if slot.database.as_deref() != Some(&offer.database) {
         return Err(Refusal::SlotOfOtherDatabase { found: slot.database.clone().unwrap_or_default() });
     }
+    if slot.two_phase && !offer.two_phase {
+        return Err(Refusal::SlotOfTwoPhases);
+    }
     match slot.confirmed_flush {
         Some(confirmed) if !slot.lost => Ok(confirmed),
         // Without it the slot was never consistent: its creation was interrupted.
@@ -142,7 +152,7 @@ impl Refusal {
             | Self::Diverged { .. }
             | Self::BeyondEnd { .. }
             | Self::Gap { .. } => true,
-            Self::SlotOfOtherDatabase { .. } | Self::SlotOfOtherPlugin { .. } => false,
+            Self::SlotOfOtherDatabase { .. } | Self::SlotOfOtherPlugin { .. } | Self::SlotOfTwoPhases => false,
         }
     }
 
@@ -171,6 +181,13 @@ impl Refusal {
             Self::SlotOfOtherPlugin { found } => (
                 format!("its plug-in is {found}, not {PLUGIN}"),
                 format!("name another slot with slot.name, or SELECT pg_drop_replication_slot('{slot}');"),
+            ),
+            Self::SlotOfTwoPhases => (
+                "it decodes prepared transactions before their commit, and transaction.two.phase is false".into(),
+                format!(
+                    "set transaction.two.phase to true; to give it up, stop the connector, SELECT pg_drop_replication_slot('{slot}'); \
+                     and {resnapshot}"
+                ),
             ),
             Self::Diverged { stored_timeline, found_timeline, ended } => {
                 let ended = ended.map_or_else(|| "which this server never had".to_owned(), |end| format!("which ended at {end}"));
@@ -226,6 +243,7 @@ mod tests {
         Position {
             log: Some(LogIdentity { system: "7".into(), timeline: 1, slot: "s".into() }),
             resume: Lsn::new(resume),
+            through: Lsn::new(resume),
             last_commit: None,
             partial: None,
             snapshot: SnapshotProgress::Streaming,
@@ -238,6 +256,7 @@ mod tests {
             plugin: Some(PLUGIN.into()),
             database: Some("shop".into()),
             confirmed_flush: Some(Lsn::new(confirmed)),
+            two_phase: false,
             lost: false,
             active_pid: None,
             invalidation: None,
@@ -251,6 +270,7 @@ mod tests {
             end: Lsn::new(1000),
             database: "shop".into(),
             switch_points: Vec::new(),
+            two_phase: false,
             slot: Some(slot(confirmed)),
         }
     }
@@ -307,6 +327,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_durable_behind_a_resume_point_that_is_held_back_counts_for_timelines_and_the_end_of_the_log() {
+        let held = |through| Position { through: Lsn::new(through), ..position(100) };
+        assert_eq!(decide(&held(150), &promoted(50, 150), false), Restart::Resume(Lsn::new(100)));
+        assert!(matches!(decide(&held(150), &promoted(50, 149), false), Restart::Refused(Refusal::Diverged { .. })));
+        assert_eq!(decide(&held(1000), &offer(100), false), Restart::Resume(Lsn::new(100)));
+        assert_eq!(decide(&held(1001), &offer(100), false), Restart::Refused(Refusal::BeyondEnd { end: Lsn::new(1000) }));
+    }
+
+    #[test]
     fn another_system_is_refused_before_anything_is_compared() {
         let other = Offer { system: "8".into(), slot: None, ..offer(100) };
         let refusal = Refusal::OtherSystem { stored: "7".into(), found: "8".into() };
@@ -323,6 +352,12 @@ mod tests {
         assert_eq!(with(Some(other)), Restart::Refused(Refusal::SlotOfOtherDatabase { found: "b".into() }));
         let other = SlotState { plugin: Some("decoderbufs".into()), ..slot(100) };
         assert_eq!(with(Some(other)), Restart::Refused(Refusal::SlotOfOtherPlugin { found: "decoderbufs".into() }));
+        let two_phases = SlotState { two_phase: true, ..slot(100) };
+        assert_eq!(with(Some(two_phases.clone())), Restart::Refused(Refusal::SlotOfTwoPhases));
+        for slot in [two_phases, slot(100)] {
+            let asked_for = Offer { two_phase: true, slot: Some(slot), ..offer(100) };
+            assert_eq!(decide(&position(100), &asked_for, false), Restart::Resume(Lsn::new(100)));
+        }
         let physical = SlotState { plugin: None, database: None, ..slot(100) };
         assert!(matches!(with(Some(physical)), Restart::Refused(Refusal::SlotOfOtherPlugin { .. })));
     }
@@ -336,6 +371,7 @@ mod tests {
             Refusal::SlotLost { reason: Some("idle_timeout".into()) },
             Refusal::SlotOfOtherDatabase { found: "b".into() },
             Refusal::SlotOfOtherPlugin { found: "x".into() },
+            Refusal::SlotOfTwoPhases,
             Refusal::Diverged { stored_timeline: 1, found_timeline: 2, ended: None },
             Refusal::BeyondEnd { end: Lsn::new(1) },
             Refusal::Gap { confirmed: Lsn::new(1) },

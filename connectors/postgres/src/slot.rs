@@ -36,9 +36,9 @@ END FROM (
 
 /// Loads the state of the slot called `name`, if there is one.
 pub(crate) async fn load(sql: &SqlConnection, name: &str) -> Result<Option<SlotState>> {
-    // Older servers have no wal_status, and no reason of an invalidation; they are null this way.
+    // Older servers have no wal_status, no reason of an invalidation and no two phases; they are null this way.
     let query = "SELECT plugin::text, database::text, confirmed_flush_lsn, to_jsonb(s) ->> 'wal_status' = 'lost', active_pid, \
-                 to_jsonb(s) ->> 'invalidation_reason' \
+                 to_jsonb(s) ->> 'invalidation_reason', (to_jsonb(s) ->> 'two_phase')::bool \
                  FROM pg_replication_slots s WHERE slot_name = $1";
     let row = sql.query_opt(query, &[&name]).await.map_err(|error| sql_error(format!("read the state of slot {name}"), error))?;
     Ok(row.map(|row| SlotState {
@@ -48,6 +48,7 @@ pub(crate) async fn load(sql: &SqlConnection, name: &str) -> Result<Option<SlotS
         lost: row.get::<_, Option<bool>>(3).unwrap_or(false),
         active_pid: row.get(4),
         invalidation: row.get(5),
+        two_phase: row.get::<_, Option<bool>>(6).unwrap_or(false),
     }))
 }
 

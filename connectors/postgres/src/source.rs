@@ -7,6 +7,8 @@
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
 mod new_tables;
+mod plug_in;
+mod requirements;
 
 use std::sync::Arc;
 
@@ -21,7 +23,7 @@ use tailwater_kit::snapshot_figures::SnapshotFigures;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use crate::acknowledge::{Acknowledgements, answer, answer_interval};
+use crate::acknowledge::{Acknowledgements, Durable, answer, answer_interval};
 use crate::arrivals::Arrivals;
 use crate::blocking::BlockingSnapshots;
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
@@ -40,6 +42,9 @@ use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
 use crate::{heartbeat, identity, probe, publication, servers, slot};
+
+pub(crate) use plug_in::Protocol;
+pub(crate) use requirements::check_server;
 
 /// The PostgreSQL source.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,7 +96,6 @@ struct Run {
     definitions: Vec<TableDefinition>,
     publication: Option<Publication>,
     blocks: Blocks,
-    headers: Headers,
     plans: Plans,
     session: SqlSession,
     /// Tables to read in chunks while the log is followed
@@ -138,16 +142,17 @@ impl Run {
         } else {
             Headers::default()
         };
-        let plans = Plans::new(config.clone(), types, headers.clone(), definitions.clone());
-        Ok(Self { config, sql, facts, definitions, publication, blocks, headers, plans, session, reading: Vec::new() })
+        let plans = Plans::new(config.clone(), types, headers, definitions.clone());
+        Ok(Self { config, sql, facts, definitions, publication, blocks, plans, session, reading: Vec::new() })
     }
 
     /// Does what has to be done before the stream; `None` where nothing is streamed.
     async fn prepare(&mut self, context: &mut SourceContext) -> Result<Option<Position>> {
         let server = self.config.relational.topic_prefix.clone();
         let stored = Position::load(context.state(), &server)?;
-        let completed = CompletedTable::load_all(context.state(), &server);
+        let mut completed = CompletedTable::load_all(context.state(), &server);
         self.reading = ReadingTable::load_all(context.state(), &server)?;
+        self.forget_left_out(context, &mut completed).await?;
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
             if !done || self.config.snapshot.read == SnapshotWhen::Always {
@@ -207,6 +212,24 @@ impl Run {
         }
     }
 
+    /// Forgets the tables that the filters leave out by now, under whatever name. From here on no record tells of their changes, so
+    /// one that comes back is new.
+    async fn forget_left_out(&mut self, context: &mut SourceContext, completed: &mut Vec<CompletedTable>) -> Result<()> {
+        let left_out: Vec<_> = self
+            .definitions
+            .iter()
+            .filter(|table| !self.config.captures(&table.schema, &table.name))
+            .map(|table| (table.oid, table.full_name()))
+            .collect();
+        let is_left_out =
+            |oid: Option<u32>, name: &str| left_out.iter().any(|(other, full_name)| oid.map_or(full_name == name, |oid| oid == *other));
+        let server = self.config.relational.topic_prefix.clone();
+        let complete = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).map(|table| table.removal(&server));
+        let reading = self.reading.extract_if(.., |table| is_left_out(Some(table.oid), &table.name)).map(|table| table.removal(&server));
+        let state: Vec<_> = complete.chain(reading).collect();
+        if state.is_empty() { Ok(()) } else { send_state(context, state).await }
+    }
+
     async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
         let notifications = Notifications::new(&self.config.relational.notifications, &self.config.relational.topic_prefix);
         if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Skipped, &[]) {
@@ -233,6 +256,7 @@ impl Run {
             end: identity.xlog_position,
             database: self.config.dbname.clone(),
             switch_points,
+            two_phase: self.config.two_phase,
             slot: slot::load(&self.sql, &self.config.slot).await?,
         };
         let log = LogIdentity { system: identity.system_id, timeline: identity.timeline, slot: self.config.slot.clone() };
@@ -305,7 +329,8 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Position> {
         let server = self.config.relational.topic_prefix.clone();
-        let anchor = if usable_slot(&offered.offer).is_ok() {
+        let confirmed = usable_slot(&offered.offer).ok();
+        let anchor = if confirmed.is_some() {
             temporary_anchor(&self.config, &self.sql).await?
         } else {
             self.drop_unusable_slot(&mut offered).await?;
@@ -326,7 +351,11 @@ impl Run {
                     |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None };
                 self.reading = chunked.map(waiting).collect();
                 state.extend(self.reading.iter().map(|table| table.change(&server)));
-                let position = self.new_position(&offered.log, anchor.lsn, SnapshotProgress::Running).await?;
+                let mut position = self.new_position(&offered.log, anchor.lsn, SnapshotProgress::Running).await?;
+                if let Some(confirmed) = confirmed.filter(|_| self.config.two_phase) {
+                    // What was prepared before the anchor and is committed behind it is sent only from before its preparation.
+                    position.resume = confirmed;
+                }
                 state.push(position.change(&server));
                 send_state(context, state).await?;
                 (position, Vec::new())
@@ -384,6 +413,7 @@ impl Run {
         Ok(Position {
             log: Some(log.clone()),
             resume: at,
+            through: at,
             last_commit: None,
             partial: None,
             snapshot,
@@ -427,9 +457,9 @@ impl Run {
         let blocking = BlockingSnapshots::new(blocking);
         let signals = Channels::open(&self.config.relational.signals, context.take_signals());
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
-        let acknowledgements = Acknowledgements::new(position.resume);
+        let acknowledgements = Acknowledgements::new(Durable { resume: position.resume, through: position.through });
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
-        let messages = LogicalMessages::new(&config, &self.blocks, self.headers.clone());
+        let messages = LogicalMessages::new(&config, &self.blocks);
         let start = Start {
             plans: self.plans,
             session: self.session,
@@ -446,15 +476,14 @@ impl Run {
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());
         let mut streaming = Streaming::new(&config, context, start);
-        let mut spill = config.spill.as_ref().filter(|_| facts.version >= 140_000);
+        let mut protocol = Protocol::new(&config, &facts);
         loop {
-            let options = plug_in_options(&config, &facts, binary, spill.is_some());
-            streaming.keep_in_progress(spill);
-            let from = streaming.resume();
+            let options = plug_in::options(&config, protocol, binary);
+            let from = streaming.connect(protocol);
             let Some((mut stream, feedback)) = slot::attach(&config, &sql, stopping.clone(), from, &options).await? else {
                 return Ok(());
             };
-            info!(slot = %config.slot, %from, binary, in_progress = spill.is_some(), "follows the log");
+            info!(slot = %config.slot, %from, binary, protocol = protocol.version().number(), "follows the log");
             let mut answering = JoinSet::new();
             answering.spawn(answer(
                 feedback,
@@ -470,7 +499,7 @@ impl Run {
                 Some(ended) = beside.join_next() => return ended.unwrap_or_else(failed),
             };
             match ended {
-                Ended::SpillFull => spill = None,
+                Ended::SpillFull => protocol.in_progress = false,
                 Ended::Stopped => break,
             }
         }
@@ -481,25 +510,6 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// What the plug-in is asked for. The default is version 1 of its protocol: the server keeps large transactions, and only
-/// committed ones arrive.
-fn plug_in_options(config: &PostgresConfig, facts: &ServerFacts, binary: bool, in_progress: bool) -> Vec<(String, String)> {
-    let mut options = vec![
-        ("proto_version", if in_progress { "2" } else { "1" }.to_owned()),
-        ("publication_names", quote_identifier(&config.publication)),
-    ];
-    if in_progress {
-        options.push(("streaming", "on".to_owned()));
-    }
-    if facts.version >= 140_000 {
-        options.push(("messages", "true".to_owned()));
-        if binary {
-            options.push(("binary", "true".to_owned()));
-        }
-    }
-    options.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(config.stream_options.iter().cloned()).collect()
 }
 
 /// A UUID of version 7, by which readers tell the runs of a connector apart.
@@ -523,32 +533,6 @@ pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefin
         }
     }
     captured
-}
-
-/// `server_version_num` of the first version whose standbys have slots of their own.
-const STANDBYS_DECODE: u32 = 160_000;
-
-/// What no configuration can do without.
-pub(crate) fn check_server(config: &PostgresConfig, facts: &ServerFacts) -> Result<()> {
-    if !config.snapshot.stream {
-        return Ok(());
-    }
-    if facts.in_recovery && facts.version < STANDBYS_DECODE {
-        return Err(Error::new(ErrorKind::Unsupported, "follow the log")
-            .because("the server is a standby, and standbys decode since PostgreSQL 16")
-            .mend("follow the primary: name it in database.hostname, or set database.target_session_attrs to primary"));
-    }
-    if facts.wal_level != "logical" {
-        return Err(Error::new(ErrorKind::Misconfigured, "follow the log")
-            .because(format!("wal_level is {}, not logical", facts.wal_level))
-            .mend("as superuser: ALTER SYSTEM SET wal_level = logical; and restart the server"));
-    }
-    if !facts.may_replicate {
-        return Err(Error::new(ErrorKind::Unauthorised, "follow the log")
-            .because(format!("role {} may not replicate", facts.role))
-            .mend(format!("as superuser: ALTER ROLE {} REPLICATION;", quote_identifier(&facts.role))));
-    }
-    Ok(())
 }
 
 fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {

@@ -1,14 +1,16 @@
-//! Transactions in progress, kept on disk until it is known how they end.
+//! Transactions that are not committed yet, kept on disk until it is known how they end.
 //!
-//! The server sends a large transaction in parts while it is in progress (`pgoutput::streamed`). Nothing of it may reach the
-//! topic log before its commit, and all of it may not fit into memory (I6): its messages go as they are into one file for each
-//! transaction, outside of the memory budget and bounded by `spill.max.bytes`. The commit reads them back in order. An abort
-//! drops the file; the abort of a subtransaction is remembered, and its changes are left out when the file is read.
+//! The server sends a large transaction in parts while it is in progress, and one that is committed in two phases when it is
+//! prepared (`pgoutput::control`). Nothing of it may reach the topic log before its commit, and all of it may not fit into memory
+//! (I6): its messages go as they are into one file for each transaction, outside of the memory budget and bounded by
+//! `spill.max.bytes`. The commit reads them back in order. An abort drops the file; the abort of a subtransaction is remembered,
+//! and its changes are left out when the file is read.
 //!
 //! Files have no name from the moment they are made, so nothing of them is left after a crash, and nothing is synced: after a
 //! crash the server sends the transaction again. Writing fills the page cache and rarely waits for the disk.
 //!
-//! Where a file cannot grow, the connection is made anew without parts, so that the server keeps such transactions itself.
+//! Where a file cannot grow, the connection is made anew without parts, so that the server keeps such transactions itself. It
+//! cannot be made to keep prepared ones: once it has decoded them for a slot when they were prepared, it does so for good.
 //!
 //! ```text
 //! message   length u32, place u64, (sub)transaction u32 (0 for none), letter u8, content
@@ -24,20 +26,29 @@ use tailwater_api::metrics::Gauge;
 use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::lsn::Lsn;
-use crate::pgoutput::StreamedMessage;
+use crate::pgoutput::FramedMessage;
 
 /// Octets before the letter of a message.
 const HEADER: usize = 16;
 
-/// All transactions in progress.
+/// All transactions that are not committed yet.
 pub(crate) struct Spill {
     folder: PathBuf,
     limit: u64,
     used: u64,
     figure: Gauge,
-    /// The transaction of the part that is being sent
-    current: Option<u32>,
+    /// What is being sent, and of which transaction
+    current: Option<(u32, Part)>,
     transactions: HashMap<u32, Spilled>,
+}
+
+/// What the messages that come are of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// A part of a transaction in progress
+    InProgress,
+    /// All of a transaction that was prepared
+    Prepared,
 }
 
 struct Spilled {
@@ -69,18 +80,23 @@ impl Spill {
         Self { folder, limit, used: 0, figure, current: None, transactions: HashMap::new() }
     }
 
-    /// Whether a part is being sent.
-    pub(crate) fn is_open(&self) -> bool {
-        self.current.is_some()
+    /// What is being sent.
+    pub(crate) fn current(&self) -> Option<Part> {
+        self.current.map(|(_, part)| part)
+    }
+
+    /// Whether something of the transaction was sent.
+    pub(crate) fn keeps(&self, xid: u32) -> bool {
+        self.transactions.contains_key(&xid)
     }
 
     /// A part of a transaction begins.
-    pub(crate) fn start(&mut self, xid: u32) -> Result<(), Full> {
+    pub(crate) fn start(&mut self, xid: u32, part: Part) -> Result<(), Full> {
         if !self.transactions.contains_key(&xid) {
             let file = tempfile::tempfile_in(&self.folder).map_err(Full::Disk)?;
             self.transactions.insert(xid, Spilled { file: BufWriter::with_capacity(64 << 10, file), octets: 0, aborted: HashSet::new() });
         }
-        self.current = Some(xid);
+        self.current = Some((xid, part));
         Ok(())
     }
 
@@ -90,8 +106,8 @@ impl Spill {
     }
 
     /// Keeps a message of the part.
-    pub(crate) fn append(&mut self, place: Lsn, message: &StreamedMessage) -> Result<(), Full> {
-        let Some(spilled) = self.current.and_then(|xid| self.transactions.get_mut(&xid)) else { return Ok(()) };
+    pub(crate) fn append(&mut self, place: Lsn, message: &FramedMessage) -> Result<(), Full> {
+        let Some(spilled) = self.current.and_then(|(xid, _)| self.transactions.get_mut(&xid)) else { return Ok(()) };
         let length = HEADER as u64 + 1 + message.content.len() as u64;
         if self.used + length > self.limit {
             return Err(Full::Limit(self.limit));
@@ -154,7 +170,7 @@ impl SpilledMessages {
         while self.left > 0 {
             let (place, xid, payload) = self.read().map_err(|error| unreadable(self.xid, error))?;
             self.left -= (HEADER + payload.len()) as u64;
-            let is_aborted = self.aborted.contains(&xid) && StreamedMessage::is_change(payload[0]);
+            let is_aborted = self.aborted.contains(&xid) && FramedMessage::is_change(payload[0]);
             if !is_aborted {
                 return Ok(Some((place, payload)));
             }
@@ -177,15 +193,15 @@ impl SpilledMessages {
 }
 
 fn unreadable(xid: u32, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(ErrorKind::Unreadable, format!("read transaction {xid}, which came in parts")).because(cause)
+    Error::new(ErrorKind::Unreadable, format!("read transaction {xid}, which was kept until its commit")).because(cause)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn message(xid: u32, tag: u8, text: &str) -> StreamedMessage {
-        StreamedMessage { xid: Some(xid), tag, content: Bytes::copy_from_slice(text.as_bytes()) }
+    fn message(xid: u32, tag: u8, text: &str) -> FramedMessage {
+        FramedMessage { xid: Some(xid), tag, content: Bytes::copy_from_slice(text.as_bytes()) }
     }
 
     fn spill(limit: u64) -> Spill {
@@ -204,7 +220,7 @@ mod tests {
     fn interleaved_transactions_are_read_back_each_in_its_order() {
         let mut spill = spill(1000);
         for (xid, place, text) in [(7, 1, "a"), (8, 2, "b"), (7, 3, ""), (8, 4, "d")] {
-            spill.start(xid).unwrap();
+            spill.start(xid, Part::InProgress).unwrap();
             spill.append(Lsn::new(place), &message(xid, b'I', text)).unwrap();
             spill.stop();
         }
@@ -217,7 +233,7 @@ mod tests {
     #[test]
     fn changes_of_aborted_subtransactions_are_left_out_and_what_is_said_of_tables_stays() {
         let mut spill = spill(1000);
-        spill.start(7).unwrap();
+        spill.start(7, Part::InProgress).unwrap();
         for (xid, tag, text) in [(7, b'I', "a"), (9, b'R', "r"), (9, b'I', "b"), (9, b'M', "m"), (10, b'D', "c")] {
             spill.append(Lsn::new(1), &message(xid, tag, text)).unwrap();
         }
@@ -229,11 +245,11 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let mut spill = spill(50);
-        spill.start(7).unwrap();
+        spill.start(7, Part::InProgress).unwrap();
         spill.append(Lsn::new(1), &message(7, b'I', "0123456789")).unwrap();
         assert!(matches!(spill.append(Lsn::new(1), &message(7, b'I', "0123456789")), Err(Full::Limit(50))));
         let missing = tempfile::tempdir().unwrap().path().join("missing");
         let mut nowhere = Spill::new(missing, 50, Gauge::default());
-        assert!(matches!(nowhere.start(7), Err(Full::Disk(_))));
+        assert!(matches!(nowhere.start(7, Part::Prepared), Err(Full::Disk(_))));
     }
 }

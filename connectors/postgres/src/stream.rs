@@ -1,9 +1,10 @@
 //! Following the log: messages in, batches of records with resume points out.
 //!
-//! A transaction arrives whole, after its commit, as begin, row messages and commit; where `transaction.streaming` is on, a large
-//! one arrives in parts while it is in progress and is kept on disk (`spill`) until its commit makes it a whole one. Records are gathered into a
-//! batch until its reservation is used up or the socket has nothing more at a transaction's end; then the batch is
-//! sent with its resume point (I3): the end of the last whole transaction, and for a batch cut inside a
+//! A transaction arrives whole, after its commit, as begin, row messages and commit. Where `transaction.streaming` is on, a large
+//! one arrives in parts while it is in progress, and where `transaction.two.phase` is on, a prepared one when it is prepared; these
+//! are kept until their commit makes whole ones of them (`uncommitted`). Records are gathered into a batch until its
+//! reservation is used up or the socket has nothing more at a transaction's end; then the batch is sent with its resume point
+//! (I3): the end of the last whole transaction (held back by prepared ones, see `progress`), and for a batch cut inside a
 //! transaction how many of its row messages are in batches sent so far, counted before any filter. After a restart the
 //! server sends that transaction again from its begin; its xid and commit LSN are held against the stored ones,
 //! and that many row messages are dropped.
@@ -18,7 +19,9 @@
 mod changes;
 mod rest;
 mod signals;
+mod uncommitted;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,22 +39,24 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::acknowledge::Acknowledgements;
+use crate::acknowledge::{Acknowledgements, Durable};
 use crate::batch::Batch;
 use crate::blocking::BlockingSnapshots;
 use crate::catalog::Publication;
 use crate::chunks::Chunks;
-use crate::config::{PostgresConfig, SpillOptions};
+use crate::config::PostgresConfig;
 use crate::connect::SqlSession;
 use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
-use crate::pgoutput::{Begin, Commit, StreamControl, StreamedMessage};
 use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, Partial, Position, ReadingTable, SnapshotProgress};
+use crate::progress::Progress;
+use crate::relation::Shape;
 use crate::replication::{Frame, ReplicationStream};
 use crate::request::TableRequest;
-use crate::spill::{Full, Spill, SpilledMessages};
+use crate::source::Protocol;
+use crate::spill::{Full, Spill};
 use crate::transaction::Transaction;
 
 /// Shortest time between two positions that are stored although no record came.
@@ -88,7 +93,7 @@ pub(crate) struct Streaming<'a> {
     acknowledgements: Arc<Acknowledgements>,
     figures: Figures,
 
-    resume: Lsn,
+    progress: Progress,
     last_commit: Option<Lsn>,
     last: LastMessage,
     /// The transaction of which the stored position holds a part, until it comes by
@@ -104,8 +109,12 @@ pub(crate) struct Streaming<'a> {
     signal_table: Option<u32>,
     /// Signals of the transaction so far
     heard: Vec<Signal>,
-    /// Transactions in progress, where the server sends them
+    /// What the connection speaks
+    protocol: Protocol,
+    /// Transactions without a commit, where the server sends them
     spill: Option<Spill>,
+    /// Tables of which the server spoke in such a transaction only
+    foretold: HashMap<u32, Shape>,
 
     batch: Batch,
     /// The position moved since it was sent last.
@@ -120,7 +129,7 @@ pub(crate) struct Streaming<'a> {
 pub(crate) enum Ended {
     /// The task is to end.
     Stopped,
-    /// There is no room for transactions in progress: the server has to keep them, on another connection.
+    /// There is no room for transactions in progress: the server has to keep them, and is told so on another connection.
     SpillFull,
 }
 
@@ -183,7 +192,7 @@ impl<'a> Streaming<'a> {
             log: start.log,
             acknowledgements: start.acknowledgements,
             figures,
-            resume: start.position.resume,
+            progress: Progress::new(start.position.resume, start.position.through),
             last_commit: start.position.last_commit,
             last: start.position.last,
             expected: start.position.partial,
@@ -194,7 +203,9 @@ impl<'a> Streaming<'a> {
             signals: start.signals,
             signal_table: None,
             heard: Vec::new(),
+            protocol: Protocol::default(),
             spill: None,
+            foretold: HashMap::new(),
             batch: Batch::default(),
             moved: false,
             stored_at: Instant::now(),
@@ -207,7 +218,7 @@ impl<'a> Streaming<'a> {
         let mut stopping = self.context.stopping();
         if self.transaction.is_none() {
             // What an earlier run was asked for.
-            self.rest(self.resume).await?;
+            self.rest(self.progress.place()).await?;
         }
         loop {
             let frame = match stream.next().now_or_never() {
@@ -229,12 +240,17 @@ impl<'a> Streaming<'a> {
                         frame = stream.next() => frame,
                         request = self.signals.next(), if is_between => {
                             self.obey_request(request).await?;
-                            self.rest(self.resume).await?;
+                            self.rest(self.progress.place()).await?;
+                            continue;
+                        }
+                        taken = self.blocking.taken(), if is_between => {
+                            self.snapshot_taken(taken).await?;
+                            self.rest(self.progress.place()).await?;
                             continue;
                         }
                         () = self.chunks.wait(), if is_between => {
                             self.read_chunks().await?;
-                            self.rest(self.resume).await?;
+                            self.rest(self.progress.place()).await?;
                             continue;
                         }
                         () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -304,7 +320,7 @@ impl<'a> Streaming<'a> {
             self.obey_request(request).await?;
         }
         self.read_chunks().await?;
-        self.rest(self.resume).await
+        self.rest(self.progress.place()).await
     }
 
     /// Goes on with the tables that are read meanwhile.
@@ -312,13 +328,13 @@ impl<'a> Streaming<'a> {
         if self.chunks.is_idle() {
             return Ok(());
         }
-        let Some(emission) = self.chunks.advance(&self.plans, &self.blocks, self.resume)? else { return Ok(()) };
+        let Some(emission) = self.chunks.advance(&self.plans, &self.blocks, self.progress.place())? else { return Ok(()) };
         if !self.batch.records.is_empty() {
             self.send().await?;
         }
         let now = now();
         let place = Place {
-            lsn: self.resume,
+            lsn: self.progress.through(),
             last_commit: self.last_commit,
             xid: None,
             timestamp: now / 1000,
@@ -370,80 +386,12 @@ impl<'a> Streaming<'a> {
         Ok(Ended::Stopped)
     }
 
-    /// Where the server is to be asked to start.
-    pub(crate) fn resume(&self) -> Lsn {
-        self.resume
-    }
-
-    /// Keeps transactions in progress from now on, or does not. What was kept of them is forgotten: a new connection sends
-    /// them from their beginning.
-    pub(crate) fn keep_in_progress(&mut self, options: Option<&SpillOptions>) {
-        self.spill = options.map(|options| {
-            let figure = self.context.metrics().gauge("spilled_bytes", "Transactions in progress that are kept on disk.", None);
-            Spill::new(options.folder.clone(), options.limit, figure)
-        });
-    }
-
-    /// Takes a message: of a transaction in progress, or of a whole one.
-    async fn take(&mut self, place: Lsn, payload: Bytes) -> Result<Taken> {
-        let Some(spill) = &mut self.spill else {
-            self.received(place, payload).await?;
-            return Ok(Taken::Whole);
-        };
-        let at = |error: Error| error.at(place);
-        let kept = match StreamControl::decode(&payload).map_err(at)? {
-            Some(StreamControl::Start { xid, first: _ }) => spill.start(xid),
-            Some(StreamControl::Stop) => {
-                spill.stop();
-                Ok(())
-            }
-            Some(StreamControl::Abort { xid, subxid }) => {
-                spill.abort(xid, subxid);
-                Ok(())
-            }
-            Some(StreamControl::Commit { xid, commit }) => {
-                let messages = spill.commit(xid).map_err(at)?;
-                return self.replay(xid, commit, messages).await;
-            }
-            None if spill.is_open() => spill.append(place, &StreamedMessage::split(payload).map_err(at)?),
-            None => {
-                self.received(place, payload).await?;
-                Ok(())
-            }
-        };
-        Ok(match kept {
-            Ok(()) => Taken::Whole,
-            Err(full) => Taken::SpillFull(full),
-        })
-    }
-
     /// Takes a message that came just now: values of its row may hold on to the buffer that others came in, too.
     async fn received(&mut self, place: Lsn, payload: Bytes) -> Result<()> {
         let octets = payload.len();
         self.message(place, payload).await?;
         self.batch.received += if self.batch.records.is_empty() { 0 } else { octets };
         Ok(())
-    }
-
-    /// A transaction that came in parts is committed: its messages are taken as those of a whole one, in bounded batches (I3).
-    /// The socket is not read meanwhile, but answered.
-    async fn replay(&mut self, xid: u32, commit: Commit, mut messages: SpilledMessages) -> Result<Taken> {
-        let stopping = self.context.stopping();
-        self.rest(commit.commit_lsn).await?;
-        self.begin(Begin { final_lsn: commit.commit_lsn, commit_time: commit.commit_time, xid })?;
-        while let Some((place, payload)) = messages.next()? {
-            self.message(place, payload).await?;
-            if self.batch.used() >= self.batch.size {
-                self.send().await?;
-                // I4: the task that answers the server may share this thread.
-                tokio::task::yield_now().await;
-                if *stopping.borrow() {
-                    return Ok(Taken::Interrupted);
-                }
-            }
-        }
-        self.commit(commit.end_lsn).await?;
-        Ok(Taken::Whole)
     }
 
     fn keepalive(&mut self, wal_end: Lsn, reply_requested: bool) {
@@ -453,20 +401,21 @@ impl<'a> Streaming<'a> {
         // I5: everything committed before this place was sent, and stands in this batch or in those before it. Not inside
         // a transaction, which has to come whole again after a restart, nor before a half durable one came by.
         let waits = self.transaction.is_some() || matches!(self.expected, Some(Partial::Rows { .. }));
-        if !waits && wal_end > self.resume {
-            self.resume = wal_end;
+        if !waits && wal_end > self.progress.place() {
+            self.progress.advance(wal_end);
             self.moved = true;
         }
     }
 
     fn position(&self) -> Position {
         let partial = match &self.transaction {
-            Some(transaction) => transaction.partial(),
-            None => self.expected,
+            Some(transaction) if !transaction.is_whole_durable() => transaction.partial(),
+            Some(_) | None => self.expected,
         };
         Position {
             log: Some(self.log.clone()),
-            resume: self.resume,
+            resume: self.progress.resume(),
+            through: self.progress.through(),
             last_commit: self.last_commit,
             partial,
             snapshot: SnapshotProgress::Streaming,
@@ -481,7 +430,7 @@ impl<'a> Streaming<'a> {
             self.batch.push(heartbeat.records.record(now() / 1_000_000));
         }
         let position = self.position();
-        let resume = position.resume;
+        let durable = Durable { resume: position.resume, through: position.through };
         let batch = &mut self.batch;
         let records = std::mem::take(&mut batch.records);
         // A row larger than what was reserved: ask for all of it, holding nothing, so that it is granted.
@@ -509,7 +458,7 @@ impl<'a> Streaming<'a> {
         state.push(position.change(&self.config.relational.topic_prefix));
         let number = self.context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;
         // I1: confirmed to the server only once this batch is durable.
-        self.acknowledgements.sent(number, resume);
+        self.acknowledgements.sent(number, durable);
         self.moved = false;
         self.stored_at = Instant::now();
         if self.stored_at >= self.lost_at {

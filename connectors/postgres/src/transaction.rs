@@ -35,6 +35,8 @@ pub(crate) enum Skip {
     Rows(u64),
     /// What stands before the place, and this many messages at it
     UpTo(Lsn, u64),
+    /// All, and its end
+    Whole,
 }
 
 impl Transaction {
@@ -60,6 +62,7 @@ impl Transaction {
     pub(crate) fn is_durable(&mut self, lsn: Lsn) -> bool {
         match &mut self.skip {
             Skip::Nothing => false,
+            Skip::Whole => true,
             Skip::Rows(rows) => self.rows <= *rows,
             Skip::UpTo(place, messages) if lsn == *place && *messages > 0 => {
                 *messages -= 1;
@@ -71,12 +74,22 @@ impl Transaction {
 
     /// Whether the next message to be counted is durable since an earlier run, as far as that is known before it comes.
     pub(crate) fn is_next_durable(&self) -> bool {
-        matches!(self.skip, Skip::Rows(rows) if self.rows < rows)
+        match self.skip {
+            Skip::Rows(rows) => self.rows < rows,
+            Skip::Whole => true,
+            Skip::Nothing | Skip::UpTo(..) => false,
+        }
+    }
+
+    /// Whether all of it is durable since an earlier run.
+    pub(crate) fn is_whole_durable(&self) -> bool {
+        self.skip == Skip::Whole
     }
 
     /// What a position says that is stored now.
     pub(crate) fn partial(&self) -> Option<Partial> {
         let rows = match self.skip {
+            Skip::Whole => return None,
             Skip::Nothing | Skip::UpTo(..) if self.rows == 0 => return None,
             Skip::Nothing | Skip::UpTo(..) => self.rows,
             // Never less than what is durable already.

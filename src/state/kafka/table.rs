@@ -21,7 +21,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::util::Timeout;
 use tailwater_api::config::{ConfigReport, ConfigValues};
@@ -147,9 +147,13 @@ pub(super) struct CheckedClients {
     admin: ClientSettings,
 }
 
+type TableProducer = FutureProducer<Observer>;
+
 /// The clients that all tables share.
 pub(super) struct Clients {
-    producer: FutureProducer<Observer>,
+    producer: Mutex<TableProducer>,
+    /// How it is made
+    producer_config: ClientConfig,
     consumer: ClientConfig,
     /// None where a token is needed, see [`can_administer`]
     admin: Option<AdminClient<DefaultClientContext>>,
@@ -165,7 +169,6 @@ impl Clients {
 
 impl CheckedClients {
     pub(super) fn open(self) -> Result<Clients> {
-        let doing = "open a Kafka client for the worker's state";
         let mut producer = self.producer.load()?;
         producer.set("linger.ms", "0").set("delivery.timeout.ms", DELIVERY);
         let mut consumer = self.consumer.load()?;
@@ -177,18 +180,36 @@ impl CheckedClients {
             .set("queued.max.messages.kbytes", PREFETCH)
             // A place that is gone means that the topic was made anew or cut: to be told, not to be skipped.
             .set("auto.offset.reset", "error");
-        let producer = FutureProducer::from_config_and_context(&producer, Observer::default());
         let admin = self.admin.load()?;
         let admin = can_administer(&admin).then(|| admin.create()).transpose();
         Ok(Clients {
-            producer: producer.map_err(|error| failed(doing, &error))?,
+            producer: Mutex::new(new_producer(&producer)?),
+            producer_config: producer,
             consumer,
-            admin: admin.map_err(|error| failed(doing, &error))?,
+            admin: admin.map_err(|error| failed(OPEN, &error))?,
         })
     }
 }
 
+const OPEN: &str = "open a Kafka client for the worker's state";
+
+fn new_producer(config: &ClientConfig) -> Result<TableProducer> {
+    FutureProducer::from_config_and_context(config, Observer::default()).map_err(|error| failed(OPEN, &error))
+}
+
 impl Clients {
+    /// The producer: a new one where the last has met an error after which it writes nothing any more.
+    fn producer(&self) -> Result<TableProducer> {
+        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, reason)) = producer.client().fatal_error() {
+            tracing::warn!("the producer of the worker's state has ended, and another one takes its place: {reason}");
+            let ended = std::mem::replace(&mut *producer, new_producer(&self.producer_config)?);
+            // Its end waits for its threads.
+            drop(tokio::task::spawn_blocking(move || drop(ended)));
+        }
+        Ok(producer.clone())
+    }
+
     /// Sees whether the cluster answers.
     pub(super) async fn connect(&self) -> Result<()> {
         let (client, _) = observer::connect(&self.consumer).await?;
@@ -272,7 +293,7 @@ impl Table {
         for (key, value) in changes {
             let mut record = FutureRecord::<str, str>::to(&self.topic).key(&key);
             record.payload = value.as_deref();
-            let sent = self.clients.producer.send(record, Timeout::After(PATIENCE)).await;
+            let sent = self.clients.producer()?.send(record, Timeout::After(PATIENCE)).await;
             sent.map_err(|(error, _)| failed(format!("write to the topic {}", self.topic), &error))?;
         }
         Ok(())
@@ -407,6 +428,9 @@ async fn off_the_async_threads<T: Send + 'static>(work: impl FnOnce() -> Result<
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
     use super::*;
 
     #[test]
@@ -426,6 +450,22 @@ mod tests {
         assert_eq!((offsets.topic.as_str(), offsets.partitions, offsets.replication_factor), ("tailwater-offsets", 3, -1));
         assert_eq!(statuses.settings, [("min.insync.replicas".to_owned(), "2".to_owned())]);
         assert_eq!(statuses.partitions, 5);
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_has_ended_is_followed_by_another() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("state", 1, 1).unwrap();
+        let worker: ConfigValues = [("topics.kafka.bootstrap.servers", cluster.bootstrap_servers().as_str())].into_iter().collect();
+        let clients = Clients::check(&worker).map_err(|report| report.faults).unwrap().open().unwrap();
+        let put = async || clients.producer().unwrap().send(FutureRecord::to("state").key("k").payload("v"), Timeout::Never).await;
+        put().await.unwrap();
+        // An idempotent producer has no way on from it.
+        cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
+        let ended = clients.producer().unwrap();
+        put().await.unwrap_err();
+        assert!(ended.client().fatal_error().is_some());
+        put().await.unwrap();
     }
 
     #[test]

@@ -14,6 +14,7 @@ struct Condition {
     durable: HashMap<PathBuf, u64>,
     /// Octets that still fit
     room: Option<u64>,
+    syncs: u64,
     refuses_sync: bool,
     stalls_sync: bool,
     is_off: bool,
@@ -41,6 +42,11 @@ impl FaultyDisk {
 
     pub(super) fn set_room(&self, room: Option<u64>) {
         self.condition().room = room;
+    }
+
+    /// Fsyncs so far.
+    pub(super) fn syncs(&self) -> u64 {
+        self.condition().syncs
     }
 
     /// From now on nothing reaches the disk.
@@ -147,6 +153,7 @@ impl SegmentFile for FaultyFile {
             return Err(io::Error::other("the test refuses fsync"));
         }
         condition.durable.insert(self.path.clone(), self.length);
+        condition.syncs += 1;
         Ok(())
     }
 

@@ -396,13 +396,13 @@ impl TopicLog for EmbeddedLog {
         Box::pin(async move { broken.map_or(Ok(state), Err) })
     }
 
-    fn committed(&self, group: &str) -> BoxFuture<'_, Result<Vec<LogPosition>>> {
-        let committed = self.shared.retention.committed(group);
+    fn committed(&self, user: &LogUser) -> BoxFuture<'_, Result<Vec<LogPosition>>> {
+        let committed = self.shared.retention.committed(&user.connector);
         Box::pin(async move { Ok(committed) })
     }
 
-    fn move_positions(&self, group: &str, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
-        let group = group.to_owned();
+    fn move_positions(&self, user: &LogUser, moves: Vec<(TopicPartition, Option<u64>)>) -> BoxFuture<'_, Result<()>> {
+        let group = Arc::clone(&user.connector);
         let shared = Arc::clone(&self.shared);
         Box::pin(blocking(move || {
             let Some(store) = &shared.store else {

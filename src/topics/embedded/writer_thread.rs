@@ -1,7 +1,8 @@
 //! The thread that makes a journal's groups durable.
 //!
 //! It appends what is queued, fsyncs once for all of it, and only then makes it visible and says that it is durable, in this
-//! order (I1). While it fsyncs the next groups are queued, so the slower the disk, the more of them share an fsync.
+//! order (I1). While it fsyncs the next groups are queued, so the slower the disk, the more of them share an fsync. Pending
+//! records, which nobody sees before they are published, wait a moment for more of their kind.
 //!
 //! A refused write or fsync ends it. What is not durable is cut off as far as that is possible, so that a full disk has room
 //! for the next try; the next writer cuts off the rest before it writes.
@@ -10,6 +11,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tailwater_api::source::BatchNumber;
 use tailwater_api::{Error, ErrorKind, Result};
@@ -25,6 +27,8 @@ use crate::crash_point::crash_point;
 
 /// Octets that are written before an fsync, unless a group is longer.
 const PER_SYNC: usize = 2 * 1024 * 1024;
+/// How long pending records wait for others to share their fsync.
+const COMPANY: Duration = Duration::from_millis(5);
 
 /// What is durable, or the error that ended the writer.
 pub(super) type DurableNumber = Result<BatchNumber, Arc<Error>>;
@@ -49,6 +53,13 @@ pub(super) struct QueuedGroup {
     pub(super) records: Vec<u8>,
     /// Room in the queue, given back when the group is written
     pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+impl QueuedGroup {
+    /// Nobody sees it, and nothing is stored with it.
+    fn may_wait(&self) -> bool {
+        self.head.pending.is_some() && self.head.publications.is_empty() && self.head.state.is_empty()
+    }
 }
 
 pub(super) struct WriterThread {
@@ -87,6 +98,7 @@ impl WriterThread {
             let mut groups = VecDeque::new();
             let mut settled = Vec::new();
             let mut octets = 0;
+            let mut has_waited = false;
             let mut next = Some(command);
             while let Some(command) = next.take() {
                 match command {
@@ -98,6 +110,11 @@ impl WriterThread {
                 }
                 if octets < PER_SYNC {
                     next = queue.try_recv().ok();
+                    if next.is_none() && !has_waited && settled.is_empty() && groups.iter().all(QueuedGroup::may_wait) {
+                        has_waited = true;
+                        std::thread::sleep(COMPANY);
+                        next = queue.try_recv().ok();
+                    }
                 }
             }
             if let Err(error) = self.write_all(groups) {

@@ -1,4 +1,4 @@
-//! With what partitions, replicas and settings a source's topics are made: Connect's `topic.creation.*` (Kafka 4.3, KIP-158).
+//! How a source's topics come to be: made before their first record, as Connect's keys `topic.creation.*` say (Kafka 4.3, KIP-158).
 //!
 //! `topic.creation.groups` names groups; the first whose `include` matches the whole name of a topic and whose `exclude` does not
 //! is the topic's, else the group `default`. A group takes partitions and replication factor from `default` where it names none; its
@@ -6,17 +6,23 @@
 //! that is there already stays as it is.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::Producer as _;
 use tailwater_api::Result;
 use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues, split_list};
 use tailwater_kit::java_regex::JavaRegex;
 
-use super::PATIENCE;
 use super::errors::{failed, failed_with_code};
+use super::producer::Producer;
+use super::{LOOK, PATIENCE, Uses, blocking, drop_off_the_async_threads};
 
+/// How long a topic that was just made may take to have leaders.
+const LEADERS: Duration = Duration::from_secs(15);
 /// The broker's default, in requests of Kafka 2.4 and later.
 const OF_BROKER: i32 = -1;
 
@@ -130,7 +136,7 @@ fn fault(report: &mut ConfigReport, key: String, message: impl Into<String>) {
 
 /// Makes a topic; one that is there already stays as it is. Without the right to make topics it may be there all the same, which who
 /// writes to it will see.
-pub(super) async fn make<C: ClientContext>(admin: &AdminClient<C>, topic: &Arc<str>, options: &TopicOptions) -> Result<()> {
+async fn make<C: ClientContext>(admin: &AdminClient<C>, topic: &Arc<str>, options: &TopicOptions) -> Result<()> {
     let mut new = NewTopic::new(topic, options.partitions, TopicReplication::Fixed(options.replication_factor));
     for (key, value) in &options.settings {
         new = new.set(key, value);
@@ -151,6 +157,65 @@ pub(super) async fn make<C: ClientContext>(admin: &AdminClient<C>, topic: &Arc<s
         ))) => Ok(()),
         Some(Err((_, code))) => Err(failed_with_code(doing(), code)),
         None => Err(failed_with_code(doing(), RDKafkaErrorCode::Unknown)),
+    }
+}
+
+/// How a source's topics come to be.
+pub(super) struct Topics {
+    pub(super) creation: TopicCreation,
+    /// Topics that are not there are made
+    pub(super) makes: bool,
+    /// Configuration of the client that makes them
+    pub(super) admin: ClientConfig,
+    /// Who uses them, where it is a connector
+    pub(super) connector: Option<Arc<str>>,
+    pub(super) uses: Arc<Uses>,
+}
+
+impl Topics {
+    /// Makes sure that `topic` is there and can be written to.
+    pub(super) async fn ensure(&self, producer: &Arc<Producer>, topic: &Arc<str>) -> Result<()> {
+        if self.makes {
+            let admin = AdminClient::from_config_and_context(&self.admin, DefaultClientContext)
+                .map_err(|error| failed("make a Kafka admin client", &error))?;
+            let made = make(&admin, topic, self.creation.of(topic)).await;
+            made.map_err(|error| producer.context().take_failure().unwrap_or(error))?;
+            drop_off_the_async_threads(admin);
+        }
+        let (producer, name) = (Arc::clone(producer), Arc::clone(topic));
+        blocking(move || wait_for_leaders(&producer, &name)).await
+    }
+
+    pub(super) fn used(&self, topic: &Arc<str>) {
+        if let Some(connector) = &self.connector {
+            self.uses.count(connector, topic, true);
+        }
+    }
+}
+
+/// Returns when every partition of the topic has a leader.
+fn wait_for_leaders(producer: &Producer, topic: &str) -> Result<()> {
+    let deadline = Instant::now() + LEADERS;
+    loop {
+        let metadata = producer.client().fetch_metadata(Some(topic), PATIENCE);
+        // That brokers refuse the connection says more than that none has answered.
+        let cannot = |error| producer.context().take_failure().unwrap_or_else(|| failed(format!("look for the topic {topic}"), &error));
+        let metadata = metadata.map_err(cannot)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        let why = match found {
+            Some(found) => match found.error() {
+                Some(error) => RDKafkaErrorCode::from(error),
+                None if found.partitions().iter().all(|partition| partition.leader() >= 0) && !found.partitions().is_empty() => {
+                    return Ok(());
+                }
+                None => RDKafkaErrorCode::LeaderNotAvailable,
+            },
+            None => RDKafkaErrorCode::UnknownTopicOrPartition,
+        };
+        if matches!(why, RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic) || Instant::now() > deadline {
+            return Err(failed_with_code(format!("look for the topic {topic}"), why));
+        }
+        std::thread::sleep(LOOK);
     }
 }
 

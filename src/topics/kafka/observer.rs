@@ -16,8 +16,9 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use tailwater_api::{Error, ErrorKind, Result};
 
 use super::client::token::unsecured;
+use super::contents::OFFSETS;
 use super::errors::{failed, refused};
-use super::{OFFSETS, PATIENCE, blocking, log};
+use super::{PATIENCE, blocking, log};
 
 /// How long one question waits before events are looked at.
 const QUESTION: Duration = Duration::from_millis(500);

@@ -8,12 +8,11 @@
 //! Where no position is committed, reading begins as `auto.offset.reset` says. A committed position that Kafka no longer has is
 //! `history-gone`: librdkafka itself is told never to begin elsewhere, for that would be a skip.
 //!
-//! Which topics a subscription covers is looked up every few seconds here: a pattern means what it means in Java, and a topic that does
-//! not exist yet is no error.
+//! Which topics it reads is looked up beside it (`subscription`).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -32,30 +31,34 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::client::token::unsecured;
+use super::contents::{raw, watermarks};
 use super::errors::{failed, kind, refused};
+use super::groups::{offset_of, to_list};
+use super::subscription::keep_subscribed;
 use super::unchanged::{self, UnknownFields};
-use super::{KafkaLog, PATIENCE, blocking, drop_off_the_async_threads, log, offset_of, raw, to_list};
+use super::{KafkaLog, PATIENCE, blocking, drop_off_the_async_threads, log};
 use crate::converters::{Converters, RecordPart};
 use crate::topics::{LogReader, Polled, Subscription, UnreadableRecord};
 
 /// How long a poll waits for a first record; a task that is dropped is waited for that long.
 const WAIT: Duration = Duration::from_millis(100);
-/// How often topics and the ends of partitions are looked up.
-const LOOK: Duration = Duration::from_secs(2);
 /// Smallest and largest queue of fetched records: what holds one, and what one answer of a broker may be.
 const SMALLEST_QUEUE: usize = 1 << 20;
 const LARGEST_QUEUE: usize = 50 << 20;
 
-type Consumer = BaseConsumer<Membership>;
+pub(super) type Consumer = BaseConsumer<Membership>;
+
+/// A partition, and the offset at which reading begins where the target does not know better; `None` where none can be said.
+pub(super) type Beginning = (TopicPartition, Option<u64>);
 
 /// What happens to the group's member, and how the task answers.
 enum Event {
-    Assigned(Vec<TopicPartition>, std::sync::mpsc::SyncSender<Vec<LogPosition>>),
+    Assigned(Vec<Beginning>, std::sync::mpsc::SyncSender<Vec<LogPosition>>),
     Revoked(Vec<TopicPartition>, std::sync::mpsc::SyncSender<()>),
 }
 
 /// The member of the group, as librdkafka's callbacks see it.
-struct Membership {
+pub(super) struct Membership {
     events: mpsc::Sender<Event>,
     /// Where reading begins without a committed position
     reset: Offset,
@@ -98,7 +101,8 @@ impl ConsumerContext for Membership {
 }
 
 impl Membership {
-    fn fail(&self, error: Error) {
+    /// Ends the task with `error`.
+    pub(super) fn fail(&self, error: Error) {
         lock(&self.failure).get_or_insert(error);
         self.has_news.store(true, Ordering::Release);
     }
@@ -106,18 +110,24 @@ impl Membership {
     fn assign(&self, consumer: &Consumer, partitions: &TopicPartitionList) -> Result<()> {
         const DOING: &str = "take partitions over";
         let mut begin = consumer.committed_offsets(partitions.clone(), PATIENCE).map_err(|error| failed(DOING, &error))?;
-        let unknown: Vec<_> = begin
-            .elements()
-            .iter()
-            .filter(|element| !matches!(element.offset(), Offset::Offset(_)))
-            .map(|element| (element.topic().to_owned(), element.partition()))
-            .collect();
-        for (topic, partition) in unknown {
-            begin.set_partition_offset(&topic, partition, self.reset).map_err(|error| failed(DOING, &error))?;
+        let mut unknown = TopicPartitionList::new();
+        for element in begin.elements().iter().filter(|element| !matches!(element.offset(), Offset::Offset(_))) {
+            let added = unknown.add_partition_offset(element.topic(), element.partition(), self.reset);
+            added.map_err(|error| failed(DOING, &error))?;
+        }
+        for element in unknown.elements() {
+            let set = begin.set_partition_offset(element.topic(), element.partition(), self.reset);
+            set.map_err(|error| failed(DOING, &error))?;
+        }
+        let mut beginnings = offsets(&begin);
+        if unknown.count() > 0 && matches!(self.reset, Offset::Beginning | Offset::End) {
+            let found = consumer.offsets_for_times(unknown, PATIENCE).map_err(|error| failed(DOING, &error))?;
+            beginnings.retain(|(_, offset)| offset.is_some());
+            beginnings.extend(offsets(&found));
         }
         let (answer, sought) = std::sync::mpsc::sync_channel(1);
         if partitions.count() > 0 {
-            if self.events.blocking_send(Event::Assigned(list(partitions), answer)).is_err() {
+            if self.events.blocking_send(Event::Assigned(beginnings, answer)).is_err() {
                 return Ok(());
             }
             // The task is gone: nobody is to read these partitions here.
@@ -152,13 +162,20 @@ impl Membership {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn list(partitions: &TopicPartitionList) -> Vec<TopicPartition> {
-    let place = |topic: &str, partition: i32| TopicPartition { topic: Arc::from(topic), partition: u32::try_from(partition).unwrap_or(0) };
-    partitions.elements().iter().map(|element| place(element.topic(), element.partition())).collect()
+    offsets(partitions).into_iter().map(|(place, _)| place).collect()
+}
+
+pub(super) fn offsets(partitions: &TopicPartitionList) -> Vec<Beginning> {
+    let beginning = |element: &TopicPartitionListElem<'_>| {
+        let partition = u32::try_from(element.partition()).unwrap_or(0);
+        (TopicPartition { topic: Arc::from(element.topic()), partition }, offset_of(element.offset()))
+    };
+    partitions.elements().iter().map(beginning).collect()
 }
 
 /// Makes records of messages.
@@ -235,15 +252,15 @@ pub(super) struct KafkaReader {
 }
 
 /// Ends of the partitions that are read, as of the last look.
-type Ends = Mutex<BTreeMap<TopicPartition, u64>>;
+pub(super) type Ends = Mutex<BTreeMap<TopicPartition, u64>>;
 
 enum Asked {
-    Begin(Vec<TopicPartition>, Vec<LogPosition>, std::sync::mpsc::SyncSender<Vec<LogPosition>>),
+    Begin(Vec<Beginning>, Vec<LogPosition>, std::sync::mpsc::SyncSender<Vec<LogPosition>>),
     GiveUp(std::sync::mpsc::SyncSender<()>),
 }
 
 /// Adds what a sink's consumer needs to its settings; says where reading begins without a position.
-pub(super) fn configure(config: &mut ClientConfig, group: &str, queue: usize) -> Offset {
+pub(super) fn configure(config: &mut ClientConfig, queue: usize) -> Offset {
     let reset = match config.get("auto.offset.reset") {
         None | Some("earliest" | "smallest" | "beginning") => Offset::Beginning,
         Some("latest" | "largest" | "end") => Offset::End,
@@ -258,7 +275,6 @@ pub(super) fn configure(config: &mut ClientConfig, group: &str, queue: usize) ->
             config.set(key, value);
         }
     };
-    default("group.id", group);
     default("queued.max.messages.kbytes", &(queue / 1024).to_string());
     default("fetch.max.bytes", &queue.to_string());
     // A change moves only the partitions that it must.
@@ -306,10 +322,10 @@ impl KafkaReader {
     fn answer(&mut self) {
         match self.asked.take() {
             Some(Asked::Begin(partitions, sought, answer)) => {
-                for place in partitions {
+                for (place, known) in partitions {
                     let log = self.log.log_id(&place.topic);
-                    let begin = sought.iter().find(|position| position.topic_partition == place).map(|position| position.offset);
-                    self.assigned.insert(place, (log, begin));
+                    let better = sought.iter().rfind(|position| position.topic_partition == place).map(|position| position.offset);
+                    self.assigned.insert(place, (log, better.or(known)));
                 }
                 // A call that no longer waits has lost its partitions again.
                 let _ = answer.send(sought);
@@ -322,7 +338,7 @@ impl KafkaReader {
     fn happened(&mut self, event: Event) -> Polled {
         match event {
             Event::Assigned(partitions, answer) => {
-                let assignment = |place: &TopicPartition| Assignment { topic_partition: place.clone(), log: self.log.log_id(&place.topic) };
+                let assignment = |(place, _): &Beginning| Assignment { topic_partition: place.clone(), log: self.log.log_id(&place.topic) };
                 let assignments = partitions.iter().map(assignment).collect();
                 self.asked = Some(Asked::Begin(partitions, Vec::new(), answer));
                 Polled::Assigned(assignments)
@@ -408,7 +424,7 @@ impl KafkaReader {
         let Some(Asked::Begin(partitions, _, _)) = &self.asked else {
             return Err(Error::new(ErrorKind::Missing, doing).because("the partition is not being assigned"));
         };
-        if !partitions.contains(&place) {
+        if !partitions.iter().any(|(assigned, _)| *assigned == place) {
             return Err(Error::new(ErrorKind::Missing, doing).because("the partition is not being assigned"));
         }
         let gone = |why: String| {
@@ -420,8 +436,8 @@ impl KafkaReader {
         if position.log != current {
             return Err(gone(format!("the position is of the log {}, the topic's is {current}", position.log)));
         }
-        let (log, asked) = (self.log.clone(), place.clone());
-        let (first, next) = blocking(move || log.watermarks(&asked.topic, asked.partition)).await?;
+        let (consumer, asked) = (Arc::clone(self.consumer()), place.clone());
+        let (first, next) = blocking(move || watermarks(&consumer, &asked.topic, asked.partition)).await?;
         if !(first..=next).contains(&position.offset) {
             return Err(gone(format!("the topic holds offsets from {first} up to {next}")));
         }
@@ -490,55 +506,6 @@ fn passes(error: &KafkaError) -> bool {
     }
 }
 
-/// Looks every few seconds which topics the subscription covers and where the partitions that are read end.
-async fn keep_subscribed(log: KafkaLog, consumer: Weak<Consumer>, subscription: Subscription, ends: Arc<Ends>) {
-    let mut subscribed = BTreeSet::new();
-    loop {
-        let (Some(reader), log, wanted) = (consumer.upgrade(), log.clone(), subscription.clone()) else { return };
-        let (known, seen) = (subscribed.clone(), Arc::clone(&ends));
-        let looked = blocking(move || {
-            let mut covered = BTreeSet::new();
-            for (topic, _) in log.list()? {
-                if wanted.covers(&topic)? {
-                    covered.insert(topic);
-                }
-            }
-            if covered != known {
-                let names: Vec<&str> = covered.iter().map(|name| &**name).collect();
-                reader.subscribe(&names).map_err(|error| failed("subscribe to topics", &error))?;
-                tracing::debug!("subscribed to {names:?}");
-            }
-            let assigned = reader.assignment().map_err(|error| failed("ask for the assigned partitions", &error))?;
-            let found = log.ends(&assigned)?;
-            *lock(&seen) = found;
-            Ok(covered)
-        });
-        match looked.await {
-            Ok(covered) => subscribed = covered,
-            // The consumer itself meets what is wrong, and says so to the task.
-            Err(error) => tracing::debug!("{error}"),
-        }
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-impl KafkaLog {
-    /// The ends of partitions.
-    fn ends(&self, partitions: &TopicPartitionList) -> Result<BTreeMap<TopicPartition, u64>> {
-        if partitions.count() == 0 {
-            return Ok(BTreeMap::new());
-        }
-        let mut asked = partitions.clone();
-        asked.set_all_offsets(Offset::End).map_err(|error| failed("look for the ends of topics", &error))?;
-        let found = self.observer.offsets_for_times(asked, PATIENCE).map_err(|error| failed("look for the ends of topics", &error))?;
-        let end = |element: &TopicPartitionListElem<'_>| {
-            let place = TopicPartition { topic: Arc::from(element.topic()), partition: u32::try_from(element.partition()).ok()? };
-            Some((place, offset_of(element.offset())?))
-        };
-        Ok(found.elements().iter().filter_map(end).collect())
-    }
-}
-
 impl LogReader for KafkaReader {
     fn poll(&mut self, bytes: usize) -> BoxFuture<'_, Result<Polled>> {
         Box::pin(self.poll_next(bytes))
@@ -558,7 +525,7 @@ impl LogReader for KafkaReader {
     fn lag(&self) -> u64 {
         let ends = lock(&self.ends);
         let behind = |(place, (_, next)): (&TopicPartition, &(LogId, Option<u64>))| {
-            ends.get(place).map_or(0, |end| end.saturating_sub(next.unwrap_or(0)))
+            ends.get(place).zip(next.as_ref()).map_or(0, |(end, next)| end.saturating_sub(*next))
         };
         self.assigned.iter().map(behind).sum()
     }

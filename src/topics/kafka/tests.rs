@@ -5,8 +5,11 @@ mod security;
 
 use std::collections::BTreeMap;
 
+use futures_util::FutureExt as _;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use tailwater_api::Value;
+use tailwater_api::record::SchemaAndValue;
 use tailwater_api::sink::Assignment;
 use tailwater_api::source::{BatchNumber, SourceBatch};
 use tailwater_api::state::{JsonMap, StateChange};
@@ -341,13 +344,62 @@ async fn a_sink_goes_on_behind_what_it_committed() {
     let (values, places) = take(&mut *reader, 10).await;
     assert_eq!(values, numbers(0..10));
     reader.commit(places.clone()).await.unwrap();
-    assert_eq!(log.committed("copy").await.unwrap(), places);
+    assert_eq!(log.committed(&"copy".into()).await.unwrap(), places);
     drop(reader);
     write(&log, "t", 10..15).await;
     let mut reader = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
     assigned(&mut *reader).await;
     assert_eq!(take(&mut *reader, 5).await.0, numbers(10..15));
     assert_eq!(log.used_by("copy", None)[0].0, Arc::from("t"));
+}
+
+/// A sink whose consumer is a member of a group that its user named.
+fn sink_of_group(connector: &str, group: &str) -> LogUser {
+    let mut user = sink(connector);
+    Arc::make_mut(&mut user.config).set("consumer.override.group.id", group);
+    user
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_partition_is_as_far_behind_as_its_committed_position_says() {
+    let cluster = mock();
+    cluster.create_topic("t", 2, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let in_partition = async |partition, values: std::ops::Range<u32>| {
+        let mut writer = log.writer(&"shop".into()).await.unwrap();
+        let record = |number: u32| Record { partition: Some(partition), ..text("t", "k", &number.to_string()) };
+        writer.append(1, SourceBatch { records: values.map(record).collect(), ..SourceBatch::default() }).await.unwrap();
+        writer.close().await.unwrap();
+    };
+    in_partition(0, 0..10).await;
+    let mut reader = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    assigned(&mut *reader).await;
+    let (_, places) = take(&mut *reader, 10).await;
+    reader.commit(places).await.unwrap();
+    drop(reader);
+    in_partition(1, 0..3).await;
+    let mut reader = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    assert_eq!(assigned(&mut *reader).await.len(), 2);
+    // It begins to read, and nothing of it is handed out.
+    assert!(reader.poll(1 << 20).now_or_never().is_none());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while reader.lag() != 3 {
+        assert!(tokio::time::Instant::now() < deadline, "{} behind", reader.lag());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i11_a_pattern_that_tries_too_much_ends_the_task_and_says_so() {
+    let cluster = mock();
+    cluster.create_topic(&"ab".repeat(40), 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let pattern = tailwater_kit::java_regex::JavaRegex::new("(a|b|ab)*(?=c)(a|b|ab)*d").unwrap();
+    let mut reader = log.reader(&sink("copy"), Subscription::Pattern(Box::new(pattern))).await.unwrap();
+    let polled = tokio::time::timeout(Duration::from_secs(60), reader.poll(1 << 20)).await.expect("the reader says something");
+    let error = polled.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error:?}");
+    assert!(error.to_string().contains("topics.regex") && error.remedy().is_some(), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -473,14 +525,14 @@ async fn a_partition_moves_only_after_its_task_has_given_it_up() {
     let place = |partition| TopicPartition { topic: Arc::from("t"), partition };
     // Members that were dropped leave in the background.
     let mut tries = 0;
-    while let Err(error) = log.move_positions("copy", vec![(place(0), Some(1)), (place(1), None)]).await {
+    while let Err(error) = log.move_positions(&"copy".into(), vec![(place(0), Some(1)), (place(1), None)]).await {
         tries += 1;
         assert!(tries < 50, "{error}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let committed = log.committed("copy").await.unwrap();
+    let committed = log.committed(&"copy".into()).await.unwrap();
     assert_eq!(committed.iter().map(|position| (position.topic_partition.partition, position.offset)).collect::<Vec<_>>(), [(0, 1)]);
-    let beyond = log.move_positions("copy", vec![(place(0), Some(99))]).await.unwrap_err();
+    let beyond = log.move_positions(&"copy".into(), vec![(place(0), Some(99))]).await.unwrap_err();
     assert_eq!(beyond.kind(), ErrorKind::Misconfigured);
 }
 
@@ -489,4 +541,28 @@ async fn a_real_broker_keeps_what_every_engine_promises() {
     let Some(broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
     let (log, _) = opened(&broker.bootstrap_servers(), true).await;
     crate::topics::conformance::run(&log).await;
+    positions_are_those_of_the_group_that_the_user_names(&log).await;
+}
+
+async fn positions_are_those_of_the_group_that_the_user_names(log: &KafkaLog) {
+    write(log, "grouped", 0..10).await;
+    let user = sink_of_group("copy-of-grouped", "theirs");
+    let mut reader = log.reader(&user, topics(&["grouped"])).await.unwrap();
+    assigned(&mut *reader).await;
+    let (_, places) = take(&mut *reader, 10).await;
+    reader.commit(places.clone()).await.unwrap();
+    assert_eq!(log.committed(&user).await.unwrap(), places);
+    assert_eq!(log.committed(&sink("copy-of-grouped")).await.unwrap(), [], "connect-NAME has nothing to do with it");
+    drop(reader);
+    let place = places[0].topic_partition.clone();
+    for (offset, expected) in [(Some(3), &[3][..]), (None, &[])] {
+        // A member that was dropped leaves in the background.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while let Err(error) = log.move_positions(&user, vec![(place.clone(), offset)]).await {
+            assert!(tokio::time::Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let committed = log.committed(&user).await.unwrap();
+        assert_eq!(committed.iter().map(|position| position.offset).collect::<Vec<_>>(), expected);
+    }
 }

@@ -17,6 +17,9 @@
 //! refused stops for good: to take the id back would fence the other one, and so on for ever. One exception heals by itself: the brokers
 //! end a transaction that stays open for `transaction.timeout.ms`, such as one of a network that was gone, and refuse its producer alike.
 //!
+//! The refusal may come at any moment: with a delivery report, with a commit, or when a record is handed to the producer, which then says
+//! only that it takes none. Each way leads to [`Transactions::failed`] or [`Transactions::cause`], which tell a holder that was fenced from all else.
+//!
 //! **What goes wrong** ends the run: the transaction is aborted, and the next run writes again from the stored offset. That includes a
 //! commit whose outcome is not known (I12): the next writer makes the brokers settle it, and reads from the offset how it was settled.
 
@@ -40,7 +43,7 @@ use tokio::time::Instant;
 use super::errors::failed;
 use super::offset_store::OffsetStore;
 use super::producer::{Producer, Settled};
-use super::writer::{Durable, HeldProducer};
+use super::writer::{Durable, HeldProducer, REPORT};
 use super::{KafkaLog, LOOK};
 use crate::config::document::fault;
 use crate::state::kafka::{OffsetRecords, OffsetsOf};
@@ -226,10 +229,7 @@ impl Transactions {
         let mut began = self.began.lock().await;
         let Some(since) = *began else { return Ok(None) };
         let failed = |doing: &str, error: &KafkaError| self.failed(doing, producer, error, Some(since));
-        let Settled { number, state } = delivered(producer).await.map_err(|error| match producer.client().fatal_error() {
-            Some((code, _)) => failed("write to Kafka", &KafkaError::Global(code)),
-            None => error,
-        })?;
+        let Settled { number, state } = delivered(producer).await.map_err(|error| self.undelivered(producer, error, Some(since)))?;
         let OffsetRecords { topic, records } = offsets.records(of, &state).await?;
         let in_flight = producer.context().enter(number, records.len(), Vec::new());
         for (key, value) in &records {
@@ -251,16 +251,52 @@ impl Transactions {
         Ok(Some(number))
     }
 
+    /// Why the producer takes no more records into the transaction that `held` keeps open.
+    pub(super) async fn cause(&self, producer: &Producer, held: Option<&Held>, refusal: Error) -> Error {
+        let since = held.and_then(|began| **began);
+        let deadline = Instant::now() + REPORT;
+        loop {
+            if let Some((code, _)) = producer.client().fatal_error() {
+                return self.failed("write to Kafka", producer, &KafkaError::Global(code), since);
+            }
+            // That of the record by which the transaction failed.
+            if let Some(error) = producer.context().take_failure() {
+                return self.undelivered(producer, error, since);
+            }
+            if Instant::now() >= deadline {
+                return Error::new(ErrorKind::Restarting, "write to Kafka").because(refusal);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The error of a record that was not delivered.
+    fn undelivered(&self, producer: &Producer, error: Error, since: Option<Instant>) -> Error {
+        match producer.client().fatal_error() {
+            Some((code, _)) => self.failed("write to Kafka", producer, &KafkaError::Global(code), since),
+            // Codes of fencing alone are of this kind.
+            None if error.kind() == ErrorKind::Conflict => self.fenced("write to Kafka", since),
+            None => error,
+        }
+    }
+
     /// The error of a call about transactions. `since` is when the open one began.
     fn failed(&self, doing: &str, producer: &Producer, error: &KafkaError, since: Option<Instant>) -> Error {
         // What made the producer unusable says more than the call that found it so.
         let code = producer.client().fatal_error().map(|(code, _)| code).or_else(|| error.rdkafka_error_code());
-        let is_fenced =
-            matches!(code, Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch));
-        let id = &self.options.id;
-        if !is_fenced {
-            return code.map_or_else(|| failed(doing, error), |code| failed(doing, &KafkaError::Global(code)));
+        match code {
+            Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch) => {
+                self.fenced(doing, since)
+            }
+            // The transaction has failed for a reason of its own; the next run begins another.
+            Some(RDKafkaErrorCode::State) => Error::new(ErrorKind::Restarting, doing).because(error.clone()),
+            Some(code) => failed(doing, &KafkaError::Global(code)),
+            None => failed(doing, error),
         }
+    }
+
+    fn fenced(&self, doing: &str, since: Option<Instant>) -> Error {
+        let id = &self.options.id;
         if since.is_some_and(|since| since.elapsed() >= self.timeout) {
             return Error::new(ErrorKind::Restarting, doing)
                 .because(format!("the brokers have ended a transaction of {id} that was open for longer than transaction.timeout.ms"));

@@ -33,18 +33,22 @@ use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::creation::Topics;
 use super::errors::failed;
 use super::offset_store::OffsetStore;
 use super::producer::{Deliveries, InFlight, Producer};
 use super::transactions::{self, Held, Transactions};
 use super::unchanged::{self, UnknownFields};
-use super::{KafkaLog, Topics, drop_off_the_async_threads};
+use super::{KafkaLog, drop_off_the_async_threads};
 use crate::converters::{Converters, KeyAndValue, RecordPart};
 use crate::state::kafka::OffsetsOf;
 use crate::topics::{LogWriter, Refusals};
 
 /// How long a full queue is left alone before it is tried again: it drains a good part meanwhile, never all of it.
 const FULL: Duration = Duration::from_millis(2);
+
+/// How long the report of the record that made a producer unusable may take behind the refusal of a later one.
+pub(super) const REPORT: Duration = Duration::from_secs(10);
 
 /// How long an offset is left to stand before the next one is written.
 const OFFSETS: Duration = Duration::from_millis(100);
@@ -112,11 +116,19 @@ pub(super) struct QueuedBatch {
     held: Option<Held>,
 }
 
+/// Why a record was not handed over.
+enum Unsent {
+    /// The part of it that does not convert, or the record as a whole
+    Record(Option<RecordPart>, Error),
+    /// The producer takes no records any more, because of another one or of another producer
+    Unusable(Error),
+}
+
 impl Sender {
-    /// Hands a record to the producer; `false` if its queue is full. An error comes with the part of the record that does not convert.
-    pub(super) fn send(&mut self, record: &Record, in_flight: &Arc<InFlight>) -> Result<bool, (Option<RecordPart>, Error)> {
-        self.converters.write(record, &mut self.bytes).map_err(|(part, error)| (Some(part), error))?;
-        let headers = self.headers(record).map_err(|error| (Some(RecordPart::Header), error))?;
+    /// Hands a record to the producer; `false` if its queue is full.
+    fn send(&mut self, record: &Record, in_flight: &Arc<InFlight>) -> Result<bool, Unsent> {
+        self.converters.write(record, &mut self.bytes).map_err(|(part, error)| Unsent::Record(Some(part), error))?;
+        let headers = self.headers(record).map_err(|error| Unsent::Record(Some(RecordPart::Header), error))?;
         let sent = self.producer.send(BaseRecord {
             topic: &record.topic,
             partition: record.partition.and_then(|partition| i32::try_from(partition).ok()),
@@ -130,9 +142,13 @@ impl Sender {
             Ok(()) => Ok(true),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
             Err((error, _)) => {
-                let is_of_record = error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge);
+                let code = error.rdkafka_error_code();
                 let error = failed(format!("write to the topic {}", record.topic), &error);
-                Err((None, if is_of_record { error.scoped(Scope::Record) } else { error }))
+                Err(match code {
+                    Some(RDKafkaErrorCode::MessageSizeTooLarge) => Unsent::Record(None, error.scoped(Scope::Record)),
+                    Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::State) => Unsent::Unusable(error),
+                    Some(_) | None => Unsent::Record(None, error),
+                })
             }
         }
     }
@@ -188,7 +204,7 @@ impl KafkaWriter {
                     continue;
                 }
                 Ok(false) => {}
-                Err((part, error)) if *error.scope() == Scope::Record => {
+                Err(Unsent::Record(part, error)) if *error.scope() == Scope::Record => {
                     let Some(refusals) = &self.refusals else { return Err(error) };
                     // I2: the batch is finished without the record only when this is kept or dropped.
                     refusals.refuse(record, part, error).await?;
@@ -196,7 +212,8 @@ impl KafkaWriter {
                     queued.records.next();
                     continue;
                 }
-                Err((_, error)) => return Err(error),
+                Err(Unsent::Record(_, error)) => return Err(error),
+                Err(Unsent::Unusable(error)) => return Err(self.cause(error).await),
             }
             tokio::time::sleep(FULL).await;
             if let Err(error) = &*self.durable.borrow() {
@@ -208,6 +225,19 @@ impl KafkaWriter {
             transactions.grow(held, bytes);
         }
         Ok(())
+    }
+
+    /// What made the producer unusable, which says what to do; the refusal says only that it is so.
+    async fn cause(&mut self, refusal: Error) -> Error {
+        if let Some(transactions) = &self.transactions {
+            // It is not the keeper who learns it: a batch that is half sent holds the transaction open.
+            let held = self.queued.as_ref().and_then(|queued| queued.held.as_ref());
+            return transactions.cause(&self.sender.producer, held, refusal).await;
+        }
+        match tokio::time::timeout(REPORT, self.durable.wait_for(Result::is_err)).await {
+            Ok(Ok(ended)) => ended.as_ref().err().map_or(refusal, |error| error.again()),
+            Ok(Err(_)) | Err(_) => refusal,
+        }
     }
 
     async fn accept(&mut self, number: BatchNumber, batch: SourceBatch) -> Result<()> {

@@ -117,6 +117,22 @@ fn log(mut data: Data) -> Result<Request, String> {
     Ok(Request::Log(message))
 }
 
+/// As Debezium reads it, a backslash before a character that JSON does not escape stands for that character: who writes regular
+/// expressions forgets to double theirs.
+fn without_lone_backslashes(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut read = String::with_capacity(text.len());
+    while let Some(character) = characters.next() {
+        let escaped = if character == '\\' { characters.next() } else { None };
+        match escaped {
+            Some(escaped @ ('"' | '\\' | '/' | 'b' | 'f' | 'n' | 'r' | 't' | 'u')) => read.extend([character, escaped]),
+            Some(escaped) => read.push(escaped),
+            None => read.push(character),
+        }
+    }
+    read
+}
+
 /// The members of a signal's data that are not read yet.
 struct Data(Map<String, Value>);
 
@@ -125,7 +141,7 @@ impl Data {
         if text.trim().is_empty() {
             return Ok(Self(Map::new()));
         }
-        match serde_json::from_str(text) {
+        match serde_json::from_str(&without_lone_backslashes(text)) {
             Ok(Value::Object(members)) => Ok(Self(members)),
             Ok(Value::Null) => Ok(Self(Map::new())),
             Ok(_) => Err("its data is no JSON object".to_owned()),
@@ -208,6 +224,7 @@ mod tests {
     fn an_incremental_snapshot_is_the_default() {
         let plain = execute(r#"{"data-collections": ["public.things", "public\\.t_.*"]}"#);
         assert!(!plain.blocking && plain.tables.matches("public.T_one") && !plain.tables.matches("public.other"));
+        assert!(execute(r#"{"data-collections": ["public\.t_.*"]}"#).tables.matches("public.t_one"), "as regular expressions are written");
         assert_eq!((plain.condition("public.things"), plain.surrogate_key.as_deref()), (None, None));
         assert!(!execute(r#"{"data-collections": ["a"], "type": "INCREMENTAL"}"#).blocking);
         assert!(execute(r#"{"data-collections": ["a"], "type": "blocking"}"#).blocking);

@@ -29,7 +29,7 @@ use tailwater_kit::pace::Pace;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_postgres::error::SqlState;
 
-use super::select::{Order, Unfit, greatest_key, refuse_nulls, select};
+use super::select::{Order, Unfit, find_operators, greatest_key, refuse_nulls, select};
 use crate::catalog::{Publication, TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::connect::{Cancelling, SqlConnection, SqlSession, sql_error};
@@ -176,7 +176,7 @@ impl TableRead {
         let plan = self.compiler.compile(session, &table, shape).await.map_err(scoped)?;
         let request = self.table.request.as_ref();
         let surrogate = request.and_then(|request| request.surrogate.as_deref());
-        let order = match Order::of(&self.config, &table, &plan, surrogate) {
+        let mut order = match Order::of(&self.config, &table, &plan, surrogate) {
             Ok(order) => order,
             Err(unfit) => return Ok(End::Unfit(unfit)),
         };
@@ -185,6 +185,7 @@ impl TableRead {
         // A line break, since a condition may end in a comment.
         let filters: Vec<String> = filters.into_iter().flatten().map(|filter| format!("({filter}\n)")).collect();
         let sql = session.get().await?;
+        find_operators(sql, &table, &mut order).await.map_err(failed)?;
         // I9: behind a change of the key the table is read anew.
         let stored = self.table.range.as_ref().filter(|range| range.columns == order.described);
         let until = match stored {

@@ -15,9 +15,14 @@ use crate::snapshot::copy_format;
 
 use super::read::DOING;
 
+/// Types with smaller oids are the server's own, whose operators it always finds (`FirstNormalObjectId` of PostgreSQL's transam.h).
+const FIRST_OID_OF_USERS: u32 = 16_384;
+
 /// How the rows of a table are ordered and told apart.
 pub(super) struct Order<'a> {
     pub(super) columns: Vec<&'a str>,
+    /// The types as which they are compared
+    types: Vec<String>,
     /// The columns with their types: keys of others cannot be compared with theirs
     pub(super) described: Vec<String>,
     /// The place of the column that tells rows apart which have no key
@@ -52,7 +57,8 @@ impl<'a> Order<'a> {
             }
             is_told_by_key(config, table).map_err(skipped)?;
             let columns: Vec<_> = table.key.iter().map(String::as_str).collect();
-            return Ok(Self { described: described(table, &columns), columns, column_place: None, has_ties: false, may_be_null: false });
+            let (types, described) = (types(table, &columns), described(table, &columns));
+            return Ok(Self { columns, types, described, column_place: None, has_ties: false, may_be_null: false });
         };
         let Some(column) = table.columns.iter().find(|column| column.name == surrogate) else {
             return Err(skipped(format!("it has no column {surrogate}, which the signal names as surrogate-key")));
@@ -65,14 +71,45 @@ impl<'a> Order<'a> {
             None
         };
         let columns = vec![surrogate];
-        Ok(Self { described: described(table, &columns), columns, column_place, has_ties: true, may_be_null: !column.not_null })
+        let (types, described) = (types(table, &columns), described(table, &columns));
+        Ok(Self { columns, types, described, column_place, has_ties: true, may_be_null: !column.not_null })
     }
+}
+
+/// The types of columns as SQL writes them.
+fn types(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
+    let of = |name: &&str| table.columns.iter().find(|column| column.name == *name).map(|column| column.type_name.clone());
+    columns.iter().filter_map(of).collect()
 }
 
 /// Names and types of columns.
 fn described(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
     let column = |name: &&str| table.columns.iter().find(|column| column.name == *name);
     columns.iter().map(|name| format!("{name} {}", column(name).map_or(0, |column| column.type_oid))).collect()
+}
+
+/// Makes sure that the server compares keys as ORDER BY orders them (I9), until the transaction ends. It looks for the operators
+/// of a comparison on the search path, and takes another type's where it finds none, such as those of text for citext; and it
+/// finds none for a domain over an enum.
+pub(super) async fn find_operators(
+    sql: &SqlConnection,
+    table: &TableDefinition,
+    order: &mut Order<'_>,
+) -> Result<(), tokio_postgres::Error> {
+    let oid = |name: &str| table.columns.iter().find(|column| column.name == name).map_or(0, |column| column.type_oid);
+    let types: Vec<u32> = order.columns.iter().map(|name| oid(name)).collect();
+    if types.iter().all(|&oid| oid < FIRST_OID_OF_USERS) {
+        return Ok(());
+    }
+    let query = "WITH RECURSIVE base AS (
+                     SELECT place, t.oid, typbasetype, typnamespace FROM unnest($1::oid[]) WITH ORDINALITY AS k (oid, place) JOIN pg_type t USING (oid)
+                     UNION ALL SELECT place, t.oid, t.typbasetype, t.typnamespace FROM base JOIN pg_type t ON t.oid = base.typbasetype)
+                 SELECT format_type(oid, -1), typnamespace::regnamespace::text FROM base WHERE typbasetype = 0 ORDER BY place";
+    let rows = sql.query(query, &[&types]).await?;
+    order.types = rows.iter().map(|row| row.get(0)).collect();
+    let schemas: Vec<&str> = rows.iter().map(|row| row.get(1)).collect();
+    let extend = "SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), $1::text), true)";
+    sql.query_one(extend, &[&schemas.join(", ")]).await.map(drop)
 }
 
 /// Rows without a value in the column that the chunks are ordered by would never be read.
@@ -133,18 +170,14 @@ pub(super) fn select(
     });
     let keys: Vec<String> = order.columns.iter().map(|column| qualified(column)).collect();
     let selected: Vec<String> = columns.chain(keys.iter().map(|key| format!("{key}::text"))).collect();
-    let type_of = |name: &str| table.columns.iter().find(|column| column.name == name).map_or("text", |column| column.type_name.as_str());
     let literal = |texts: &[String]| {
-        texts
-            .iter()
-            .zip(&order.columns)
-            .map(|(text, name)| format!("{}::{}", quote_text(text), type_of(name)))
-            .collect::<Vec<_>>()
-            .join(", ")
+        let literals = texts.iter().zip(&order.types).map(|(text, of)| format!("{}::{of}", quote_text(text)));
+        literals.collect::<Vec<_>>().join(", ")
     };
+    let compared = keys.iter().zip(&order.types).map(|(key, of)| format!("{key}::{of}")).collect::<Vec<_>>().join(", ");
     let key = keys.join(", ");
-    let mut conditions = vec![format!("ROW({key}) <= ROW({})", literal(until))];
-    conditions.extend(after.map(|after| format!("ROW({key}) > ROW({})", literal(after))));
+    let mut conditions = vec![format!("ROW({compared}) <= ROW({})", literal(until))];
+    conditions.extend(after.map(|after| format!("ROW({compared}) > ROW({})", literal(after))));
     conditions.extend_from_slice(filters);
     let limit = if order.has_ties { format!("FETCH FIRST {rows} ROWS WITH TIES") } else { format!("LIMIT {rows}") };
     format!(

@@ -48,7 +48,7 @@ SELECT t.oid, t.typname::text, n.nspname::text, t.typtype::text,
        CASE WHEN e.typarray = t.oid THEN t.typelem ELSE 0 END, coalesce(e.typdelim, ',')::text, t.typbasetype, t.typtypmod,
        array(SELECT l.enumlabel::text FROM pg_enum l WHERE l.enumtypid = t.oid ORDER BY l.enumsortorder)
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace LEFT JOIN pg_type e ON e.oid = t.typelem
-WHERE t.typtype <> 'c' AND t.typtype <> 'p'";
+WHERE t.typtype <> 'p' AND (t.typtype <> 'c' OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))";
 
     /// A catalog of these types.
     #[must_use]

@@ -9,10 +9,11 @@
 //! payload's buffer. Nothing is copied, and nothing but a relation's columns and a truncation's list is allocated. A tuple is
 //! walked once when its message is decoded, so that its length is known and reading its values cannot fail.
 //!
-//! Version 2 sends large transactions in parts while they are in progress; [`StreamControl`] frames these. Tags of later
-//! versions are unknown here and an error (I11): skipping a message would skip a change.
+//! Later versions send large transactions in parts while they are in progress, and prepared ones before their commit;
+//! [`TransactionControl`] frames these. A letter that is not of the version in use is unknown and an error (I11): skipping a message
+//! would skip a change.
 
-mod streamed;
+mod control;
 mod tuple;
 
 use std::fmt;
@@ -23,7 +24,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 use crate::lsn::Lsn;
 use crate::octets::{Malformed, Octets};
 
-pub use streamed::{StreamControl, StreamedMessage};
+pub use control::{FramedMessage, Prepare, ProtocolVersion, TransactionControl};
 pub use tuple::{OldTuple, Tuple, TupleValue, TupleValues};
 
 /// Microseconds between 1970-01-01 and 2000-01-01, from which PostgreSQL counts.
@@ -243,12 +244,7 @@ fn parse(payload: &Bytes) -> Result<Message<'_>, Fault> {
     let mut octets = Octets::new(payload);
     let message = match octets.u8()? {
         b'B' => Message::Begin(Begin { final_lsn: Lsn::new(octets.u64()?), commit_time: time(&mut octets)?, xid: octets.u32()? }),
-        b'C' => Message::Commit(Commit {
-            flags: octets.u8()?,
-            commit_lsn: Lsn::new(octets.u64()?),
-            end_lsn: Lsn::new(octets.u64()?),
-            commit_time: time(&mut octets)?,
-        }),
+        b'C' => Message::Commit(control::commit(&mut octets)?),
         b'O' => Message::Origin(Origin { commit_lsn: Lsn::new(octets.u64()?), name: octets.text()? }),
         b'R' => Message::Relation(relation(&mut octets)?),
         b'Y' => Message::Type(Type { oid: octets.u32()?, namespace: namespace(&mut octets)?, name: octets.text()? }),

@@ -24,14 +24,14 @@ impl FeedbackSender {
         Self { write }
     }
 
-    /// Tells the server that we are there and that everything before `durable` is durable with us.
-    /// [`Lsn::INVALID`] confirms nothing. Not cancel-safe: a dropped call may leave half an answer on the wire.
+    /// Tells the server that we are there, and up to where the log is written and flushed with us. What is flushed the server
+    /// may forget; [`Lsn::INVALID`] confirms nothing. Not cancel-safe: a dropped call may leave half an answer on the wire.
     ///
     /// # Errors
     /// `unreachable`: the connection broke.
-    pub async fn send(&mut self, durable: Lsn) -> Result<()> {
+    pub async fn send(&mut self, written: Lsn, flushed: Lsn) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
-        let message = status_update(durable, now - EPOCH_MICROSECONDS);
+        let message = status_update(written, flushed, now - EPOCH_MICROSECONDS);
         let sent = async {
             self.write.write_all(&message).await?;
             self.write.flush().await
@@ -40,16 +40,16 @@ impl FeedbackSender {
     }
 }
 
-/// CopyData with a status update: written, flushed and applied up to `durable`, our clock in microseconds since 2000, no
-/// answer wanted.
-fn status_update(durable: Lsn, clock: i64) -> [u8; 39] {
+/// CopyData with a status update: written, flushed and applied up to these places (what is flushed counts as applied), our clock
+/// in microseconds since 2000, no answer wanted.
+fn status_update(written: Lsn, flushed: Lsn, clock: i64) -> [u8; 39] {
     let mut message = [0; 39];
     let mut out = &mut message[..];
     out.put_u8(b'd');
     out.put_u32(38);
     out.put_u8(b'r');
-    for _ in 0..3 {
-        out.put_u64(durable.as_u64());
+    for place in [written, flushed, flushed] {
+        out.put_u64(place.as_u64());
     }
     out.put_i64(clock);
     out.put_u8(0);
@@ -61,10 +61,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_confirms_one_place_as_written_flushed_and_applied() {
-        let message = status_update(Lsn::new(0x0102_0304_0506_0708), 1);
+    fn an_answer_tells_what_is_written_flushed_and_applied() {
+        let message = status_update(Lsn::new(9), Lsn::new(0x0102_0304_0506_0708), 1);
         assert_eq!(&message[..6], b"d\0\0\0\x26r");
-        for place in message[6..30].chunks(8) {
+        assert_eq!(message[6..14], [0, 0, 0, 0, 0, 0, 0, 9]);
+        for place in message[14..30].chunks(8) {
             assert_eq!(place, [1, 2, 3, 4, 5, 6, 7, 8]);
         }
         assert_eq!(&message[30..], [0, 0, 0, 0, 0, 0, 0, 1, 0]);

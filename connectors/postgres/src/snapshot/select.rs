@@ -1,5 +1,6 @@
 //! Which tables a snapshot reads, and the statement that reads one.
 
+use tailwater_kit::filters::NameFilter;
 use tailwater_kit::relational_config::TableOrder;
 
 use super::work::Pages;
@@ -84,6 +85,10 @@ pub(crate) fn tables_to_read(
     };
     let read = |table: &TableDefinition| {
         let covered = table.ancestors.iter().any(|oid| captured.iter().any(|other| other.oid == *oid && by_root(other)));
+        // As Debezium does. That the filters let it through is for its signals, not for its rows.
+        if config.is_signal_table(&table.schema, &table.name) && matches!(relational.tables.tables, NameFilter::Include(_)) {
+            return false;
+        }
         let named = relational.snapshot_tables.is_empty() || relational.snapshot_tables.matches(&table.full_name());
         named && if table.partitioned { by_root(table) && !covered } else { !covered }
     };

@@ -17,7 +17,7 @@ use crate::pgoutput::{Begin, Message, OldTuple, Tuple};
 use crate::position::{LastMessage, MessageKind};
 use crate::relation::{Shape, TablePlan};
 use crate::reselect::{Found, reselect};
-use crate::transaction::{Transaction, recognise};
+use crate::transaction::{Skip, Transaction, recognise};
 use crate::visibility::LoggedTransaction;
 
 /// What an END counts logical messages as.
@@ -25,8 +25,13 @@ const MESSAGES: &str = "message";
 
 impl Streaming<'_> {
     pub(super) fn begin(&mut self, begin: Begin) -> Result<()> {
-        let (skip, expected) = recognise(self.expected, begin.xid, begin.final_lsn).map_err(|error| error.at(begin.final_lsn))?;
-        self.expected = expected;
+        let skip = if self.progress.is_repeated(begin.final_lsn) {
+            Skip::Whole
+        } else {
+            let (skip, expected) = recognise(self.expected, begin.xid, begin.final_lsn).map_err(|error| error.at(begin.final_lsn))?;
+            self.expected = expected;
+            skip
+        };
         self.transaction = Some(Transaction::new(begin, skip, self.transactions.is_some()));
         Ok(())
     }
@@ -45,15 +50,11 @@ impl Streaming<'_> {
             }
             Message::Commit(commit) => self.commit(commit.end_lsn).await?,
             Message::Relation(relation) => {
-                let (oid, shape) = (relation.oid, Shape::of_relation(&relation));
-                if self.config.is_signal_table(&shape.schema, &shape.table) {
-                    self.signal_table = Some(oid);
-                }
-                let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
-                self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(at)?;
-                self.tell_definition(oid, wal_start)?;
+                self.foretold.remove(&relation.oid);
+                self.describe(relation.oid, Shape::of_relation(&relation), wal_start).await?;
             }
             Message::Insert(insert) => {
+                self.recall(&[insert.relation], wal_start).await?;
                 let found = self.reselect(insert.relation, None, &insert.new).await.map_err(at)?;
                 self.row(insert.relation, wal_start, MessageKind::Insert, |plan, arena| {
                     let mut change = plan.create(&insert.new, arena)?;
@@ -63,6 +64,7 @@ impl Streaming<'_> {
                 .await?;
             }
             Message::Update(update) => {
+                self.recall(&[update.relation], wal_start).await?;
                 let found = self.reselect(update.relation, update.old.as_ref(), &update.new).await.map_err(at)?;
                 self.row(update.relation, wal_start, MessageKind::Update, |plan, arena| {
                     let mut change = plan.update(update.old.as_ref(), &update.new, arena)?;
@@ -72,9 +74,13 @@ impl Streaming<'_> {
                 .await?;
             }
             Message::Delete(delete) => {
+                self.recall(&[delete.relation], wal_start).await?;
                 self.row(delete.relation, wal_start, MessageKind::Delete, |plan, arena| plan.delete(&delete.old, arena)).await?;
             }
-            Message::Truncate(truncate) => self.truncate(&truncate.relations, wal_start)?,
+            Message::Truncate(truncate) => {
+                self.recall(&truncate.relations, wal_start).await?;
+                self.truncate(&truncate.relations, wal_start)?;
+            }
             Message::Origin(origin) => {
                 if let Some(transaction) = &mut self.transaction {
                     transaction.origin = Some((origin.name.into(), origin.commit_lsn));
@@ -85,6 +91,28 @@ impl Streaming<'_> {
             Message::Logical(message) => {
                 let content = payload.slice_ref(message.content);
                 self.logical(message.transactional, message.lsn, message.prefix, content);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the log says of a table.
+    async fn describe(&mut self, oid: u32, shape: Shape, lsn: Lsn) -> Result<()> {
+        if self.config.is_signal_table(&shape.schema, &shape.table) {
+            self.signal_table = Some(oid);
+        }
+        let xid = self.transaction.as_ref().map(|transaction| transaction.xid);
+        self.plans.describe(&mut self.session, &self.blocks, xid, oid, shape).await.map_err(|error| error.at(lsn))?;
+        self.tell_definition(oid, lsn)
+    }
+
+    /// Takes what the log said of tables in a transaction that was not committed then (`uncommitted`).
+    async fn recall(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
+        if !self.foretold.is_empty() {
+            for oid in relations {
+                if let Some(shape) = self.foretold.remove(oid) {
+                    self.describe(*oid, shape, lsn).await?;
+                }
             }
         }
         Ok(())
@@ -129,6 +157,11 @@ impl Streaming<'_> {
         let Some(transaction) = self.transaction.take() else {
             return Err(unexpected("a commit outside a transaction", end));
         };
+        self.progress.advance(end);
+        self.moved = true;
+        if transaction.is_whole_durable() {
+            return Ok(());
+        }
         if let (Some(records), Some(order)) = (&self.transactions, &transaction.order) {
             let time = transaction.timestamp / 1000;
             if !transaction.told {
@@ -136,10 +169,8 @@ impl Streaming<'_> {
             }
             self.batch.push(records.end(order, time));
         }
-        self.resume = end;
         self.last_commit = Some(end);
         self.last = LastMessage { lsn: end, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind: MessageKind::Commit };
-        self.moved = true;
         self.batch.transactions += u64::from(transaction.ours);
         if self.heard.is_empty() { Ok(()) } else { self.obey_heard(transaction.xid).await }
     }
@@ -157,6 +188,9 @@ impl Streaming<'_> {
         let durable = transaction.is_durable(lsn);
         if durable && !self.chunks.is_idle() {
             self.chunks.lose(LoggedTransaction { xid: transaction.xid, commit });
+        }
+        if transaction.is_whole_durable() {
+            return Ok(None);
         }
         // What the signals of a transaction ask for is stored with its end, which was not durable.
         if durable && transaction.order.is_none() && self.signal_table != Some(relation) {
@@ -263,6 +297,15 @@ impl Streaming<'_> {
     }
 
     fn logical(&mut self, transactional: bool, lsn: Lsn, prefix: &str, content: Bytes) {
+        if self.transaction.is_none() {
+            let is_repeated = self.progress.is_repeated_up_to(lsn);
+            // Its record ends here; the server does not send it again from this place.
+            self.progress.advance(lsn);
+            self.moved = true;
+            if is_repeated {
+                return;
+            }
+        }
         let wanted = self.config.message_prefixes.accepts(prefix);
         let mut order = None;
         let (xid, timestamp) = match &mut self.transaction {
@@ -293,10 +336,6 @@ impl Streaming<'_> {
             self.last = LastMessage { lsn, xid, timestamp, kind: MessageKind::Message };
         }
         self.moved = true;
-        if self.transaction.is_none() {
-            // Its record ends here; the server does not send it again from this place.
-            self.resume = self.resume.max(lsn);
-        }
     }
 }
 

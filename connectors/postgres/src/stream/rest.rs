@@ -17,16 +17,15 @@ impl Streaming<'_> {
     /// Rests for a blocking snapshot, if one is asked for: to take it, or to read it where the log, which was followed to `place`,
     /// has reached its place. To be called between two transactions.
     pub(super) async fn rest(&mut self, place: Lsn) -> Result<()> {
-        if self.blocking.wants_snapshot() {
+        self.blocking.begin(self.config);
+        if self.blocking.is_on_its_way() {
             let mut stopping = self.context.stopping();
             let taken = tokio::select! {
                 biased;
                 () = stopped(&mut stopping) => return Ok(()),
-                taken = self.blocking.take_snapshot(self.config) => taken,
+                taken = self.blocking.rest() => taken,
             };
-            if let Err(error) = taken {
-                return self.end_rest(Err(error)).await;
-            }
+            self.snapshot_taken(taken).await?;
         }
         let Some(anchor) = self.blocking.reached(place) else { return Ok(()) };
         // What stands before it leaves first, and the readers may need all room that there is (I6).
@@ -40,6 +39,19 @@ impl Streaming<'_> {
             read = self.read_resting(anchor) => read,
         };
         self.end_rest(read).await
+    }
+
+    /// Takes note of a blocking snapshot that was taken while the log rested or went on; it is of no use where the log is past it.
+    pub(super) async fn snapshot_taken(&mut self, taken: Result<bool>) -> Result<()> {
+        match taken {
+            Ok(is_there) => {
+                if is_there {
+                    self.blocking.give_up_before(self.progress.place());
+                }
+                Ok(())
+            }
+            Err(error) => self.end_rest(Err(error)).await,
+        }
     }
 
     /// The first blocking snapshot is done with.

@@ -142,9 +142,10 @@ impl Streaming<'_> {
     }
 
     fn stop(&mut self, names: &NameList) -> Result<()> {
-        let stopped = self.chunks.stop(names);
+        let mut stopped = self.chunks.stop(names);
+        stopped.extend(self.blocking.stop(names));
         if stopped.is_empty() {
-            return Err(Error::new(ErrorKind::Missing, "stop the snapshot").because("no incremental snapshot of such tables is under way"));
+            return Err(Error::new(ErrorKind::Missing, "stop the snapshot").because("no snapshot of such tables is asked for"));
         }
         let server = &self.config.relational.topic_prefix;
         self.batch.state.extend(stopped.iter().map(|table| table.removal(server)));

@@ -85,6 +85,55 @@ async fn a_table_added_to_the_filters_is_read_where_that_is_asked_for_and_else_f
 }
 
 #[tokio::test]
+async fn a_table_that_the_filters_left_out_for_a_while_is_read_again() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    for (name, strategy) in [("one", "consistent"), ("two", "watermark")] {
+        client
+            .batch_execute(
+                "DROP TABLE IF EXISTS a, b, hidden; CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, v text);
+                 INSERT INTO a VALUES (1); INSERT INTO b VALUES (1, 'x');",
+            )
+            .await
+            .unwrap();
+        let settings = |tables| {
+            let own = [("snapshot.strategy", strategy), ("slot.name", name), ("publication.name", name), ("table.include.list", tables)];
+            config(&server, &[&[READ, FILTERED][..], &own].concat())
+        };
+        let both = "public.a,public.b";
+        let mut running = start(&settings(both), Log::default());
+        running.records(2).await;
+        let is_complete =
+            |log: &Log| log.state.iter().filter(|(_, offset)| offset.get("state").is_some_and(|state| state == "complete")).count() == 2;
+        running.until(is_complete).await;
+        let mut log = running.stop().await;
+        // Left out by the filters, then by its name.
+        for (id, tables, statement, back) in [
+            (2, "public.a", "UPDATE b SET v = 'y'", "SELECT"),
+            (3, both, "ALTER TABLE b RENAME TO hidden; UPDATE hidden SET v = 'z'", "ALTER TABLE hidden RENAME TO b"),
+        ] {
+            eventually(&client, INACTIVE).await;
+            client.batch_execute(statement).await.unwrap();
+            let mut running = start(&settings(tables), log);
+            eventually(&client, ACTIVE).await;
+            client.batch_execute(&format!("INSERT INTO a VALUES ({id})")).await.unwrap();
+            running.until(|log| log.lines().contains(&format!("c public.a {{{id}}} null->{{{id}}}"))).await;
+            log = running.stop().await;
+            eventually(&client, INACTIVE).await;
+            client.batch_execute(back).await.unwrap();
+            let count = log.records.len();
+            let mut running = start(&settings(both), log);
+            running.until(|log| log.records.len() > count && is_complete(log)).await;
+            log = running.stop().await;
+        }
+        eventually(&client, INACTIVE).await;
+        let read = ["x", "y", "z"].map(|value| format!("r public.b {{1}} null->{{1,{value}}}"));
+        assert_eq!(of_table(&log, "public.b"), read, "{strategy}");
+        client.batch_execute(&format!("SELECT pg_drop_replication_slot('{name}'); DROP PUBLICATION {name}")).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_table_made_while_a_filtered_publication_is_followed_is_published_and_read() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
@@ -147,6 +196,40 @@ async fn a_table_renamed_into_the_filters_is_read_and_one_made_anew_is_not() {
     let log = running.stop().await;
     assert_eq!(of_table(&log, "public.final"), ["r public.final {1} null->{1}"]);
     assert_eq!(of_table(&log, "public.fresh")[0], "c public.fresh {1} null->{1}");
+}
+
+#[tokio::test]
+async fn a_table_attached_with_its_rows_to_a_published_one_is_read_and_one_made_as_a_partition_is_not() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE one PARTITION OF root FOR VALUES IN (1);
+             CREATE PUBLICATION shop FOR TABLE root",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[READ, SOON, ("snapshot.mode", "no_data"), ("publication.autocreate.mode", "disabled")]);
+    let mut running = start(&config, Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("CREATE TABLE two PARTITION OF root FOR VALUES IN (2); INSERT INTO root VALUES (2)").await.unwrap();
+    running.records(1).await;
+    client.batch_execute("CREATE TABLE three (id int PRIMARY KEY); INSERT INTO three VALUES (3)").await.unwrap();
+    client.batch_execute("ALTER TABLE root ATTACH PARTITION three FOR VALUES IN (3)").await.unwrap();
+    let (result, log) = running.ended().await;
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Restarting);
+    assert!(error.to_string().contains("public.three"), "{error}");
+    eventually(&client, INACTIVE).await;
+    let mut running = start(&config, log);
+    running.until(|log| !of_table(log, "public.three").is_empty()).await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("UPDATE root SET id = id").await.unwrap();
+    running.until(|log| of_table(log, "public.three").len() == 2).await;
+    let log = running.stop().await;
+    assert_eq!(of_table(&log, "public.three"), ["r public.three {3} null->{3}", "u public.three {3} null->{3}"]);
+    assert_eq!(of_table(&log, "public.two")[0], "c public.two {2} null->{2}");
 }
 
 #[tokio::test]

@@ -151,3 +151,63 @@ async fn a_statement_that_fails_ends_the_snapshot_and_nothing_else() {
     running.records(1).await;
     assert_eq!(running.stop().await.lines(), ["c public.t {2} null->{2}"]);
 }
+
+/// Waits until the creation of a slot waits for a transaction.
+async fn slot_waits(client: &Client) {
+    eventually(client, "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted").await;
+}
+
+#[tokio::test]
+async fn the_log_goes_on_while_a_snapshot_waits_for_open_transactions() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let open = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 0)").await.unwrap();
+    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    is_streaming(&client).await;
+    open.batch_execute("BEGIN; INSERT INTO t VALUES (2, 0)").await.unwrap();
+    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    slot_waits(&client).await;
+    for count in 1..=3 {
+        client.batch_execute("UPDATE t SET v = v + 1").await.unwrap();
+        running.records(count).await;
+    }
+    assert!(is_asked_for(&running.log) && !is_read(&running.log));
+    open.batch_execute("COMMIT").await.unwrap();
+    running.until(is_read).await;
+    client.batch_execute("UPDATE t SET v = v + 1").await.unwrap();
+    running.until(|log| log.lines().iter().filter(|line| line.starts_with("u ")).count() == 5).await;
+    let expected = [
+        "u public.t {1} null->{1,1}",
+        "u public.t {1} null->{1,2}",
+        "u public.t {1} null->{1,3}",
+        "c public.t {2} null->{2,0}",
+        "r public.t {2} null->{2,0}",
+        "r public.t {1} null->{1,3}",
+        "u public.t {2} null->{2,1}",
+        "u public.t {1} null->{1,4}",
+    ];
+    assert_eq!(running.stop().await.lines(), expected);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_waits_for_open_transactions_is_stopped_by_a_signal() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let open = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    is_streaming(&client).await;
+    open.batch_execute("BEGIN; INSERT INTO t VALUES (2)").await.unwrap();
+    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    slot_waits(&client).await;
+    let answer = request(&running, "stop-snapshot", r#"{"data-collections": ["public.t"], "type": "incremental"}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    assert!(!is_asked_for(&running.log));
+    open.batch_execute("COMMIT").await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["c public.t {2} null->{2}", "c public.t {3} null->{3}"]);
+}

@@ -58,7 +58,7 @@ pub(crate) async fn write_at_random(client: Client, stop: Arc<AtomicBool>) {
     }
 }
 
-fn is_complete(log: &Log) -> bool {
+pub(crate) fn is_complete(log: &Log) -> bool {
     let text = log.state.iter().map(|(_, offset)| serde_json::Value::Object(offset.clone()).to_string()).collect::<String>();
     text.contains("complete\"") && !text.contains("\"reading\"")
 }

@@ -44,7 +44,13 @@ const TRAPS: &[(&str, &str, &[&str])] = &[
     (
         "T040",
         "partitions come and go",
-        &["partitions_come_and_go_under_their_own_names_or_their_roots", "postgres/partitions-root", "postgres/partitions-leaves"],
+        &[
+            "partitions_come_and_go_under_their_own_names_or_their_roots",
+            "a_table_attached_with_its_rows_to_a_published_one_is_read_and_one_made_as_a_partition_is_not",
+            "a_partition_that_is_detached_is_told_of_where_its_rows_went_under_its_roots_name",
+            "postgres/partitions-root",
+            "postgres/partitions-leaves",
+        ],
     ),
     ("T041", "a leaf with other columns than its root", &["partitions_come_and_go_under_their_own_names_or_their_roots"]),
     (
@@ -69,6 +75,9 @@ const TRAPS: &[(&str, &str, &[&str])] = &[
             "only_what_is_committed_is_seen_and_each_transaction_whole",
             "a_crash_at_any_point_repeats_nothing_whether_parts_are_sent_or_not",
             "changes_of_aborted_subtransactions_are_left_out_and_what_is_said_of_tables_stays",
+            "nothing_is_seen_of_a_prepared_transaction_before_its_commit_nor_of_one_that_is_rolled_back",
+            "a_crash_at_any_point_around_prepared_transactions_repeats_nothing",
+            "each_committed_transaction_is_emitted_once",
             "postgres/transaction-interleaved",
         ],
     ),
@@ -88,7 +97,15 @@ const TRAPS: &[(&str, &str, &[&str])] = &[
     ),
     ("T049", "places of the log while idle", &["the_position_moves_while_only_other_tables_are_written"]),
     ("T050", "an idle table on a busy server", &["the_position_moves_while_only_other_tables_are_written"]),
-    ("T051", "slot creation waits", &["a_start_that_waits_for_open_transactions_names_them_and_goes_on_when_they_end"]),
+    (
+        "T051",
+        "slot creation waits",
+        &[
+            "a_start_that_waits_for_open_transactions_names_them_and_goes_on_when_they_end",
+            "the_log_goes_on_while_a_snapshot_waits_for_open_transactions",
+            "a_snapshot_that_waits_for_open_transactions_is_stopped_by_a_signal",
+        ],
+    ),
     (
         "T052",
         "a slot still held by our former session",
@@ -120,7 +137,7 @@ const TRAPS: &[(&str, &str, &[&str])] = &[
     ("T065", "names of every kind", &["postgres/names-odd"]),
     ("T066", "logical messages", &["logical_messages_become_records_in_and_outside_transactions", "postgres/logical-messages-exclude"]),
     ("T067", "a slot without places", &["a_slot_that_is_missing_lost_or_not_ours_is_refused"]),
-    ("T068", "origins", &["postgres/origins"]),
+    ("T068", "origins", &["changes_with_an_origin_are_left_out_where_that_is_asked_for", "postgres/origins"]),
     ("T069", "a slot of another database", &["a_slot_of_another_database_or_plug_in_is_refused_and_left_alone"]),
     ("T070", "tables that are not logged", &["tables_that_are_not_logged_are_left_out"]),
     (

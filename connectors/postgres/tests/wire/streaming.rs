@@ -135,7 +135,7 @@ async fn changes_come_as_they_were_made() {
 
     // What is confirmed, the server remembers.
     let end: String = client.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap().get(0);
-    feedback.send(end.parse().unwrap()).await.unwrap();
+    feedback.send(end.parse().unwrap(), end.parse().unwrap()).await.unwrap();
     let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 's'";
     let started = Instant::now();
     while client.query_one(confirmed, &[]).await.unwrap().get::<_, String>(0) != end {
@@ -197,7 +197,7 @@ async fn answers_keep_a_connection_alive_whose_reader_is_held_up() {
     let (mut stream, mut feedback) = creating.start_replication("s", Lsn::INVALID, &plugin("p", &[])).await.unwrap();
     assert!(matches!(stream.next().await.unwrap(), Some(Frame::Data { .. } | Frame::Keepalive { .. })));
     let answering = tokio::spawn(async move {
-        while feedback.send(Lsn::INVALID).await.is_ok() {
+        while feedback.send(Lsn::INVALID, Lsn::INVALID).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     });

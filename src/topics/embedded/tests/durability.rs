@@ -254,3 +254,24 @@ async fn dead_letters_of_many_share_fsyncs_and_are_durable_when_kept() {
     assert!((50..=51).contains(&read.len()));
     assert_eq!(log.shared.topics()[0].writer, None);
 }
+
+#[tokio::test]
+async fn pending_records_wait_for_others_to_share_their_fsync() {
+    let folder = TempDir::new().unwrap();
+    let disk = FaultyDisk::default();
+    let log = open_on(&disk, &folder, EmbeddedOptions::default()).await;
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    append(&mut writer, 1, of_numbers("a", 0..1)).await;
+    let (start, before) = (std::time::Instant::now(), disk.syncs());
+    for number in 2..400 {
+        let pending = SourceBatch { pending: Some("rows".into()), ..of_numbers("a", 0..1) };
+        writer.append(number, pending).await.unwrap();
+        // Some of the time the thread is idle.
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    let published = SourceBatch { publish: vec!["rows".into()], ..SourceBatch::default() };
+    append(&mut writer, 400, published).await;
+    let most = start.elapsed().as_millis() / 5 + 2;
+    assert!(u128::from(disk.syncs() - before) <= most, "{} fsyncs in {:?}", disk.syncs() - before, start.elapsed());
+    assert_eq!(log.read("a", 0, 0, 1000).await.unwrap().len(), 399);
+}

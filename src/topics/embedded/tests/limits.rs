@@ -150,15 +150,15 @@ async fn positions_of_a_deleted_sink_stay_as_long_as_it_could_go_on_from_them() 
         append(&mut writer, number, of_numbers("a", 0..1)).await;
     }
     let place = || TopicPartition { topic: "a".into(), partition: 0 };
-    log.move_positions("kept", vec![(place(), Some(1))]).await.unwrap();
-    log.move_positions("deleted", vec![(place(), Some(1))]).await.unwrap();
+    log.move_positions(&"kept".into(), vec![(place(), Some(1))]).await.unwrap();
+    log.move_positions(&"deleted".into(), vec![(place(), Some(1))]).await.unwrap();
     log.retain_for(vec![("kept".into(), subscription())]);
     log.shared.expire().unwrap();
     assert_eq!(log.shared.topics()[0].partitions, [(1, 3)]);
-    assert_eq!(log.committed("deleted").await.unwrap().len(), 1, "it could be made again");
-    log.move_positions("kept", vec![(place(), Some(3))]).await.unwrap();
+    assert_eq!(log.committed(&"deleted".into()).await.unwrap().len(), 1, "it could be made again");
+    log.move_positions(&"kept".into(), vec![(place(), Some(3))]).await.unwrap();
     log.shared.expire().unwrap();
     assert_eq!(log.shared.topics()[0].partitions, [(2, 3)]);
-    assert_eq!(log.committed("deleted").await.unwrap(), []);
+    assert_eq!(log.committed(&"deleted".into()).await.unwrap(), []);
     assert_eq!(log.shared.store.as_ref().unwrap().positions().unwrap().keys().collect::<Vec<_>>(), ["kept"]);
 }

@@ -211,16 +211,16 @@ async fn positions_move_all_or_none_and_the_next_reader_begins_there() {
         let log = open(&folder).await;
         let mut writer = log.writer(&"source".into()).await.unwrap();
         append(&mut writer, 1, of_numbers("moved", 0..10)).await;
-        log.move_positions("copy", vec![(place(0), Some(7))]).await.unwrap();
+        log.move_positions(&"copy".into(), vec![(place(0), Some(7))]).await.unwrap();
         // The end is a place to begin at; what lies beyond it, or is not there, is none, and then nothing moves.
-        log.move_positions("other", vec![(place(0), Some(10))]).await.unwrap();
+        log.move_positions(&"other".into(), vec![(place(0), Some(10))]).await.unwrap();
         for (moves, kind) in [
             (vec![(place(0), Some(3)), (place(0), Some(11))], ErrorKind::Misconfigured),
             (vec![(place(0), Some(3)), (place(1), Some(0))], ErrorKind::Missing),
         ] {
-            assert_eq!(log.move_positions("copy", moves).await.unwrap_err().kind(), kind);
+            assert_eq!(log.move_positions(&"copy".into(), moves).await.unwrap_err().kind(), kind);
         }
-        assert_eq!(log.committed("copy").await.unwrap(), [at(&log, "moved", 7)]);
+        assert_eq!(log.committed(&"copy".into()).await.unwrap(), [at(&log, "moved", 7)]);
         log.close().await.unwrap();
     }
     let log = open(&folder).await;
@@ -228,8 +228,8 @@ async fn positions_move_all_or_none_and_the_next_reader_begins_there() {
     let mut reader = log.reader(&"copy".into(), subscription()).await.unwrap();
     assert_eq!(numbers(&read_all(&mut reader).await), [7, 8, 9]);
     drop(reader);
-    log.move_positions("copy", vec![(place(0), None), (place(5), None)]).await.unwrap();
-    assert_eq!(log.committed("copy").await.unwrap(), []);
+    log.move_positions(&"copy".into(), vec![(place(0), None), (place(5), None)]).await.unwrap();
+    assert_eq!(log.committed(&"copy".into()).await.unwrap(), []);
     let mut reader = log.reader(&"copy".into(), subscription()).await.unwrap();
     assert_eq!(read_all(&mut reader).await.len(), 10);
 }

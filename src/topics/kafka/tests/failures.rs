@@ -1,5 +1,7 @@
 //! What a real broker refuses or does not do: each is a kind of error with its remedy, and nothing is lost.
 
+use std::io::{Read as _, Write as _};
+
 use super::*;
 
 const PLAIN: &str = "org.apache.kafka.common.security.plain.PlainLoginModule required";
@@ -32,6 +34,37 @@ fn without_rights(broker: &KafkaBroker, connector: &str) -> LogUser {
     LogUser { config: Arc::new(config), ..LogUser::from(connector) }
 }
 
+/// Lets everybody who has a name be a member of any group (Kafka protocol, `CreateAclsRequest` version 1).
+fn let_join_groups(broker: &KafkaBroker) {
+    fn text(text: &str) -> Vec<u8> {
+        [&i16::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat()
+    }
+    const KEY_AND_VERSION: [u8; 4] = [0, 30, 0, 1];
+    const GROUP: [u8; 1] = [3];
+    const LITERALLY: [u8; 1] = [3];
+    const READ_ALLOWED: [u8; 2] = [3, 3];
+    let (correlation, one_rule) = ([0; 4], [0, 0, 0, 1]);
+    let parts = [
+        &KEY_AND_VERSION[..],
+        &correlation,
+        &text("test"),
+        &one_rule,
+        &GROUP,
+        &text("*"),
+        &LITERALLY,
+        &text("User:*"),
+        &text("*"),
+        &READ_ALLOWED,
+    ];
+    let request = parts.concat();
+    let mut connection = std::net::TcpStream::connect(broker.bootstrap_servers()).unwrap();
+    connection.write_all(&[&u32::try_from(request.len()).unwrap().to_be_bytes()[..], &request].concat()).unwrap();
+    // Its length, correlation, throttling, the number of results; then the code of the first.
+    let mut answer = [0; 18];
+    connection.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[12..], [0, 0, 0, 1, 0, 0], "{answer:?}");
+}
+
 fn assert_refused(error: &Error, kind: ErrorKind, remedy: &str) {
     assert_eq!(error.kind(), kind, "{error:?}");
     assert!(error.remedy().is_some_and(|mend| mend.contains(remedy)), "{error:?}");
@@ -54,6 +87,20 @@ async fn what_a_broker_refuses_has_its_kind_and_remedy_and_nothing_is_lost() {
     let polled = tokio::time::timeout(Duration::from_secs(60), reader.poll(1 << 20)).await.expect("the reader says something");
     assert_refused(&polled.unwrap_err(), ErrorKind::Unauthorised, "kafka-acls.sh");
     drop(reader);
+    // A topic that it may not see looks to it like one that is not there, but for the brokers' answer to its name (I11).
+    let_join_groups(&broker);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    let error = loop {
+        let mut reader = log.reader(&without_rights(&broker, "copy"), topics(&["hidden"])).await.unwrap();
+        let polled = tokio::time::timeout(Duration::from_secs(60), reader.poll(1 << 20)).await.expect("the reader says something");
+        let error = polled.unwrap_err();
+        // A new rule takes a moment to be in force.
+        if !error.to_string().contains("Group") || tokio::time::Instant::now() > deadline {
+            break error;
+        }
+    };
+    assert_refused(&error, ErrorKind::Unauthorised, "kafka-acls.sh");
+    assert!(error.to_string().contains("hidden"), "{error}");
 
     // A topic that is not there, where nobody makes topics.
     let (makes_none, _) = opened(&broker.bootstrap_servers(), false).await;

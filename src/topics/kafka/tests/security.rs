@@ -110,7 +110,7 @@ async fn every_way_to_log_in_works_on_a_real_broker_and_a_wrong_one_says_so() {
         let (values, places) = take(&mut *reader, 3).await;
         assert_eq!(values, numbers(0..3), "{listener} {settings:?}");
         reader.commit(places.clone()).await.unwrap();
-        assert_eq!(log.committed(&topic).await.unwrap(), places);
+        assert_eq!(log.committed(&sink(&topic)).await.unwrap(), places);
     }
 
     let stranger = format!(r#"{PLAIN} username="alice" password="canary";"#);

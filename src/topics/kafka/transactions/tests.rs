@@ -1,5 +1,6 @@
 //! Transactions on a real broker: librdkafka's mock hides nothing from readers of committed records.
 
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::BaseProducer;
 use rdkafka::util::Timeout;
 use tailwater_api::record::{Record, SchemaAndValue};
@@ -95,6 +96,8 @@ async fn records_and_offset_are_seen_together_or_not_at_all() {
     i1_what_is_not_committed_is_seen_by_nobody_and_written_again(&log).await;
     i13_the_older_writer_is_refused_and_says_so(&log).await;
     a_record_that_is_refused_takes_its_transaction_along(&log).await;
+    i13_a_writer_that_is_fenced_in_the_middle_of_a_batch_stops_for_good(&log, &servers).await;
+    a_record_that_is_refused_in_the_middle_of_a_batch_is_told(&log).await;
     an_own_topic_of_offsets_holds_and_the_workers_follows(&log).await;
     an_open_transaction_of_another_hides_no_offset(&state, &servers).await;
     i12_a_broker_that_is_killed_in_a_transaction_repeats_nothing(&log, &mut broker).await;
@@ -165,6 +168,65 @@ async fn a_record_that_is_refused_takes_its_transaction_along(log: &KafkaLog) {
     let writer = log.writer(&source).await.unwrap();
     assert_eq!((stored(&*writer), committed(log, "large").await), (Some(1), vec!["1".to_owned()]));
     writer.close().await.unwrap();
+}
+
+/// A source whose producer holds so few records that most of a large batch waits in the writer.
+fn narrow(connector: &str, config: &[(&str, &str)]) -> LogUser {
+    user(connector, &[config, &[("producer.override.queue.buffering.max.messages", "100")]].concat())
+}
+
+fn large_batch(topic: &str) -> SourceBatch {
+    SourceBatch { records: (0..100_000).map(|number| batch(topic, number).records.remove(0)).collect(), ..SourceBatch::default() }
+}
+
+async fn i13_a_writer_that_is_fenced_in_the_middle_of_a_batch_stops_for_good(log: &KafkaLog, servers: &str) {
+    const TOPIC: &str = "midway";
+    let mut older = log.writer(&narrow(TOPIC, &[])).await.unwrap();
+    older.append(1, batch(TOPIC, 1)).await.unwrap();
+    durable(&*older, 1).await.unwrap();
+    let sending = tokio::spawn(async move {
+        let appended = older.append(2, large_batch(TOPIC)).await;
+        (older, appended)
+    });
+    let servers = servers.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", servers).set("group.id", "look").set("isolation.level", "read_uncommitted");
+        let look: BaseConsumer = config.create().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while look.fetch_watermarks(TOPIC, 0, Duration::from_secs(30)).unwrap().1 < 100 {
+            assert!(std::time::Instant::now() < deadline, "nothing is being sent");
+        }
+    })
+    .await
+    .unwrap();
+    let mut younger = log.writer(&user(TOPIC, &[])).await.unwrap();
+    let (older, appended) = sending.await.unwrap();
+    let error = match appended {
+        Ok(()) => durable(&*older, 2).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error:?}");
+    assert!(error.to_string().contains("workers-midway-0"), "{error}");
+    drop(older);
+    younger.append(1, batch(TOPIC, 2)).await.unwrap();
+    durable(&*younger, 1).await.unwrap();
+    assert_eq!(committed(log, TOPIC).await, ["1", "2"]);
+    younger.close().await.unwrap();
+}
+
+async fn a_record_that_is_refused_in_the_middle_of_a_batch_is_told(log: &KafkaLog) {
+    const TOPIC: &str = "large-midway";
+    let keys = [("topic.creation.default.max.message.bytes", "10000"), ("producer.override.compression.type", "none")];
+    let mut writer = log.writer(&narrow(TOPIC, &keys)).await.unwrap();
+    let mut batch = large_batch(TOPIC);
+    batch.records[50_000].value.value = Value::Bytes(vec![b'x'; 100_000].into());
+    let error = match writer.append(1, batch).await {
+        Ok(()) => durable(&*writer, 1).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error:?}");
+    assert!(error.to_string().contains(TOPIC) && error.remedy().is_some_and(|mend| mend.contains("max.message.bytes")), "{error:?}");
 }
 
 async fn an_own_topic_of_offsets_holds_and_the_workers_follows(log: &KafkaLog) {
