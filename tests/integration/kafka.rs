@@ -1,6 +1,6 @@
 //! A daemon whose topics are in Kafka: what others find in the status topic, and brokers that are killed under load.
 //!
-//! `TAILWATER_BROKER_KILLS=20` sets how often the broker is killed; twice otherwise.
+//! `TAILWATER_BROKER_KILLS=20` sets how often the broker is killed; twice otherwise. With `TAILWATER_LONG=1` it stays away for three minutes in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -113,7 +113,7 @@ async fn a_broker_that_is_killed_under_load_loses_nothing() {
     let home = Home::new();
     // What does not reach a broker is tried again, and says so.
     let options = Options::default()
-        .worker(worker(&broker))
+        .worker(worker(&broker) + "topics.kafka.producer.delivery.timeout.ms: 10000\n")
         .connector("shop.json", shop::file("shop", &shop::source(&server)))
         .connector("orders.json", shop::file("orders", &shop::copy_of_orders(&server.url("copy"))))
         .connector("visits.json", shop::file("visits", &shop::copy_of_visits(&server.url("copy"))))
@@ -130,6 +130,15 @@ async fn a_broker_that_is_killed_under_load_loses_nothing() {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(100..2000))).await;
         broker.start_again().await.unwrap();
     }
+    // Away for longer than its producer waits, the source fails, and goes on by itself.
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    broker.kill().unwrap();
+    let trace = daemon.wait_for_failure("shop").await;
+    assert!(trace.contains("next try at"), "{trace}");
+    if std::env::var("TAILWATER_LONG").as_deref() == Ok("1") {
+        tokio::time::sleep(Duration::from_secs(180)).await;
+    }
+    broker.start_again().await.unwrap();
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
 

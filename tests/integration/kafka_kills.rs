@@ -6,6 +6,9 @@
 //! The kills begin when the snapshot is complete: a snapshot that is interrupted is taken anew, with rows that stand in the topics twice
 //! and without deletes of rows that are gone by then, here as with Debezium.
 //!
+//! In the first half of the kills a sink takes the place of its killed predecessor in the group at once; in the second it waits until the
+//! broker has given that one up, and is killed when it has gone on.
+//!
 //! `TAILWATER_KILLS=100` sets how often the daemon is killed; a few times otherwise.
 
 use std::collections::BTreeSet;
@@ -25,6 +28,9 @@ const ROWS: u32 = 2_000;
 /// A daemon that was killed often has much to catch up with on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The copy of the table that is only added to.
+const VISITS: &str = "shop_public_visits";
+
 /// A worker whose topics and state are in the broker.
 fn worker(broker: &KafkaBroker, support: &str) -> String {
     format!(
@@ -39,9 +45,19 @@ fn worker(broker: &KafkaBroker, support: &str) -> String {
     )
 }
 
-/// A sink that takes the place of its killed predecessor in the group at once (KIP-345), and need not wait for the broker to give that one up.
-fn sink(name: &str, mut config: Value) -> String {
-    config["consumer.override.group.instance.id"] = name.into();
+/// How a sink is a member of its group (KIP-345).
+#[derive(Clone, Copy, PartialEq)]
+enum Membership {
+    Static,
+    Dynamic,
+}
+
+fn sink(name: &str, mut config: Value, membership: Membership) -> String {
+    if membership == Membership::Static {
+        config["consumer.override.group.instance.id"] = name.into();
+    }
+    // The least that a broker takes by default.
+    config["consumer.override.session.timeout.ms"] = "6000".into();
     shop::file(name, &config)
 }
 
@@ -61,27 +77,35 @@ async fn killed_at_random(support: &str) -> Option<Killed> {
     server.create_database("copy").await.unwrap();
     let copy = server.url("copy");
     let home = Home::new();
-    let options = Options::default()
-        .worker(worker(&broker, support))
-        .connector("shop.json", shop::file("shop", &shop::source(&server)))
-        .connector("orders.json", sink("orders", shop::copy_of_orders(&copy)))
-        .connector("visits.json", sink("visits", shop::copy_of_visits(&copy)))
-        .expect(STILL_HELD)
-        // The killed daemon's connection to the target may still hold its row of positions.
-        .expect("another writer");
-    let daemon = Daemon::start(&home, &options).await;
+    let options = |membership| {
+        Options::default()
+            .worker(worker(&broker, support))
+            .connector("shop.json", shop::file("shop", &shop::source(&server)))
+            .connector("orders.json", sink("orders", shop::copy_of_orders(&copy), membership))
+            .connector("visits.json", sink("visits", shop::copy_of_visits(&copy), membership))
+            .expect(STILL_HELD)
+            // The killed daemon's connection to the target may still hold its row of positions.
+            .expect("another writer")
+    };
+    let daemon = Daemon::start(&home, &options(Membership::Static)).await;
     shop::wait_for_streaming(&source, shop::SHOP).await;
     shop::wait_for_confirmed(&source, shop::SHOP).await;
     daemon.kill();
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
     let mut while_streaming = 0;
-    for _ in 0..kills() {
-        let daemon = Daemon::start(&home, &options).await;
+    let target = Target::Postgres(server.connect("copy").await.unwrap());
+    for round in 0..kills() {
+        let membership = if round < kills() / 2 { Membership::Static } else { Membership::Dynamic };
+        let copied = target.rows(VISITS, "page").await.len();
+        let daemon = Daemon::start(&home, &options(membership)).await;
         // Half of the kills find it streaming, wherever it is then.
         if fastrand::bool() {
             shop::wait_for_streaming(&source, shop::SHOP).await;
             while_streaming += 1;
+        }
+        if membership == Membership::Dynamic {
+            wait_at_most(PATIENCE, "the sink to go on", async || target.rows(VISITS, "page").await.len() > copied).await;
         }
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..2000))).await;
         daemon.kill();
@@ -89,7 +113,7 @@ async fn killed_at_random(support: &str) -> Option<Killed> {
     eprintln!("killed {} times, {while_streaming} of them surely while streaming", kills());
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
-    let daemon = Daemon::start(&home, &options).await;
+    let daemon = Daemon::start(&home, &options(Membership::Dynamic)).await;
     let place = shop::log_end(&source).await;
     wait_at_most(PATIENCE, "the slot to confirm", async || shop::has_confirmed(&source, shop::SHOP, &place).await).await;
     Some(Killed { daemon, source, server, _broker: broker, _home: home })

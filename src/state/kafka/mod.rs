@@ -70,9 +70,11 @@ impl KafkaState {
         }
         let clients = Arc::new(Clients::check(worker).map_err(misconfigured)?.open()?);
         clients.connect().await?;
-        let configs = Table::open(Arc::clone(&clients), configs).await?;
-        let offsets = KafkaOffsets::open(Arc::clone(&clients), offsets).await?;
-        let statuses = Table::open(clients, statuses).await?;
+        let (configs, offsets, statuses) = tokio::try_join!(
+            Table::open(Arc::clone(&clients), configs),
+            KafkaOffsets::open(Arc::clone(&clients), offsets),
+            Table::open(clients, statuses)
+        )?;
         Ok(Self { configs: KafkaConfigs::new(configs), offsets, statuses: KafkaStatuses::new(statuses, worker_id)? })
     }
 }

@@ -6,8 +6,12 @@
 //! **Reading.** [`Table::read_to_end`] brings the table up to what the topic held when it was called. The consumer is
 //! assigned its partitions anew at the places it has reached: a new assignment makes librdkafka tell of each
 //! partition's end again, and only then is the call done. To compare offsets instead would not do: the end of a
-//! partition that transactions write to lies behind records that a reader of committed ones never sees. Between calls
-//! nothing runs but librdkafka's own prefetch, which is bounded.
+//! partition that transactions write to lies behind records that a reader of committed ones never sees.
+//!
+//! The end is told when a fetch brings nothing, for which brokers take as long as they are let. Where transactions write this is
+//! librdkafka's half a second: a commit is answered a moment before its records are shown, and they come within that time. Between calls
+//! nothing runs but the next such fetch, which is bounded. The other topics are read when a worker starts, which is not to wait: brokers
+//! answer after [`FETCH`], and between calls nothing is assigned.
 //!
 //! The table itself holds one value a key, in memory, as Connect's own workers do.
 
@@ -38,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(10);
 /// How long a change may take to be durable; the one who waits for it is told then, and tries again.
 const DELIVERY: &str = "60000";
+/// How long a broker may wait for records where a partition ends, in milliseconds.
+const FETCH: &str = "10";
 /// Bytes of a partition that may be fetched ahead of the reader, in KiB (I6).
 const PREFETCH: &str = "1024";
 
@@ -50,6 +56,8 @@ pub(super) struct TableOptions {
     replication_factor: i32,
     /// Further settings of the topic
     settings: Vec<(String, String)>,
+    /// Transactions write to it
+    has_transactions: bool,
 }
 
 impl TableOptions {
@@ -61,12 +69,14 @@ impl TableOptions {
             report.faults.push(fault("config.storage.partitions", "must be 1: the order of all configurations is one"));
         }
         let offsets = Self::read(worker, "offset.storage.", "tailwater-offsets", 25, report);
+        let offsets = Self { has_transactions: true, ..offsets };
         let statuses = Self::read(worker, "status.storage.", "tailwater-statuses", 5, report);
         [configs, offsets, statuses]
     }
 
     fn read(worker: &ConfigValues, prefix: &str, topic: &str, partitions: i32, report: &mut ConfigReport) -> Self {
-        let mut options = Self { topic: topic.to_owned(), partitions, replication_factor: 3, settings: Vec::new() };
+        let mut options =
+            Self { topic: topic.to_owned(), partitions, replication_factor: 3, settings: Vec::new(), has_transactions: false };
         for (name, value) in worker.with_prefix(prefix) {
             let mut number = || match value.trim().parse() {
                 Ok(number @ (-1 | 1..)) => number,
@@ -242,6 +252,7 @@ pub(super) struct Table {
 
 struct Reader {
     topic: Arc<str>,
+    has_transactions: bool,
     consumer: ObservingClient,
     /// Offset of the next record of each partition
     next: BTreeMap<i32, i64>,
@@ -253,10 +264,13 @@ impl Table {
     pub(super) async fn open(clients: Arc<Clients>, options: TableOptions) -> Result<Self> {
         options.ensure(clients.admin.as_ref()).await?;
         let topic: Arc<str> = Arc::from(options.topic);
-        let config = clients.consumer.clone();
+        let mut config = clients.consumer.clone();
+        if !options.has_transactions {
+            config.set("fetch.wait.max.ms", FETCH);
+        }
         let reader = {
             let topic = Arc::clone(&topic);
-            off_the_async_threads(move || Reader::open(topic, &config)).await?
+            off_the_async_threads(move || Reader::open(topic, &config, options.has_transactions)).await?
         };
         let table = Self { topic, clients, reader: Arc::new(Mutex::new(reader)) };
         table.read_to_end().await?;
@@ -301,7 +315,7 @@ impl Table {
 }
 
 impl Reader {
-    fn open(topic: Arc<str>, config: &ClientConfig) -> Result<Self> {
+    fn open(topic: Arc<str>, config: &ClientConfig, has_transactions: bool) -> Result<Self> {
         let doing = || format!("read the topic {topic}");
         let consumer = observing_client(config)?;
         let deadline = Instant::now() + PATIENCE;
@@ -313,7 +327,7 @@ impl Reader {
             match found {
                 Some(found) if error.is_none() && !found.partitions().is_empty() => {
                     let next = found.partitions().iter().map(|partition| (partition.id(), FROM_THE_BEGINNING)).collect();
-                    return Ok(Self { topic, consumer, next, entries: Entries::new(), read: 0 });
+                    return Ok(Self { topic, has_transactions, consumer, next, entries: Entries::new(), read: 0 });
                 }
                 Some(_) | None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
                 Some(_) | None => {
@@ -354,6 +368,15 @@ impl Reader {
     }
 
     fn read_to_end(&mut self) -> Result<()> {
+        let read = self.read_assigned();
+        if self.has_transactions {
+            return read;
+        }
+        let unassigned = self.consumer.unassign().map_err(|error| failed(format!("read the topic {}", self.topic), &error));
+        read.and(unassigned)
+    }
+
+    fn read_assigned(&mut self) -> Result<()> {
         let topic = Arc::clone(&self.topic);
         let fault = |error: &KafkaError| failed(format!("read the topic {topic}"), error);
         let mut assignment = TopicPartitionList::new();

@@ -262,7 +262,8 @@ fn remedy(code: RDKafkaErrorCode) -> Option<&'static str> {
     Some(match code {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
             "raise max.message.bytes of the topic (kafka-configs.sh --alter --topic NAME --add-config max.message.bytes=BYTES) \
-             and producer.override.max.request.size of the connector"
+             and producer.override.max.request.size of the connector; where that is no larger than what the topic takes, errors.tolerance \
+             decides about such records before they are sent"
         }
         Code::TopicAuthorizationFailed => {
             "kafka-acls.sh --add --allow-principal User:NAME --topic TOPIC --operation Read --operation Write --operation Describe --operation Create"

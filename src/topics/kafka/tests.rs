@@ -215,6 +215,31 @@ async fn a_full_queue_holds_the_source_and_loses_nothing() {
     assert_eq!(values(&log, "t").await, (0..1000).map(|number: u32| number.to_string()).collect::<Vec<_>>());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_changes_costs_nothing_and_the_order_stays() {
+    const COUNT: u32 = 20_000;
+    let cluster = mock();
+    cluster.create_topic("t", 1, 3).unwrap();
+    let mut small = options(&cluster.bootstrap_servers(), false);
+    small.worker.set("topics.kafka.queue.buffering.max.messages", "100");
+    let log = KafkaLog::open(small, Arc::new(Offsets::default())).await.unwrap();
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let mut reader = log.reader(&sink("copy"), topics(&["t"])).await.unwrap();
+    assigned(&mut *reader).await;
+    let records = (0..COUNT).map(|number| text("t", "k", &number.to_string())).collect();
+    let mut writing = std::pin::pin!(async {
+        writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+        durable(&*writer, 1).await.unwrap();
+    });
+    let mut changes = 0;
+    while tokio::time::timeout(Duration::from_millis(20), &mut writing).await.is_err() {
+        cluster.partition_leader("t", 0, Some(1 + changes % 3)).unwrap();
+        changes += 1;
+    }
+    assert!(changes > 1, "it was written faster than a leader changes");
+    assert_eq!(take(&mut *reader, COUNT as usize).await.0, numbers(0..COUNT));
+}
+
 #[tokio::test]
 async fn an_append_that_is_dropped_is_taken_over_whole() {
     let cluster = mock();

@@ -6,7 +6,7 @@
 use tailwater_api::{Error, ErrorKind, Result};
 
 use super::readable::is_told_by_key;
-use crate::catalog::{TableDefinition, quote_identifier, quote_text};
+use crate::catalog::{FIRST_OID_OF_USERS, TableDefinition, as_text, quote_identifier, quote_text};
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, sql_error};
 use crate::data_types::Format;
@@ -14,9 +14,6 @@ use crate::relation::TablePlan;
 use crate::snapshot::copy_format;
 
 use super::read::DOING;
-
-/// Types with smaller oids are the server's own, whose operators it always finds (`FirstNormalObjectId` of PostgreSQL's transam.h).
-const FIRST_OID_OF_USERS: u32 = 16_384;
 
 /// How the rows of a table are ordered and told apart.
 pub(super) struct Order<'a> {
@@ -64,6 +61,11 @@ impl<'a> Order<'a> {
             return Err(skipped(format!("it has no column {surrogate}, which the signal names as surrogate-key")));
         };
         let column_place = if table.key.is_empty() {
+            // The log's changes would be known by that key, the rows by the column.
+            if config.relational.key_columns.of(&table.schema, &table.name).is_some() {
+                let why = "it has no key, but its records have one (message.key.columns); take a blocking snapshot";
+                return Err(skipped(why.to_owned()));
+            }
             let missing = || format!("its records have no column {surrogate}, or not the value that the table has, to tell rows apart by");
             Some(plan.place(surrogate).ok_or_else(|| skipped(missing()))?)
         } else {
@@ -84,8 +86,16 @@ fn types(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
 
 /// Names and types of columns.
 fn described(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
-    let column = |name: &&str| table.columns.iter().find(|column| column.name == *name);
-    columns.iter().map(|name| format!("{name} {}", column(name).map_or(0, |column| column.type_oid))).collect()
+    columns.iter().map(|name| format!("{name} {}", type_oid(table, name))).collect()
+}
+
+fn type_oid(table: &TableDefinition, column: &str) -> u32 {
+    table.columns.iter().find(|known| known.name == column).map_or(0, |known| known.type_oid)
+}
+
+/// The key's columns as text.
+fn texts_of_key<'a>(table: &'a TableDefinition, order: &'a Order<'_>) -> impl Iterator<Item = String> + 'a {
+    order.columns.iter().map(|column| as_text(&qualified(column), type_oid(table, column)))
 }
 
 /// Makes sure that the server compares keys as ORDER BY orders them (I9), until the transaction ends. It looks for the operators
@@ -96,8 +106,7 @@ pub(super) async fn find_operators(
     table: &TableDefinition,
     order: &mut Order<'_>,
 ) -> Result<(), tokio_postgres::Error> {
-    let oid = |name: &str| table.columns.iter().find(|column| column.name == name).map_or(0, |column| column.type_oid);
-    let types: Vec<u32> = order.columns.iter().map(|name| oid(name)).collect();
+    let types: Vec<u32> = order.columns.iter().map(|name| type_oid(table, name)).collect();
     if types.iter().all(|&oid| oid < FIRST_OID_OF_USERS) {
         return Ok(());
     }
@@ -133,7 +142,7 @@ pub(super) async fn greatest_key(
     order: &Order<'_>,
     filters: &[String],
 ) -> Result<Option<Vec<String>>, tokio_postgres::Error> {
-    let texts = order.columns.iter().map(|column| format!("{}::text", qualified(column))).collect::<Vec<_>>().join(", ");
+    let texts = texts_of_key(table, order).collect::<Vec<_>>().join(", ");
     let descending = order.columns.iter().map(|column| format!("{} DESC", qualified(column))).collect::<Vec<_>>().join(", ");
     let filter = if filters.is_empty() { String::new() } else { format!("WHERE {}", filters.join(" AND ")) };
     let row = sql.query_opt(&format!("SELECT {texts} FROM {} {filter} ORDER BY {descending} LIMIT 1", source(table)), &[]).await?;
@@ -164,12 +173,12 @@ pub(super) fn select(
     let columns = plan.shape.columns.iter().enumerate().filter_map(|(index, column)| {
         let quoted = qualified(&column.name);
         Some(match copy_format(plan.codec(index)?) {
-            Format::Text => format!("{quoted}::text"),
+            Format::Text => as_text(&quoted, column.type_oid),
             Format::Binary => quoted,
         })
     });
     let keys: Vec<String> = order.columns.iter().map(|column| qualified(column)).collect();
-    let selected: Vec<String> = columns.chain(keys.iter().map(|key| format!("{key}::text"))).collect();
+    let selected: Vec<String> = columns.chain(texts_of_key(table, order)).collect();
     let literal = |texts: &[String]| {
         let literals = texts.iter().zip(&order.types).map(|(text, of)| format!("{}::{of}", quote_text(text)));
         literals.collect::<Vec<_>>().join(", ")

@@ -225,14 +225,16 @@ async fn t133_each_row_is_read_by_a_surrogate_key_or_its_table_is_left_out() {
             "CREATE TABLE keyed (id int PRIMARY KEY, n int NOT NULL); INSERT INTO keyed SELECT i, i / 4 FROM generate_series(1, 10) i;
              CREATE TABLE unique_values (n int, v text); INSERT INTO unique_values SELECT i, 'v' FROM generate_series(1, 5) i;
              CREATE TABLE equal_values (n int); INSERT INTO equal_values VALUES (1), (2), (2);
-             CREATE TABLE some_null (n int); INSERT INTO some_null VALUES (1), (NULL);",
+             CREATE TABLE some_null (n int); INSERT INTO some_null VALUES (1), (NULL);
+             CREATE TABLE own_key (n int, v text); INSERT INTO own_key VALUES (1, 'v');",
         )
         .await
         .unwrap();
-    let settings = [&[NO_DATA, ("incremental.snapshot.chunk.size", "2")][..], &TOLD].concat();
-    let mut running = start(&config(&server, &settings), Log::default());
+    let own = [NO_DATA, ("incremental.snapshot.chunk.size", "2"), ("message.key.columns", r"public\.own_key:v")];
+    let mut running = start(&config(&server, &[&own[..], &TOLD].concat()), Log::default());
     is_streaming(&client).await;
-    let data = r#"{"data-collections": ["public.keyed", "public.unique_values", "public.equal_values", "public.some_null"], "surrogate-key": "n"}"#;
+    let data = r#"{"data-collections": ["public.keyed", "public.unique_values", "public.equal_values", "public.some_null", "public.own_key"],
+                   "surrogate-key": "n"}"#;
     let answer = request(&running, "execute-snapshot", data).await;
     answered(&mut running, answer).await.unwrap();
     running.until(is_read).await;
@@ -243,7 +245,11 @@ async fn t133_each_row_is_read_by_a_surrogate_key_or_its_table_is_left_out() {
     assert_eq!(ends[..2], ["TABLE_SCAN_COMPLETED public.keyed 10 SUCCEEDED", "TABLE_SCAN_COMPLETED public.unique_values 5 SUCCEEDED"]);
     assert_eq!(
         ends[2..],
-        ["TABLE_SCAN_COMPLETED public.equal_values 0 SQL_EXCEPTION", "TABLE_SCAN_COMPLETED public.some_null 0 SQL_EXCEPTION"]
+        [
+            "TABLE_SCAN_COMPLETED public.equal_values 0 SQL_EXCEPTION",
+            "TABLE_SCAN_COMPLETED public.some_null 0 SQL_EXCEPTION",
+            "TABLE_SCAN_COMPLETED public.own_key 0 SKIPPED"
+        ]
     );
 }
 
