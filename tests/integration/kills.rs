@@ -1,11 +1,13 @@
 //! SIGKILL at random, in the snapshot and while streaming under load.
 //!
 //! In the end the target equals the source row by row, no change stands twice in a topic, snapshot rows included, and no row
-//! stands twice in a target table that has no key and is only added to.
+//! stands twice in a target table that has no key and is only added to. So it is with whole transactions, and with those that
+//! are sent while they are in progress or prepared. The server is never confirmed what is not durable: each start holds
+//! the stored position against the slot, and a slot that is ahead of it is an error, which fails the test.
 //!
-//! `TAILWATER_KILLS=50` sets how often the daemon is killed; a few times otherwise.
+//! `TAILWATER_KILLS=500` sets how often the daemon is killed; a few times otherwise.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -102,6 +104,37 @@ pub(crate) async fn write(client: Client, stop: Arc<AtomicBool>) {
     }
 }
 
+/// Writes large transactions, parts of which are rolled back, and prepared ones until told to stop; these end in any order. Prepared
+/// ones only add rows, so that nobody waits for them.
+async fn write_in_parts_and_phases(client: Client, stop: Arc<AtomicBool>) {
+    let mut next = 10_000_000;
+    let mut prepared = VecDeque::new();
+    while !stop.load(Ordering::Relaxed) || !prepared.is_empty() {
+        if prepared.len() >= 3 || stop.load(Ordering::Relaxed) {
+            let gid = prepared.swap_remove_back(fastrand::usize(0..prepared.len())).expect("there is one");
+            let end = if fastrand::u32(0..3) == 0 { "ROLLBACK" } else { "COMMIT" };
+            client.batch_execute(&format!("{end} PREPARED 'p{gid}'")).await.unwrap();
+            continue;
+        }
+        let mut rows = |table| {
+            let (first, count) = (next + 1, fastrand::i64(1..600));
+            next += count;
+            format!("INSERT INTO {table} SELECT i, nextval('change_numbers'), repeat('x', 150) FROM generate_series({first}, {next}) i;")
+        };
+        let sql = format!("BEGIN; {} SAVEPOINT s; {} ROLLBACK TO s; {}", rows("orders"), rows("orders"), rows("visits"));
+        let end = match fastrand::u32(0..6) {
+            0 => "ROLLBACK".to_owned(),
+            1..3 => {
+                prepared.push_back(next);
+                format!("PREPARE TRANSACTION 'p{next}'")
+            }
+            _ => "COMMIT".to_owned(),
+        };
+        client.batch_execute(&format!("{sql}{end}")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(500..1500))).await;
+    }
+}
+
 /// What was seen of a topic, to find what stands in it twice: each change has a number of its own, a delete the id of a row that
 /// never comes again.
 #[derive(Default)]
@@ -139,29 +172,52 @@ pub(crate) fn assert_nothing_twice(topic: &str, records: &[Value]) {
     records.iter().for_each(|record| seen.see(topic, record));
 }
 
-async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target) {
+/// How transactions come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Transactions {
+    /// Whole, after their commit
+    Whole,
+    /// In parts while they are in progress, and when they are prepared
+    Uncommitted,
+}
+
+async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target, transactions: Transactions) {
     let source = shop::create(server, ROWS).await;
+    let mut config = shop::source(server);
+    if transactions == Transactions::Uncommitted {
+        config["transaction.streaming"] = "true".into();
+        config["transaction.two.phase"] = "true".into();
+    }
     let options = Options::default()
-        .connector("shop.json", shop::file("shop", &shop::source(server)))
+        .connector("shop.json", shop::file("shop", &config))
         .connector("orders.json", shop::file("orders", &shop::copy_of_orders(url)))
         .connector("visits.json", shop::file("visits", &shop::copy_of_visits(url)))
         .expect(STILL_HELD)
         .expect(TORN_TAIL);
     let home = Home::new();
     let stop = Arc::new(AtomicBool::new(false));
-    let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
+    let mut writers = vec![tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)))];
+    if transactions == Transactions::Uncommitted {
+        // The snapshot has its kills elsewhere, and its slot would wait for whatever is prepared.
+        let daemon = Daemon::start(&home, &options).await;
+        shop::wait_for_streaming(&source, shop::SHOP).await;
+        daemon.kill();
+        writers.push(tokio::spawn(write_in_parts_and_phases(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop))));
+    }
     let (mut in_snapshot, mut while_streaming) = (0, 0);
     for kill in 0..kills() {
         let daemon = Daemon::start(&home, &options).await;
-        // The first ones hit the snapshot.
-        let longest = if kill < kills() / 2 { 600 } else { 3000 };
+        // The first ones hit the snapshot, where it is not read yet.
+        let longest = if kill < kills() / 2 && transactions == Transactions::Whole { 600 } else { 3000 };
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..longest))).await;
         *if daemon.log_text().contains("follows the log") { &mut while_streaming } else { &mut in_snapshot } += 1;
         daemon.kill();
     }
     eprintln!("killed {in_snapshot} times before the stream, {while_streaming} times in it");
     stop.store(true, Ordering::Relaxed);
-    writer.await.unwrap();
+    for writer in writers {
+        writer.await.unwrap();
+    }
 
     let daemon = Daemon::start(&home, &options).await;
     shop::wait_for_streaming(&source, shop::SHOP).await;
@@ -208,7 +264,7 @@ async fn killed_at_random_a_copy_in_sqlite_is_equal_and_nothing_comes_twice() {
     let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
     let home = Home::new();
     let url = format!("sqlite://{}", home.path("copy.db").display());
-    killed_at_random(&server, &url, &Target::Sqlite(url.clone())).await;
+    killed_at_random(&server, &url, &Target::Sqlite(url.clone()), Transactions::Whole).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -216,7 +272,16 @@ async fn killed_at_random_a_copy_in_postgres_is_equal_and_nothing_comes_twice() 
     let Some(server) = required_or_skip(PostgresServer::start(Version::V17, &[]).await) else { return };
     server.create_database("copy").await.unwrap();
     let target = Target::Postgres(server.connect("copy").await.unwrap());
-    killed_at_random(&server, &server.url("copy"), &target).await;
+    killed_at_random(&server, &server.url("copy"), &target, Transactions::Whole).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_random_among_uncommitted_transactions_a_copy_is_equal_and_nothing_comes_twice() {
+    let settings = [("max_prepared_transactions", "10"), ("logical_decoding_work_mem", "64kB")];
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V18, &settings).await) else { return };
+    let home = Home::new();
+    let url = format!("sqlite://{}", home.path("copy.db").display());
+    killed_at_random(&server, &url, &Target::Sqlite(url.clone()), Transactions::Uncommitted).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

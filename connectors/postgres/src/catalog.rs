@@ -92,6 +92,7 @@ pub(crate) struct TableDefinition {
     pub(crate) key: Vec<String>,
 }
 
+// A default names no columns, so its text needs no table: with one, the server looks at all columns of the table for each.
 // An index that is partial, over an expression or over nullable columns identifies no row, so it makes no key.
 const TABLES: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'p', c.relreplident::text,
@@ -99,7 +100,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        CASE WHEN c.relispartition THEN array(SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid) ELSE '{}'::oid[] END,
        coalesce(k.primary_key, false), coalesce(k.columns, '{}'::text[]),
        a.attname::text, a.atttypid, a.atttypmod,
-       a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, d.adrelid),
+       a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END),
        format_type(a.atttypid, a.atttypmod), a.attgenerated::text,
        array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
              WHERE i.indrelid = c.oid AND i.indisreplident)
@@ -234,7 +235,16 @@ impl Publication {
             return Ok(None);
         };
         let published = if facts.version >= 150_000 {
-            "SELECT schemaname::text, tablename::text, attnames::text[], rowfilter FROM pg_publication_tables WHERE pubname = $1"
+            // The view names all columns of a table of which none are listed. Those that come later are published, too.
+            "SELECT t.schemaname::text, t.tablename::text,
+                    CASE WHEN EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                                      WHERE p.pubname = t.pubname AND r.prattrs IS NOT NULL
+                                        AND r.prrelid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)))
+                         THEN t.attnames::text[] END,
+                    t.rowfilter
+             FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
+                  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+             WHERE t.pubname = $1"
         } else {
             "SELECT schemaname::text, tablename::text, NULL::text[], NULL::text FROM pg_publication_tables WHERE pubname = $1"
         };
@@ -255,6 +265,19 @@ impl Publication {
     /// How the publication publishes the table, if it does.
     pub(crate) fn table(&self, table: &TableDefinition) -> Option<&PublishedTable> {
         self.tables.iter().find(|published| published.schema == table.schema && published.name == table.name)
+    }
+}
+
+/// Types with smaller oids are the server's own (`FirstNormalObjectId` of PostgreSQL's transam.h).
+pub(crate) const FIRST_OID_OF_USERS: u32 = 16_384;
+
+/// SQL for the text of a value of this type, as its type writes it and the log has it (I7). A cast to text may be a function of the
+/// type's owner, who lets it say something else.
+pub(crate) fn as_text(value: &str, type_oid: u32) -> String {
+    if type_oid < FIRST_OID_OF_USERS {
+        format!("{value}::text")
+    } else {
+        format!("CASE WHEN {value} IS DISTINCT FROM NULL THEN format('%s', {value}) END")
     }
 }
 

@@ -11,7 +11,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tokio_postgres::error::SqlState;
 use tracing::{info, warn};
 
-use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
+use crate::catalog::{ColumnDefinition, Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, sql_error};
 use crate::identity;
@@ -51,6 +51,7 @@ pub(crate) fn plan(
         }
         return Ok(Step::Run(vec![statement]));
     };
+    refuse_cut_keys(config, publication, captured)?;
     if config.publication_mode != PublicationMode::Filtered {
         return Ok(Step::Nothing);
     }
@@ -86,6 +87,30 @@ pub(crate) fn plan(
             .mend(format!("on the primary: {}", statements.join(" "))));
     }
     Ok(Step::Run(statements))
+}
+
+/// A key that lacks a column would be that of other rows, too. The server itself refuses this only where updates are published.
+fn refuse_cut_keys(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) -> Result<()> {
+    for table in captured {
+        let Some(published) = publication.table(table).and_then(|published| published.columns.as_deref()) else { continue };
+        let is_cut = |column: &&ColumnDefinition| {
+            table.key.contains(&column.name) && column.generated.is_none() && !published.contains(&column.name)
+        };
+        let missing: Vec<&str> = table.columns.iter().filter(is_cut).map(|column| column.name.as_str()).collect();
+        if missing.is_empty() || config.relational.key_columns.of(&table.schema, &table.name).is_some() {
+            continue;
+        }
+        let (publication, quoted) = (quote_identifier(&config.publication), table.quoted());
+        let columns = published.iter().map(String::as_str).chain(missing.iter().copied()).map(quote_identifier);
+        return Err(Error::new(ErrorKind::Conflict, format!("capture the table {}", table.full_name()))
+            .because(format!("the column list of the publication {publication} leaves out {} of its key", missing.join(", ")))
+            .mend(format!(
+                "BEGIN; ALTER PUBLICATION {publication} DROP TABLE {quoted}; ALTER PUBLICATION {publication} ADD TABLE {quoted} ({}); COMMIT; \
+                 or name other columns with message.key.columns",
+                columns.collect::<Vec<_>>().join(", ")
+            )));
+    }
+    Ok(())
 }
 
 fn refuse_empty(config: &PostgresConfig, captured: &[&TableDefinition]) -> Result<()> {

@@ -11,7 +11,7 @@ use tailwater_kit::reselect::ReselectOptions;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
 use tracing::{debug, warn};
 
-use crate::catalog::quote_identifier;
+use crate::catalog::{as_text, quote_identifier};
 use crate::connect::{SqlSession, sql_error};
 use crate::data_types::Format;
 use crate::pgoutput::{OldTuple, Tuple, TupleValue};
@@ -74,7 +74,7 @@ async fn select(
     }
     let name = |index: usize| quote_identifier(&plan.shape.columns[index].name);
     let columns = wanted.iter().map(|&(index, format)| match format {
-        Format::Text => format!("{}::text", name(index)),
+        Format::Text => as_text(&name(index), plan.shape.columns[index].type_oid),
         Format::Binary => name(index),
     });
     let conditions = key.iter().enumerate().map(|(place, &index)| format!("{} = ${}", name(index), place + 1));

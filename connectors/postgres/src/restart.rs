@@ -12,10 +12,12 @@
 //! | position at or after `confirmed_flush_lsn` | resume |
 //!
 //! `START_REPLICATION` with a place before `confirmed_flush_lsn` silently starts at `confirmed_flush_lsn` (PostgreSQL,
-//! `CreateDecodingContext`), which is why the gap has to be found here. A slot decodes in two phases once it was asked to, and cannot
-//! be told that it did not for a while: a transaction prepared meanwhile would be committed later without its changes. An offset taken over from Debezium names no
+//! `CreateDecodingContext`), which is why the gap has to be found here. An offset taken over from Debezium names no
 //! server; there is nothing to hold against the system identifier and the timeline. With
 //! `lsn.flush.mode=connector_and_driver` Debezium confirms before it stores, so for its offsets a gap is only warned about.
+//!
+//! A slot decodes in two phases once it was asked to, and cannot be told that it did not for a while: of a transaction that was
+//! prepared meanwhile nothing but its commit would come later.
 
 use tailwater_api::{Error, ErrorKind};
 

@@ -1,7 +1,8 @@
 //! The replication slot: what the server says about it, its creation, and attaching to it.
 //!
 //! The creation of a slot waits until every transaction that is writing on the whole server has ended, prepared ones
-//! included. While it waits, the log names what it waits for. A standby learns from its primary which transactions run.
+//! included. While it waits, the log names what it waits for. The server goes on with it although whoever asked for it was killed; until it
+//! ends, the slot is there, in use and without a place. A standby learns from its primary which transactions run.
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,8 @@ use crate::restart::SlotState;
 
 /// The pause before the second try to attach to a slot; each further one is twice as long, up to `slot.retry.delay.ms`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The pause between two looks at a slot that is being created.
+const CREATION_PAUSE: Duration = Duration::from_millis(100);
 /// After this time the log says what a new slot waits for, and then again each time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -50,6 +53,21 @@ pub(crate) async fn load(sql: &SqlConnection, name: &str) -> Result<Option<SlotS
         invalidation: row.get(5),
         two_phase: row.get::<_, Option<bool>>(6).unwrap_or(false),
     }))
+}
+
+/// Loads the state of the slot called `name` as soon as it is not being created, by a former run most likely.
+pub(crate) async fn load_created(sql: &SqlConnection, name: &str) -> Result<Option<SlotState>> {
+    let created = async {
+        loop {
+            let slot = load(sql, name).await?;
+            let is_in_creation = |slot: &SlotState| slot.plugin.is_some() && slot.confirmed_flush.is_none() && slot.active_pid.is_some();
+            if !slot.as_ref().is_some_and(is_in_creation) {
+                return Ok(slot);
+            }
+            tokio::time::sleep(CREATION_PAUSE).await;
+        }
+    };
+    explain_wait(sql, name, created).await
 }
 
 /// Awaits the creation of a slot and says what it waits for where that takes long.

@@ -257,7 +257,7 @@ impl Run {
             database: self.config.dbname.clone(),
             switch_points,
             two_phase: self.config.two_phase,
-            slot: slot::load(&self.sql, &self.config.slot).await?,
+            slot: slot::load_created(&self.sql, &self.config.slot).await?,
         };
         let log = LogIdentity { system: identity.system_id, timeline: identity.timeline, slot: self.config.slot.clone() };
         Ok(Server { connection, offer, log })

@@ -11,6 +11,7 @@
 //! - `creation`: how topics come to be
 //! - `unchanged`: what bytes cannot say about a record (I8)
 //! - `client`: settings of Java clients as those of librdkafka
+//! - `signals`: the topic from which a source takes signals
 //! - `errors`: what Kafka's errors mean here
 //!
 //! What is durable is what all replicas in sync hold (`acks=all`); a reader sees nothing else (I1), and nothing of a transaction that
@@ -28,6 +29,7 @@ pub mod observer;
 pub mod offset_store;
 mod producer;
 mod reader;
+pub mod signals;
 mod subscription;
 #[cfg(test)]
 mod tests;

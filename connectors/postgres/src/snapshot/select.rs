@@ -4,7 +4,7 @@ use tailwater_kit::filters::NameFilter;
 use tailwater_kit::relational_config::TableOrder;
 
 use super::work::Pages;
-use crate::catalog::{Publication, TableDefinition, quote_identifier};
+use crate::catalog::{Publication, TableDefinition, as_text, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::data_types::{ColumnCodec, Format};
 use crate::relation::TablePlan;
@@ -39,7 +39,7 @@ impl Select {
                 let quoted = quote_identifier(&column.name);
                 let definition = table.columns.iter().find(|definition| definition.name == column.name)?;
                 Some(match (copy_format(codec), statement) {
-                    (Format::Text, _) => format!("{quoted}::text"),
+                    (Format::Text, _) => as_text(&quoted, column.type_oid),
                     // A statement of the user may select another type than the column's.
                     (Format::Binary, Some(_)) => format!("{quoted}::{}", definition.type_name),
                     (Format::Binary, None) => quoted,
@@ -85,11 +85,12 @@ pub(crate) fn tables_to_read(
     };
     let read = |table: &TableDefinition| {
         let covered = table.ancestors.iter().any(|oid| captured.iter().any(|other| other.oid == *oid && by_root(other)));
-        // As Debezium does. That the filters let it through is for its signals, not for its rows.
-        if config.is_signal_table(&table.schema, &table.name) && matches!(relational.tables.tables, NameFilter::Include(_)) {
-            return false;
-        }
-        let named = relational.snapshot_tables.is_empty() || relational.snapshot_tables.matches(&table.full_name());
+        let named = if relational.snapshot_tables.is_empty() {
+            // As Debezium does: where tables are named one by one, this one is captured for its signals, not for its rows.
+            !(config.is_signal_table(&table.schema, &table.name) && matches!(relational.tables.tables, NameFilter::Include(_)))
+        } else {
+            relational.snapshot_tables.matches(&table.full_name())
+        };
         named && if table.partitioned { by_root(table) && !covered } else { !covered }
     };
     let mut tables: Vec<TableDefinition> = captured.iter().filter(|table| read(table)).map(|table| (*table).clone()).collect();

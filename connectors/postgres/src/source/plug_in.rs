@@ -36,7 +36,7 @@ impl Protocol {
     }
 }
 
-/// The options of a stream.
+/// The options of a stream. What the configuration names itself stands in place of ours: the server takes each once.
 pub(super) fn options(config: &PostgresConfig, protocol: Protocol, binary: bool) -> Vec<(String, String)> {
     let version = protocol.version();
     let mut options = vec![("proto_version", version.number().to_owned()), ("publication_names", quote_identifier(&config.publication))];
@@ -53,6 +53,7 @@ pub(super) fn options(config: &PostgresConfig, protocol: Protocol, binary: bool)
             options.push(("binary", "true".to_owned()));
         }
     }
+    options.retain(|(name, _)| !config.stream_options.iter().any(|(asked, _)| asked == name));
     options.into_iter().map(|(name, value)| (name.to_owned(), value)).chain(config.stream_options.iter().cloned()).collect()
 }
 

@@ -103,6 +103,26 @@ async fn a_crash_at_any_point_repeats_nothing_whether_parts_are_sent_or_not() {
     assert!(parts(&client).await > 0);
 }
 
+/// If what they left took room for ever, the third would find none, and no more parts would be sent.
+#[tokio::test]
+async fn what_killed_sessions_left_takes_no_room() {
+    let Some((server, client)) = with_tables().await else { return };
+    let settings = [&STREAMING[..], &[("spill.max.bytes", "600000")]].concat();
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    eventually(&client, "SELECT bool_or(active) FROM pg_replication_slots").await;
+    for round in 1..=5 {
+        let before = parts(&client).await;
+        let session = server.connect("postgres").await.unwrap();
+        session.batch_execute(&format!("BEGIN; {}", insert(1, 1000))).await.unwrap();
+        client.batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE state = 'idle in transaction'").await.unwrap();
+        client.batch_execute(&format!("INSERT INTO u VALUES ({round})")).await.unwrap();
+        running.records(round).await;
+        eventually(&client, &format!("SELECT sum(stream_count) > {before} FROM pg_stat_replication_slots")).await;
+    }
+    assert!(running.stop().await.lines().iter().all(|line| line.starts_with("c public.u ")));
+}
+
 #[tokio::test]
 async fn where_there_is_no_room_the_server_keeps_what_is_in_progress() {
     let Some((server, client)) = with_tables().await else { return };

@@ -184,9 +184,34 @@ async fn a_slot_moved_by_somebody_else_is_a_gap() {
     client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
     client.batch_execute("SELECT pg_replication_slot_advance('shop', pg_current_wal_lsn())").await.unwrap();
     client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
-    let error = start(&config(&server, &[]), log).failed().await;
+    let error = start(&config(&server, &[]), log.clone()).failed().await;
     assert_eq!(error.kind(), ErrorKind::HistoryGone);
     assert!(error.to_string().contains("confirmed"), "{error}");
+    // Where that is allowed, all rows are read again instead.
+    let mut running = start(&config(&server, &[("snapshot.mode", "when_needed")]), log);
+    running.records(4).await;
+    let lines = running.stop().await.lines();
+    assert_eq!(lines[1..], ["r public.t {1} null->{1}", "r public.t {2} null->{2}", "r public.t {3} null->{3}"]);
+}
+
+#[tokio::test]
+async fn debeziums_place_before_the_slots_is_continued_where_its_driver_confirmed() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.records(1).await;
+    let mut log = running.stop().await;
+    log.forget_own_keys();
+    eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+    client.batch_execute("CREATE TABLE other (id int); SELECT pg_logical_emit_message(false, 'nobody', '')").await.unwrap();
+    client.batch_execute("SELECT pg_replication_slot_advance('shop', pg_current_wal_lsn())").await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    let error = start(&config(&server, &[]), log.clone()).failed().await;
+    assert_eq!(error.kind(), ErrorKind::HistoryGone, "{error}");
+    let mut running = start(&config(&server, &[("lsn.flush.mode", "connector_and_driver")]), log);
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines()[1..], ["c public.t {2} null->{2}"]);
 }
 
 #[tokio::test]

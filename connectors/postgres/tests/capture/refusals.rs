@@ -135,6 +135,26 @@ async fn publications_that_cannot_serve_are_refused() {
 }
 
 #[tokio::test]
+async fn a_publication_that_leaves_out_a_part_of_a_key_is_refused() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (x int, y text, z int, PRIMARY KEY (x, y)); INSERT INTO a VALUES (1, 'one', 2);
+             CREATE PUBLICATION shop FOR TABLE a (y, z) WITH (publish = 'insert')",
+        )
+        .await
+        .unwrap();
+    let remedy = r#"ALTER PUBLICATION "shop" ADD TABLE "public"."a" ("y", "z", "x");"#;
+    both_refuse(&server, &[], ErrorKind::Conflict, remedy).await;
+    let mut running = start(&config(&server, &[("message.key.columns", r"public\.a:y,z")]), Log::default());
+    running.records(1).await;
+    client.batch_execute("INSERT INTO a VALUES (2, 'one', 3)").await.unwrap();
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["r public.a {one,2} null->{one,2}", "c public.a {one,3} null->{one,3}"]);
+}
+
+#[tokio::test]
 async fn a_filtered_publication_follows_the_include_list() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();

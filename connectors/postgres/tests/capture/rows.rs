@@ -178,6 +178,18 @@ async fn logical_messages_become_records_in_and_outside_transactions() {
 }
 
 #[tokio::test]
+async fn options_of_the_plug_in_that_the_configuration_names_stand_in_place_of_ours() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut running = start(&config(&server, &[("slot.stream.params", "messages=false;binary=false")]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    client.batch_execute("SELECT pg_logical_emit_message(true, 'p', 'c'); INSERT INTO t VALUES (1)").await.unwrap();
+    running.records(1).await;
+    assert_eq!(running.stop().await.lines(), ["c public.t {1} null->{1}"]);
+}
+
+#[tokio::test]
 async fn a_type_that_is_read_as_text_turns_a_binary_stream_into_text() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
@@ -324,4 +336,33 @@ async fn values_that_the_log_does_not_hold_are_read_again_where_that_is_asked_fo
             "- public.t {1.5}",
         ]
     );
+}
+
+#[tokio::test]
+async fn a_table_of_as_many_columns_as_the_server_takes_is_captured_and_names_are_no_patterns() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let columns: Vec<String> = (1..1600).map(|index| format!("c{index} int2 DEFAULT {index}")).collect();
+    let others = r#"CREATE TABLE "aXb" (id int PRIMARY KEY); CREATE TABLE "a%b" (id int PRIMARY KEY); CREATE SCHEMA "pgXtempX1";
+                    CREATE TABLE "pgXtempX1".a_b (id int PRIMARY KEY);"#;
+    client
+        .batch_execute(&format!("{others} CREATE TABLE a_b (id int PRIMARY KEY, {}); INSERT INTO a_b VALUES (1);", columns.join(", ")))
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[("table.include.list", r"public\.a_b,pgXtempX1\..*")]), Log::default());
+    running.records(1).await;
+    client
+        .batch_execute(r#"INSERT INTO "aXb" VALUES (1); INSERT INTO "a%b" VALUES (1); INSERT INTO a_b VALUES (2); INSERT INTO "pgXtempX1".a_b VALUES (3)"#)
+        .await
+        .unwrap();
+    running.records(3).await;
+    let log = running.stop().await;
+    let numbers: Vec<String> = (1..1600).map(|index| index.to_string()).collect();
+    let row = |id| format!("{{{id},{}}}", numbers.join(","));
+    let expected = [
+        format!("r public.a_b {{1}} null->{}", row(1)),
+        format!("c public.a_b {{2}} null->{}", row(2)),
+        "c pgXtempX1.a_b {3} null->{3}".into(),
+    ];
+    assert_eq!(log.lines(), expected);
 }

@@ -72,6 +72,28 @@ async fn a_position_of_another_server_is_refused() {
 }
 
 #[tokio::test]
+async fn a_slot_that_a_killed_run_left_in_creation_is_waited_for() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let open = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+    open.batch_execute("BEGIN; INSERT INTO t VALUES (2)").await.unwrap();
+    let in_creation = "SELECT bool_or(active AND confirmed_flush_lsn IS NULL) FROM pg_replication_slots WHERE slot_name = 'shop'";
+    let waits = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted";
+    let killed = start(&config(&server, &[]), Log::default());
+    eventually(&client, waits).await;
+    eventually(&client, in_creation).await;
+    let log = killed.crash().await;
+    let mut running = start(&config(&server, &[]), log);
+    // It looks at the slot, and does not take it for lost.
+    eventually(&client, "SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE '%invalidation_reason%' AND pid <> pg_backend_pid()")
+        .await;
+    open.batch_execute("COMMIT").await.unwrap();
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["r public.t {1} null->{1}", "r public.t {2} null->{2}"]);
+}
+
+#[tokio::test]
 async fn a_slot_whose_log_was_removed_is_refused() {
     let Some(server) = server(&[("max_slot_wal_keep_size", "1MB"), ("min_wal_size", "32MB"), ("max_wal_size", "32MB")]).await else {
         return;

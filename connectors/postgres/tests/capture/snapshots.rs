@@ -224,6 +224,43 @@ async fn rows_of_partitions_and_of_inheriting_tables_are_read_once() {
 }
 
 #[tokio::test]
+async fn rows_of_partitions_of_partitions_are_read_once_whatever_their_names() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            r#"CREATE SCHEMA "Odd schema%"; SET search_path = "Odd schema%";
+             CREATE TABLE "Root" (id int, "Region" text, PRIMARY KEY (id, "Region")) PARTITION BY LIST ("Region");
+             CREATE TABLE "Mid.Level" PARTITION OF "Root" FOR VALUES IN ('a', 'b') PARTITION BY RANGE (id);
+             CREATE TABLE "Leaf ""1""" PARTITION OF "Mid.Level" FOR VALUES FROM (0) TO (3);
+             CREATE TABLE "leaf_2'" (note text, id int NOT NULL, "Region" text NOT NULL); ALTER TABLE "leaf_2'" DROP note;
+             ALTER TABLE "Mid.Level" ATTACH PARTITION "leaf_2'" FOR VALUES FROM (3) TO (9);
+             CREATE TABLE "Über 😀" PARTITION OF "Root" DEFAULT;
+             INSERT INTO "Root" VALUES (1, 'a'), (2, 'b'), (3, 'a'), (4, 'b'), (5, 'x'), (6, 'y');"#,
+        )
+        .await
+        .unwrap();
+    for (name, strategy, by_root) in
+        [("one", "consistent", "false"), ("two", "consistent", "true"), ("three", "watermark", "false"), ("four", "watermark", "true")]
+    {
+        let settings =
+            [("snapshot.strategy", strategy), ("publish.via.partition.root", by_root), ("slot.name", name), ("publication.name", name)];
+        let mut running = start(&config(&server, &settings), Log::default());
+        running.records(6).await;
+        client.batch_execute(r#"INSERT INTO "Root" VALUES (7, 'a')"#).await.unwrap();
+        running.until(|log| log.lines().iter().any(|line| line.starts_with("c "))).await;
+        let log = running.stop().await;
+        client.batch_execute(r#"DELETE FROM "Root" WHERE id = 7"#).await.unwrap();
+        let mut rows: Vec<String> =
+            log.lines().iter().map(|line| format!("{} {}", &line[..1], &line[line.rfind('{').unwrap()..])).collect();
+        rows.sort();
+        assert_eq!(rows, ["c {7,a}", "r {1,a}", "r {2,b}", "r {3,a}", "r {4,b}", "r {5,x}", "r {6,y}"], "{strategy} {by_root}");
+        let topics: std::collections::BTreeSet<_> = log.records.iter().map(|record| &record.topic).collect();
+        assert_eq!(topics.len(), if by_root == "true" { 1 } else { 3 }, "{strategy}: {topics:?}");
+    }
+}
+
+#[tokio::test]
 async fn statements_filters_and_lists_of_the_publication_choose_rows_and_columns() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
@@ -370,7 +407,8 @@ async fn a_limited_rate_is_kept_by_all_connections_together() {
         ];
         let begun = tokio::time::Instant::now();
         let mut running = start(&config(&server, &settings), Log::default());
-        running.records(6000).await;
+        let is_being_read = |log: &Log| log.state.iter().any(|(_, offset)| offset.get("state").is_some_and(|state| state == "reading"));
+        running.until(|log| log.records.len() >= 6000 && !is_being_read(log)).await;
         // Six million bytes, of which the last part need not be waited for.
         assert!(begun.elapsed() > Duration::from_secs(2), "{strategy} took {:?}", begun.elapsed());
         for table in [Some("public.t"), Some("public.u")] {
