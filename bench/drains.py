@@ -45,11 +45,17 @@ def tail_embedded(run, server, slot, rows, end, more=None):
     return ended(daemon, "Tailwater, embedded log", rows, start)
 
 
-def snapshot_embedded(run, server, slot, table, rows):
+def snapshot_embedded(run, server, slot, table, rows, strategy="consistent"):
     """Reads a table into the embedded log. It ends when a row behind the snapshot is confirmed: then all rows before it are durable."""
     start = time.monotonic()
-    daemon = Daemon(run, server, slot, table, "tailwater", snapshot="initial")
+    daemon = Daemon(run, server, slot, table, "tailwater", snapshot="initial", more={"snapshot.strategy": strategy})
     server.wait_for_slot(slot, "confirmed_flush_lsn IS NOT NULL", daemon.process)
+    if strategy == "watermark":
+        # The log goes on beside the snapshot.
+        def complete():
+            return (daemon.snapshot() or {}).get("state") == "complete"
+
+        wait_until(complete, f"the snapshot of {table}", limit=300, process=daemon.process)
     end = server.end(table)
     server.wait_for_slot(slot, f"confirmed_flush_lsn > '{end}'", daemon.process)
     drain = ended(daemon, "Tailwater, embedded log", rows, start)

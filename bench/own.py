@@ -1,7 +1,7 @@
 """Tailwater's own figures, with the embedded log: medians of several rounds.
 
     tail       one backlog, drained in turn by pg_recvlogical and by Tailwater
-    snapshot   one table, read in turn by psql's COPY and by Tailwater
+    snapshot   one table, read in turn by psql's COPY and by Tailwater, by both strategies
     start      from exec to the first durable record, slot and publication existing
     memory     while one transaction of three million rows arrives, as a whole and streamed
     size       of the stripped program
@@ -50,11 +50,12 @@ def figures(run, rows, rounds):
     server.sql("VACUUM (FREEZE, ANALYZE) stock")
     server.sql("CHECKPOINT")
     server.copy("stock")
-    copied, snapshots = [], []
+    copied, snapshots, chunked = [], [], []
     for round in range(rounds):
         copied.append(server.copy("stock")[0])
         snapshots.append(drains.snapshot_embedded(run, server, f"stock_{round}", "stock", rows))
-        say(f"snapshot {round}: psql {copied[-1]:.2f} s, {describe(snapshots[-1])}")
+        chunked.append(drains.snapshot_embedded(run, server, f"stock_in_chunks_{round}", "stock", rows, "watermark"))
+        say(f"snapshot {round}: psql {copied[-1]:.2f} s, {describe(snapshots[-1])}, in chunks {describe(chunked[-1])}")
     server.sql("TRUNCATE changes")
 
     huge = 3 * rows
@@ -83,7 +84,8 @@ def figures(run, rows, rounds):
     def cpu(all_drains):
         return statistics.median(drain.cpu for drain in all_drains) / rows * 1e6
 
-    largest = max(drain.anonymous for drain in tails + snapshots)
+    largest = max(drain.anonymous for drain in tails + snapshots + chunked)
+    of_consistent = statistics.median(one.seconds / other.seconds for one, other in zip(snapshots, chunked, strict=True))
     return [
         ("figure", "Tailwater", "beside it, in the same run"),
         (f"a backlog of {rows} rows into the embedded log, from exec", f"{rate([drain.seconds for drain in tails]):.0f} thousand rows/s",
@@ -92,6 +94,9 @@ def figures(run, rows, rounds):
         (f"consistent snapshot of {rows} rows, from exec", f"{rate([drain.seconds for drain in snapshots]):.0f} thousand rows/s",
          f'`psql -c "COPY … TO STDOUT" >/dev/null` {rate(copied):.0f} thousand; ratio {ratio(copied, snapshots):.2f}'),
         ("CPU of the process", f"{cpu(snapshots):.1f} µs a row", ""),
+        (f"watermark snapshot of {rows} rows, from exec", f"{rate([drain.seconds for drain in chunked]):.0f} thousand rows/s",
+         f"the consistent one; ratio {of_consistent:.2f}"),
+        ("CPU of the process", f"{cpu(chunked):.1f} µs a row", ""),
         ("largest RssAnon of all these runs, `memory.budget: 16MiB`", f"{largest / 1e6:.0f} MB", ""),
         (f"… while a transaction of {huge} rows arrives, whole and streamed",
          f"{memory['whole'] / 1e6:.0f} MB and {memory['streamed'] / 1e6:.0f} MB", ""),

@@ -18,6 +18,7 @@ use crate::runtime::plugin::Plugin;
 use crate::runtime::settings::ConnectorSettings;
 use crate::runtime::worker::ConnectorType;
 use crate::topics;
+use crate::topics::kafka::signals::SignalTopic;
 use crate::transforms::TransformChain;
 
 const COMMON: &[&[ConfigField]] = &[CONNECTOR_FIELDS];
@@ -77,6 +78,9 @@ pub fn check(name: &str, config: &ConfigValues, defaults: &ConfigValues) -> Conf
             let placeholder = plugin.unavailable_value_placeholder(&values);
             merge(&mut report, Converters::from_config(&values, defaults, &placeholder).map_or_else(|report| report, |(_, report)| report));
             merge(&mut report, topics::check(plugin.kind() == ConnectorType::Source, &values, defaults));
+            if plugin.takes_signals() {
+                merge(&mut report, SignalTopic::of(name, &values).map_or_else(|report| report, |(_, report)| report));
+            }
             merge(&mut report, TransformChain::from_config(&values).map_or_else(|report| report, |(_, report)| report));
             name_unknown_keys(config, &[own, common].concat(), &mut report);
         }

@@ -193,6 +193,10 @@ impl RecordErrors {
 static TEXT: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).build());
 
 impl Refusals for RecordErrors {
+    fn tolerates(&self) -> bool {
+        self.policy.tolerance != Tolerance::None
+    }
+
     fn refuse<'a>(&'a self, record: &'a Record, part: Option<RecordPart>, error: Error) -> BoxFuture<'a, Result<()>> {
         let copy = self.keeps().then(|| record.clone());
         Box::pin(self.handle(&record.topic, copy, None, part.map_or(Stage::KafkaProduce, Stage::from), error))

@@ -23,16 +23,21 @@ impl SignalGate {
     /// Opens the way to a new run.
     pub(super) fn open(&self) -> mpsc::Receiver<SignalRequest> {
         let (sender, receiver) = mpsc::channel(MOST_WAITING);
-        *self.sender() = Some(sender);
+        *self.lock() = Some(sender);
         receiver
     }
 
     /// The run is over.
     pub(super) fn close(&self) {
-        *self.sender() = None;
+        *self.lock() = None;
     }
 
-    fn sender(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<SignalRequest>>> {
+    /// The way to the run; `None` where there is none.
+    pub(super) fn sender(&self) -> Option<mpsc::Sender<SignalRequest>> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<SignalRequest>>> {
         // It is one assignment, so a panic elsewhere does not make it wrong.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -42,7 +47,7 @@ impl SignalGate {
         let failed = |kind, cause: &str| Error::new(kind, "hand over the signal").because(cause);
         let not_running = || failed(ErrorKind::Conflict, "the connector does not run").mend("start it, and send the signal again");
         let (request, answered) = SignalRequest::new(signal);
-        let sender = self.sender().clone().ok_or_else(not_running)?;
+        let sender = self.sender().ok_or_else(not_running)?;
         match sender.try_send(request) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(failed(ErrorKind::Throttled, "too many signals wait for the connector")),

@@ -29,6 +29,7 @@ use crate::runtime::signals::SignalGate;
 use crate::runtime::sink_task::SinkRun;
 use crate::runtime::source_task::{SourceRun, panicked};
 use crate::runtime::worker::{RunState, RunStatus};
+use crate::topics::kafka::signals::SignalTopic;
 use crate::topics::{LogUser, Refusals, TopicLog};
 use crate::transforms::TransformChain;
 
@@ -220,6 +221,12 @@ impl Supervisor {
         // In a set, so that the run ends with this future if a deadline drops it.
         let mut runs = JoinSet::new();
         let signals = self.signals.open();
+        let mut listening = JoinSet::new();
+        // Signals go to the first task, as those of the REST API do.
+        if let (true, Some(sender)) = (setup.plugin.takes_signals() && setup.task == 0, self.signals.sender()) {
+            let setup = Arc::clone(&setup);
+            listening.spawn(async move { setup.listen(sender).await });
+        }
         runs.spawn(async move { setup.make_run(stopping, signals)?.await });
         loop {
             tokio::select! {
@@ -230,6 +237,7 @@ impl Supervisor {
                     Ok(result) => result,
                     Err(error) => Err(panicked(error)),
                 },
+                Some(Ok(Err(error))) = listening.join_next() => return Err(error),
                 changed = self.wanted.changed(), if !*stop.borrow() => {
                     if changed.is_err() || *self.wanted.borrow() != Wanted::Run {
                         stop.send_replace(true);
@@ -241,6 +249,12 @@ impl Supervisor {
 }
 
 impl TaskSetup {
+    /// Takes signals from a topic of Kafka, where the configuration names one.
+    async fn listen(&self, signals: mpsc::Sender<SignalRequest>) -> Result<()> {
+        let values = self.providers.resolve(&self.config).map_err(|report| misconfigured(&report))?;
+        SignalTopic::listen(&self.connector, &values, signals).await
+    }
+
     /// Resolves secrets and puts a run together (I14, I15).
     fn make_run(&self, stop: watch::Receiver<bool>, signals: mpsc::Receiver<SignalRequest>) -> Result<BoxFuture<'static, Result<()>>> {
         let values = self.providers.resolve(&self.config).map_err(|report| misconfigured(&report))?;

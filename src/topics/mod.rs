@@ -91,6 +91,9 @@ pub struct LogUser {
 
 /// Decides about records of a source that an engine which keeps bytes cannot write.
 pub trait Refusals: Send + Sync {
+    /// Whether a refused record may be kept elsewhere or dropped at all.
+    fn tolerates(&self) -> bool;
+
     /// Keeps `record` durably elsewhere or drops it, as the user's policy says; else returns the error. `part` is what of it did not
     /// convert; `None` where the record as a whole is refused.
     fn refuse<'a>(&'a self, record: &'a Record, part: Option<RecordPart>, error: Error) -> BoxFuture<'a, Result<()>>;

@@ -131,7 +131,7 @@ async fn write_in_parts_and_phases(client: Client, stop: Arc<AtomicBool>) {
             _ => "COMMIT".to_owned(),
         };
         client.batch_execute(&format!("{sql}{end}")).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(100..500))).await;
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(500..1500))).await;
     }
 }
 

@@ -162,8 +162,20 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .validator(positive),
     ConfigField::new("signal.emit.failure.max.retries", Int, "").default("0").effect(NO_SIGNALS_WRITTEN),
     ConfigField::new("signal.emit.failure.backoff.ms", Long, "").default("10000").effect(NO_SIGNALS_WRITTEN),
-    ConfigField::new("signal.kafka.*", Text, "").effect(Effect::NotYet),
-    ConfigField::new("signal.consumer.*", Text, "").effect(Effect::NotYet),
+    ConfigField::new("signal.kafka.topic", Text, "Topic of signals, of one partition. If not given, the topic prefix and -signal."),
+    ConfigField::new("signal.kafka.bootstrap.servers", Text, "Brokers of the topic of signals: host:port of one or more."),
+    ConfigField::new(
+        "signal.kafka.groupId",
+        Text,
+        "Group in which the offsets of signals that were carried out are committed, one for each connector. If not given, kafka-signal- and \
+         the connector's name.",
+    ),
+    ConfigField::new("signal.kafka.poll.timeout.ms", Long, "").default("100").effect(Effect::Never("records are read as they come")),
+    ConfigField::new(
+        "signal.consumer.*",
+        Text,
+        "Settings of the consumer of signals, by the names that Kafka's Java consumer has for them.",
+    ),
     ConfigField::new("signal.file", Text, "File of signals, a JSON object a line: id, type and data.").default("file-signals.txt"),
     ConfigField::new("notification.enabled.channels", List, "Where it is told how far a snapshot is: sink (a topic), log.")
         .validator(validate_channels),

@@ -1,4 +1,5 @@
-//! Blocking snapshots: a signal asks for tables to be read while the log rests.
+//! Blocking snapshots: tables that are read while the log rests. A signal asks for them, or the snapshot at the start does, of a table
+//! that turned out not to be readable in chunks.
 //!
 //! 1. The log rests between two transactions, and a temporary slot is made. It exports a snapshot of the database and names the
 //!    place that it stands for, which is not before the one where the log rests. The server may have to wait for open transactions
@@ -64,7 +65,11 @@ impl BlockingSnapshots {
 
     /// Gives up what signals asked for, as far as `names` match, all where there are none. Returns what is given up.
     pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
-        let is_stopped = |table: &ReadingTable| names.is_empty() || names.matches(&table.name);
+        // I10: what the snapshot at the start owes stays.
+        let is_stopped = |table: &ReadingTable| {
+            let is_owed = table.request.as_ref().is_some_and(TableRequest::is_of_initial_snapshot);
+            !is_owed && (names.is_empty() || names.matches(&table.name))
+        };
         let (stopped, left) = std::mem::take(&mut self.tables).into_iter().partition(is_stopped);
         self.tables = left;
         if self.tables.is_empty() {
@@ -132,6 +137,11 @@ impl BlockingSnapshots {
     pub(crate) fn of_first(&self) -> &[ReadingTable] {
         let is_of_same = |one: &ReadingTable, two: &ReadingTable| signal_of(one) == signal_of(two);
         self.tables.chunk_by(is_of_same).next().unwrap_or_default()
+    }
+
+    /// Whether the first is owed by the snapshot at the start, not asked for by a signal.
+    pub(crate) fn is_of_initial_snapshot(&self) -> bool {
+        self.tables.first().and_then(|table| table.request.as_ref()).is_some_and(TableRequest::is_of_initial_snapshot)
     }
 
     /// The tables of the first signal, which are done with.

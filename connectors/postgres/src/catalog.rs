@@ -235,7 +235,16 @@ impl Publication {
             return Ok(None);
         };
         let published = if facts.version >= 150_000 {
-            "SELECT schemaname::text, tablename::text, attnames::text[], rowfilter FROM pg_publication_tables WHERE pubname = $1"
+            // The view names all columns of a table of which none are listed. Those that come later are published, too.
+            "SELECT t.schemaname::text, t.tablename::text,
+                    CASE WHEN EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+                                      WHERE p.pubname = t.pubname AND r.prattrs IS NOT NULL
+                                        AND r.prrelid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)))
+                         THEN t.attnames::text[] END,
+                    t.rowfilter
+             FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
+                  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+             WHERE t.pubname = $1"
         } else {
             "SELECT schemaname::text, tablename::text, NULL::text[], NULL::text FROM pg_publication_tables WHERE pubname = $1"
         };

@@ -1,28 +1,33 @@
 //! Reading the rows that are there while the log is followed: the `watermark` strategy, and what signals ask for.
 //!
-//! Tables are read one after another, each in chunks in the order of its key, beside the log (`read`): neither waits for the
-//! other (I4). The windows of the kit decide which rows of a chunk are emitted; `visibility` says what a chunk's read could see. A
-//! chunk is emitted between two transactions, once the log has passed what its read could see. Its records travel in one batch with
-//! the key that they end in, so a restart goes on behind the last durable chunk (I3).
+//! Tables are read in chunks in the order of their keys, `snapshot.max.threads` of them at once, beside the log: neither waits for the
+//! other (I4). A chunk is a piece of a read (`read`), and one read gives as many as come in half a second. The windows of the kit decide
+//! which rows are emitted; `visibility` says what a read could see. A chunk is emitted between two transactions, once the log has
+//! passed what its read could see. Its records travel in one batch with the key that they end in, so a restart goes on behind the last
+//! durable chunk (I3).
 //!
 //! The log may stand still before the place that it has to pass, because what is written is not flushed. Then a
 //! transaction that changes nothing is committed, which makes the server flush; no right is needed for it.
 //!
-//! Room for a chunk and for the keys that the log touches meanwhile is reserved (I6). Where the stream waits for room, they give way:
-//! all is forgotten and read again, since a chunk that waits for the log may hold what the log waits for.
+//! Room for the keys that the log touches meanwhile, and for each chunk, is reserved (I6). Where the stream waits for room, they give way:
+//! all is forgotten and read again, since a chunk that waits for the log may hold what the log waits for. Then one chunk is read at a
+//! time, until a read has come to its end.
 //!
-//! Keys are held against each other as they stand in records. So a table whose records have another key than its rows
-//! (`message.key.columns`, masked key columns), or whose log does not tell the key, cannot be read so, nor can one without a key,
-//! unless a signal names a column in its place. The snapshot at the start reads those by the `consistent` strategy.
-//!
-//! What signals ask for is told in notifications under the signal's id: STARTED, IN_PROGRESS with each chunk, TABLE_SCAN_COMPLETED
-//! with a status, COMPLETED. A table that cannot be read is told of and left out (I11); it stops nothing else (I10).
+//! Which tables can be read so is said in `readable`; the snapshot at the start reads the others by the `consistent` strategy. Where a
+//! table of it turns out later not to be readable so, because its key was dropped, it is read while the log rests (`blocking`). A table
+//! that a signal asks for and that cannot be read is told of and left out (I11); it stops nothing else (I10).
 
 mod keys;
 mod read;
+mod readable;
+mod select;
+mod table;
+mod told;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tailwater_api::metrics::Metrics;
@@ -32,99 +37,77 @@ use tailwater_api::state::StateChange;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::envelope::Change;
 use tailwater_kit::filters::NameList;
-use tailwater_kit::notification::{Aggregate, Happening, Notifications};
+use tailwater_kit::notification::Notifications;
 use tailwater_kit::pace::Pace;
 use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
-use tailwater_kit::windows::{Look, Reconciled, Visibility as _, Windows};
+use tailwater_kit::windows::{Look, Reconciled, Windows};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use self::keys::{TouchedRows, touched};
-use self::read::{CHUNK, Chunk, ChunkRead, Outcome};
-use crate::catalog::{Publication, TableDefinition};
+use self::keys::{TouchedRows, put_key, touched};
+use self::read::{End, Piece, TableRead, Told};
+pub(crate) use self::readable::is_chunked;
+use self::table::{Read, Table};
+use crate::catalog::Publication;
 use crate::config::PostgresConfig;
 use crate::connect::{SqlSession, sql_error};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
-use crate::pgoutput::ReplicaIdentity;
 use crate::plans::Plans;
 use crate::position::{CompletedTable, ReadingTable};
 use crate::relation::TablePlan;
-use crate::request::TableRequest;
 use crate::visibility::{LoggedTransaction, Sight, replayed, sight};
 
 /// Octets of the keys that are remembered (I6).
 const TOUCHED_LIMIT: usize = 1 << 20;
-/// Rows of the first chunk, and of any.
-const FIRST_ROWS: usize = 1024;
-const MOST_ROWS: usize = 64 << 10;
+/// Chunks of one read that may be there at once, so that the next are read while one is emitted.
+const AHEAD: usize = 3;
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long transactions may be waited for before it is told.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Whether the log tells the key of each change of the table, and records have it; or why not.
-fn is_told_by_key(config: &PostgresConfig, table: &TableDefinition) -> Result<(), String> {
-    let relational = &config.relational;
-    let is_told = match table.identity {
-        ReplicaIdentity::Default => table.has_primary_key,
-        ReplicaIdentity::Index => table.key.iter().all(|column| table.identity_columns.contains(column)),
-        ReplicaIdentity::Full => true,
-        ReplicaIdentity::Nothing => false,
-    };
-    if !is_told {
-        return Err(format!("its replica identity does not tell its key; ALTER TABLE {} REPLICA IDENTITY FULL;", table.quoted()));
-    }
-    let name = table.full_name();
-    let has_own_key = relational.key_columns.of(&table.schema, &table.name).is_some()
-        || table.key.iter().any(|column| relational.column_rules.of(&format!("{name}.{column}")).is_some());
-    if has_own_key {
-        return Err("its records have another key than its rows; take a blocking snapshot".to_owned());
-    }
-    Ok(())
-}
-
-/// Whether the snapshot at the start reads the table in chunks.
-pub(crate) fn is_chunked(config: &PostgresConfig, table: &TableDefinition) -> bool {
-    config.snapshot.in_chunks
-        && !table.key.is_empty()
-        && is_told_by_key(config, table).is_ok()
-        && !config.relational.snapshot_selects.iter().any(|(selected, _)| selected.eq_ignore_ascii_case(&table.full_name()))
-}
-
-/// Reads tables in chunks, one after another.
+/// Reads tables in chunks.
 pub(crate) struct Chunks {
     config: Arc<PostgresConfig>,
     publication: Arc<Option<Publication>>,
     notifications: Notifications,
     budget: Arc<dyn ByteBudget>,
     windows: Windows<Sight>,
-    /// Room for the keys that the windows remember and for a chunk; nothing is remembered or read without it
+    /// Room for the keys that the windows remember; nothing is remembered or read without it
     room: Option<Reservation>,
-    tables: VecDeque<ReadingTable>,
+    /// In the order in which they are read
+    tables: Vec<Table>,
     paused: bool,
     /// At most one step, on the session
     under_way: JoinSet<(SqlSession, Result<Step>)>,
     session: Option<SqlSession>,
     finished: Option<Result<Step>>,
-    /// A chunk that the log has not passed yet
-    chunk: Option<(Look, Chunk)>,
-    rows: usize,
-    pace: Pace,
-    /// Before this no chunk is read: the rate of a snapshot may be limited.
-    paced: Instant,
+    /// Sessions of reads that have ended
+    sessions: Vec<SqlSession>,
+    /// Chunks that a read may have there at once
+    ahead: usize,
+    pace: Arc<Pace>,
     metrics: Arc<dyn Metrics>,
     /// While there are tables
     snapshot: Option<SnapshotFigures>,
     /// Of each table, by its name
     figures: HashMap<String, TableFigures>,
-    /// Before this no step is begun.
-    due: Instant,
+    /// The table whose turn it is to emit
+    turn: usize,
+    /// Before this neither is room asked for nor looked what is visible.
+    looks_from: Instant,
+    /// Before this the log may pass by itself what it has to.
+    pushes_from: Instant,
+    /// When the next step can be begun, unless something is told before
+    due: Option<Instant>,
     waiting_since: Option<Instant>,
 }
 
-/// What is done beside the log.
+/// What is done beside the log and the reads.
 enum Step {
     /// There is room.
     Room(Reservation),
@@ -132,21 +115,20 @@ enum Step {
     Looked(Look, Sight),
     /// A transaction ended.
     Ended,
-    /// A chunk of the first table was read.
-    Read(Look, Outcome),
-    /// The first table cannot be read; that concerns nothing else.
-    Failed(Look, Error),
 }
 
 /// Records that stand in the log here and now, and how far the tables are then.
+#[derive(Default)]
 pub(crate) struct Emission {
-    /// How the rows become records; `None` where there are none
-    pub(crate) plan: Option<TablePlan>,
+    /// How the rows become records, and the room that they have; `None` where there are no rows
+    pub(crate) plan: Option<(Arc<TablePlan>, Reservation)>,
     pub(crate) rows: Vec<Change>,
     /// Whether a signal asked for them
     pub(crate) is_asked_for: bool,
     pub(crate) notifications: Vec<Record>,
     pub(crate) state: Vec<StateChange>,
+    /// A table of the snapshot at the start that has to be read while the log rests
+    pub(crate) left_over: Option<ReadingTable>,
 }
 
 impl Chunks {
@@ -159,6 +141,7 @@ impl Chunks {
         tables: Vec<ReadingTable>,
         paused: bool,
     ) -> Self {
+        let now = Instant::now();
         let mut chunks = Self {
             notifications: Notifications::new(&config.relational.notifications, &config.relational.topic_prefix),
             session: Some(SqlSession::new(config.clone())),
@@ -166,18 +149,20 @@ impl Chunks {
             budget,
             windows: Windows::new(TOUCHED_LIMIT, None),
             room: None,
-            tables: VecDeque::new(),
+            tables: Vec::new(),
             paused,
-            pace: Pace::new(config.relational.snapshot_bytes_per_second),
-            paced: Instant::now(),
+            under_way: JoinSet::new(),
+            finished: None,
+            sessions: Vec::new(),
+            ahead: AHEAD,
+            pace: Arc::new(Pace::new(config.relational.snapshot_bytes_per_second)),
             snapshot: (!tables.is_empty()).then(|| SnapshotFigures::go_on(&metrics)),
             metrics,
             figures: HashMap::new(),
-            under_way: JoinSet::new(),
-            finished: None,
-            chunk: None,
-            rows: FIRST_ROWS,
-            due: Instant::now(),
+            turn: 0,
+            looks_from: now,
+            pushes_from: now,
+            due: Some(now),
             waiting_since: None,
             config,
         };
@@ -189,7 +174,7 @@ impl Chunks {
         for table in tables {
             let snapshot = self.snapshot.get_or_insert_with(|| SnapshotFigures::begin(&self.metrics));
             self.figures.insert(table.name.clone(), snapshot.table(&table.name, table.rows));
-            self.tables.push_back(table);
+            self.tables.push(Table::new(table));
         }
     }
 
@@ -212,28 +197,6 @@ impl Chunks {
         self.tables.is_empty()
     }
 
-    /// The requests whose tables are not read to their end.
-    pub(crate) fn requests(&self) -> impl Iterator<Item = &TableRequest> {
-        self.tables.iter().filter_map(|table| table.request.as_ref())
-    }
-
-    /// The ids of the signals whose tables are not read to their end, in their order.
-    pub(crate) fn signals(&self) -> Vec<String> {
-        let mut signals: Vec<String> = Vec::new();
-        for request in self.requests() {
-            if !signals.contains(&request.signal) {
-                signals.push(request.signal.clone());
-            }
-        }
-        signals
-    }
-
-    /// What `data_collections` says of a signal: its tables that are not read to their end.
-    pub(crate) fn collections(&self, signal: &str) -> String {
-        let of_signal = self.tables.iter().filter(|table| table.request.as_ref().is_some_and(|request| request.signal == signal));
-        of_signal.map(|table| table.name.as_str()).collect::<Vec<_>>().join(",")
-    }
-
     /// Reads further tables behind those that are there. To be called between two transactions.
     pub(crate) fn add(&mut self, tables: Vec<ReadingTable>) {
         self.append(tables);
@@ -244,21 +207,24 @@ impl Chunks {
     /// Gives up what signals asked for, as far as `names` match, all where there are none. Returns what is given up. To be called
     /// between two transactions.
     pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
-        let is_stopped = |table: &ReadingTable| table.request.is_some() && (names.is_empty() || names.matches(&table.name));
-        let first = self.tables.front().is_some_and(is_stopped);
-        let (stopped, left): (Vec<_>, Vec<_>) = self.tables.drain(..).partition(is_stopped);
-        self.tables = left.into();
+        let is_stopped = |table: &mut Table| table.reading.request.is_some() && (names.is_empty() || names.matches(&table.reading.name));
+        let stopped: Vec<_> = self.tables.extract_if(.., is_stopped).collect();
+        let end = |table: Table| {
+            table.read.into_iter().for_each(|read| self.windows.end_read(read.look));
+            table.reading
+        };
+        let stopped: Vec<_> = stopped.into_iter().map(end).collect();
         stopped.iter().for_each(|table| self.end_figures(table, false));
-        if first {
+        if self.is_idle() {
             self.begin_anew();
         }
         stopped
     }
 
-    /// Lets the reading rest behind the chunk that is under way, or go on.
+    /// Lets the reading rest behind the last chunk that was emitted, or go on. To be called between two transactions.
     pub(crate) fn pause(&mut self, paused: bool) {
         self.paused = paused;
-        self.due = Instant::now();
+        self.begin_anew();
     }
 
     /// Whether the reading rests.
@@ -266,19 +232,19 @@ impl Chunks {
         self.paused
     }
 
-    /// Forgets keys, the step under way and the chunk that is read.
+    /// Forgets keys, the step and the reads that are under way.
     fn begin_anew(&mut self) {
         if !self.under_way.is_empty() {
-            self.under_way.abort_all();
             self.under_way = JoinSet::new();
             self.session = Some(SqlSession::new(self.config.clone()));
         }
         self.finished = None;
-        self.chunk = None;
+        self.tables.iter_mut().for_each(|table| table.read = None);
         self.room = None;
         self.waiting_since = None;
         self.windows.restart();
-        self.due = Instant::now();
+        self.looks_from = Instant::now();
+        self.due = Some(self.looks_from);
     }
 
     /// Whether it may hold the room that somebody else waits for.
@@ -286,10 +252,11 @@ impl Chunks {
         self.room.is_some() || !self.under_way.is_empty()
     }
 
-    /// Gives all its room back (I6), and tries again later.
+    /// Gives all its room back (I6), and tries again later, with less.
     pub(crate) fn give_way(&mut self) {
         self.begin_anew();
-        self.due = Instant::now() + PAUSE;
+        self.ahead = 1;
+        self.looks_from += PAUSE;
     }
 
     /// The log tells of a change of the table with this oid.
@@ -297,12 +264,8 @@ impl Chunks {
         if self.room.is_none() {
             return;
         }
-        // What the chunk has seen, later ones see as well.
-        if self.chunk.as_ref().is_some_and(|(_, chunk)| chunk.sight.sees(&transaction)) {
-            return;
-        }
         let mut seen = None;
-        for table in self.tables.iter().filter(|table| table.oid == relation) {
+        for table in self.tables.iter().map(|table| &table.reading).filter(|table| table.oid == relation) {
             let surrogate = table.request.as_ref().and_then(|request| request.surrogate.as_deref());
             let column = plan.filter(|plan| plan.key_columns().next().is_none()).zip(surrogate).map(|(plan, name)| plan.place(name));
             let column = match column {
@@ -333,13 +296,15 @@ impl Chunks {
         if self.finished.is_some() {
             return;
         }
-        if let Some(ended) = self.under_way.join_next().await {
-            self.finished = Some(self.take_back(ended));
-        } else if self.rests() {
-            std::future::pending::<()>().await;
-        } else {
-            tokio::time::sleep_until(self.due).await;
-        }
+        let due = self.due.filter(|_| !self.rests());
+        let (under_way, tables) = (&mut self.under_way, &mut self.tables);
+        let ended = tokio::select! {
+            biased;
+            Some(ended) = under_way.join_next() => ended,
+            () = next_told(tables) => return,
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return,
+        };
+        self.finished = Some(self.take_back(ended));
     }
 
     fn take_back(&mut self, ended: std::result::Result<(SqlSession, Result<Step>), tokio::task::JoinError>) -> Result<Step> {
@@ -348,13 +313,13 @@ impl Chunks {
                 self.session = Some(session);
                 step
             }
-            Err(error) => Err(Error::new(ErrorKind::Bug, "read a chunk of the table").because(error)),
+            Err(error) => Err(Error::new(ErrorKind::Bug, "look what is visible").because(error)),
         }
     }
 
     /// Nothing is to be done, and nothing will be by itself.
     fn rests(&self) -> bool {
-        self.is_idle() || (self.paused && self.chunk.is_none())
+        self.is_idle() || self.paused
     }
 
     /// Does what can be done between two transactions, without waiting; the log has been followed to `reached`. What it returns
@@ -363,110 +328,133 @@ impl Chunks {
         if let Some(ended) = self.under_way.try_join_next() {
             self.finished = Some(self.take_back(ended));
         }
-        let mut emission = match self.finished.take().transpose()? {
-            Some(step) => self.take(step),
-            None => None,
-        };
-        if emission.is_none()
-            && let Some((look, chunk)) = self.chunk.take_if(|(_, chunk)| chunk.passed <= reached)
-        {
-            emission = self.emit(look, chunk);
+        if let Some(step) = self.finished.take() {
+            self.take(step?);
         }
+        let emission = self.next_emission(reached)?;
         if self.rests() {
             // Nobody has to know what is touched.
-            if self.under_way.is_empty() && self.room.is_some() {
+            if self.takes_room() {
                 self.begin_anew();
             }
-        } else if self.due <= Instant::now() {
+            self.sessions.clear();
+        } else if emission.is_some() {
+            // There may be more.
+            self.due = Some(Instant::now());
+        } else {
             self.begin(plans, blocks);
         }
         Ok(emission)
     }
 
-    /// Begins the next step, if none is under way.
+    /// Takes what reads tell, each table in its turn, up to something that can be emitted.
+    fn next_emission(&mut self, reached: Lsn) -> Result<Option<Emission>> {
+        for offset in 0..self.tables.len() {
+            let number = (self.turn + offset) % self.tables.len();
+            if let Some(emission) = self.hear(number, reached)? {
+                self.turn = number + 1;
+                return Ok(Some(emission));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Begins what can be begun, and says when more can be.
     fn begin(&mut self, plans: &Plans, blocks: &Blocks) {
-        let Some(mut session) = self.session.take() else { return };
+        let now = Instant::now();
+        self.due = None;
         if self.room.is_none() {
-            let budget = Arc::clone(&self.budget);
-            self.under_way.spawn(async move {
-                let room = budget.reserve(TOUCHED_LIMIT + CHUNK).await;
-                (session, Ok(Step::Room(room)))
-            });
-        } else if self.chunk.is_some() {
-            self.under_way.spawn(async move {
-                let ended = end_a_transaction(&mut session).await.map(|()| Step::Ended);
-                (session, ended)
-            });
-        } else if let Some(look) = self.windows.begin_read() {
-            self.begin_read(session, look, plans, blocks);
+            if self.may_begin(self.looks_from, now) {
+                let budget = Arc::clone(&self.budget);
+                self.step(|session| async move { (session, Ok(Step::Room(budget.reserve(TOUCHED_LIMIT).await))) });
+            }
+        } else if !self.windows.is_settled() {
+            if self.may_begin(self.looks_from, now) {
+                let look = self.windows.look();
+                self.step(|mut session| async move {
+                    let looked = look_around(&mut session).await.map(|sight| Step::Looked(look, sight));
+                    (session, looked)
+                });
+            }
         } else {
-            let look = self.windows.look();
-            self.under_way.spawn(async move {
-                let sight = look_around(&mut session).await.map(|sight| Step::Looked(look, sight));
-                (session, sight)
-            });
+            let threads = self.config.relational.snapshot_threads;
+            for number in 0..self.tables.len().min(threads) {
+                let table = &self.tables[number];
+                if table.read.is_none() {
+                    if table.due <= now {
+                        self.begin_read(number, plans, blocks);
+                    } else {
+                        self.due = Some(self.due.map_or(table.due, |due| due.min(table.due)));
+                    }
+                }
+            }
+            let waits = self.tables.iter().any(|table| table.read.as_ref().is_some_and(|read| read.waits));
+            if waits && self.may_begin(self.pushes_from, now) {
+                self.step(|mut session| async move {
+                    let ended = end_a_transaction(&mut session).await.map(|()| Step::Ended);
+                    (session, ended)
+                });
+            }
         }
     }
 
-    fn begin_read(&mut self, mut session: SqlSession, look: Look, plans: &Plans, blocks: &Blocks) {
-        let Some(table) = self.tables.front() else {
-            self.session = Some(session);
-            return;
-        };
-        let mut read = ChunkRead {
+    /// Whether a step can be begun that is due then; otherwise says when.
+    fn may_begin(&mut self, from: Instant, now: Instant) -> bool {
+        // Where one is under way, its end is told.
+        let is_free = self.session.is_some();
+        if is_free && from > now {
+            self.due = Some(self.due.map_or(from, |due| due.min(from)));
+        }
+        is_free && from <= now
+    }
+
+    /// Begins a step on the session, which is free.
+    fn step<F>(&mut self, step: impl FnOnce(SqlSession) -> F)
+    where
+        F: Future<Output = (SqlSession, Result<Step>)> + Send + 'static,
+    {
+        if let Some(session) = self.session.take() {
+            self.under_way.spawn(step(session));
+        }
+    }
+
+    fn begin_read(&mut self, number: usize, plans: &Plans, blocks: &Blocks) {
+        let Some(look) = self.windows.begin_read() else { return };
+        let table = &mut self.tables[number];
+        // It never waits to tell: each of its chunks has a place, and so have its beginning and its end.
+        let (sender, told) = mpsc::channel(AHEAD + 2);
+        let read = TableRead {
             config: self.config.clone(),
             publication: self.publication.clone(),
-            compiler: plans.compiler(blocks, table.oid),
-            table: table.clone(),
-            rows: self.rows.min(self.config.relational.chunk_rows.unwrap_or(MOST_ROWS)),
+            compiler: plans.compiler(blocks, table.reading.oid),
+            table: table.reading.clone(),
+            rows: table.rows(self.config.relational.chunk_rows),
+            budget: self.budget.clone(),
+            ahead: Arc::new(Semaphore::new(self.ahead)),
+            pace: self.pace.clone(),
+            told: sender,
         };
-        let is_asked_for = table.request.is_some();
-        if let Some(figures) = self.figures.get_mut(&table.name).filter(|figures| figures.waits()) {
+        if let Some(figures) = self.figures.get_mut(&table.reading.name).filter(|figures| figures.waits()) {
             figures.begin(None);
         }
-        self.under_way.spawn(async move {
-            let step = match read.run(&mut session).await {
-                Ok(outcome) => Ok(Step::Read(look, outcome)),
-                Err(error) if is_asked_for && concerns_one_table(&error) => Ok(Step::Failed(look, error)),
-                Err(error) => Err(error),
-            };
-            (session, step)
-        });
+        let session = self.sessions.pop().unwrap_or_else(|| SqlSession::new(self.config.clone()));
+        let mut running = JoinSet::new();
+        running.spawn(read.run(session));
+        table.read = Some(Read::new(look, told, running));
     }
 
-    fn take(&mut self, step: Step) -> Option<Emission> {
-        self.due = Instant::now();
+    fn take(&mut self, step: Step) {
         match step {
             Step::Room(room) => {
                 self.room = Some(room);
                 self.windows.restart();
             }
-            Step::Ended => self.due += PAUSE,
+            Step::Ended => self.pushes_from = Instant::now() + PAUSE,
             Step::Looked(look, sight) => {
                 self.windows.learn(look, &sight);
                 self.tell_of_wait();
             }
-            Step::Read(look, Outcome::Contended) => {
-                self.windows.end_read(look);
-                self.due += PAUSE;
-            }
-            Step::Read(look, Outcome::Unfit { status, why }) => {
-                self.windows.end_read(look);
-                return self.give_up(status, &why);
-            }
-            Step::Failed(look, error) => {
-                self.windows.end_read(look);
-                return self.give_up("SQL_EXCEPTION", &error.to_string());
-            }
-            Step::Read(look, Outcome::Chunk(chunk)) => {
-                self.windows.learn(look, &chunk.sight);
-                self.paced = self.pace.count(chunk.octets).unwrap_or(self.paced);
-                self.chunk = Some((look, *chunk));
-                // The log may pass it by itself.
-                self.due += PAUSE;
-            }
         }
-        None
     }
 
     /// Tells whom the first read waits for.
@@ -475,7 +463,7 @@ impl Chunks {
             self.waiting_since = None;
             return;
         }
-        self.due += PAUSE;
+        self.looks_from = Instant::now() + PAUSE;
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         if since.elapsed() > PATIENCE {
             self.waiting_since = Some(Instant::now());
@@ -488,89 +476,162 @@ impl Chunks {
         }
     }
 
-    /// Leaves the first table out.
-    fn give_up(&mut self, status: &str, why: &str) -> Option<Emission> {
-        let table = self.tables.pop_front()?;
-        self.end_figures(&table, false);
-        warn!(table = %table.name, rows = table.rows, "the snapshot cannot read the table to its end: {why}");
-        let notifications = self.tell_of_end(&table, status);
-        let state = vec![table.removal(&self.config.relational.topic_prefix)];
-        Some(Emission { plan: None, rows: Vec::new(), is_asked_for: table.request.is_some(), notifications, state })
+    /// Takes what the read of a table tells, up to rows that can be emitted.
+    fn hear(&mut self, number: usize, reached: Lsn) -> Result<Option<Emission>> {
+        loop {
+            let table = &mut self.tables[number];
+            let Some(read) = &mut table.read else { return Ok(None) };
+            let told = match read.next.take() {
+                Some(told) => told,
+                None => match read.told.try_recv() {
+                    Ok(told) => told,
+                    Err(TryRecvError::Empty) => return Ok(None),
+                    Err(TryRecvError::Disconnected) => {
+                        let error = Error::new(ErrorKind::Bug, "read a chunk of the table").because("the read ended without a word");
+                        return Err(error.scoped(tailwater_api::Scope::Table(table.reading.name.clone())));
+                    }
+                },
+            };
+            match told {
+                Told::Begun(begun) => {
+                    self.windows.learn(read.look, &begun.sight);
+                    if let Some(figures) = self.figures.get_mut(&table.reading.name) {
+                        figures.estimate(begun.estimated);
+                    }
+                    read.begun = Some(begun);
+                }
+                Told::Rows(piece) => {
+                    if read.begun.as_ref().is_none_or(|begun| begun.passed > reached) {
+                        if !read.waits {
+                            // The log may pass it by itself.
+                            self.pushes_from = self.pushes_from.max(Instant::now() + PAUSE);
+                        }
+                        (read.waits, read.next) = (true, Some(Told::Rows(piece)));
+                        return Ok(None);
+                    }
+                    read.waits = false;
+                    return Ok(self.emit(number, piece));
+                }
+                Told::Ended(session, ended) => {
+                    self.sessions.push(session);
+                    let lasted = read.since.elapsed();
+                    self.windows.end_read(read.look);
+                    table.read = None;
+                    return self.end(number, lasted, ended);
+                }
+            }
+        }
     }
 
-    /// Emits the chunk, which the log has passed.
-    fn emit(&mut self, look: Look, mut chunk: Chunk) -> Option<Emission> {
-        self.due = self.paced.max(Instant::now());
-        let count = chunk.rows.len();
-        let table = self.tables.front_mut()?;
-        match self.windows.reconcile(look, &chunk.sight, table.oid, &mut chunk.rows, |(key, _)| key) {
+    /// Emits rows, which the log has passed.
+    fn emit(&mut self, number: usize, piece: Piece) -> Option<Emission> {
+        let table = &mut self.tables[number];
+        let read = table.read.as_ref()?;
+        let begun = read.begun.as_ref()?;
+        let Piece { mut rows, range, octets, reservation, _ahead } = piece;
+        let (count, place) = (rows.len() as u64, begun.column_place);
+        match self.windows.reconcile(read.look, table.reading.oid, &mut rows, |row, octets| put_key(row, place, octets)) {
+            Reconciled::Emit { dropped: _ } => {}
             Reconciled::ReadAgain => {
-                self.rows = (count / 2).max(1);
+                table.read = None;
+                table.try_again("too many of its rows change while it is read", true);
                 return None;
             }
-            Reconciled::Emit { dropped: _ } => {}
         }
-        if count > 0 {
-            self.rows = (count * CHUNK / chunk.weight.max(1)).clamp(1, MOST_ROWS).min(self.rows * 2);
+        let plan = Some((begun.plan.clone(), reservation));
+        table.has_come_on();
+        table.reading.rows += count;
+        table.reading.range = Some(range);
+        if let Some(figures) = self.figures.get_mut(&table.reading.name) {
+            figures.add(count, octets as u64);
         }
-        table.rows += count as u64;
-        table.range = chunk.range;
-        let table = table.clone();
-        if let Some(figures) = self.figures.get_mut(&table.name) {
-            figures.estimate(chunk.estimated);
-            figures.add(count as u64, chunk.octets as u64);
-        }
-        let server = &self.config.relational.topic_prefix.clone();
-        let mut notifications = if count > 0 { self.tell_of_chunk(&table) } else { Vec::new() };
-        let state = if chunk.is_last {
-            self.tables.pop_front();
-            self.end_figures(&table, true);
-            info!(table = %table.name, rows = table.rows, "the snapshot of the table is complete");
-            notifications.extend(self.tell_of_end(&table, if table.rows == 0 { "EMPTY" } else { "SUCCEEDED" }));
-            if table.request.is_some() {
-                table.removal(server)
-            } else {
-                // Each event of the table is needed, so nothing is dropped by an anchor.
-                CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: Lsn::INVALID, rows: table.rows }.change(server)
+        let reading = &self.tables[number].reading;
+        Some(Emission {
+            plan,
+            rows,
+            is_asked_for: reading.request.is_some(),
+            notifications: self.tell_of_piece(reading),
+            state: vec![reading.change(&self.config.relational.topic_prefix)],
+            left_over: None,
+        })
+    }
+
+    /// The read of a table is over, behind all its rows.
+    fn end(&mut self, number: usize, lasted: Duration, ended: Result<End>) -> Result<Option<Emission>> {
+        let table = &mut self.tables[number];
+        match ended {
+            Ok(End::More) => {
+                table.resize(lasted);
+                self.ahead = AHEAD;
+                Ok(None)
             }
-        } else {
-            table.change(server)
-        };
-        let rows = chunk.rows.into_iter().map(|(_, change)| change).collect();
-        Some(Emission { plan: Some(chunk.plan), rows, is_asked_for: table.request.is_some(), notifications, state: vec![state] })
+            Ok(End::Complete) => Ok(Some(self.complete(number))),
+            Ok(End::Contended(why)) => {
+                table.try_again(&why, false);
+                Ok(None)
+            }
+            Ok(End::Gone) => Ok(Some(self.leave_out(number, "UNKNOWN_SCHEMA", "it is gone, or another table has its name"))),
+            Ok(End::Unfit(unfit)) if table.reading.request.is_some() => Ok(Some(self.leave_out(number, unfit.status, &unfit.why))),
+            Ok(End::Unfit(unfit)) => Ok(Some(self.leave_to_rest(number, &unfit.why))),
+            Err(error) if table.reading.request.is_some() && concerns_one_table(&error) => {
+                Ok(Some(self.leave_out(number, "SQL_EXCEPTION", &error.to_string())))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn tell_of_chunk(&self, table: &ReadingTable) -> Vec<Record> {
-        let (Some(request), Some(range)) = (&table.request, &table.range) else { return Vec::new() };
-        let data = [
-            ("current_collection_in_progress", table.name.as_str()),
-            ("maximum_key", &range.until.join(",")),
-            ("last_processed_key", &range.after.join(",")),
-            ("data_collections", &self.collections(&request.signal)),
-        ];
-        self.tell(&request.signal, Happening::InProgress, &data).into_iter().collect()
+    fn complete(&mut self, number: usize) -> Emission {
+        let table = self.tables.remove(number).reading;
+        self.end_figures(&table, true);
+        info!(table = %table.name, rows = table.rows, "the snapshot of the table is complete");
+        let server = &self.config.relational.topic_prefix;
+        let state = if table.request.is_some() { table.removal(server) } else { followed(&table).change(server) };
+        let notifications = self.tell_of_end(&table, if table.rows == 0 { "EMPTY" } else { "SUCCEEDED" });
+        Emission { notifications, state: vec![state], ..Emission::default() }
     }
 
-    /// Tells that `table`, which is the first no more, was read or left out.
-    fn tell_of_end(&self, table: &ReadingTable, status: &str) -> Vec<Record> {
-        let Some(request) = &table.request else { return Vec::new() };
-        let left = self.collections(&request.signal);
-        let collections = if left.is_empty() { table.name.clone() } else { format!("{},{left}", table.name) };
-        let data = [
-            ("scanned_collection", table.name.as_str()),
-            ("total_rows_scanned", &table.rows.to_string()),
-            ("data_collections", &collections),
-            ("status", status),
-        ];
-        let scanned = self.tell(&request.signal, Happening::TableScanCompleted, &data);
-        let completed = left.is_empty().then(|| self.tell(&request.signal, Happening::Completed, &[])).flatten();
-        scanned.into_iter().chain(completed).collect()
+    /// Leaves out a table that is gone, or that a signal asked for.
+    fn leave_out(&mut self, number: usize, status: &str, why: &str) -> Emission {
+        let table = self.tables.remove(number).reading;
+        self.end_figures(&table, false);
+        warn!(table = %table.name, rows = table.rows, "the snapshot cannot read the table to its end: {why}");
+        let state = vec![table.removal(&self.config.relational.topic_prefix)];
+        Emission { notifications: self.tell_of_end(&table, status), state, ..Emission::default() }
     }
 
-    /// A notification about the snapshot that a signal asked for.
-    pub(crate) fn tell(&self, signal: &str, happening: Happening, data: &[(&str, &str)]) -> Option<Record> {
-        self.notifications.give_about(signal, Aggregate::IncrementalSnapshot, happening, data)
+    /// Leaves a table of the snapshot at the start to be read while the log rests, by the `consistent` strategy.
+    fn leave_to_rest(&mut self, number: usize, why: &str) -> Emission {
+        let table = self.tables.remove(number).reading;
+        self.end_figures(&table, false);
+        warn!(table = %table.name, rows = table.rows, "the table can be read in chunks no more, and is read from its beginning while the log rests: {why}");
+        let state = vec![followed(&table).change(&self.config.relational.topic_prefix)];
+        Emission { state, left_over: Some(table), ..Emission::default() }
     }
+}
+
+/// A table of which each event is needed: nothing is dropped by an anchor.
+fn followed(table: &ReadingTable) -> CompletedTable {
+    CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: Lsn::INVALID, rows: table.rows }
+}
+
+/// Waits until a read tells something, other than rows behind others that the log has not passed. Cancel-safe.
+async fn next_told(tables: &mut [Table]) {
+    poll_fn(|context| {
+        for read in tables.iter_mut().filter_map(|table| table.read.as_mut()) {
+            if read.waits {
+                continue;
+            }
+            if read.next.is_none() {
+                match read.told.poll_recv(context) {
+                    Poll::Ready(told) => read.next = told,
+                    Poll::Pending => continue,
+                }
+            }
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Whether the read of another table may well succeed.

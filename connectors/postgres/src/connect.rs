@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::tls::TlsMode;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{CancelToken, Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::catalog::quote_identifier;
@@ -28,6 +29,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct SqlConnection {
     client: Client,
     task: JoinHandle<()>,
+    /// Absent where nothing is encrypted
+    tls: Option<MakeRustlsConnect>,
 }
 
 impl Deref for SqlConnection {
@@ -67,18 +70,18 @@ impl SqlConnection {
         if let Some(password) = &config.password {
             options.password(password.expose());
         }
-        let (client, task) = match config.tls.client_config()? {
+        let tls = config.tls.client_config()?.map(MakeRustlsConnect::new);
+        let (client, task) = match tls.clone() {
             None => {
                 let (client, connection) = options.connect(NoTls).await.map_err(|error| connection_error(doing(), config, error))?;
                 (client, tokio::spawn(drive(connection)))
             }
             Some(tls) => {
-                let tls = MakeRustlsConnect::new(tls);
                 let (client, connection) = options.connect(tls).await.map_err(|error| connection_error(doing(), config, error))?;
                 (client, tokio::spawn(drive(connection)))
             }
         };
-        let connection = Self { client, task };
+        let connection = Self { client, task, tls };
         let timeout = config.statement_timeout.as_millis();
         // Roles and databases may set limits that are meant for people. Those that came with later versions are set where
         // they are known.
@@ -88,6 +91,11 @@ impl SqlConnection {
         );
         connection.batch_execute(&settings).await.map_err(|error| sql_error(doing(), error))?;
         Ok(connection)
+    }
+
+    /// What cancels the query that the connection runs.
+    pub(crate) fn cancelling(&self) -> Cancelling {
+        Cancelling { server: Some((self.cancel_token(), self.tls.clone())) }
     }
 
     /// For statements that read for hours.
@@ -118,6 +126,35 @@ impl SqlConnection {
         let query = "SELECT (txid_snapshot_xmax(txid_current_snapshot()) & 4294967295)::int8";
         let row = self.query_one(query, &[]).await.map_err(|error| sql_error("read the server's transaction number", error))?;
         Ok(u32::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+    }
+}
+
+/// Cancels what a connection runs, when it is dropped before it is told that the query is over. To close the connection is not enough:
+/// the server does not look for that while a query has nothing to send.
+#[derive(Default)]
+pub(crate) struct Cancelling {
+    server: Option<(CancelToken, Option<MakeRustlsConnect>)>,
+}
+
+impl Cancelling {
+    /// The query is over.
+    pub(crate) fn is_over(&mut self) {
+        self.server = None;
+    }
+}
+
+impl Drop for Cancelling {
+    fn drop(&mut self) {
+        let Some(((token, tls), runtime)) = self.server.take().zip(Handle::try_current().ok()) else { return };
+        runtime.spawn(async move {
+            let cancelled = match tls {
+                None => token.cancel_query(NoTls).await,
+                Some(tls) => token.cancel_query(tls).await,
+            };
+            if let Err(error) = cancelled {
+                tracing::debug!("a query could not be cancelled: {error}");
+            }
+        });
     }
 }
 

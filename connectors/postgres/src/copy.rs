@@ -110,6 +110,11 @@ impl<'a> CopyRow<'a> {
         self.at += length;
         Some(field)
     }
+
+    /// The fields that were not taken.
+    pub(crate) fn rest(&self) -> Bytes {
+        self.octets.slice(self.at..)
+    }
 }
 
 fn unreadable(why: String) -> Error {

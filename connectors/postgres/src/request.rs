@@ -1,4 +1,4 @@
-//! Tables that a signal asks to be read, as they are stored until they are (I3).
+//! Tables that a signal asks to be read, or the snapshot at the start while the log rests, as they are stored until they are (I3).
 //!
 //! Each has a partition of its own, `{"server": …, "tailwater.signal": ID, "tailwater.table": "public.orders"}`. Its offset is that
 //! of a table that is read in chunks (see `position`), and says further:
@@ -17,6 +17,9 @@ use tailwater_api::state::{JsonMap, SourceState, StateChange};
 
 use crate::position::server_partition;
 
+/// Stands for the signal where the snapshot at the start asks for a table to be read while the log rests.
+const INITIAL: &str = "initial-snapshot";
+
 /// What a signal says about a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TableRequest {
@@ -29,6 +32,16 @@ pub(crate) struct TableRequest {
 }
 
 impl TableRequest {
+    /// For a table that the snapshot at the start could not read in chunks to its end.
+    pub(crate) fn of_initial_snapshot(order: u64) -> Self {
+        Self { signal: INITIAL.to_owned(), order, blocking: true, condition: None, surrogate: None }
+    }
+
+    /// Whether the snapshot at the start asks for it.
+    pub(crate) fn is_of_initial_snapshot(&self) -> bool {
+        self.blocking && self.signal == INITIAL
+    }
+
     /// The request that a partition and its offset hold; `None` for a table of the snapshot at the start, an error for what cannot
     /// be read.
     pub(crate) fn of(partition: &JsonMap, offset: &JsonMap) -> Result<Option<Self>, ()> {

@@ -50,10 +50,11 @@ use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{LastMessage, LogIdentity, Partial, Position, SnapshotProgress};
+use crate::position::{LastMessage, LogIdentity, Partial, Position, ReadingTable, SnapshotProgress};
 use crate::progress::Progress;
 use crate::relation::Shape;
 use crate::replication::{Frame, ReplicationStream};
+use crate::request::TableRequest;
 use crate::source::Protocol;
 use crate::spill::{Full, Spill};
 use crate::transaction::Transaction;
@@ -252,6 +253,7 @@ impl<'a> Streaming<'a> {
                         }
                         () = self.chunks.wait(), if is_between => {
                             self.read_chunks().await?;
+                            self.rest(self.progress.place()).await?;
                             continue;
                         }
                         () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -330,6 +332,9 @@ impl<'a> Streaming<'a> {
             return Ok(());
         }
         let Some(emission) = self.chunks.advance(&self.plans, &self.blocks, self.progress.place())? else { return Ok(()) };
+        if !self.batch.records.is_empty() {
+            self.send().await?;
+        }
         let now = now();
         let place = Place {
             lsn: self.progress.through(),
@@ -341,7 +346,10 @@ impl<'a> Streaming<'a> {
         };
         let batch = &mut self.batch;
         self.figures.snapshot_rows.add(emission.rows.len() as u64);
-        if let Some(plan) = &emission.plan {
+        if let Some((plan, reservation)) = emission.plan {
+            // I6: the rows bring their room with them.
+            batch.reservation = Some(reservation);
+            batch.records.reserve(emission.rows.len());
             for change in emission.rows {
                 let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), now, &mut batch.arena);
                 plan.events.records(change, moment, |record| batch.push(record));
@@ -349,6 +357,12 @@ impl<'a> Streaming<'a> {
         }
         emission.notifications.into_iter().for_each(|record| batch.push(record));
         batch.state.extend(emission.state);
+        if let Some(table) = emission.left_over {
+            let request = Some(TableRequest::of_initial_snapshot(self.next_order()));
+            let table = ReadingTable { rows: 0, range: None, request, ..table };
+            self.batch.state.push(table.change(&self.config.relational.topic_prefix));
+            self.blocking.add(vec![table]);
+        }
         if self.chunks.is_idle() {
             // A rest ends with what rests: the next snapshot begins.
             self.let_rest(false);

@@ -66,8 +66,6 @@ impl KafkaLog {
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "error")
-            // A broker waits for records where the partition ends, in milliseconds; whoever looks need not.
-            .set("fetch.wait.max.ms", "10")
             .set("queued.max.messages.kbytes", "1024");
         let consumer = observing_client(&config)?;
         let mut assigned = TopicPartitionList::new();

@@ -11,6 +11,7 @@
 //! - `creation`: how topics come to be
 //! - `unchanged`: what bytes cannot say about a record (I8)
 //! - `client`: settings of Java clients as those of librdkafka
+//! - `signals`: the topic from which a source takes signals
 //! - `errors`: what Kafka's errors mean here
 //!
 //! What is durable is what all replicas in sync hold (`acks=all`); a reader sees nothing else (I1), and nothing of a transaction that
@@ -28,6 +29,7 @@ pub mod observer;
 pub mod offset_store;
 mod producer;
 mod reader;
+pub mod signals;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -48,17 +50,17 @@ use tailwater_api::record::{Record, TopicPartition};
 use tailwater_api::sink::{LogId, LogPosition};
 use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use self::client::{ClientSettings, Role, can_administer};
 use self::creation::{TopicCreation, TopicOptions, Topics};
 use self::errors::failed;
 use self::observer::ObservingClient;
 use self::offset_store::OffsetStore;
-use self::producer::{Deliveries, Producer};
+use self::producer::{Deliveries, LeavesOut, Producer};
 use self::reader::KafkaReader;
 use self::transactions::{TransactionOptions, Transactions, keep_committing};
-use self::writer::{HeldProducer, KafkaWriter, Sender, keep_offsets};
+use self::writer::{HeldProducer, KafkaWriter, Refused, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
 use crate::state::kafka::{OffsetsOf, TopicUse};
 use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
@@ -263,7 +265,10 @@ impl KafkaLog {
         if let Some(options) = &options {
             options.configure(&mut config);
         }
-        let producer = self.producer(&mut config, user)?;
+        let refusals = user.refusals.clone().filter(|refusals| options.is_none() && refusals.tolerates());
+        let (refused, records) = mpsc::channel(1);
+        let leaves_out = refusals.as_ref().map(|_| LeavesOut { refused, batch: producer::batch_size(&config) });
+        let producer = self.producer(&mut config, user, leaves_out)?;
         let transactions = match options {
             Some(options) => Some(Arc::new(Transactions::open(&producer, options, &config).await?)),
             None => None,
@@ -273,7 +278,10 @@ impl KafkaLog {
         let state = self.offsets.load(&of).await?;
         let (keeper, durable) = match &transactions {
             Some(transactions) => keep_committing(Arc::clone(transactions), producer.clone(), of, Arc::clone(&self.offsets), self),
-            None => keep_offsets(Arc::clone(producer.context()), of, Arc::clone(&self.offsets), self),
+            None => {
+                let refused = refusals.map(|refusals| Refused { records, refusals });
+                keep_offsets(Arc::clone(producer.context()), of, Arc::clone(&self.offsets), refused, self)
+            }
         };
         let creation = TopicCreation::read(&user.config).map_err(|report| misconfigured(&report))?;
         let topics = self.topics_of(user, creation, Some(Arc::clone(&user.connector)))?;
@@ -285,9 +293,9 @@ impl KafkaLog {
     /// Opens the writer of what no source sends.
     fn open_own(&self) -> Result<KafkaWriter> {
         let user = LogUser::from("worker");
-        let producer = self.producer(&mut self.options.client(Role::Producer, None)?, &user)?;
+        let producer = self.producer(&mut self.options.client(Role::Producer, None)?, &user, None)?;
         let of = OffsetsOf::read(&user.connector, &user.config);
-        let (keeper, durable) = keep_offsets(Arc::clone(producer.context()), of, Arc::clone(&self.offsets), self);
+        let (keeper, durable) = keep_offsets(Arc::clone(producer.context()), of, Arc::clone(&self.offsets), None, self);
         let topics = self.topics_of(&user, TopicCreation::with_default(TopicOptions::of_one_partition()), None)?;
         let sender = Sender { producer, converters: self.converters(&user)?, bytes: KeyAndValue::default() };
         let state = SourceState::default();
@@ -305,10 +313,10 @@ impl KafkaLog {
         })
     }
 
-    fn producer(&self, config: &mut ClientConfig, user: &LogUser) -> Result<HeldProducer> {
+    fn producer(&self, config: &mut ClientConfig, user: &LogUser, leaves_out: Option<LeavesOut>) -> Result<HeldProducer> {
         // A quarter of the budget is queued for each source; the rest is for what is before that, and for sinks.
-        producer::configure(config, self.options.memory_budget / 4);
-        let producer = Producer::from_config_and_context(config, Deliveries::new(Arc::clone(&user.connector)));
+        producer::configure(config, self.options.memory_budget / 4, leaves_out.is_some());
+        let producer = Producer::from_config_and_context(config, Deliveries::new(Arc::clone(&user.connector), leaves_out));
         Ok(HeldProducer::new(Arc::new(producer.map_err(|error| failed("make a Kafka producer", &error))?)))
     }
 

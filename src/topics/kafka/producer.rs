@@ -6,6 +6,11 @@
 //!
 //! The first record that is not delivered ends the producer: what comes behind it would be out of order. With idempotence and
 //! `enable.gapless.guarantee` librdkafka itself delivers nothing of a partition behind a gap.
+//!
+//! Where `errors.tolerance` lets records be left out, one that is too large for its topic is handed to who decides about it
+//! ([`RefusedRecord`]), and its batch is delivered when that is done (I2). Brokers refuse batches, not records: only of one that is as large as
+//! a whole batch is it certain that it was alone. A smaller one ends the producer as everywhere else; so does one in a transaction, which is
+//! lost with it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,12 +22,14 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{ProducerContext, ThreadedProducer};
-use tailwater_api::Error;
+use tailwater_api::record::Record;
 use tailwater_api::source::BatchNumber;
 use tailwater_api::state::StateChange;
-use tokio::sync::Notify;
+use tailwater_api::{Error, Scope};
+use tokio::sync::{Notify, mpsc};
 
 use super::client::token::unsecured;
+use super::contents::raw;
 use super::errors::{failed, refused};
 
 pub(super) type Producer = ThreadedProducer<Deliveries>;
@@ -33,7 +40,7 @@ const MESSAGE_OVERHEAD: usize = 256;
 const SMALLEST_QUEUE: usize = 1 << 20;
 
 /// Adds what follows from the memory budget and from the order of records to the settings of a producer.
-pub(super) fn configure(config: &mut ClientConfig, queue: usize) {
+pub(super) fn configure(config: &mut ClientConfig, queue: usize, leaves_out: bool) {
     let mut default = |key: &str, value: &str| {
         if config.get(key).is_none() {
             config.set(key, value);
@@ -46,10 +53,34 @@ pub(super) fn configure(config: &mut ClientConfig, queue: usize) {
     let queue = queue.max(SMALLEST_QUEUE);
     default("queue.buffering.max.kbytes", &(queue / 1024).to_string());
     default("queue.buffering.max.messages", &(queue / MESSAGE_OVERHEAD).to_string());
-    if config.get("transactional.id").is_none() {
+    if config.get("transactional.id").is_none() && !leaves_out {
         // In a transaction a gap is aborted with everything else.
         config.set("enable.gapless.guarantee", "true");
     }
+}
+
+/// A record that its topic does not take.
+pub(super) struct RefusedRecord {
+    /// Its bytes
+    pub(super) record: Record,
+    /// Of the scope of a record
+    pub(super) error: Error,
+    /// Waits for the decision
+    pub(super) batch: Arc<InFlight>,
+}
+
+/// Hands refused records to who decides about them.
+pub(super) struct LeavesOut {
+    /// The thread of delivery reports waits where it is full, so that little is kept here (I6)
+    pub(super) refused: mpsc::Sender<RefusedRecord>,
+    /// A record that is as large is a batch of its own
+    pub(super) batch: usize,
+}
+
+/// The size of batches that a producer of these settings makes.
+pub(super) fn batch_size(config: &ClientConfig) -> usize {
+    // librdkafka 2.12, CONFIGURATION.md
+    config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(1_000_000)
 }
 
 /// A batch whose records are on their way.
@@ -62,6 +93,8 @@ pub(super) struct InFlight {
 /// What is in flight, in order; shared by the writer and the thread that serves delivery reports.
 pub(super) struct Deliveries {
     connector: Arc<str>,
+    /// Where refused records may be left out
+    leaves_out: Option<LeavesOut>,
     ledger: Mutex<VecDeque<Arc<InFlight>>>,
     /// The first record that was not delivered
     failure: Mutex<Option<Error>>,
@@ -82,9 +115,10 @@ pub(super) struct Settled {
 }
 
 impl Deliveries {
-    pub(super) fn new(connector: Arc<str>) -> Self {
+    pub(super) fn new(connector: Arc<str>, leaves_out: Option<LeavesOut>) -> Self {
         Self {
             connector,
+            leaves_out,
             ledger: Mutex::default(),
             failure: Mutex::default(),
             is_away: AtomicBool::new(false),
@@ -187,7 +221,19 @@ impl ProducerContext for Deliveries {
                     self.settled.notify_one();
                 }
             }
-            Err((error, message)) => self.fail(failed(format!("write to the topic {}", message.topic()), error)),
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code();
+                let error = failed(format!("write to the topic {}", message.topic()), error);
+                let bytes = message.key_len() + message.payload_len();
+                match &self.leaves_out {
+                    Some(LeavesOut { refused, batch: alone }) if code == Some(RDKafkaErrorCode::MessageSizeTooLarge) && bytes >= *alone => {
+                        let record = raw(Arc::from(message.topic()), message);
+                        // A writer that is closed decides nothing any more.
+                        drop(refused.blocking_send(RefusedRecord { record, error: error.scoped(Scope::Record), batch }));
+                    }
+                    Some(_) | None => self.fail(error),
+                }
+            }
         }
     }
 }
@@ -200,7 +246,7 @@ mod tests {
     fn the_queue_follows_the_memory_budget_and_a_user_wins() {
         let mut config = ClientConfig::new();
         config.set("linger.ms", "20");
-        configure(&mut config, 8 << 20);
+        configure(&mut config, 8 << 20, false);
         assert_eq!(config.get("queue.buffering.max.kbytes"), Some("8192"));
         assert_eq!(config.get("queue.buffering.max.messages"), Some("32768"));
         assert_eq!(config.get("linger.ms"), Some("20"));
@@ -208,7 +254,7 @@ mod tests {
 
     #[test]
     fn i2_only_a_delivered_prefix_is_given_out() {
-        let deliveries = Deliveries::new("shop".into());
+        let deliveries = Deliveries::new("shop".into(), None);
         let change = |text: &str| StateChange {
             partition: serde_json::Map::new(),
             offset: Some([("at".to_owned(), text.into())].into_iter().collect()),

@@ -170,6 +170,10 @@ async fn a_record_that_is_too_large_is_refused_by_name_and_its_batch_stays_open(
 struct LeftOut(Mutex<Vec<(String, Option<RecordPart>)>>);
 
 impl Refusals for LeftOut {
+    fn tolerates(&self) -> bool {
+        true
+    }
+
     fn refuse<'a>(&'a self, record: &'a Record, part: Option<RecordPart>, error: Error) -> BoxFuture<'a, Result<()>> {
         assert_eq!(*error.scope(), tailwater_api::Scope::Record);
         self.0.lock().unwrap().push((record.topic.to_string(), part));

@@ -30,13 +30,13 @@ use tailwater_api::record::Record;
 use tailwater_api::source::{BatchNumber, SourceBatch};
 use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result, Scope};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::creation::Topics;
 use super::errors::failed;
 use super::offset_store::OffsetStore;
-use super::producer::{Deliveries, InFlight, Producer};
+use super::producer::{Deliveries, InFlight, Producer, RefusedRecord};
 use super::transactions::{self, Held, Transactions};
 use super::unchanged::{self, UnknownFields};
 use super::{KafkaLog, drop_off_the_async_threads};
@@ -306,18 +306,48 @@ impl LogWriter for KafkaWriter {
     }
 }
 
+/// Records that their topics do not take, and who decides about them.
+pub(super) struct Refused {
+    pub(super) records: mpsc::Receiver<RefusedRecord>,
+    pub(super) refusals: Arc<dyn Refusals>,
+}
+
+/// The next refused record.
+async fn next(refused: &mut Option<Refused>) -> RefusedRecord {
+    match refused {
+        // The other end is in what the keeper holds, too.
+        Some(Refused { records, .. }) => match records.recv().await {
+            Some(record) => record,
+            None => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
 /// Starts turning delivered into durable.
 pub(super) fn keep_offsets(
     deliveries: Arc<Deliveries>,
     of: OffsetsOf,
     offsets: Arc<dyn OffsetStore>,
+    mut refused: Option<Refused>,
     log: &KafkaLog,
 ) -> (JoinHandle<()>, watch::Receiver<Durable>) {
     let (durable, watched) = watch::channel(Ok(0));
     let changed = log.changed.clone();
     let keeper = tokio::spawn(async move {
         loop {
-            deliveries.settled.notified().await;
+            let record = tokio::select! {
+                () = deliveries.settled.notified() => None,
+                record = next(&mut refused) => Some(record),
+            };
+            if let (Some(RefusedRecord { record, error, batch }), Some(Refused { refusals, .. })) = (record, &refused) {
+                // I2: the batch is delivered only when the record is kept or dropped.
+                if let Err(error) = refusals.refuse(&record, None, error).await {
+                    let _ = durable.send_replace(Err(Arc::new(error)));
+                    return;
+                }
+                deliveries.leave_out(&batch);
+            }
             while let Some(settled) = deliveries.take_settled() {
                 // I1: the records are durable by now, the offset becomes so here, and only then is it said.
                 let has_offset = !settled.state.is_empty();

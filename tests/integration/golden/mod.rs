@@ -31,9 +31,10 @@ const FAMILIES: [&str; 2] = ["postgres", "transforms"];
 const AT_ONCE: usize = 4;
 
 /// Cases that are always played on Kafka too: every operation, unknown values, headers of a key change, what no schema describes, a
-/// chain of transforms, and a snapshot alone.
-const ON_KAFKA: [&str; 6] = [
+/// chain of transforms, a snapshot alone, and a signal that comes by a topic.
+const ON_KAFKA: [&str; 7] = [
     "postgres/converter-schemaless",
+    "postgres/incremental-read-only",
     "postgres/key-changes",
     "postgres/operations",
     "postgres/snapshot-initial-only",
@@ -112,7 +113,13 @@ fn recorded_cases_are_equal_or_their_differences_are_listed() {
         Ok(engine) => panic!("TAILWATER_GOLDEN_ENGINE is kafka or not set, not {engine:?}"),
         Err(_) => Engine::Embedded,
     };
-    let outcomes = play_all(selected, engine);
+    // What needs a broker anyway is played on it, below if nobody asks for it here.
+    let (beside_kafka, selected): (Vec<_>, Vec<_>) =
+        selected.into_iter().partition(|name| recording::case(name).takes_signals_from_kafka());
+    let mut outcomes = play_all(selected, engine);
+    if selection.is_some() && !beside_kafka.is_empty() {
+        outcomes.extend(play_all(beside_kafka, Engine::Kafka));
+    }
     if selection.as_deref() == Some("pending") {
         let equal: Vec<_> = outcomes
             .iter()

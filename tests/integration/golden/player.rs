@@ -5,6 +5,12 @@
 
 use std::time::Duration;
 
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::{PostgresServer, Version};
@@ -89,6 +95,10 @@ pub(crate) async fn play(name: &str, server: &PostgresServer, broker: Option<&Ka
     ] {
         config.insert(key.to_owned(), value);
     }
+    if let Some(broker) = broker.filter(|_| case.takes_signals_from_kafka()) {
+        config.insert("signal.kafka.bootstrap.servers".to_owned(), json!(broker.bootstrap_servers()));
+        create_topics(broker, &case.create_topics).await;
+    }
     let slot = config["slot.name"].as_str().expect("the recorder named the slot").to_owned();
     let prefix = config["topic.prefix"].as_str().unwrap_or(&database).to_owned();
 
@@ -157,7 +167,7 @@ impl Player {
             KeyedStep { wait: Some(seconds), .. } => {
                 tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
                 // That is how long a snapshot took when it was recorded.
-                if self.config.contains_key("signal.data.collection") {
+                if self.config.contains_key("signal.data.collection") || self.config.contains_key("signal.kafka.topic") {
                     self.fence().await;
                 }
             }
@@ -172,11 +182,29 @@ impl Player {
                 wait_until("the task to start anew", async || self.reader().await.is_some_and(|pid| Some(pid) != before)).await;
             }
             KeyedStep { expect_failure: Some(_), .. } => self.failure = self.failure_or_fence().await,
-            KeyedStep { produce: Some(_), .. } | KeyedStep { registry: Some(_), .. } => {
-                panic!("this step needs Kafka or a schema registry")
-            }
+            KeyedStep { produce: Some(record), .. } => self.produce(&record).await,
+            KeyedStep { registry: Some(_), .. } => panic!("this step needs a schema registry"),
             step => panic!("a step without a known key: {step:?}"),
         }
+    }
+
+    /// Writes a signal, and waits until it is carried out: its offset is committed then.
+    async fn produce(&self, record: &Value) {
+        let [topic, key, value] = ["topic", "key", "value"].map(|part| record[part].as_str().expect("a text").to_owned());
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.config["signal.kafka.bootstrap.servers"].as_str().expect("the broker of the case"));
+        let producer: FutureProducer = client.create().unwrap();
+        let written = producer.send(FutureRecord::to(&topic).key(&key).payload(&value), Duration::from_secs(60)).await.unwrap();
+        client.set("group.id", format!("kafka-signal-{GOLDEN}"));
+        let consumer: BaseConsumer = client.create().unwrap();
+        wait_until("the signal to be carried out", async || {
+            let mut place = TopicPartitionList::new();
+            place.add_partition(&topic, written.partition);
+            // It waits for the broker, and this thread is the case's own.
+            let committed = consumer.committed_offsets(place, Duration::from_secs(5)).unwrap();
+            committed.elements()[0].offset() == Offset::Offset(written.offset + 1)
+        })
+        .await;
     }
 
     async fn restart(&mut self, sql: &str, fails: bool) {
@@ -276,6 +304,14 @@ impl Player {
         }
         topics
     }
+}
+
+async fn create_topics(broker: &KafkaBroker, names: &[String]) {
+    let client: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create().unwrap();
+    let topics: Vec<_> = names.iter().map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1))).collect();
+    let made = client.create_topics(&topics, &AdminOptions::new()).await.unwrap();
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
 }
 
 /// A value of a configuration, as Connect takes it.

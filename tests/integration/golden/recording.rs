@@ -25,6 +25,9 @@ pub(crate) struct Case {
     /// Patterns of the topics to compare; those of the topic prefix if absent
     #[serde(default)]
     pub(crate) topics: Option<Vec<String>>,
+    /// Topics that are there before the connector is
+    #[serde(default)]
+    pub(crate) create_topics: Vec<String>,
     /// Whether the connector streams after its snapshot
     #[serde(default)]
     streams: Option<bool>,
@@ -96,6 +99,11 @@ pub(crate) struct Entry {
 pub(crate) type Topics = BTreeMap<String, Vec<Entry>>;
 
 impl Case {
+    /// Whether it can only be played beside a broker.
+    pub(crate) fn takes_signals_from_kafka(&self) -> bool {
+        self.config.contains_key("signal.kafka.topic")
+    }
+
     /// Keys of the configuration that a step changes.
     pub(crate) fn reconfigured(&self) -> Vec<String> {
         let Some(Stream::Many(steps)) = &self.stream else { return Vec::new() };

@@ -3,7 +3,7 @@
 //! | channel | who reads it |
 //! |---|---|
 //! | `source` | the source: rows of `signal.data.collection` as they come by in its log |
-//! | `kafka` | nobody yet: the topic `signal.kafka.topic` |
+//! | `kafka` | the daemon: the topic `signal.kafka.topic` |
 //! | `file` | [`Channels`]: lines of `signal.file` |
 //! | REST, command line | the daemon, whatever is enabled |
 //!
@@ -50,9 +50,6 @@ impl SignalOptions {
             if has(java) {
                 reader.note("signal.enabled.channels", format!("{java} has no effect: there is no JVM here; the REST API takes signals"));
             }
-        }
-        if has("kafka") {
-            reader.note("signal.enabled.channels", "kafka is accepted but not yet in effect; the REST API takes signals");
         }
         Self {
             table: reader.optional_text("signal.data.collection").filter(|_| has("source")),

@@ -18,6 +18,12 @@
 //! So [`Windows`] remembers the keys of every transaction that came by and is not known to be visible to all later
 //! reads. A source tells it from time to time what a read sees now ([`Windows::learn`]), which lets it forget the rest.
 //!
+//! What each read sees, those under way and those to come, is not remembered at all. So a backlog of the log, which
+//! new reads see, costs nothing, however many keys it touches.
+//!
+//! The rows of one read may be reconciled piece by piece, as they come: what the read could see is known before its first row.
+//! Until its last piece is, nothing is forgotten that it could not see.
+//!
 //! A new session remembers nothing, though transactions of an earlier one may still be invisible. Therefore, before
 //! the first read, each transaction that runs now must have ended, or have come by in this session, whole. Those that
 //! begin later come by later. The same is done where the keys outgrow their limit (I6): all is forgotten, reads under
@@ -35,7 +41,7 @@ use std::collections::{HashSet, VecDeque};
 mod model;
 
 /// What one read of the database could see.
-pub trait Visibility {
+pub trait Visibility: Clone {
     /// Names a transaction as the log does.
     type Transaction: Clone + Eq;
 
@@ -50,20 +56,17 @@ pub trait Visibility {
 
 /// Stands for one look at the database, from before it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
-    generation: u64,
-    number: u64,
-}
+pub struct Look(u64);
 
-/// What became of a chunk.
+/// What became of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reconciled {
-    /// The rows that are left are to be emitted, now; that many were dropped.
+    /// Those that are left are to be emitted, now; that many were dropped.
     Emit {
         /// Rows that newer events stand for
         dropped: usize,
     },
-    /// Too many keys were touched meanwhile: none of the rows can be used.
+    /// All was forgotten since the read began: none of its rows can be used any more.
     ReadAgain,
 }
 
@@ -73,14 +76,25 @@ pub struct Windows<V: Visibility> {
     settling: Settling<V::Transaction>,
     /// Of this one not all keys are known: it was under way when the memory was empty.
     partly_known: Option<V::Transaction>,
-    /// Counts how often all was forgotten
-    generation: u64,
-    /// Number of the next look
-    next: u64,
-    /// Reads whose rows are not reconciled yet, by their numbers, in ascending order
-    reads: Vec<u64>,
+    /// Number of the last look
+    last: u64,
+    /// The last look that was taken before all was forgotten
+    void: u64,
+    /// Reads whose rows are not all reconciled, in the order of their numbers
+    reads: Vec<UnderWay<V>>,
+    /// What the last look saw; whoever looks from now on sees it, too
+    newest: Option<V>,
+    /// A transaction that each read sees, those under way and those to come: the last that was found so
+    seen_by_all: Option<V::Transaction>,
     weight: usize,
     limit: usize,
+}
+
+/// A read.
+struct UnderWay<V> {
+    number: u64,
+    /// What it sees, once that is known
+    sees: Option<V>,
 }
 
 /// Whether transactions from before this session may be invisible.
@@ -115,9 +129,11 @@ impl<V: Visibility> Windows<V> {
             touched: VecDeque::new(),
             settling: Settling::Unknown,
             partly_known: current,
-            generation: 0,
-            next: 0,
+            last: 0,
+            void: 0,
             reads: Vec::new(),
+            newest: None,
+            seen_by_all: None,
             weight: 0,
             limit,
         }
@@ -147,7 +163,7 @@ impl<V: Visibility> Windows<V> {
     /// The log tells of the transaction only in part, or not which key it touched: all is forgotten, as after a crash,
     /// until the transaction has ended.
     pub fn lose(&mut self, transaction: &V::Transaction) {
-        if self.partly_known.as_ref() != Some(transaction) {
+        if self.partly_known.as_ref() != Some(transaction) && !self.is_seen_by_all(transaction) {
             self.forget_all(Some(transaction.clone()));
         }
     }
@@ -158,7 +174,9 @@ impl<V: Visibility> Windows<V> {
     }
 
     fn forget_all(&mut self, current: Option<V::Transaction>) {
-        *self = Self { generation: self.generation + 1, ..Self::new(self.limit, current) };
+        // What was seen once stays seen.
+        let newest = self.newest.take();
+        *self = Self { last: self.last, void: self.last, newest, ..Self::new(self.limit, current) };
     }
 
     fn entry(&mut self, transaction: &V::Transaction) -> Option<&mut Touched<V::Transaction>> {
@@ -167,6 +185,9 @@ impl<V: Visibility> Windows<V> {
         }
         // Another transaction came: the one that is known in part is over and will not be told of again.
         self.partly_known = None;
+        if self.is_seen_by_all(transaction) {
+            return None;
+        }
         if self.touched.back().is_none_or(|last| last.transaction != *transaction) {
             self.weight += ENTRY;
             self.touched.push_back(Touched {
@@ -180,6 +201,23 @@ impl<V: Visibility> Windows<V> {
         self.touched.back_mut()
     }
 
+    /// Whether each read sees the transaction, those under way and those to come.
+    fn is_seen_by_all(&mut self, transaction: &V::Transaction) -> bool {
+        if self.seen_by_all.as_ref() == Some(transaction) {
+            return true;
+        }
+        if self.touched.back().is_some_and(|last| last.transaction == *transaction) {
+            // It was asked when the transaction began.
+            return false;
+        }
+        let sees = |seen: &Option<V>| seen.as_ref().is_some_and(|seen| seen.sees(transaction));
+        let is_seen = sees(&self.newest) && self.reads.iter().all(|read| sees(&read.sees));
+        if is_seen {
+            self.seen_by_all = Some(transaction.clone());
+        }
+        is_seen
+    }
+
     /// I6: beyond the limit all is forgotten, as after a crash.
     fn hold_limit(&mut self, current: &V::Transaction) {
         if self.weight > self.limit {
@@ -190,20 +228,25 @@ impl<V: Visibility> Windows<V> {
     /// To be taken before the database is asked what a read sees now.
     #[must_use]
     pub fn look(&mut self) -> Look {
-        self.next += 1;
-        Look { generation: self.generation, number: self.next }
+        self.last += 1;
+        Look(self.last)
     }
 
-    /// Takes the answer: what is visible from now on is forgotten as soon as no read under way needs it.
+    /// Takes the answer: what is visible from now on is forgotten as soon as no read under way needs it. Of a read it is to be
+    /// taken before its first rows are reconciled.
     pub fn learn(&mut self, look: Look, visibility: &V) {
-        if look.generation != self.generation {
+        if look.0 <= self.void {
             // It was taken before all was forgotten, so it may miss what runs since.
             return;
         }
+        if let Some(read) = self.reads.iter_mut().find(|read| read.number == look.0) {
+            read.sees = Some(visibility.clone());
+        }
+        self.newest = Some(visibility.clone());
         for touched in &mut self.touched {
             if touched.seen_from.is_none() && visibility.sees(&touched.transaction) {
-                // Whoever looks from now on looks later than this.
-                touched.seen_from = Some(self.next + 1);
+                // Who looks from now on looks later than this. Those on their way may have looked before.
+                touched.seen_from = Some(self.last + 1);
             }
         }
         self.settling = match std::mem::replace(&mut self.settling, Settling::Unknown) {
@@ -225,7 +268,7 @@ impl<V: Visibility> Windows<V> {
 
     /// What nobody needs any more is forgotten: transactions that each read under way and each later one sees.
     fn forget(&mut self) {
-        let oldest = self.reads.first().copied().unwrap_or(u64::MAX);
+        let oldest = self.reads.first().map_or(u64::MAX, |read| read.number);
         let weight = &mut self.weight;
         self.touched.retain(|touched| {
             let needed = touched.seen_from.is_none_or(|from| from > oldest);
@@ -255,37 +298,41 @@ impl<V: Visibility> Windows<V> {
     #[must_use]
     pub fn begin_read(&mut self) -> Option<Look> {
         let look = self.is_settled().then(|| self.look())?;
-        self.reads.push(look.number);
+        self.reads.push(UnderWay { number: look.0, sees: None });
         Some(look)
     }
 
-    /// Drops of a chunk the rows that newer events stand for. To be called once the log has passed everything that the
-    /// read could see, and not before. What is left has to be emitted before the log goes on.
-    pub fn reconcile<R>(&mut self, read: Look, visibility: &V, table: u32, rows: &mut Vec<R>, key: impl Fn(&R) -> &[u8]) -> Reconciled {
-        if read.generation != self.generation {
+    /// Drops of the rows of a read those that newer events stand for. To be called once the log has passed everything that the
+    /// read could see, and not before. What is left has to be emitted before the log goes on. `key` writes a row's key.
+    pub fn reconcile<R>(&self, read: Look, table: u32, rows: &mut Vec<R>, key: impl Fn(&R, &mut Vec<u8>)) -> Reconciled {
+        let Some(read) = self.reads.iter().find(|other| other.number == read.0) else {
             rows.clear();
             return Reconciled::ReadAgain;
-        }
-        let unseen: Vec<_> = self.touched.iter().filter(|touched| !visibility.sees(&touched.transaction)).collect();
+        };
+        let is_unseen = |touched: &&Touched<_>| !read.sees.as_ref().is_some_and(|sees| sees.sees(&touched.transaction));
         let before = rows.len();
-        if unseen.iter().any(|touched| touched.truncated.contains(&table)) {
-            rows.clear();
-        } else {
-            let touched: HashSet<&[u8]> =
-                unseen.iter().flat_map(|touched| &touched.keys).filter(|(of, _)| *of == table).map(|(_, key)| &**key).collect();
-            rows.retain(|row| !touched.contains(key(row)));
+        let mut unseen: HashSet<&[u8]> = HashSet::new();
+        for touched in self.touched.iter().filter(is_unseen) {
+            if touched.truncated.contains(&table) {
+                rows.clear();
+            }
+            unseen.extend(touched.keys.iter().filter(|(of, _)| *of == table).map(|(_, key)| &**key));
         }
-        let dropped = before - rows.len();
-        self.end_read(read);
-        Reconciled::Emit { dropped }
+        if !unseen.is_empty() {
+            let mut octets = Vec::new();
+            rows.retain(|row| {
+                octets.clear();
+                key(row, &mut octets);
+                !unseen.contains(&octets[..])
+            });
+        }
+        Reconciled::Emit { dropped: before - rows.len() }
     }
 
-    /// A read came to nothing.
+    /// No more rows of the read are to be reconciled, because all were, or because it came to nothing.
     pub fn end_read(&mut self, read: Look) {
-        if read.generation == self.generation {
-            self.reads.retain(|number| *number != read.number);
-            self.forget();
-        }
+        self.reads.retain(|other| other.number != read.0);
+        self.forget();
     }
 
     /// Octets that are kept.

@@ -2,8 +2,9 @@
 //! the log, crashes.
 //!
 //! The model is as lax as real databases are. A commit enters the log at once and becomes visible at any later time, in
-//! any order; a row stays locked until then. A read sees what is visible when it begins. All output is durable together
-//! with the place in the log and the progress of the chunks; a crash loses everything else.
+//! any order; a row stays locked until then. A read sees what is visible when it begins, each table has one of its own, and its rows
+//! come in pieces. It may come to nothing, and what it sees may become known late. All output is durable together with the place in
+//! the log, which may be amid a transaction, and the progress of the tables; a crash loses everything else.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,21 +12,27 @@ use proptest::prelude::*;
 
 use super::*;
 
-const KEYS: u8 = 12;
-const TABLE: u32 = 7;
+/// Of each table
+const KEYS: u8 = 8;
+const TABLES: u8 = 2;
+/// A table that is read, for tests of the windows alone
+const TABLE: u32 = 1;
 
 type Id = u32;
+
+/// A row, by its table and its key in it
+type Row = (u8, u8);
 
 /// A version of a row: which write it is of, of all; `false` for a deleted row.
 type Version = (u64, bool);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Write {
-    Put(u8),
-    Delete(u8),
-    /// The row moves: the old key is deleted, the new one written.
-    Move(u8, u8),
-    Truncate,
+    Put(Row),
+    Delete(Row),
+    /// The row of the table moves: the old key is deleted, the new one written.
+    Move(u8, u8, u8),
+    Truncate(u8),
 }
 
 /// A transaction in the log.
@@ -63,10 +70,16 @@ enum Step {
     Appear(usize),
     /// The log is followed by one transaction.
     Follow,
-    /// A look at what is visible is begun, or its answer arrives.
+    /// The log is followed by so many writes of a transaction; then comes a crash.
+    FollowInto(usize),
+    /// A look at what is visible is begun, is answered, or its answer arrives.
     Look,
-    /// A chunk is read, if none is.
-    Read(u8),
+    /// A read of so many keys of the table is begun, if it is not being read.
+    Read(u8, u8),
+    /// The table is read, or it becomes known what the read saw, and its rows may be emitted.
+    GoOn(u8),
+    /// The read of the table comes to nothing.
+    Fail(u8),
     Crash,
 }
 
@@ -77,23 +90,33 @@ struct Database {
     open: Vec<Logged>,
     invisible: Vec<Logged>,
     log: Vec<Logged>,
-    visible: BTreeMap<u8, Version>,
+    visible: BTreeMap<Row, Version>,
+}
+
+fn rows_of(table: u8) -> impl Iterator<Item = Row> {
+    (0..KEYS).map(move |key| (table, key))
 }
 
 impl Database {
-    fn keys(write: &Write) -> Vec<u8> {
+    /// Of tables whose rows have number 0 as their version, or are not there.
+    fn new() -> Self {
+        let visible = (0..TABLES).flat_map(rows_of).filter(|(_, key)| key % 3 != 0).map(|row| (row, (0, true))).collect();
+        Self { visible, ..Self::default() }
+    }
+
+    fn rows(write: &Write) -> Vec<Row> {
         match write {
-            Write::Put(key) | Write::Delete(key) => vec![*key],
-            Write::Move(old, new) => vec![*old, *new],
-            Write::Truncate => (0..KEYS).collect(),
+            Write::Put(row) | Write::Delete(row) => vec![*row],
+            Write::Move(table, old, new) => vec![(*table, *old), (*table, *new)],
+            Write::Truncate(table) => rows_of(*table).collect(),
         }
     }
 
     /// Rows are locked until the transaction that wrote them is visible or gone.
     fn locked(&self, writes: &[Write]) -> bool {
-        let held: HashSet<u8> =
-            self.open.iter().chain(&self.invisible).flat_map(|logged| &logged.writes).flat_map(|(write, _)| Self::keys(write)).collect();
-        writes.iter().flat_map(Self::keys).any(|key| held.contains(&key))
+        let held: HashSet<Row> =
+            self.open.iter().chain(&self.invisible).flat_map(|logged| &logged.writes).flat_map(|(write, _)| Self::rows(write)).collect();
+        writes.iter().flat_map(Self::rows).any(|row| held.contains(&row))
     }
 
     fn begin(&mut self, writes: Vec<Write>) {
@@ -120,8 +143,8 @@ impl Database {
 
     fn appear(&mut self, number: usize) {
         let transaction = self.invisible.remove(number);
-        for (key, version) in effects(&transaction) {
-            self.visible.insert(key, version);
+        for (row, version) in transaction.writes.iter().flat_map(effects) {
+            self.visible.insert(row, version);
         }
     }
 
@@ -131,24 +154,24 @@ impl Database {
     }
 }
 
-fn effects(transaction: &Logged) -> Vec<(u8, Version)> {
-    let mut effects = Vec::new();
-    for (write, version) in &transaction.writes {
-        match write {
-            Write::Put(key) => effects.push((*key, (*version, true))),
-            Write::Delete(key) => effects.push((*key, (*version, false))),
-            Write::Move(old, new) => effects.extend([(*old, (*version, false)), (*new, (*version, true))]),
-            Write::Truncate => effects.extend((0..KEYS).map(|key| (key, (*version, false)))),
-        }
+fn effects((write, version): &(Write, u64)) -> Vec<(Row, Version)> {
+    match write {
+        Write::Put(row) => vec![(*row, (*version, true))],
+        Write::Delete(row) => vec![(*row, (*version, false))],
+        Write::Move(table, old, new) => vec![((*table, *old), (*version, false)), ((*table, *new), (*version, true))],
+        Write::Truncate(table) => rows_of(*table).map(|row| (row, (*version, false))).collect(),
     }
-    effects
 }
 
-struct ChunkRead {
+struct TableRead {
     look: Look,
-    snapshot: Snapshot,
-    rows: Vec<([u8; 1], Version)>,
-    /// The last key that was looked at
+    /// What it sees, once the database was asked
+    snapshot: Option<Snapshot>,
+    /// The source knows that.
+    has_arrived: bool,
+    /// Rows that are not emitted yet
+    rows: Vec<(Row, Version)>,
+    /// The key behind the last that was looked at
     until: u8,
     /// The log has to be followed to here.
     passed: usize,
@@ -157,84 +180,136 @@ struct ChunkRead {
 /// A source: what is durable, and what a crash loses.
 struct Source {
     // Durable
-    output: Vec<(u8, Version)>,
+    output: Vec<(Row, Version)>,
     followed: usize,
-    /// The next key to read
-    progress: u8,
+    /// Writes of the next transaction that are followed
+    amid: usize,
+    /// The next key to read of each table
+    progress: [u8; TABLES as usize],
     // Lost in a crash
     windows: Windows<Snapshot>,
-    asked: Option<(Look, Snapshot)>,
-    chunk: Option<ChunkRead>,
+    asked: Option<(Look, Option<Snapshot>)>,
+    reads: [Option<TableRead>; TABLES as usize],
     limit: usize,
 }
 
 impl Source {
     fn new(limit: usize) -> Self {
-        Self { output: Vec::new(), followed: 0, progress: 0, windows: Windows::new(limit, None), asked: None, chunk: None, limit }
+        let (output, windows) = (Vec::new(), Windows::new(limit, None));
+        Self { output, followed: 0, amid: 0, progress: [0; TABLES as usize], windows, asked: None, reads: Default::default(), limit }
     }
 
     fn crash(&mut self) {
         self.windows = Windows::new(self.limit, None);
         self.asked = None;
-        self.chunk = None;
+        self.reads = Default::default();
     }
 
-    fn follow(&mut self, database: &Database) {
+    fn is_complete(&self) -> bool {
+        self.progress.iter().all(|next| *next >= KEYS)
+    }
+
+    /// Follows the next transaction, up to its write with this number.
+    fn follow(&mut self, database: &Database, until: usize) {
         if let Some(logged) = database.log.get(self.followed) {
-            for (write, _) in &logged.writes {
+            if self.amid > 0 {
+                // What came before the crash does not come again.
+                self.windows.lose(&logged.id);
+            }
+            let until = until.clamp(self.amid, logged.writes.len());
+            for (write, _) in &logged.writes[self.amid..until] {
                 match write {
-                    Write::Put(key) | Write::Delete(key) => self.windows.touch(&logged.id, TABLE, &[*key]),
-                    Write::Move(old, new) => {
-                        self.windows.touch(&logged.id, TABLE, &[*old]);
-                        self.windows.touch(&logged.id, TABLE, &[*new]);
+                    Write::Put((table, key)) | Write::Delete((table, key)) => self.windows.touch(&logged.id, (*table).into(), &[*key]),
+                    Write::Move(table, old, new) => {
+                        self.windows.touch(&logged.id, (*table).into(), &[*old]);
+                        self.windows.touch(&logged.id, (*table).into(), &[*new]);
                     }
-                    Write::Truncate => self.windows.truncate(&logged.id, TABLE),
+                    Write::Truncate(table) => self.windows.truncate(&logged.id, (*table).into()),
                 }
             }
-            self.output.extend(effects(logged));
-            self.followed += 1;
+            self.output.extend(logged.writes[self.amid..until].iter().flat_map(effects));
+            self.amid = until;
+            if self.amid < logged.writes.len() {
+                return;
+            }
+            (self.followed, self.amid) = (self.followed + 1, 0);
         }
         self.emit();
     }
 
+    /// Emits of each table a piece that the log has passed.
     fn emit(&mut self) {
-        let Some(mut chunk) = self.chunk.take_if(|chunk| chunk.passed <= self.followed) else { return };
-        match self.windows.reconcile(chunk.look, &chunk.snapshot, TABLE, &mut chunk.rows, |(key, _)| key) {
-            Reconciled::Emit { .. } => {
-                self.output.extend(chunk.rows.iter().map(|(key, version)| (key[0], *version)));
-                self.progress = chunk.until;
+        for (table, read) in (0_u8..).zip(&mut self.reads) {
+            let Some(under_way) = read.as_mut().filter(|read| read.has_arrived && read.passed <= self.followed) else { continue };
+            let is_last = under_way.rows.len() <= 2;
+            let mut piece: Vec<_> = under_way.rows.drain(..under_way.rows.len().min(2)).collect();
+            let next = if is_last { Some(under_way.until) } else { piece.last().map(|((_, key), _)| key + 1) };
+            let reconciled = self.windows.reconcile(under_way.look, table.into(), &mut piece, |((_, key), _), octets| octets.push(*key));
+            match reconciled {
+                Reconciled::Emit { .. } => {
+                    self.output.extend(piece);
+                    self.progress[usize::from(table)] = next.expect("a piece that is not the last has a row");
+                    if is_last {
+                        self.windows.end_read(under_way.look);
+                        *read = None;
+                    }
+                }
+                Reconciled::ReadAgain => *read = None,
             }
-            Reconciled::ReadAgain => {}
         }
     }
 
     fn look(&mut self, database: &Database) {
         match self.asked.take() {
-            Some((look, snapshot)) => self.windows.learn(look, &snapshot),
-            None => self.asked = Some((self.windows.look(), database.snapshot())),
+            None => self.asked = Some((self.windows.look(), None)),
+            Some((look, None)) => self.asked = Some((look, Some(database.snapshot()))),
+            Some((look, Some(snapshot))) => self.windows.learn(look, &snapshot),
         }
     }
 
-    fn read(&mut self, database: &Database, size: u8) {
-        if self.chunk.is_some() || self.progress >= KEYS {
+    fn read(&mut self, table: u8, size: u8) {
+        let next = self.progress[usize::from(table)];
+        let read = &mut self.reads[usize::from(table)];
+        if read.is_some() || next >= KEYS || self.amid > 0 {
             return;
         }
         let Some(look) = self.windows.begin_read() else { return };
-        let until = (self.progress + size).min(KEYS);
-        let rows = database
-            .visible
-            .range(self.progress..until)
-            .filter(|(_, version)| version.1)
-            .map(|(key, version)| ([*key], *version))
-            .collect();
-        self.chunk = Some(ChunkRead { look, snapshot: database.snapshot(), rows, until, passed: database.log.len() });
+        let until = (next + size).min(KEYS);
+        *read = Some(TableRead { look, snapshot: None, has_arrived: false, rows: Vec::new(), until, passed: 0 });
+    }
+
+    fn go_on(&mut self, database: &Database, table: u8) {
+        let next = self.progress[usize::from(table)];
+        let Some(read) = &mut self.reads[usize::from(table)] else { return };
+        match &read.snapshot {
+            None => {
+                let rows = database.visible.range((table, next)..(table, read.until)).filter(|(_, version)| version.1);
+                read.rows = rows.map(|(row, version)| (*row, *version)).collect();
+                read.snapshot = Some(database.snapshot());
+                read.passed = database.log.len();
+            }
+            Some(snapshot) => {
+                if !read.has_arrived {
+                    read.has_arrived = true;
+                    self.windows.learn(read.look, snapshot);
+                }
+                if self.amid == 0 {
+                    self.emit();
+                }
+            }
+        }
+    }
+
+    fn fail(&mut self, table: u8) {
+        if let Some(read) = self.reads[usize::from(table)].take() {
+            self.windows.end_read(read.look);
+        }
     }
 }
 
 /// Plays the steps, then lets everything come to its end, and says what is wrong with the output.
 fn play(steps: Vec<Step>, limit: usize) -> Result<(), String> {
-    let mut database = Database { next_version: u64::from(KEYS), ..Database::default() };
-    database.visible = (0..KEYS).filter(|key| key % 3 != 0).map(|key| (key, (u64::from(key), true))).collect();
+    let mut database = Database::new();
     let mut source = Source::new(limit);
     for step in steps {
         match step {
@@ -249,10 +324,19 @@ fn play(steps: Vec<Step>, limit: usize) -> Result<(), String> {
             }
             Step::Appear(number) if !database.invisible.is_empty() => database.appear(number % database.invisible.len()),
             Step::Commit(..) | Step::Appear(_) => {}
-            Step::Follow => source.follow(&database),
+            Step::Follow => source.follow(&database, usize::MAX),
+            Step::FollowInto(writes) => {
+                source.follow(&database, writes);
+                source.crash();
+            }
             Step::Look => source.look(&database),
-            Step::Read(size) => source.read(&database, size),
+            Step::Read(table, size) => source.read(table, size),
+            Step::GoOn(table) => source.go_on(&database, table),
+            Step::Fail(table) => source.fail(table),
             Step::Crash => source.crash(),
+        }
+        if source.windows.weight() > limit {
+            return Err("more is kept than allowed".into());
         }
     }
     while !database.open.is_empty() {
@@ -261,42 +345,42 @@ fn play(steps: Vec<Step>, limit: usize) -> Result<(), String> {
     while !database.invisible.is_empty() {
         database.appear(0);
     }
-    for _ in 0..200 {
+    for _ in 0..300 {
         source.look(&database);
-        source.read(&database, 3);
-        source.follow(&database);
+        source.follow(&database, usize::MAX);
+        for table in 0..TABLES {
+            source.read(table, 3);
+            source.go_on(&database, table);
+        }
     }
-    if source.progress < KEYS {
-        return Err(format!("the snapshot does not come to its end: {}", source.progress));
-    }
-    if source.windows.weight() > limit {
-        return Err("more is kept than allowed".into());
+    if !source.is_complete() {
+        return Err(format!("the snapshot does not come to its end: {:?}", source.progress));
     }
     judge(&source.output, &database)
 }
 
-fn judge(output: &[(u8, Version)], database: &Database) -> Result<(), String> {
-    let mut replica: BTreeMap<u8, Version> = BTreeMap::new();
-    for (key, version) in output {
-        match replica.get(key) {
-            Some(known) if known.0 > version.0 => return Err(format!("key {key}: {version:?} stands behind {known:?}")),
-            Some(_) | None => replica.insert(*key, *version),
+fn judge(output: &[(Row, Version)], database: &Database) -> Result<(), String> {
+    let mut replica: BTreeMap<Row, Version> = BTreeMap::new();
+    for (row, version) in output {
+        match replica.get(row) {
+            Some(known) if known.0 > version.0 => return Err(format!("row {row:?}: {version:?} stands behind {known:?}")),
+            Some(_) | None => replica.insert(*row, *version),
         };
     }
-    let alive = |rows: &BTreeMap<u8, Version>| {
-        rows.iter().filter(|(_, version)| version.1).map(|(key, version)| (*key, *version)).collect::<Vec<_>>()
+    let alive = |rows: &BTreeMap<Row, Version>| {
+        rows.iter().filter(|(_, version)| version.1).map(|(row, version)| (*row, *version)).collect::<Vec<_>>()
     };
     let (copy, original) = (alive(&replica), alive(&database.visible));
     if copy == original { Ok(()) } else { Err(format!("the copy is {copy:?}, the table {original:?}")) }
 }
 
 fn write() -> impl Strategy<Value = Write> {
-    let key = || 0..KEYS;
+    let (table, key) = (|| 0..TABLES, || 0..KEYS);
     prop_oneof![
-        6 => key().prop_map(Write::Put),
-        3 => key().prop_map(Write::Delete),
-        2 => (key(), key()).prop_map(|(old, new)| Write::Move(old, new)),
-        1 => Just(Write::Truncate),
+        6 => (table(), key()).prop_map(Write::Put),
+        3 => (table(), key()).prop_map(Write::Delete),
+        3 => (table(), key(), key()).prop_map(|(table, old, new)| Write::Move(table, old, new)),
+        1 => table().prop_map(Write::Truncate),
     ]
 }
 
@@ -306,18 +390,21 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (any::<usize>(), proptest::bool::weighted(0.8)).prop_map(|(number, commits)| Step::Commit(number, commits)),
         4 => any::<usize>().prop_map(Step::Appear),
         8 => Just(Step::Follow),
-        6 => Just(Step::Look),
-        5 => (1..6_u8).prop_map(Step::Read),
+        1 => (1..3_usize).prop_map(Step::FollowInto),
+        8 => Just(Step::Look),
+        5 => (0..TABLES, 1..6_u8).prop_map(|(table, size)| Step::Read(table, size)),
+        8 => (0..TABLES).prop_map(Step::GoOn),
+        1 => (0..TABLES).prop_map(Step::Fail),
         1 => Just(Step::Crash),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #![proptest_config(ProptestConfig::with_cases(4000))]
 
     #[test]
     fn nothing_is_lost_nothing_stale_stands_behind_newer_and_the_copy_ends_equal(
-        steps in proptest::collection::vec(step(), 0..120),
+        steps in proptest::collection::vec(step(), 0..200),
         // One transaction of three keys fits at least; the small limits are crossed often.
         limit in prop_oneof![Just(6 * ENTRY), Just(12 * ENTRY), Just(1 << 20)],
     ) {
@@ -327,26 +414,28 @@ proptest! {
     }
 }
 
+const ROW: Row = (0, 1);
+
 /// A commit that stands in the log, was emitted, and is invisible to a read that begins afterwards.
 fn a_commit_emitted_before_it_is_visible() -> (Database, Source) {
-    let mut database = Database { next_version: u64::from(KEYS), ..Database::default() };
-    database.visible.insert(1, (1, true));
+    let mut database = Database::default();
+    database.visible.insert(ROW, (0, true));
     let mut source = Source::new(1 << 20);
-    source.look(&database);
-    source.look(&database);
-    database.begin(vec![Write::Put(1)]);
+    (0..3).for_each(|_| source.look(&database));
+    database.begin(vec![Write::Put(ROW)]);
     database.commit(0);
-    source.follow(&database);
+    source.follow(&database, usize::MAX);
     (database, source)
 }
 
 #[test]
 fn a_row_whose_newer_commit_was_emitted_before_it_was_visible_is_dropped() {
     let (mut database, mut source) = a_commit_emitted_before_it_is_visible();
-    source.read(&database, KEYS);
-    source.follow(&database);
+    source.read(0, KEYS);
+    source.go_on(&database, 0);
+    source.go_on(&database, 0);
     database.appear(0);
-    assert_eq!(source.progress, KEYS);
+    assert_eq!(source.progress[0], KEYS);
     assert_eq!(judge(&source.output, &database), Ok(()));
 }
 
@@ -356,8 +445,9 @@ fn two_marks_around_the_read_would_emit_the_stale_row() {
     let low = source.followed;
     let rows: Vec<_> = database.visible.clone().into_iter().collect();
     let high = database.log.len();
-    let between: HashSet<u8> = database.log[low..high].iter().flat_map(effects).map(|(key, _)| key).collect();
-    source.output.extend(rows.into_iter().filter(|(key, _)| !between.contains(key)));
+    let writes = database.log[low..high].iter().flat_map(|logged| &logged.writes);
+    let between: HashSet<Row> = writes.flat_map(effects).map(|(row, _)| row).collect();
+    source.output.extend(rows.into_iter().filter(|(row, _)| !between.contains(row)));
     database.appear(0);
     assert!(judge(&source.output, &database).unwrap_err().contains("stands behind"));
 }
@@ -366,19 +456,39 @@ fn two_marks_around_the_read_would_emit_the_stale_row() {
 fn a_new_session_waits_for_what_an_earlier_one_emitted_before_it_was_visible() {
     let (mut database, mut source) = a_commit_emitted_before_it_is_visible();
     source.crash();
-    for _ in 0..4 {
-        source.look(&database);
-    }
+    (0..6).for_each(|_| source.look(&database));
     assert_eq!(source.windows.waits_for(), [0]);
-    source.read(&database, KEYS);
-    assert!(source.chunk.is_none(), "nothing is read while the commit is invisible and unknown");
+    source.read(0, KEYS);
+    assert!(source.reads[0].is_none(), "nothing is read while the commit is invisible and unknown");
     database.appear(0);
-    source.look(&database);
-    source.look(&database);
-    source.read(&database, KEYS);
-    source.follow(&database);
-    assert_eq!(source.progress, KEYS);
+    (0..3).for_each(|_| source.look(&database));
+    source.read(0, KEYS);
+    source.go_on(&database, 0);
+    source.go_on(&database, 0);
+    assert_eq!(source.progress[0], KEYS);
     assert_eq!(judge(&source.output, &database), Ok(()));
+}
+
+fn key(row: &[u8; 1], octets: &mut Vec<u8>) {
+    octets.extend_from_slice(row);
+}
+
+#[test]
+fn a_backlog_that_all_reads_see_is_not_remembered() {
+    let sees = Snapshot { unseen: HashSet::from([3]), next: 5 };
+    let mut windows = Windows::<Snapshot>::new(10 * ENTRY, None);
+    let look = windows.look();
+    windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
+    let read = windows.begin_read().unwrap();
+    windows.touch(&1, TABLE, &[1]);
+    assert!(windows.weight() > 0, "it is not known yet what the read sees");
+    windows.learn(read, &sees);
+    windows.touch(&3, TABLE, &[3]);
+    (0..100).for_each(|key| windows.touch(&2, TABLE, &[key]));
+    windows.lose(&4);
+    let mut rows = vec![[1_u8], [2], [3]];
+    assert_eq!(windows.reconcile(read, TABLE, &mut rows, key), Reconciled::Emit { dropped: 1 });
+    assert_eq!(rows, [[1], [2]]);
 }
 
 #[test]
@@ -399,17 +509,48 @@ fn a_transaction_known_in_part_does_not_count_as_come_by() {
 fn a_read_under_way_keeps_what_a_later_look_sees() {
     let unseen = Snapshot { unseen: HashSet::from([0]), next: 1 };
     let seen = Snapshot { unseen: HashSet::new(), next: 1 };
+    let mut rows = vec![[1_u8], [2]];
     let mut windows = Windows::<Snapshot>::new(1 << 20, None);
     let look = windows.look();
     windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
     let read = windows.begin_read().unwrap();
+    windows.learn(read, &unseen);
     windows.touch(&0, TABLE, &[1]);
     let look = windows.look();
     windows.learn(look, &seen);
-    let mut rows = vec![[1_u8], [2]];
-    assert_eq!(windows.reconcile(read, &unseen, TABLE, &mut rows, |key| key), Reconciled::Emit { dropped: 1 });
-    assert_eq!(rows, [[2]]);
+    for _ in 0..2 {
+        assert!(matches!(windows.reconcile(read, TABLE, &mut rows, key), Reconciled::Emit { .. }));
+        assert_eq!(rows, [[2]], "so with each piece of the read");
+        rows = vec![[1_u8], [2]];
+    }
+    windows.end_read(read);
     assert_eq!(windows.weight(), 0, "nobody needs it any more");
+}
+
+#[test]
+fn a_read_that_begins_later_may_have_looked_earlier() {
+    let unseen = Snapshot { unseen: HashSet::from([0]), next: 1 };
+    let mut windows = Windows::<Snapshot>::new(1 << 20, None);
+    let look = windows.look();
+    windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
+    windows.touch(&0, TABLE, &[1]);
+    let (look, read) = (windows.look(), windows.begin_read().unwrap());
+    windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 1 });
+    windows.learn(read, &unseen);
+    let mut rows = vec![[1_u8], [2]];
+    assert_eq!(windows.reconcile(read, TABLE, &mut rows, key), Reconciled::Emit { dropped: 1 });
+}
+
+#[test]
+fn an_answer_from_before_all_was_forgotten_says_nothing_about_what_runs_since() {
+    let nothing_runs = Snapshot { unseen: HashSet::new(), next: 0 };
+    let mut windows = Windows::<Snapshot>::new(1 << 20, None);
+    let (early, look) = (windows.look(), windows.look());
+    windows.learn(look, &nothing_runs);
+    assert!(windows.is_settled());
+    windows.restart();
+    windows.learn(early, &nothing_runs);
+    assert!(!windows.is_settled());
 }
 
 #[test]
@@ -419,9 +560,10 @@ fn too_many_keys_void_the_read() {
     let look = windows.look();
     windows.learn(look, &nothing);
     let read = windows.begin_read().unwrap();
+    windows.learn(read, &nothing);
     (0..20).for_each(|key| windows.touch(&0, TABLE, &[key]));
     let mut rows = vec![[1_u8]];
-    assert_eq!(windows.reconcile(read, &nothing, TABLE, &mut rows, |key| key), Reconciled::ReadAgain);
+    assert_eq!(windows.reconcile(read, TABLE, &mut rows, key), Reconciled::ReadAgain);
     assert!(rows.is_empty());
     assert!(!windows.is_settled());
 }

@@ -32,14 +32,25 @@ pub(super) fn touched(change: &Change, column: Option<usize>) -> TouchedRows {
     octets.map_or(TouchedRows::Unknown, TouchedRows::Keys)
 }
 
+/// Writes the octets by which a row that was read is told apart. Of such a row all is known.
+pub(super) fn put_key(row: &Change, column: Option<usize>, octets: &mut Vec<u8>) {
+    if let Change::Read { key, after } = row {
+        let value = match column {
+            None => Some(key),
+            Some(place) => after.as_struct().and_then(|values| values.get(place)),
+        };
+        value.map(|value| put(value, octets));
+    }
+}
+
 /// The octets of a record's key; `None` where a part of it is not known.
-pub(super) fn of_key(key: &Value) -> Option<Vec<u8>> {
+fn of_key(key: &Value) -> Option<Vec<u8>> {
     let mut octets = Vec::new();
     put(key, &mut octets).then_some(octets)
 }
 
 /// The octets of one value of a row; `None` where it is not known.
-pub(super) fn of_column(row: &Value, place: usize) -> Option<Vec<u8>> {
+fn of_column(row: &Value, place: usize) -> Option<Vec<u8>> {
     of_key(row.as_struct()?.get(place)?)
 }
 
@@ -120,6 +131,9 @@ mod tests {
         let create = Change::Create { key: Value::Null, after: after.clone() };
         assert_eq!(keys(&create, Some(1)).unwrap(), [of_key(&Value::Int32(5)).unwrap()]);
         // The row before is not told.
-        assert_eq!(keys(&Change::Update { key: Value::Null, before: Value::Null, after }, Some(1)), None);
+        assert_eq!(keys(&Change::Update { key: Value::Null, before: Value::Null, after: after.clone() }, Some(1)), None);
+        let mut read = Vec::new();
+        put_key(&Change::Read { key: Value::Null, after }, Some(1), &mut read);
+        assert_eq!(read, of_key(&Value::Int32(5)).unwrap());
     }
 }

@@ -1,6 +1,5 @@
 //! Which tables a snapshot reads, and the statement that reads one.
 
-use tailwater_kit::filters::NameFilter;
 use tailwater_kit::relational_config::TableOrder;
 
 use super::work::Pages;
@@ -86,8 +85,8 @@ pub(crate) fn tables_to_read(
     let read = |table: &TableDefinition| {
         let covered = table.ancestors.iter().any(|oid| captured.iter().any(|other| other.oid == *oid && by_root(other)));
         let named = if relational.snapshot_tables.is_empty() {
-            // As Debezium does: where tables are named one by one, this one is captured for its signals, not for its rows.
-            !(config.is_signal_table(&table.schema, &table.name) && matches!(relational.tables.tables, NameFilter::Include(_)))
+            // As Debezium does: the table is captured for its signals, and those that are there are of the past.
+            !config.is_signal_table(&table.schema, &table.name)
         } else {
             relational.snapshot_tables.matches(&table.full_name())
         };

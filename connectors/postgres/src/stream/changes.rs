@@ -111,7 +111,8 @@ impl Streaming<'_> {
         if !self.foretold.is_empty() {
             for oid in relations {
                 if let Some(shape) = self.foretold.remove(oid) {
-                    self.describe(*oid, shape, lsn).await?;
+                    // Rare; the future of each row is kept small.
+                    Box::pin(self.describe(*oid, shape, lsn)).await?;
                 }
             }
         }

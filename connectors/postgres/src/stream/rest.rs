@@ -58,7 +58,8 @@ impl Streaming<'_> {
     async fn end_rest(&mut self, read: Result<()>) -> Result<()> {
         match read {
             Ok(()) => drop(self.blocking.finish_first()),
-            Err(error) if is_passing(error.kind()) => return Err(error),
+            // I10: rows that the snapshot at the start owes are not given up.
+            Err(error) if is_passing(error.kind()) || self.blocking.is_of_initial_snapshot() => return Err(error),
             Err(error) => {
                 warn!("the blocking snapshot is given up: {error}");
                 let relational = &self.config.relational;

@@ -97,7 +97,7 @@ impl Streaming<'_> {
         if names.is_empty() {
             return refused(ErrorKind::Missing, format!("no captured table matches {}", unknown.join(", ")));
         }
-        let begin = self.chunks.requests().chain(self.blocking.requests()).map(|request| request.order + 1).max().unwrap_or(0);
+        let begin = self.next_order();
         let asked_for = |(order, table): (u64, TableDefinition)| {
             let name = table.full_name();
             let request = TableRequest {
@@ -134,6 +134,11 @@ impl Streaming<'_> {
         }
         self.moved = true;
         Ok(Ok(()))
+    }
+
+    /// The place behind all tables that signals asked for.
+    pub(super) fn next_order(&self) -> u64 {
+        self.chunks.requests().chain(self.blocking.requests()).map(|request| request.order + 1).max().unwrap_or(0)
     }
 
     fn stop(&mut self, names: &NameList) -> Result<()> {

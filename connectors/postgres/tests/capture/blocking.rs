@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use tailwater_api::Value;
 use tailwater_api::envelope::{Envelope, Operation};
+use tailwater_api::record::Record;
 use tokio_postgres::Client;
 
 use crate::harness::{Log, config, eventually, line, server, start};
 use crate::signals::{BY_TABLE, NO_DATA, SIGNALS, answered, is_asked_for, is_read, is_streaming, request};
+use crate::standbys::Stopped;
 
 /// Counts up all rows, a transaction each time.
 async fn count_up(client: Client, stop: Arc<AtomicBool>) {
@@ -68,6 +70,44 @@ async fn nothing_is_lost_or_doubled_where_the_log_rests() {
             assert_eq!(pair[1].1 - pair[0].1, step, "row {id}: {pair:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn rows_from_before_a_column_was_renamed_keep_its_name_behind_the_snapshot() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t VALUES (1, 1);").await.unwrap();
+    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    is_streaming(&client).await;
+    client.batch_execute("INSERT INTO t VALUES (2, 2)").await.unwrap();
+    running.records(1).await;
+    // From now on the log does not come on, and so not to the place of the snapshot.
+    let sender = client.query_one("SELECT active_pid FROM pg_replication_slots", &[]).await.unwrap().get(0);
+    let sender = Stopped::new(sender);
+    let _answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
+    let is_taken = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE temporary AND confirmed_flush_lsn IS NOT NULL)";
+    tokio::select! {
+        () = running.until(|_| false) => {}
+        () = eventually(&client, is_taken) => {}
+    }
+    client.batch_execute("INSERT INTO t VALUES (3, 3); ALTER TABLE t RENAME v TO w; INSERT INTO t VALUES (4, 4);").await.unwrap();
+    drop(sender);
+    running.records(5).await;
+    let log = running.stop().await;
+    let column = |record: &Record| {
+        let (_, row) = record.value.schema.as_ref().unwrap().field("after").unwrap();
+        format!("{} {}", line(record), row.fields().last().unwrap().name)
+    };
+    assert_eq!(
+        log.records.iter().map(column).collect::<Vec<_>>(),
+        [
+            "c public.t {2} null->{2,2} v",
+            "r public.t {1} null->{1,1} w",
+            "r public.t {2} null->{2,2} w",
+            "c public.t {3} null->{3,3} v",
+            "c public.t {4} null->{4,4} w",
+        ]
+    );
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tailwater_testkit::PostgresServer;
 use tokio_postgres::Client;
 
 use crate::harness::{Log, config, eventually, line, server, show, start};
+use crate::signals::is_asked_for;
 
 const WATERMARK: (&str, &str) = ("snapshot.strategy", "watermark");
 /// Transactions are sent while they are in progress, where they do not fit into what the server keeps of them.
@@ -143,7 +144,9 @@ async fn with_an_invisible_update(
         )
         .await
         .unwrap();
-    let mut running = start(&config(server, settings), Log::default());
+    // The last rows are read by a read of their own.
+    let settings = [settings, &[("incremental.snapshot.chunk.size", "500")]].concat();
+    let mut running = start(&config(server, &settings), Log::default());
     // Nobody takes more batches, so the reader stands still.
     running.until(|log| !log.records.is_empty()).await;
     stall_commits(client).await;
@@ -205,6 +208,102 @@ async fn after_a_restart_reads_wait_until_such_a_commit_is_visible() {
     hanging.await.unwrap();
     running.until(is_complete).await;
     assert_eq!(of_the_last_row(&running.stop().await), ["u1", "r1"]);
+}
+
+/// A table of which chunks are read, of many.
+const ROWS: &str =
+    "CREATE TABLE t (a int PRIMARY KEY, b int NOT NULL, v text); INSERT INTO t SELECT i, -i, '' FROM generate_series(1, 3000) i;";
+const SMALL_CHUNKS: (&str, &str) = ("incremental.snapshot.chunk.size", "100");
+
+#[tokio::test]
+async fn a_key_that_changes_between_two_chunks_begins_the_table_anew() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(ROWS).await.unwrap();
+    let mut running = start(&config(&server, &[WATERMARK, SMALL_CHUNKS]), Log::default());
+    running.until(|log| !log.records.is_empty()).await;
+    client.batch_execute("ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (b); INSERT INTO t VALUES (0, 1, 'end');").await.unwrap();
+    running.until(|log| is_complete(log) && log.lines().iter().any(|line| line.contains("{0,1,end}"))).await;
+    let log = running.stop().await;
+    let by_new_key = |line: &&String| line.starts_with("r public.t {-");
+    assert_eq!(log.lines().iter().filter(by_new_key).count(), 3000, "whatever was read by the old one");
+    assert!(log.lines().iter().any(|line| line.starts_with("r public.t {1} ")), "it had begun");
+}
+
+#[tokio::test]
+async fn a_table_whose_key_is_dropped_between_two_chunks_is_read_while_the_log_rests() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(ROWS).await.unwrap();
+    let config = config(&server, &[WATERMARK, SMALL_CHUNKS]);
+    let mut running = start(&config, Log::default());
+    running.until(|log| !log.records.is_empty()).await;
+    client.batch_execute("ALTER TABLE t DROP CONSTRAINT t_pkey; INSERT INTO t VALUES (0, 1, 'meanwhile');").await.unwrap();
+    running.until(is_asked_for).await;
+    // It is owed over a crash, too.
+    let mut running = start(&config, running.crash().await);
+    running.until(|log| !is_asked_for(log)).await;
+    assert!(is_complete(&running.log));
+    client.batch_execute("INSERT INTO t VALUES (3001, 1, 'end')").await.unwrap();
+    running.until(|log| log.records.last().is_some_and(|record| line(record).contains("{3001,1,end}"))).await;
+    let lines = running.stop().await.lines();
+    let whole = lines.iter().filter(|line| line.starts_with("r public.t null ")).count();
+    assert_eq!(whole, 3001);
+}
+
+#[tokio::test]
+async fn a_backlog_that_comes_while_a_table_is_read_costs_neither_rows_nor_the_snapshot() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (a int, b text, v int, PRIMARY KEY (a, b)); INSERT INTO t SELECT i, 'x', 0 FROM generate_series(1, 20000) i;",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[WATERMARK]), Log::default());
+    running.until(|log| !log.records.is_empty()).await;
+    // More keys than are remembered.
+    client
+        .batch_execute("INSERT INTO t SELECT i, 'y', 1 FROM generate_series(1, 80000) i; UPDATE t SET v = 2 WHERE b = 'x';")
+        .await
+        .unwrap();
+    running.until(is_complete).await;
+    client.batch_execute("INSERT INTO t VALUES (0, 'end', 0)").await.unwrap();
+    running.until(|log| log.records.last().is_some_and(|record| line(record).contains("{0,end,0}"))).await;
+    let log = running.stop().await;
+    assert!(replica(&log, "public.t") == original(&client, "t").await);
+}
+
+#[tokio::test]
+async fn several_tables_are_read_at_once_and_end_equal() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(TABLE).await.unwrap();
+    for table in ["one", "two"] {
+        let statement = format!(
+            "CREATE TABLE {table} (a int, b text, v int, PRIMARY KEY (a, b)); INSERT INTO {table} SELECT i, 'x', 0 FROM generate_series(1, 6000) i;"
+        );
+        client.batch_execute(&statement).await.unwrap();
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write_at_random(server.connect("postgres").await.unwrap(), stop.clone()));
+    let settings = [WATERMARK, ("snapshot.max.threads", "2"), ("incremental.snapshot.chunk.size", "500")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.until(is_complete).await;
+    stop.store(true, Ordering::Relaxed);
+    writer.await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (0, 'end', 0)").await.unwrap();
+    running.until(|log| log.records.last().is_some_and(|record| line(record).contains("{end,0}"))).await;
+    let log = running.stop().await;
+    let lines = log.lines();
+    let read = |table: &str| lines.iter().position(|line| line.starts_with(&format!("r public.{table} ")));
+    let last = lines.iter().rposition(|line| line.starts_with("r public.one "));
+    assert!(read("t") < last, "the second table is begun before the first is complete");
+    let rows = |rows: BTreeMap<String, String>| rows.into_values().collect::<std::collections::BTreeSet<_>>();
+    for table in ["t", "one", "two"] {
+        assert_eq!(rows(replica(&log, &format!("public.{table}"))), rows(original(&client, table).await), "{table}");
+    }
 }
 
 #[tokio::test]

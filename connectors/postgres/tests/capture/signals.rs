@@ -322,6 +322,52 @@ async fn i6_a_chunk_gives_way_where_the_log_needs_the_room() {
     assert_eq!(replica(&log, "public.t").len(), 20_003);
 }
 
+#[tokio::test]
+async fn a_snapshot_that_is_stopped_while_all_rests_lets_the_next_one_begin() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    write_tables(&server, &client).await;
+    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    is_streaming(&client).await;
+    for (kind, data) in [
+        (
+            "execute-snapshot",
+            r#"{"data-collections": ["public.a"], "additional-conditions": [{"data-collection": "public.a", "filter": "pg_sleep(0.01) IS NOT NULL"}]}"#,
+        ),
+        ("pause-snapshot", ""),
+        ("stop-snapshot", ""),
+        ("execute-snapshot", r#"{"data-collections": ["public.b"]}"#),
+    ] {
+        let answer = request(&running, kind, data).await;
+        answered(&mut running, answer).await.unwrap_or_else(|error| panic!("{kind}: {error}"));
+    }
+    running.until(|log| !is_asked_for(log) && log.lines().iter().any(|line| line.starts_with("r public.b"))).await;
+    let log = running.stop().await;
+    assert_eq!(log.lines().iter().filter(|line| line.starts_with("r public.b ")).count(), 100);
+}
+
+#[tokio::test]
+async fn the_query_of_a_snapshot_that_is_stopped_is_cancelled() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    write_tables(&server, &client).await;
+    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    is_streaming(&client).await;
+    let data = r#"{"data-collections": ["public.a"],
+                   "additional-conditions": [{"data-collection": "public.a", "filter": "pg_sleep(600) IS NOT NULL"}]}"#;
+    let answer = request(&running, "execute-snapshot", data).await;
+    answered(&mut running, answer).await.unwrap();
+    let sleeps = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
+    tokio::select! {
+        () = running.until(|_| false) => {}
+        () = eventually(&client, sleeps) => {}
+    }
+    let answer = request(&running, "stop-snapshot", "").await;
+    answered(&mut running, answer).await.unwrap();
+    eventually(&client, &sleeps.replace("SELECT EXISTS", "SELECT NOT EXISTS")).await;
+    running.stop().await;
+}
+
 /// A second request while a first is under way reads the table again from its beginning.
 #[tokio::test]
 async fn a_table_may_be_asked_for_twice_and_a_stop_ends_only_what_it_names() {
@@ -346,4 +392,18 @@ async fn write_tables(_: &PostgresServer, client: &Client) {
         let statement = format!("CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} SELECT generate_series(1, 100);");
         client.batch_execute(&statement).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_column_that_came_since_the_start_is_read() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1);").await.unwrap();
+    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    is_streaming(&client).await;
+    client.batch_execute("ALTER TABLE t ADD v int DEFAULT 7").await.unwrap();
+    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"]}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    running.until(is_read).await;
+    assert_eq!(running.stop().await.lines(), ["r public.t {1} null->{1,7}"]);
 }

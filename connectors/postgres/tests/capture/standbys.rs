@@ -85,10 +85,10 @@ async fn a_standby_that_cannot_decode_is_refused_with_the_way_out() {
 }
 
 /// Ends when dropped, so that no process stays stopped.
-struct Stopped(String);
+pub(crate) struct Stopped(String);
 
 impl Stopped {
-    fn new(pid: i32) -> Self {
+    pub(crate) fn new(pid: i32) -> Self {
         let stopped = Self(pid.to_string());
         stopped.signal("-STOP");
         stopped

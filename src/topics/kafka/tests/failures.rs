@@ -115,6 +115,24 @@ async fn what_a_broker_refuses_has_its_kind_and_remedy_and_nothing_is_lost() {
     assert_refused(&durable(&*writer, 1).await.unwrap_err(), ErrorKind::Rejected, "max.message.bytes");
     assert!(offsets.load(&of("shop")).await.unwrap().is_empty(), "I2");
 
+    // The same where it may be left out: it is, alone.
+    let left_out = Arc::new(LeftOut::default());
+    let config = [("producer.override.batch.size", "500"), ("producer.override.compression.type", "none"), ("value.converter", "bytes")];
+    let narrow =
+        LogUser { config: Arc::new(config.into_iter().collect()), refusals: Some(Arc::clone(&left_out) as _), ..LogUser::from("lenient") };
+    let mut writer = log.writer(&narrow).await.unwrap();
+    let mut records: Vec<_> = (0..1000).map(|number| text("narrow", "k", &number.to_string())).collect();
+    records[500] = text("narrow", "k", &"x".repeat(5000));
+    writer.append(1, SourceBatch { records, state: at(1), ..SourceBatch::default() }).await.unwrap();
+    durable(&*writer, 1).await.unwrap();
+    writer.append(2, one(text("narrow", "k", "1000"), 2)).await.unwrap();
+    writer.close().await.unwrap();
+    assert_eq!(*left_out.0.lock().unwrap(), [("narrow".to_owned(), None)]);
+    assert_eq!(
+        values(&log, "narrow").await,
+        (0..=1000).filter(|number| *number != 500).map(|number| number.to_string()).collect::<Vec<_>>()
+    );
+
     // A broker that is away for longer than the producer waits: the next run writes again from what is durable.
     let mut impatient = options(&broker.bootstrap_servers(), true);
     impatient.worker.set("topics.kafka.delivery.timeout.ms", "2000");

@@ -220,7 +220,7 @@ async fn a_record_that_is_refused_in_the_middle_of_a_batch_is_told(log: &KafkaLo
     let keys = [("topic.creation.default.max.message.bytes", "10000"), ("producer.override.compression.type", "none")];
     let mut writer = log.writer(&narrow(TOPIC, &keys)).await.unwrap();
     let mut batch = large_batch(TOPIC);
-    batch.records[50_000].value.value = Value::Bytes(vec![b'x'; 100_000].into());
+    batch.records[20_000].value.value = Value::Bytes(vec![b'x'; 100_000].into());
     let error = match writer.append(1, batch).await {
         Ok(()) => durable(&*writer, 1).await.unwrap_err(),
         Err(error) => error,
