@@ -3,19 +3,22 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Row as _};
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio_postgres::Client;
 
-use crate::harness::{Daemon, Home, Options, run_tailwater, said, shop, wait_until};
+use crate::harness::{Daemon, Home, Options, run_tailwater, said, shop, wait_at_most, wait_until};
 use crate::kills::{STILL_HELD, TORN_TAIL, write};
 
 /// Rows that no snapshot at the start has read.
 const ROWS: u32 = 20_000;
 /// How often the daemon is killed while they are read.
 const KILLS: u32 = 3;
+/// So small chunks take their time on a busy machine.
+const LONG: Duration = Duration::from_secs(240);
 
 type Orders = BTreeSet<(i64, i64, Option<String>)>;
 
@@ -74,7 +77,7 @@ async fn a_snapshot_that_a_signal_asks_for_survives_kills_under_load_and_the_tar
         daemon.kill();
         daemon = Daemon::start(&home, &options).await;
     }
-    wait_until("the end of the snapshot", async || under_way(&daemon).await.is_none() && has_offsets(&daemon).await).await;
+    wait_at_most(LONG, "the end of the snapshot", async || under_way(&daemon).await.is_none() && has_offsets(&daemon).await).await;
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
     shop::wait_for_confirmed(&source, shop::SHOP).await;
