@@ -18,7 +18,8 @@
 //! | detached from a root under whose name its rows went | is extended where tables are published one by one | told of |
 //!
 //! A partition that was made as one has no rows from before; one that was made and attached since the last look may. The catalog
-//! tells them apart: the former's link to its parent was written by the transaction that made the table.
+//! tells them apart: the former's link to its parent was written by the transaction that made the table, three commands of the
+//! catalog behind its columns (PostgreSQL 15 to 18; an attachment in the same transaction stands five or more behind them).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -100,7 +101,7 @@ impl Arrivals {
     async fn look(&mut self, sql: &SqlConnection) -> Result<Found> {
         // The row of a system column is written with the table and never changed.
         let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, \
-                     coalesce(c.relispartition AND i.xmin <> a.xmin, false) \
+                     coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false) \
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid' \
                      LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition \

@@ -19,6 +19,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::NameList;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
+use tracing::warn;
 
 use crate::config::PostgresConfig;
 use crate::connect::SqlConnection;
@@ -34,11 +35,13 @@ pub(crate) struct BlockingSnapshots {
     anchor: Option<Anchor>,
     /// The making of its slot; ends with this
     taking: JoinSet<Result<Anchor>>,
-    /// How long the log rests for that
+    /// How long the log rests for a slot to be made
+    rest: Duration,
+    /// The end of that
     rests_until: Instant,
 }
 
-/// How long the log rests for a slot to be made.
+/// How long the log rests for the first slot.
 const REST: Duration = Duration::from_secs(1);
 
 /// The tables of a signal stand one behind the other.
@@ -48,7 +51,7 @@ fn signal_of(table: &ReadingTable) -> Option<&str> {
 
 impl BlockingSnapshots {
     pub(crate) fn new(tables: Vec<ReadingTable>) -> Self {
-        Self { tables, anchor: None, taking: JoinSet::new(), rests_until: Instant::now() }
+        Self { tables, anchor: None, taking: JoinSet::new(), rest: REST, rests_until: Instant::now() }
     }
 
     /// What is not read yet.
@@ -86,7 +89,7 @@ impl BlockingSnapshots {
             let sql = SqlConnection::connect(&config).await?;
             temporary_anchor(&config, &sql).await
         });
-        self.rests_until = Instant::now() + REST;
+        self.rests_until = Instant::now() + self.rest;
     }
 
     /// Whether a snapshot is on its way.
@@ -119,7 +122,10 @@ impl BlockingSnapshots {
 
     /// Gives the snapshot up where the log was followed past its place: changes behind it would stand before its rows.
     pub(crate) fn give_up_before(&mut self, place: Lsn) {
-        self.anchor.take_if(|anchor| anchor.lsn < place);
+        if let Some(anchor) = self.anchor.take_if(|anchor| anchor.lsn < place) {
+            self.rest *= 2;
+            warn!(at = %anchor.lsn, "the log went past the snapshot that a signal asks for; it rests for up to {:?} for another one", self.rest);
+        }
     }
 
     /// The snapshot, if it stands for the place up to which the log was followed.
@@ -140,6 +146,7 @@ impl BlockingSnapshots {
 
     /// The tables of the first signal, which are done with.
     pub(crate) fn finish_first(&mut self) -> Vec<ReadingTable> {
+        self.rest = REST;
         let count = self.of_first().len();
         self.tables.drain(..count).collect()
     }

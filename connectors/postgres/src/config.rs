@@ -285,8 +285,6 @@ pub struct PostgresConfig {
     pub(crate) drop_slot_on_stop: bool,
     pub(crate) failover_slot: bool,
     pub(crate) stream_options: Vec<(String, String)>,
-    /// Whether changes that came from other servers are left out
-    pub(crate) filters_origins: bool,
     /// Whether transactions in progress are asked for
     pub(crate) in_progress: bool,
     /// Whether prepared transactions are asked for before their commit
@@ -370,6 +368,14 @@ impl ConnectorConfig for PostgresConfig {
         let on_loss = relational.on_loss;
         // What does not parse is already a fault of its key by its validator.
         let stream_options = stream_options(&reader.text("slot.stream.params")).unwrap_or_default();
+        let leaves_out = |(name, value): &(String, String)| name == "origin" && value.eq_ignore_ascii_case("none");
+        if reader.boolean("transaction.two.phase") && stream_options.iter().any(leaves_out) {
+            reader.fault(
+                "transaction.two.phase",
+                "cannot stand with origin=none in slot.stream.params: of a transaction that is prepared without an origin and ended with one, \
+                 the server does not send the end",
+            );
+        }
         let servers = parse_servers(&reader.text("database.hostname"), reader.number("database.port")).unwrap_or_default();
         let first = servers.first().cloned().unwrap_or(Server { host: String::new(), port: 0 });
         Self {
@@ -396,7 +402,6 @@ impl ConnectorConfig for PostgresConfig {
             slot: reader.text("slot.name"),
             drop_slot_on_stop: reader.boolean("slot.drop.on.stop"),
             failover_slot: reader.boolean("slot.failover"),
-            filters_origins: stream_options.iter().any(|(name, value)| name == "origin" && value == "none"),
             stream_options,
             in_progress: reader.boolean("transaction.streaming"),
             two_phase: reader.boolean("transaction.two.phase"),

@@ -55,6 +55,8 @@ struct Spilled {
     file: BufWriter<File>,
     octets: u64,
     aborted: HashSet<u32>,
+    /// Tables of which the file holds a description
+    described: HashSet<u32>,
 }
 
 /// Why a message could not be kept.
@@ -92,17 +94,26 @@ impl Spill {
 
     /// A part of a transaction begins.
     pub(crate) fn start(&mut self, xid: u32, part: Part) -> Result<(), Full> {
+        self.current = Some((xid, part));
         if !self.transactions.contains_key(&xid) {
             let file = tempfile::tempfile_in(&self.folder).map_err(Full::Disk)?;
-            self.transactions.insert(xid, Spilled { file: BufWriter::with_capacity(64 << 10, file), octets: 0, aborted: HashSet::new() });
+            self.transactions.insert(
+                xid,
+                Spilled { file: BufWriter::with_capacity(64 << 10, file), octets: 0, aborted: HashSet::new(), described: HashSet::new() },
+            );
         }
-        self.current = Some((xid, part));
         Ok(())
     }
 
     /// The part ends.
     pub(crate) fn stop(&mut self) {
         self.current = None;
+    }
+
+    /// Whether the part's transaction holds no description of this table yet. From now on it does.
+    pub(crate) fn describe(&mut self, oid: u32) -> bool {
+        let spilled = self.current.and_then(|(xid, _)| self.transactions.get_mut(&xid));
+        spilled.is_some_and(|spilled| spilled.described.insert(oid))
     }
 
     /// Keeps a message of the part.

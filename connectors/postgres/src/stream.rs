@@ -113,8 +113,10 @@ pub(crate) struct Streaming<'a> {
     protocol: Protocol,
     /// Transactions without a commit, where the server sends them
     spill: Option<Spill>,
-    /// Tables of which the server spoke in such a transaction only
+    /// What it said of tables in such transactions, for others
     foretold: HashMap<u32, Shape>,
+    /// The newest that it said of each table, where it sends such transactions
+    said: HashMap<u32, uncommitted::Said>,
 
     batch: Batch,
     /// The position moved since it was sent last.
@@ -206,6 +208,7 @@ impl<'a> Streaming<'a> {
             protocol: Protocol::default(),
             spill: None,
             foretold: HashMap::new(),
+            said: HashMap::new(),
             batch: Batch::default(),
             moved: false,
             stored_at: Instant::now(),

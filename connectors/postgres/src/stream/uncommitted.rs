@@ -5,15 +5,22 @@
 //! at that place; an abort drops it. The place where a prepared transaction was prepared holds the resume point back meanwhile
 //! (`progress`).
 //!
-//! What the server says of tables in a prepared transaction it does not say again to the transactions behind it, though that one is
-//! not committed, and may never be. (What it says in a part in progress should be for that transaction alone, but PostgreSQL 15
-//! does not repeat it after a rollback of a prepared one.) So it is kept beside the transaction as foretold, and holds from the first
-//! change on by which another one needs it. A definition that the uncommitted transaction makes itself does no harm there: it locks
-//! the table against all others, and where it is rolled back the server describes the table anew.
+//! What the server says of a table holds, in the order in which it comes, for the changes behind it, and it says nothing twice: what it
+//! says in a prepared transaction it does not say again to those behind it, though that one is not committed, and may never be.
+//! (What it says in a part in progress should be for that transaction alone, but PostgreSQL 15 does not repeat it after a rollback
+//! of a prepared one.) Kept changes are taken later than they came, when other words hold. So
+//!
+//! - a kept transaction holds all the words that its own changes need: what was said of a table before stands in front of the first
+//!   change of it;
+//! - words that come with kept changes are *foretold*: they hold from the first change on by which another transaction needs
+//!   them;
+//! - behind a kept transaction that was taken, of each table of which it holds words the newest that came is foretold, which may
+//!   be younger than those.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use tailwater_api::{Error, ErrorKind, Result};
-use tracing::warn;
 
 use super::{Streaming, Taken};
 use crate::lsn::Lsn;
@@ -32,6 +39,7 @@ impl Streaming<'_> {
             Spill::new(self.config.spill.folder.clone(), self.config.spill.limit, figure)
         });
         self.foretold.clear();
+        self.said.clear();
         self.progress.connect()
     }
 
@@ -82,20 +90,32 @@ impl Streaming<'_> {
                         Part::Prepared => FramedMessage::of_prepared(payload),
                     };
                     let message = message.map_err(at)?;
-                    if let Some((oid, shape)) = description(&message).map_err(at)? {
-                        self.foretold.insert(oid, shape);
+                    if let Some((oid, shape)) = message.description().map_err(at)? {
+                        self.foretold.insert(oid, shape.clone());
+                        self.said.insert(oid, Said::new(shape, &message));
+                        spill.describe(oid);
                     }
-                    spill.append(place, &message)
+                    let earlier = message.changed_relation().filter(|oid| spill.describe(*oid)).and_then(|oid| self.said.get(&oid));
+                    let described = earlier.map_or(Ok(()), |said| spill.append(place, &said.message));
+                    described.and_then(|()| spill.append(place, &message))
                 }
                 None => {
+                    if payload.first() == Some(&b'R') {
+                        let message = FramedMessage::of_prepared(payload.clone()).map_err(at)?;
+                        if let Some((oid, shape)) = message.description().map_err(at)? {
+                            self.said.insert(oid, Said::new(shape, &message));
+                        }
+                    }
                     self.received(place, payload).await?;
-                    Ok(())
+                    return Ok(Taken::Whole);
                 }
             },
         };
+        let spilled = self.spill.as_ref().and_then(Spill::current);
         match kept {
             Ok(()) => Ok(Taken::Whole),
-            Err(full) if self.protocol.in_progress => Ok(Taken::SpillFull(full)),
+            // The server keeps it itself on a connection without parts.
+            Err(full) if spilled == Some(Part::InProgress) => Ok(Taken::SpillFull(full)),
             Err(full) => Err(no_room(&full).at(place)),
         }
     }
@@ -109,10 +129,6 @@ impl Streaming<'_> {
             }
             // Durable since an earlier run, which had it from its preparation on.
             Some(_) | None if is_repeated => {}
-            // Its changes bear an origin that is filtered out, its commit bears none.
-            Some(_) | None if self.config.filters_origins => {
-                warn!(xid, gid, "of a prepared transaction that is committed now nothing came: all of it is of an origin that is left out");
-            }
             Some(_) | None => return Err(gone(gid).at(commit.commit_lsn)),
         }
         self.progress.advance(commit.end_lsn);
@@ -126,7 +142,14 @@ impl Streaming<'_> {
         let stopping = self.context.stopping();
         self.rest(commit.commit_lsn).await?;
         self.begin(Begin { final_lsn: commit.commit_lsn, commit_time: commit.commit_time, xid })?;
+        let mut described = BTreeSet::new();
         while let Some((place, payload)) = messages.next()? {
+            let kept = FramedMessage::of_prepared(payload.clone())?;
+            if let Some((oid, shape)) = kept.description().map_err(|error| error.at(place))? {
+                described.insert(oid);
+                self.foretold.insert(oid, shape);
+                continue;
+            }
             self.message(place, payload).await?;
             if self.batch.used() >= self.batch.size {
                 self.send().await?;
@@ -137,6 +160,11 @@ impl Streaming<'_> {
                 }
             }
         }
+        for oid in described {
+            if let Some(said) = self.said.get(&oid) {
+                self.foretold.insert(oid, said.shape.clone());
+            }
+        }
         // Not before: what is sent of it so far resumes at its preparation.
         self.progress.finish(xid);
         self.commit(commit.end_lsn).await?;
@@ -144,20 +172,42 @@ impl Streaming<'_> {
     }
 }
 
-/// What a message says of a table, if it is of that kind.
-fn description(message: &FramedMessage) -> Result<Option<(u32, Shape)>> {
-    if message.tag == b'R'
-        && let Message::Relation(relation) = Message::decode(&[&[message.tag], &message.content[..]].concat().into())?
-    {
-        return Ok(Some((relation.oid, Shape::of_relation(&relation))));
+/// The newest that was said of a table.
+pub(super) struct Said {
+    shape: Shape,
+    message: FramedMessage,
+}
+
+impl Said {
+    fn new(shape: Shape, message: &FramedMessage) -> Self {
+        // A copy, which does not keep what was received with it. It goes with no subtransaction.
+        let content = Bytes::copy_from_slice(&message.content);
+        Self { shape, message: FramedMessage { xid: None, tag: message.tag, content } }
     }
-    Ok(None)
+}
+
+impl FramedMessage {
+    /// What it says of a table, if it is of that kind.
+    fn description(&self) -> Result<Option<(u32, Shape)>> {
+        if self.tag == b'R'
+            && let Message::Relation(relation) = Message::decode(&[&[self.tag], &self.content[..]].concat().into())?
+        {
+            return Ok(Some((relation.oid, Shape::of_relation(&relation))));
+        }
+        Ok(None)
+    }
+
+    /// The table of a changed row.
+    fn changed_relation(&self) -> Option<u32> {
+        let is_row = matches!(self.tag, b'I' | b'U' | b'D');
+        self.content.first_chunk().filter(|_| is_row).map(|octets| u32::from_be_bytes(*octets))
+    }
 }
 
 fn no_room(full: &Full) -> Error {
     Error::new(ErrorKind::Throttled, "keep a prepared transaction").because(format!("{full}")).mend(
-        "raise spill.max.bytes, or end prepared transactions (SELECT gid, prepared FROM pg_prepared_xacts ORDER BY prepared;) \
-         with COMMIT PREPARED or ROLLBACK PREPARED",
+        "raise spill.max.bytes, or name a spill.directory with more room. The server sends the transaction again until it is kept, whether it \
+         has been ended meanwhile or not",
     )
 }
 

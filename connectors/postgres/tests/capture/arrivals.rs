@@ -215,8 +215,14 @@ async fn a_table_attached_with_its_rows_to_a_published_one_is_read_and_one_made_
     eventually(&client, ACTIVE).await;
     client.batch_execute("CREATE TABLE two PARTITION OF root FOR VALUES IN (2); INSERT INTO root VALUES (2)").await.unwrap();
     running.records(1).await;
-    client.batch_execute("CREATE TABLE three (id int PRIMARY KEY); INSERT INTO three VALUES (3)").await.unwrap();
-    client.batch_execute("ALTER TABLE root ATTACH PARTITION three FOR VALUES IN (3)").await.unwrap();
+    // In one transaction: what is made and attached in it is none that was made as a partition.
+    client
+        .batch_execute(
+            "BEGIN; CREATE TABLE three (id int PRIMARY KEY); INSERT INTO three VALUES (3);
+             ALTER TABLE root ATTACH PARTITION three FOR VALUES IN (3); COMMIT",
+        )
+        .await
+        .unwrap();
     let (result, log) = running.ended().await;
     let error = result.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Restarting);

@@ -28,7 +28,7 @@ async fn changes_with_an_origin_are_left_out_where_that_is_asked_for() {
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); SELECT pg_replication_origin_create('upstream')").await.unwrap();
     for (origin, two_phase, in_progress, count) in
-        [("none", "false", "false", 2), ("none", "true", "true", 2), ("any", "true", "true", 1 + 1 + 3001 + 1 + 1 + 1)]
+        [("none", "false", "false", 2), ("none", "false", "true", 2), ("any", "true", "true", 1 + 1 + 3001 + 1 + 1 + 1)]
     {
         let params = format!("origin={origin}");
         let entries = [

@@ -201,6 +201,16 @@ const COMPLETE: [(&str, &str); 4] =
     [("topic.prefix", "shop"), ("database.hostname", "db"), ("database.user", "cdc"), ("database.dbname", "shop")];
 
 #[test]
+fn two_phases_and_a_filter_of_origins_exclude_each_other() {
+    for (origin, faults) in [("origin=none", 1), ("origin=NONE", 1), ("origin=any", 0)] {
+        let entries = [("transaction.two.phase", "true"), ("slot.stream.params", origin)];
+        let named =
+            check(&entries).err().map_or(0, |report| report.faults.iter().filter(|fault| fault.key == "transaction.two.phase").count());
+        assert_eq!(named, faults, "{origin}");
+    }
+}
+
+#[test]
 fn all_faults_of_a_configuration_are_named_at_once() {
     let report = check(&[
         ("topic.prefix", "bad prefix"),
