@@ -18,6 +18,7 @@
 //! that a signal asks for and that cannot be read is told of and left out (I11); it stops nothing else (I10).
 
 mod keys;
+mod outcome;
 mod read;
 mod readable;
 mod select;
@@ -40,15 +41,14 @@ use tailwater_kit::filters::NameList;
 use tailwater_kit::notification::Notifications;
 use tailwater_kit::pace::Pace;
 use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
-use tailwater_kit::windows::{Look, Reconciled, Windows};
-use tokio::sync::mpsc::error::TryRecvError;
+use tailwater_kit::windows::{Look, Windows};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
-use self::keys::{TouchedRows, put_key, touched};
-use self::read::{End, Piece, TableRead, Told};
+use self::keys::{TouchedRows, touched};
+use self::read::TableRead;
 pub(crate) use self::readable::is_chunked;
 use self::table::{Read, Table};
 use crate::catalog::Publication;
@@ -57,7 +57,7 @@ use crate::connect::{SqlSession, sql_error};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, ReadingTable};
+use crate::position::ReadingTable;
 use crate::relation::TablePlan;
 use crate::visibility::{LoggedTransaction, Sight, replayed, sight};
 
@@ -475,143 +475,6 @@ impl Chunks {
             );
         }
     }
-
-    /// Takes what the read of a table tells, up to rows that can be emitted.
-    fn hear(&mut self, number: usize, reached: Lsn) -> Result<Option<Emission>> {
-        loop {
-            let table = &mut self.tables[number];
-            let Some(read) = &mut table.read else { return Ok(None) };
-            let told = match read.next.take() {
-                Some(told) => told,
-                None => match read.told.try_recv() {
-                    Ok(told) => told,
-                    Err(TryRecvError::Empty) => return Ok(None),
-                    Err(TryRecvError::Disconnected) => {
-                        let error = Error::new(ErrorKind::Bug, "read a chunk of the table").because("the read ended without a word");
-                        return Err(error.scoped(tailwater_api::Scope::Table(table.reading.name.clone())));
-                    }
-                },
-            };
-            match told {
-                Told::Begun(begun) => {
-                    self.windows.learn(read.look, &begun.sight);
-                    if let Some(figures) = self.figures.get_mut(&table.reading.name) {
-                        figures.estimate(begun.estimated);
-                    }
-                    read.begun = Some(begun);
-                }
-                Told::Rows(piece) => {
-                    if read.begun.as_ref().is_none_or(|begun| begun.passed > reached) {
-                        if !read.waits {
-                            // The log may pass it by itself.
-                            self.pushes_from = self.pushes_from.max(Instant::now() + PAUSE);
-                        }
-                        (read.waits, read.next) = (true, Some(Told::Rows(piece)));
-                        return Ok(None);
-                    }
-                    read.waits = false;
-                    return Ok(self.emit(number, piece));
-                }
-                Told::Ended(session, ended) => {
-                    self.sessions.push(session);
-                    let lasted = read.since.elapsed();
-                    self.windows.end_read(read.look);
-                    table.read = None;
-                    return self.end(number, lasted, ended);
-                }
-            }
-        }
-    }
-
-    /// Emits rows, which the log has passed.
-    fn emit(&mut self, number: usize, piece: Piece) -> Option<Emission> {
-        let table = &mut self.tables[number];
-        let read = table.read.as_ref()?;
-        let begun = read.begun.as_ref()?;
-        let Piece { mut rows, range, octets, reservation, _ahead } = piece;
-        let (count, place) = (rows.len() as u64, begun.column_place);
-        match self.windows.reconcile(read.look, table.reading.oid, &mut rows, |row, octets| put_key(row, place, octets)) {
-            Reconciled::Emit { dropped: _ } => {}
-            Reconciled::ReadAgain => {
-                table.read = None;
-                table.try_again("too many of its rows change while it is read", true);
-                return None;
-            }
-        }
-        let plan = Some((begun.plan.clone(), reservation));
-        table.has_come_on();
-        table.reading.rows += count;
-        table.reading.range = Some(range);
-        if let Some(figures) = self.figures.get_mut(&table.reading.name) {
-            figures.add(count, octets as u64);
-        }
-        let reading = &self.tables[number].reading;
-        Some(Emission {
-            plan,
-            rows,
-            is_asked_for: reading.request.is_some(),
-            notifications: self.tell_of_piece(reading),
-            state: vec![reading.change(&self.config.relational.topic_prefix)],
-            left_over: None,
-        })
-    }
-
-    /// The read of a table is over, behind all its rows.
-    fn end(&mut self, number: usize, lasted: Duration, ended: Result<End>) -> Result<Option<Emission>> {
-        let table = &mut self.tables[number];
-        match ended {
-            Ok(End::More) => {
-                table.resize(lasted);
-                self.ahead = AHEAD;
-                Ok(None)
-            }
-            Ok(End::Complete) => Ok(Some(self.complete(number))),
-            Ok(End::Contended(why)) => {
-                table.try_again(&why, false);
-                Ok(None)
-            }
-            Ok(End::Gone) => Ok(Some(self.leave_out(number, "UNKNOWN_SCHEMA", "it is gone, or another table has its name"))),
-            Ok(End::Unfit(unfit)) if table.reading.request.is_some() => Ok(Some(self.leave_out(number, unfit.status, &unfit.why))),
-            Ok(End::Unfit(unfit)) => Ok(Some(self.leave_to_rest(number, &unfit.why))),
-            Err(error) if table.reading.request.is_some() && concerns_one_table(&error) => {
-                Ok(Some(self.leave_out(number, "SQL_EXCEPTION", &error.to_string())))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn complete(&mut self, number: usize) -> Emission {
-        let table = self.tables.remove(number).reading;
-        self.end_figures(&table, true);
-        info!(table = %table.name, rows = table.rows, "the snapshot of the table is complete");
-        let server = &self.config.relational.topic_prefix;
-        let state = if table.request.is_some() { table.removal(server) } else { followed(&table).change(server) };
-        let notifications = self.tell_of_end(&table, if table.rows == 0 { "EMPTY" } else { "SUCCEEDED" });
-        Emission { notifications, state: vec![state], ..Emission::default() }
-    }
-
-    /// Leaves out a table that is gone, or that a signal asked for.
-    fn leave_out(&mut self, number: usize, status: &str, why: &str) -> Emission {
-        let table = self.tables.remove(number).reading;
-        self.end_figures(&table, false);
-        warn!(table = %table.name, rows = table.rows, "the snapshot cannot read the table to its end: {why}");
-        let state = vec![table.removal(&self.config.relational.topic_prefix)];
-        Emission { notifications: self.tell_of_end(&table, status), state, ..Emission::default() }
-    }
-
-    /// Leaves a table of the snapshot at the start to be read while the log rests, by the `consistent` strategy.
-    fn leave_to_rest(&mut self, number: usize, why: &str) -> Emission {
-        let table = self.tables.remove(number).reading;
-        self.end_figures(&table, false);
-        warn!(table = %table.name, rows = table.rows, "the table can be read in chunks no more, and is read from its beginning while the log rests: {why}");
-        let state = vec![followed(&table).change(&self.config.relational.topic_prefix)];
-        Emission { state, left_over: Some(table), ..Emission::default() }
-    }
-}
-
-/// A table of which each event is needed: nothing is dropped by an anchor.
-fn followed(table: &ReadingTable) -> CompletedTable {
-    CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: Lsn::INVALID, rows: table.rows }
 }
 
 /// Waits until a read tells something, other than rows behind others that the log has not passed. Cancel-safe.
@@ -632,25 +495,6 @@ async fn next_told(tables: &mut [Table]) {
         Poll::Pending
     })
     .await;
-}
-
-/// Whether the read of another table may well succeed.
-fn concerns_one_table(error: &Error) -> bool {
-    match error.kind() {
-        ErrorKind::Unauthorised
-        | ErrorKind::Missing
-        | ErrorKind::Misconfigured
-        | ErrorKind::Unreadable
-        | ErrorKind::Unsupported
-        | ErrorKind::Rejected => true,
-        ErrorKind::Unreachable
-        | ErrorKind::TimedOut
-        | ErrorKind::Throttled
-        | ErrorKind::Restarting
-        | ErrorKind::Conflict
-        | ErrorKind::HistoryGone
-        | ErrorKind::Bug => false,
-    }
 }
 
 /// Looks which transactions are visible.
