@@ -109,6 +109,8 @@ impl Collector for KnownNames {
             (snapshot::TABLES, "debezium_metrics_TotalTableCount", "Tables of the snapshot."),
             (snapshot::TABLES_REMAINING, "debezium_metrics_RemainingTableCount", "Tables that are not read to their end."),
             (snapshot::RUNNING, "debezium_metrics_SnapshotRunning", "1 while a snapshot is being taken."),
+            (snapshot::PAUSED, "debezium_metrics_SnapshotPaused", "1 while the snapshot rests because a signal asks for that."),
+            (snapshot::COMPLETED, "debezium_metrics_SnapshotCompleted", "1 when all tables of the snapshot are read to their ends."),
             (snapshot::SECONDS, "debezium_metrics_SnapshotDurationInSeconds", "How long this run has been reading for the snapshot."),
         ] {
             let series: Series<_> = self

@@ -68,6 +68,10 @@ pub mod snapshot {
     pub const TABLES_REMAINING: &str = "snapshot_tables_remaining";
     /// 1 while a snapshot is being taken
     pub const RUNNING: &str = "snapshot_running";
+    /// 1 while it rests because a signal asks for that
+    pub const PAUSED: &str = "snapshot_paused";
+    /// 1 when all of its tables are read to their ends
+    pub const COMPLETED: &str = "snapshot_completed";
     /// How long it has taken
     pub const SECONDS: &str = "snapshot_seconds";
     /// Of a table: [`WAITS`], [`IS_READ`] or [`COMPLETE`]

@@ -21,6 +21,8 @@ pub struct SnapshotFigures {
     tables: Gauge,
     remaining: Gauge,
     running: Gauge,
+    paused: Gauge,
+    completed: Gauge,
     seconds: Gauge,
     begun: Instant,
 }
@@ -58,10 +60,14 @@ impl SnapshotFigures {
             tables: gauge(names::TABLES, "Tables of the snapshot."),
             remaining: gauge(names::TABLES_REMAINING, "Tables of the snapshot that are not read to their end."),
             running: gauge(names::RUNNING, "1 while a snapshot is being taken."),
+            paused: gauge(names::PAUSED, "1 while the snapshot rests because a signal asks for that."),
+            completed: gauge(names::COMPLETED, "1 when all tables of the snapshot are read to their ends."),
             seconds: gauge(names::SECONDS, "How long this run has been reading for the snapshot."),
             begun: Instant::now(),
         };
         figures.running.set(1);
+        figures.paused.set(0);
+        figures.completed.set(0);
         figures
     }
 
@@ -87,6 +93,7 @@ impl SnapshotFigures {
         table.rest.set(-1);
         self.tables.set(self.tables.get() + 1);
         self.remaining.set(self.remaining.get() + 1);
+        self.completed.set(0);
         table
     }
 
@@ -95,15 +102,25 @@ impl SnapshotFigures {
         table.state.set(names::COMPLETE);
         table.estimated.set(table.rows.get());
         table.rest.set(0);
-        decrease(&self.remaining);
+        self.count_off();
         self.tick();
+    }
+
+    /// It rests, or goes on.
+    pub fn pause(&self, paused: bool) {
+        self.paused.set(i64::from(paused));
     }
 
     /// The table is none of the snapshot's any more.
     pub fn leave_out(&self, table: &TableFigures) {
         table.state.set(names::COMPLETE);
         decrease(&self.tables);
+        self.count_off();
+    }
+
+    fn count_off(&self) {
         decrease(&self.remaining);
+        self.completed.set(i64::from(self.remaining.get() == 0));
     }
 
     /// Counts the time.
@@ -116,6 +133,7 @@ impl Drop for SnapshotFigures {
     /// Nobody reads any more, whether all is read or not.
     fn drop(&mut self) {
         self.running.set(0);
+        self.paused.set(0);
     }
 }
 
@@ -225,10 +243,13 @@ mod tests {
         assert_eq!(figure(names::TABLE_STATE, Some("public.orders")), names::IS_READ);
         assert_eq!((figure(names::TABLE_ROWS, Some("public.orders")), figure(names::TABLE_BYTES, Some("public.orders"))), (4, 400));
         snapshot.complete(&mut orders);
+        assert_eq!(figure(names::COMPLETED, None), 0);
         snapshot.leave_out(&gone);
+        snapshot.pause(true);
+        assert_eq!((figure(names::COMPLETED, None), figure(names::PAUSED, None)), (1, 1));
         assert_eq!((figure(names::TABLES, None), figure(names::TABLES_REMAINING, None)), (2, 0));
         assert_eq!(figure(names::TABLE_REMAINING_SECONDS, Some("public.orders")), 0);
         drop(snapshot);
-        assert_eq!(figure(names::RUNNING, None), 0);
+        assert_eq!((figure(names::RUNNING, None), figure(names::PAUSED, None)), (0, 0));
     }
 }

@@ -173,6 +173,7 @@ impl Chunks {
     fn append(&mut self, tables: Vec<ReadingTable>) {
         for table in tables {
             let snapshot = self.snapshot.get_or_insert_with(|| SnapshotFigures::begin(&self.metrics));
+            snapshot.pause(self.paused);
             self.figures.insert(table.name.clone(), snapshot.table(&table.name, table.rows));
             self.tables.push(Table::new(table));
         }
@@ -224,6 +225,7 @@ impl Chunks {
     /// Lets the reading rest behind the last chunk that was emitted, or go on. To be called between two transactions.
     pub(crate) fn pause(&mut self, paused: bool) {
         self.paused = paused;
+        self.snapshot.iter().for_each(|snapshot| snapshot.pause(paused));
         self.begin_anew();
     }
 

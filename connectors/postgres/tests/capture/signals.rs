@@ -154,6 +154,7 @@ async fn a_snapshot_that_rests_does_so_over_a_restart_and_others_queue_behind_it
     client.batch_execute("INSERT INTO b VALUES (2)").await.unwrap();
     running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.b"))).await;
     assert!(!is_read(&running.log) && is_asked_for(&running.log));
+    assert_eq!((running.figure("snapshot_running", None), running.figure("snapshot_paused", None)), (1, 1));
     client.batch_execute("INSERT INTO signals VALUES ('4', 'resume-snapshot', NULL)").await.unwrap();
     running.until(is_read).await;
     let log = running.stop().await;
