@@ -237,7 +237,11 @@ impl Supervisor {
                     Ok(result) => result,
                     Err(error) => Err(panicked(error)),
                 },
-                Some(Ok(Err(error))) = listening.join_next() => return Err(error),
+                Some(ended) = listening.join_next() => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return Err(error),
+                    Err(error) => return Err(panicked(error)),
+                },
                 changed = self.wanted.changed(), if !*stop.borrow() => {
                     if changed.is_err() || *self.wanted.borrow() != Wanted::Run {
                         stop.send_replace(true);

@@ -379,16 +379,24 @@ impl Chunks {
                 });
             }
         } else {
-            let threads = self.config.relational.snapshot_threads;
-            for number in 0..self.tables.len().min(threads) {
+            let under_way = self.tables.iter().filter(|table| table.read.is_some()).count();
+            let mut free = self.config.relational.snapshot_threads.saturating_sub(under_way);
+            for number in 0..self.tables.len() {
                 let table = &self.tables[number];
-                if table.read.is_none() {
-                    if table.due <= now {
-                        self.begin_read(number, plans, blocks);
-                    } else {
-                        self.due = Some(self.due.map_or(table.due, |due| due.min(table.due)));
-                    }
+                if free == 0 {
+                    break;
                 }
+                if table.read.is_some() {
+                    continue;
+                }
+                let (is_due, is_stuck) = (table.due <= now, table.is_stuck());
+                if is_due {
+                    self.begin_read(number, plans, blocks);
+                } else {
+                    self.due = Some(self.due.map_or(table.due, |due| due.min(table.due)));
+                }
+                // I10: others do not wait for one that does not come on.
+                free -= usize::from(is_due || !is_stuck);
             }
             let waits = self.tables.iter().any(|table| table.read.as_ref().is_some_and(|read| read.waits));
             if waits && self.may_begin(self.pushes_from, now) {

@@ -7,12 +7,14 @@
 //! nothing, and misses what is sent while it is down.
 //!
 //! Where nothing is committed, reading begins with what is sent since the task runs, or as `signal.consumer.auto.offset.reset` says.
-//! Where it begins is committed at once, so that nothing which is sent while the connector is down is missed.
+//! Where it begins is committed at once, so that nothing which is sent while the connector is down is missed; and again each hour, since
+//! brokers forget what a group without members committed a week ago.
 //!
-//! A broker that is away stops nothing but the signals: it is told of and tried again.
+//! A broker or a topic that is away stops nothing but the signals: it is told of and tried again. What does not pass by itself, as a
+//! wrong password, is an error of the task.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
@@ -20,7 +22,7 @@ use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use serde_json::Value;
 use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues, split_list};
 use tailwater_api::signal::{Signal, SignalRequest};
-use tailwater_api::{Error, Result};
+use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -35,6 +37,8 @@ const CONSUMER: &str = "signal.consumer.";
 const WITHOUT_EFFECT: &[&str] = &["key.deserializer", "value.deserializer", "group.id", "enable.auto.commit", "bootstrap.servers"];
 /// How long one poll waits; a consumer that is dropped is waited for that long.
 const WAIT: Duration = Duration::from_millis(200);
+/// Time between two commits of the same offset.
+const COMMITS: Duration = Duration::from_secs(3600);
 /// Time between two tries to read the topic.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -108,7 +112,8 @@ impl SignalTopic {
     /// takes them any more.
     ///
     /// # Errors
-    /// `misconfigured`; what concerns the broker is told and tried again.
+    /// `misconfigured`, `unauthorised` and whatever else does not pass by itself; that a broker or the topic is away is told and tried
+    /// again.
     pub async fn listen(name: &str, values: &ConfigValues, signals: mpsc::Sender<SignalRequest>) -> Result<()> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (Some(topic), _) = Self::of(name, values).map_err(|report| misconfigured(&report))? else { return Ok(()) };
@@ -118,6 +123,10 @@ impl SignalTopic {
         let reader = Reader { config, topic, key, reset, since: i64::try_from(since.as_millis()).unwrap_or(i64::MAX) };
         let mut told = None;
         while let Err(error) = reader.read(&signals, &mut told).await {
+            // I11: what does not pass by itself is the task's error. A topic may be made later.
+            if !error.kind().is_transient() && error.kind() != ErrorKind::Missing {
+                return Err(error);
+            }
             // Once for as long as it stays the same.
             if told.replace(error.kind()) != Some(error.kind()) {
                 warn!(connector = name, topic = reader.topic, "signals cannot be read, which is tried again: {error}");
@@ -154,17 +163,23 @@ impl Drop for Client {
 
 impl Reader {
     /// Hands signals over until nobody takes them; `told` is the error that was told last.
-    async fn read(&self, signals: &mpsc::Sender<SignalRequest>, told: &mut Option<tailwater_api::ErrorKind>) -> Result<()> {
+    async fn read(&self, signals: &mpsc::Sender<SignalRequest>, told: &mut Option<ErrorKind>) -> Result<()> {
         let client = Client(Some(Arc::new(observing_client(&self.config)?)));
         let (asked, topic, reset, since) = (client.get(), self.topic.clone(), self.reset, self.since);
         let begin = blocking(move || begin(&asked, &topic, reset, since)).await?;
         info!(topic = self.topic, offset = begin, "signals are read");
         *told = None;
+        let (mut next, mut committed_at) = (begin, Instant::now());
         loop {
             let (polled, key) = (client.get(), self.key.clone());
             let Some((offset, found)) = blocking(move || poll(&polled, &key)).await? else {
                 if signals.is_closed() {
                     return Ok(());
+                }
+                if committed_at.elapsed() > COMMITS {
+                    let (committed, topic) = (client.get(), self.topic.clone());
+                    blocking(move || commit(&committed, &topic, next)).await?;
+                    committed_at = Instant::now();
                 }
                 continue;
             };
@@ -185,7 +200,8 @@ impl Reader {
                 warn!(topic = self.topic, offset, "the signal is not carried out: {cause}");
             }
             let (committed, topic) = (client.get(), self.topic.clone());
-            blocking(move || commit(&committed, &topic, offset + 1)).await?;
+            (next, committed_at) = (offset + 1, Instant::now());
+            blocking(move || commit(&committed, &topic, next)).await?;
         }
     }
 }
@@ -202,8 +218,11 @@ fn begin(client: &ObservingClient, topic: &str, reset: Option<Offset>, since: i6
     let in_list = |list: &TopicPartitionList| list.elements().first().map_or(Offset::Invalid, TopicPartitionListElem::offset);
     let committed = client.committed_offsets(place(Offset::Invalid)?, PATIENCE).map_err(told)?;
     let begin = match (in_list(&committed), reset) {
-        // A topic that was made anew holds other records there, or none.
-        (Offset::Offset(offset), _) => offset.clamp(first, end),
+        (Offset::Offset(offset), _) if (first..=end).contains(&offset) => offset,
+        (Offset::Offset(offset), _) => {
+            warn!(topic, offset, first, end, "the topic does not hold what stood behind the signals that were read, or was made anew");
+            offset.clamp(first, end)
+        }
         (_, Some(Offset::Beginning)) => first,
         (_, Some(_)) => end,
         (_, None) => {

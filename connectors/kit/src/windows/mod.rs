@@ -7,7 +7,7 @@
 //! > stands. The other rows are emitted once the log has passed everything that the read could see.
 //!
 //! *Why a dropped row is not lost:* the transaction that touched its key is in the log, and its event says what the row
-//! became. *Why an emitted row is not stale:* every event on its key that stands before it is of a transaction that
+//! became. So an update of which no event is emitted, since a filter drops it, touches nothing. *Why an emitted row is not stale:* every event on its key that stands before it is of a transaction that
 //! the read saw, so the row is as new as that event or newer. *Why it is not too new:* events that the read saw all
 //! stand before it, so nothing older follows.
 //!
@@ -139,8 +139,8 @@ impl<V: Visibility> Windows<V> {
         }
     }
 
-    /// The log says that the transaction touched the row. To be told of every event of a table that is read, before
-    /// any filter, in the order of the log, whole transactions one after another.
+    /// The log says that the transaction touched the row. To be told of every event of a table that is read, in the order of the log, whole
+    /// transactions one after another; not of an update that a filter keeps from being emitted.
     pub fn touch(&mut self, transaction: &V::Transaction, table: u32, key: &[u8]) {
         let Some(touched) = self.entry(transaction) else { return };
         if touched.keys.insert((table, key.into())) {

@@ -240,15 +240,19 @@ impl Streaming<'_> {
             plan = self.plans.relist(&mut self.session, &self.blocks, relation, &plan).await.map_err(at)?;
             change = decode(&plan, &mut self.batch.arena).map_err(at)?;
         }
-        self.touch(relation, Some(&plan), &change);
+        let is_skipped = relational.skipped_operations.contains(skipped);
+        let is_unchanged = !is_skipped && relational.skip_unchanged && change.is_without_effect();
+        // What no event tells must not take the place of a row that is read.
+        if !(is_skipped && kind == MessageKind::Update || is_unchanged) {
+            self.touch(relation, Some(&plan), &change);
+        }
         if is_signal {
             self.hear(&change);
         }
-        if relational.skipped_operations.contains(skipped) {
-            return Ok(());
-        }
-        if relational.skip_unchanged && change.is_without_effect() {
+        if is_unchanged {
             self.batch.unchanged += 1;
+        }
+        if is_skipped || is_unchanged {
             return Ok(());
         }
         self.emit(&plan, change, lsn, kind, durable);

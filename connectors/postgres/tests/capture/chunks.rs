@@ -177,6 +177,39 @@ async fn a_commit_in_the_log_that_no_read_sees_yet_is_not_followed_by_its_older_
 }
 
 #[tokio::test]
+async fn an_update_that_no_event_tells_of_takes_no_row_from_a_read_that_does_not_see_it() {
+    let unchanged = [("skip.messages.without.change", "true"), ("column.exclude.list", "public[.]t[.]hot")];
+    for filter in [&unchanged[..], &[("skipped.operations", "u")]] {
+        let Some(server) = server(&[]).await else { return };
+        let client = server.connect("postgres").await.unwrap();
+        client
+            .batch_execute(
+                "CREATE TABLE t (id int PRIMARY KEY, filler text, hot int); ALTER TABLE t REPLICA IDENTITY FULL; CREATE TABLE told (id int PRIMARY KEY);
+                 INSERT INTO t SELECT i, repeat('x', 500), 0 FROM generate_series(1, 20000) i; CREATE PUBLICATION shop FOR ALL TABLES;",
+            )
+            .await
+            .unwrap();
+        let settings =
+            [filter, &[WATERMARK, ("incremental.snapshot.chunk.size", "500"), ("publication.autocreate.mode", "disabled")]].concat();
+        let mut running = start(&config(&server, &settings), Log::default());
+        // Nobody takes more batches, so the reader stands still.
+        running.until(|log| log.lines().iter().any(|line| line.starts_with("r public.t "))).await;
+        stall_commits(&client).await;
+        let writer = server.connect("postgres").await.unwrap();
+        let update = "BEGIN; UPDATE t SET hot = 1 WHERE id = 20000; INSERT INTO told VALUES (1); COMMIT";
+        let hanging = tokio::spawn(async move { writer.batch_execute(update).await.unwrap() });
+        running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.told"))).await;
+        assert!(!is_complete(&running.log), "the update comes before the last chunk");
+        running.until(is_complete).await;
+        release_commits(&client).await;
+        hanging.await.unwrap();
+        let log = running.stop().await;
+        let read: Vec<_> = log.lines().into_iter().filter(|line| line.starts_with("r public.t ") && line.contains(" {20000}")).collect();
+        assert_eq!(read.len(), 1, "{filter:?}");
+    }
+}
+
+#[tokio::test]
 async fn nor_is_one_that_was_sent_while_it_was_in_progress() {
     let Some(server) = server(&[SMALL_MEMORY]).await else { return };
     let client = server.connect("postgres").await.unwrap();
