@@ -197,11 +197,14 @@ impl<'a> Publisher<'a> {
         info!(table = %table.name, rows = table.rows, anchor = %table.anchor, "the snapshot of the table is complete");
         self.figures.complete(&mut table.figures);
         let complete = CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: table.anchor, rows: table.rows };
-        let mut batch = SourceBatch { state: more, ..SourceBatch::default() };
+        let mut batch = SourceBatch::default();
         batch.publish.extend((table.rows > 0).then(|| table.pending.clone()));
         if !self.is_asked_for {
             batch.state.push(complete.change(&self.config.relational.topic_prefix));
         }
+        // Last: where changes of the state become durable one after another, a position that says that the snapshot is complete must
+        // not be there without its tables, which would be read again as new ones.
+        batch.state.extend(more);
         self.completed.push(complete);
         self.context.send(batch, outside_the_budget()).await?;
         Ok(())
