@@ -19,7 +19,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
-use serde_json::Value;
 use tailwater_api::config::{ConfigFault, ConfigReport, ConfigValues, split_list};
 use tailwater_api::signal::{Signal, SignalRequest};
 use tailwater_api::{Error, ErrorKind, Result};
@@ -240,7 +239,7 @@ fn poll(client: &ObservingClient, key: &str) -> Result<Option<(i64, Option<Found
     let Some(polled) = client.poll(WAIT) else { return Ok(None) };
     let message = polled.map_err(|error| failed(DOING, &error))?;
     let is_ours = message.key() == Some(key.as_bytes());
-    Ok(Some((message.offset(), is_ours.then(|| parse(message.payload().unwrap_or_default())))))
+    Ok(Some((message.offset(), is_ours.then(|| Signal::from_json(message.payload().unwrap_or_default())))))
 }
 
 fn commit(client: &ObservingClient, topic: &str, offset: i64) -> Result<()> {
@@ -250,41 +249,9 @@ fn commit(client: &ObservingClient, topic: &str, offset: i64) -> Result<()> {
     client.commit(&place, CommitMode::Sync).map_err(told)
 }
 
-/// The signal in a record's value.
-fn parse(value: &[u8]) -> Found {
-    let mut members = match serde_json::from_slice(value) {
-        Ok(Value::Object(members)) => members,
-        Ok(_) => return Err("it is no JSON object".to_owned()),
-        Err(error) => return Err(format!("it is no JSON: {error}")),
-    };
-    let Some(Value::String(kind)) = members.remove("type") else { return Err("it has no type, which is a text".to_owned()) };
-    let id = match members.remove("id") {
-        Some(Value::String(id)) => id,
-        // As Debezium's own examples have it.
-        None | Some(Value::Null) => return Err("it has no id, which is a text".to_owned()),
-        Some(_) => return Err("its id is no text".to_owned()),
-    };
-    let data = match members.remove("data") {
-        None | Some(Value::Null) => String::new(),
-        // As the signalling table has it.
-        Some(Value::String(text)) => text,
-        Some(value) => value.to_string(),
-    };
-    Ok(Signal { id, kind, data })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_record_is_an_object_with_id_type_and_data() {
-        let signal = parse(br#"{"id": "k1", "type": "execute-snapshot", "data": {"type": "INCREMENTAL"}}"#).unwrap();
-        assert_eq!(signal, Signal { id: "k1".into(), kind: "execute-snapshot".into(), data: r#"{"type":"INCREMENTAL"}"#.into() });
-        for wrong in ["", "[]", r#"{"id": 1, "type": "log"}"#, r#"{"type": "log"}"#, r#"{"id": "1"}"#] {
-            assert!(parse(wrong.as_bytes()).is_err(), "{wrong}");
-        }
-    }
 
     fn values(entries: &[(&str, &str)]) -> ConfigValues {
         [("topic.prefix", "shop"), ("signal.enabled.channels", "source, kafka")].iter().chain(entries).copied().collect()

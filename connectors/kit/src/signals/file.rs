@@ -8,7 +8,6 @@ use std::io::ErrorKind as IoErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_json::Value;
 use tailwater_api::signal::{Signal, SignalRequest};
 use tokio::fs;
 use tokio::sync::mpsc;
@@ -54,7 +53,7 @@ async fn look(path: &Path, taken: &Path, sender: &mpsc::Sender<SignalRequest>) -
     let text = fs::read(taken).await?;
     let text = String::from_utf8_lossy(&text);
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let outcome = match parse(line) {
+        let outcome = match Signal::from_json(line.as_bytes()) {
             Ok(signal) => {
                 let (request, answered) = SignalRequest::new(signal);
                 if sender.send(request).await.is_err() {
@@ -75,39 +74,11 @@ async fn look(path: &Path, taken: &Path, sender: &mpsc::Sender<SignalRequest>) -
     fs::remove_file(taken).await
 }
 
-fn parse(line: &str) -> Result<Signal, String> {
-    let mut members = match serde_json::from_str(line) {
-        Ok(Value::Object(members)) => members,
-        Ok(_) => return Err("it is no JSON object".to_owned()),
-        Err(error) => return Err(format!("it is no JSON: {error}")),
-    };
-    let (Some(Value::String(id)), Some(Value::String(kind))) = (members.shift_remove("id"), members.shift_remove("type")) else {
-        return Err("it has no id or no type, which are texts".to_owned());
-    };
-    let data = match members.shift_remove("data") {
-        None | Some(Value::Null) => String::new(),
-        // As the signalling table has it.
-        Some(Value::String(text)) => text,
-        Some(value) => value.to_string(),
-    };
-    Ok(Signal { id, kind, data })
-}
-
 #[cfg(test)]
 mod tests {
     use tailwater_api::{Error, ErrorKind};
 
     use super::*;
-
-    #[test]
-    fn a_line_is_an_object_with_id_type_and_data() {
-        let signal = parse(r#"{"id": "1", "type": "log", "data": {"message": "x"}}"#).unwrap();
-        assert_eq!(signal, Signal { id: "1".into(), kind: "log".into(), data: r#"{"message":"x"}"#.into() });
-        assert_eq!(parse(r#"{"id": "1", "type": "pause-snapshot"}"#).unwrap().data, "");
-        for wrong in ["", "[]", "{", r#"{"id": 1, "type": "log"}"#, r#"{"id": "1"}"#] {
-            assert!(parse(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[tokio::test]
     async fn lines_are_gone_once_they_are_answered_and_kept_until_then() {
