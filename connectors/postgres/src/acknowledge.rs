@@ -8,7 +8,8 @@
 //!
 //! Where that is held back (`progress`), what is durable behind it is told as written. A server that shuts down waits for its
 //! readers: until all that it sent is flushed there, or, where a reader says nothing of flushing, written (PostgreSQL 18,
-//! `WalSndDone`). So a place is told as flushed once, and then only what is written.
+//! `WalSndDone`). So a place is told as flushed once, and then only what is written. Where somebody else confirms
+//! (`lsn.flush.mode=manual`), nothing is ever told as flushed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,8 +48,9 @@ pub(crate) struct Durable {
 }
 
 impl Acknowledgements {
-    /// `durable` is where the run starts: what is before is durable since an earlier run.
-    pub(crate) fn new(durable: Durable) -> Arc<Self> {
+    /// `durable` is where the run starts if an earlier run made that durable; otherwise nothing is, until a batch is (I1).
+    pub(crate) fn new(durable: Option<Durable>) -> Arc<Self> {
+        let durable = durable.unwrap_or(Durable { resume: Lsn::INVALID, through: Lsn::INVALID });
         Arc::new(Self { points: Mutex::new(Points { sent: VecDeque::new(), durable }), asked: Notify::new() })
     }
 
@@ -114,12 +116,8 @@ pub(crate) async fn answer(
             }
         }
         let durable = acknowledgements.durable(*confirmed.borrow_and_update());
-        if confirms {
-            let (written, flushed) = answer_of(durable, &mut told);
-            sender.send(written, flushed).await?;
-        } else {
-            sender.send(Lsn::INVALID, Lsn::INVALID).await?;
-        }
+        let (written, flushed) = answer_of(durable, &mut told);
+        sender.send(written, if confirms { flushed } else { Lsn::INVALID }).await?;
         due = Instant::now() + interval;
     }
 }
@@ -143,10 +141,12 @@ mod tests {
         #[test]
         fn only_resume_points_of_durable_batches_are_confirmed(
             steps in proptest::collection::vec(0_u64..50, 1..30), confirmations in proptest::collection::vec(0_u64..35, 1..30),
+            is_stored in any::<bool>(),
         ) {
             let at = |resume: u64| Durable { resume: Lsn::new(resume), through: Lsn::new(resume + 7) };
-            let start = at(1000);
-            let acknowledgements = Acknowledgements::new(start);
+            let stored = is_stored.then(|| at(1000));
+            let start = stored.unwrap_or(Durable { resume: Lsn::INVALID, through: Lsn::INVALID });
+            let acknowledgements = Acknowledgements::new(stored);
             let mut resume = 1000;
             let points: Vec<_> = steps.iter().map(|step| { resume += step; at(resume) }).collect();
             for (number, point) in (1..).zip(&points) {

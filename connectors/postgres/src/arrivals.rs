@@ -233,6 +233,7 @@ mod tests {
             identity: ReplicaIdentity::Default,
             has_primary_key: true,
             may_select: true,
+            hides_rows: false,
             rows: 0.0,
             columns: Vec::new(),
             identity_columns: Vec::new(),

@@ -4,8 +4,9 @@
 //! The log's own messages describe columns, but neither their defaults nor whether they may be null nor the order of
 //! the key; those come from here.
 
-use tailwater_api::Result;
+use tailwater_api::{Error, ErrorKind, Result};
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
 
 use crate::connect::{SqlConnection, sql_error};
@@ -83,6 +84,8 @@ pub(crate) struct TableDefinition {
     pub(crate) identity: ReplicaIdentity,
     pub(crate) has_primary_key: bool,
     pub(crate) may_select: bool,
+    /// Whether policies hide rows from the role
+    pub(crate) hides_rows: bool,
     /// The server's estimate
     pub(crate) rows: f32,
     pub(crate) columns: Vec<ColumnDefinition>,
@@ -93,17 +96,19 @@ pub(crate) struct TableDefinition {
 }
 
 // A default names no columns, so its text needs no table: with one, the server looks at all columns of the table for each.
+// Functions that are asked about an oid answer null where the table is gone since the query began.
 // An index that is partial, over an expression or over nullable columns identifies no row, so it makes no key.
 const TABLES: &str = "
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'p', c.relreplident::text,
-       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), c.reltuples,
+       coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false), c.reltuples,
        CASE WHEN c.relispartition THEN array(SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid) ELSE '{}'::oid[] END,
        coalesce(k.primary_key, false), coalesce(k.columns, '{}'::text[]),
        a.attname::text, a.atttypid, a.atttypmod,
        a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END),
        format_type(a.atttypid, a.atttypmod), a.attgenerated::text,
        array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-             WHERE i.indrelid = c.oid AND i.indisreplident)
+             WHERE i.indrelid = c.oid AND i.indisreplident),
+       row_security_active(c.oid)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -156,6 +161,7 @@ impl TableDefinition {
             logged: row.get(4),
             identity,
             may_select: row.get(6),
+            hides_rows: row.get(19),
             rows: row.get(7),
             ancestors: row.get(8),
             has_primary_key: row.get(9),
@@ -210,6 +216,9 @@ pub(crate) struct PublishedTable {
     pub(crate) row_filter: Option<String>,
 }
 
+/// How often a publication is read where tables are dropped at the same time.
+const PUBLICATION_TRIES: u32 = 10;
+
 /// A publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Publication {
@@ -248,7 +257,17 @@ impl Publication {
         } else {
             "SELECT schemaname::text, tablename::text, NULL::text[], NULL::text FROM pg_publication_tables WHERE pubname = $1"
         };
-        let rows = sql.query(published, &[&name]).await.map_err(failed)?;
+        // The view opens each table. One that is dropped meanwhile is an error there (`internal_error`), and gone the next time.
+        let mut tries = 1;
+        let rows = loop {
+            match sql.query(published, &[&name]).await {
+                Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) && tries < PUBLICATION_TRIES => tries += 1,
+                Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) => {
+                    return Err(Error::new(ErrorKind::Conflict, format!("read the publication {name}")).because(error));
+                }
+                answer => break answer.map_err(failed)?,
+            }
+        };
         let tables = rows
             .iter()
             .map(|row| PublishedTable { schema: row.get(0), name: row.get(1), columns: row.get(2), row_filter: row.get(3) })

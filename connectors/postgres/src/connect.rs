@@ -84,9 +84,10 @@ impl SqlConnection {
         let connection = Self { client, task, tls };
         let timeout = config.statement_timeout.as_millis();
         // Roles and databases may set limits that are meant for people. Those that came with later versions are set where
-        // they are known.
+        // they are known. A read of which policies would hide rows is to fail: the log has them all (I11).
         let settings = format!(
             "SET statement_timeout = {timeout}; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; \
+             SET default_transaction_read_only = off; SET row_security = off; \
              SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
         );
         connection.batch_execute(&settings).await.map_err(|error| sql_error(doing(), error))?;
@@ -228,18 +229,22 @@ pub(crate) fn replication_options(config: &PostgresConfig) -> ConnectOptions {
     }
 }
 
-/// The settings that make text mean the same on every connection, as the start-up message takes them.
+/// How transactions begin whatever the role or the database sets: a standby refuses serializable ones.
+const TRANSACTION_SETTINGS: [(&str, &str); 2] =
+    [("default_transaction_isolation", "read\\ committed"), ("default_transaction_deferrable", "off")];
+
+/// The settings that make text and transactions mean the same on every connection, as the start-up message takes them.
 fn session_settings() -> String {
-    SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value} ")).collect()
+    SESSION_SETTINGS.iter().chain(&TRANSACTION_SETTINGS).map(|(name, value)| format!("-c {name}={value} ")).collect()
 }
 
 /// Maps an error of an established connection to its kind by SQLSTATE (PostgreSQL 18, appendix A).
 pub(crate) fn sql_error(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
-    let kind = match error.code() {
-        Some(state) => kind_of(state.code(), error.as_db_error().map_or("", tokio_postgres::error::DbError::message)),
-        None => ErrorKind::Unreachable,
-    };
-    Error::new(kind, doing).because(error)
+    let message = error.as_db_error().map_or("", tokio_postgres::error::DbError::message);
+    let kind = error.code().map_or(ErrorKind::Unreachable, |state| kind_of(state.code(), message));
+    let hides_rows = kind == ErrorKind::Unauthorised && message.contains("row-level security");
+    let error = Error::new(kind, doing).because(error);
+    if hides_rows { error.mend("as superuser: ALTER ROLE … BYPASSRLS; for the role of database.user") } else { error }
 }
 
 fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgres::Error) -> Error {

@@ -5,6 +5,7 @@
 //! one is compiled. Looking up the plan of a row is one comparison while the table stays the same.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use tailwater_api::record::Headers;
@@ -35,12 +36,29 @@ impl Compiler {
     /// The plan of the table in this shape. `session` is asked about types that came since.
     pub(crate) async fn compile(&mut self, session: &mut SqlSession, table: &TableDefinition, shape: Shape) -> Result<TablePlan> {
         if shape.columns.iter().any(|column| !self.types.knows(column.type_oid)) {
-            self.types = Arc::new(session.load_types().await?);
+            let mut types = session.load_types().await?;
+            types.remember(&self.types);
+            self.types = Arc::new(types);
         }
         let context = PlanContext { config: &self.config, types: &self.types, source_schema: &self.source_schema, headers: &self.headers };
         TablePlan::compile(&context, shape, Some(table), Lsn::INVALID, self.previous.as_deref())
     }
 }
+
+/// Why the log cannot be followed in binary: a table has, or had where the log is, a column whose type is read as text alone.
+#[derive(Debug)]
+pub(crate) struct ReadAsText {
+    /// `schema.table`
+    table: String,
+}
+
+impl fmt::Display for ReadAsText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the table {} has a column whose type is read as text", self.table)
+    }
+}
+
+impl std::error::Error for ReadAsText {}
 
 /// All plans of a run.
 pub(crate) struct Plans {
@@ -153,15 +171,12 @@ impl Plans {
         }
         let unknown_type = shape.columns.iter().any(|column| !self.types.knows(column.type_oid));
         if unknown_type {
-            self.reload_types(session, None).await?;
+            self.reload_types(session).await?;
         }
         let definition = self.definitions.get(&oid).cloned();
         let plan = self.compile(blocks, shape, definition.as_ref(), oid)?;
         if self.binary && !plan.is_binary() {
-            return Err(Error::new(ErrorKind::Restarting, "follow the log in binary").because(format!(
-                "the table {} now has a column whose type is read as text; the stream starts again in text",
-                plan.full_name
-            )));
+            return Err(Error::new(ErrorKind::Restarting, "follow the log in binary").because(ReadAsText { table: plan.full_name }));
         }
         debug!(table = %plan.full_name, oid, "the log describes the table anew");
         self.replace(oid, Arc::new(plan));
@@ -171,9 +186,14 @@ impl Plans {
     /// Compiles the plan of the table anew, because one of its enums has a label that it had not when the types were read. The
     /// log does not say that an enum was altered.
     pub(crate) async fn relist(&mut self, session: &mut SqlSession, blocks: &Blocks, oid: u32, plan: &TablePlan) -> Result<Arc<TablePlan>> {
-        let label = plan.unlisted_label().map(str::to_owned);
+        let unlisted = plan.unlisted_label();
+        let label = unlisted.map(|(_, label)| label);
         debug!(table = %plan.full_name, label, "an enum has a label that was not listed; the types are read again");
-        self.reload_types(session, label).await?;
+        self.reload_types(session).await?;
+        if let Some((type_oid, label)) = unlisted {
+            // It may be renamed by now.
+            Arc::make_mut(&mut self.types).remember_label(type_oid, label.to_owned());
+        }
         let definition = self.definitions.get(&oid).cloned();
         let plan = Arc::new(self.compile(blocks, plan.shape.clone(), definition.as_ref(), oid)?);
         self.replace(oid, plan.clone());
@@ -187,9 +207,9 @@ impl Plans {
         self.last = None;
     }
 
-    async fn reload_types(&mut self, session: &mut SqlSession, label: Option<String>) -> Result<()> {
+    async fn reload_types(&mut self, session: &mut SqlSession) -> Result<()> {
         let mut types = session.load_types().await?;
-        types.remember_labels(Arc::make_mut(&mut self.types), label);
+        types.remember(&self.types);
         self.types = Arc::new(types);
         Ok(())
     }
@@ -205,9 +225,14 @@ impl Plans {
         tables.iter().flat_map(|table| &table.columns).filter_map(codec).all(|codec| codec.supports_binary())
     }
 
-    /// Says how the stream's values come.
-    pub(crate) fn stream_in_binary(&mut self, binary: bool) {
+    /// Says how the stream's values come from now on.
+    pub(crate) fn expect_binary(&mut self, binary: bool) {
         self.binary = binary;
+    }
+
+    /// Whether the stream's values come in binary.
+    pub(crate) fn come_in_binary(&self) -> bool {
+        self.binary
     }
 
     /// Values since the last call that their schemas had no room for (I11). The first of each column is logged.
@@ -218,7 +243,7 @@ impl Plans {
             let Some(plan) = plan else { continue };
             for (column, count) in plan.lost() {
                 let known = self.lost.entry((oid, column.to_owned())).or_insert_with(|| {
-                    let message = "a value does not fit into the schema of its type and was written as null or as the nearest value";
+                    let message = "a value does not fit into the schema of its type and was written as null, as the nearest value or, where the type is gone, as text";
                     if warns {
                         warn!(table = %plan.full_name, column, "{message}");
                     } else {

@@ -51,6 +51,10 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
             format!("GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role};", quote_identifier(&table.schema), table.quoted());
         report.fault(Some("database.user"), format!("role {} may not read {}", facts.role, table.full_name()), Some(mend));
     }
+    for table in captured.iter().filter(|table| table.hides_rows) {
+        let message = format!("policies of row-level security hide rows of {} from the role {}", table.full_name(), facts.role);
+        report.fault(Some("database.user"), message, Some(format!("ALTER ROLE {} BYPASSRLS;", quote_identifier(&facts.role))));
+    }
     if !config.snapshot.stream {
         return Ok(());
     }

@@ -264,9 +264,9 @@ impl TablePlan {
         self.columns.iter().flatten().all(|column| column.codec.supports_binary())
     }
 
-    /// A label that an enum of the table had not when the types were read.
-    pub(crate) fn unlisted_label(&self) -> Option<&str> {
-        self.enums.iter().find_map(|&index| self.codec(index)?.unlisted_label())
+    /// A label that an enum of the table had not when the types were read, with the type of its column.
+    pub(crate) fn unlisted_label(&self) -> Option<(u32, &str)> {
+        self.enums.iter().find_map(|&index| Some((self.shape.columns[index].type_oid, self.codec(index)?.unlisted_label()?)))
     }
 
     /// The columns of which values had no room in their schema, with their number so far.
@@ -425,7 +425,7 @@ struct KeptColumn<'a> {
 }
 
 impl<'a> KeptColumn<'a> {
-    /// `None` for a column that the filters leave out, or whose type has no mapping.
+    /// `None` for a column that the filters leave out, or whose type is known and has no mapping.
     fn find(
         context: &PlanContext<'a>,
         table: &str,
@@ -444,9 +444,14 @@ impl<'a> KeptColumn<'a> {
         let definition = definition.filter(|definition| definition.type_oid == oid);
         let not_null = definition.is_some_and(|definition| definition.not_null);
         let default = definition.and_then(|definition| definition.default.as_deref());
-        let Some(codec) = context.types.column(oid, modifier, !not_null, default) else {
-            info!(column = %name, "left out: its type (oid {oid}) has no mapping; include.unknown.datatypes would include it");
-            return None;
+        let codec = match context.types.column(oid, modifier, !not_null, default) {
+            Some(codec) => codec,
+            // I8: a column that is in the row must not vanish because the catalog has moved on.
+            None if !context.types.knows(oid) => context.types.column_of_dropped_type(),
+            None => {
+                info!(column = %name, "left out: its type (oid {oid}) has no mapping; include.unknown.datatypes would include it");
+                return None;
+            }
         };
         Some(Self { codec, in_row, rule: relational.column_rules.of(&name), source_type: context.types.source_type(oid, modifier) })
     }

@@ -105,7 +105,9 @@ pub(crate) async fn choose(config: PostgresConfig) -> Result<PostgresConfig> {
 /// Why a server is not as wanted; `None` where it is.
 async fn refusal(config: &PostgresConfig, wanted: SessionAttributes) -> Result<Option<&'static str>> {
     let sql = SqlConnection::connect(config).await?;
-    let query = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool";
+    // What the server, the database and the role say; sessions of ours may write all the same.
+    let query =
+        "SELECT pg_is_in_recovery(), pg_is_in_recovery() OR reset_val::bool FROM pg_settings WHERE name = 'default_transaction_read_only'";
     let row = sql.query_one(query, &[]).await.map_err(|error| sql_error("ask a server what it is", error))?;
     let (in_recovery, read_only) = (row.get(0), row.get(1));
     Ok(match wanted {

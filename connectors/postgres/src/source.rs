@@ -423,13 +423,9 @@ impl Run {
 
     /// Follows the log from `position`.
     async fn stream(mut self, context: &mut SourceContext, position: Position) -> Result<()> {
-        let binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions));
-        self.plans.stream_in_binary(binary);
+        let mut binary = self.facts.version >= 140_000 && self.plans.are_binary(&captured(&self.config, &self.definitions));
         let heartbeat = self.config.relational.heartbeat.clone();
         let action = heartbeat.and_then(|heartbeat| Some((heartbeat.action_query?, heartbeat.interval)));
-        if let Some((query, _)) = &action {
-            heartbeat::act(&mut self.session, query).await;
-        }
         let mut beside = JoinSet::new();
         beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
         if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions) {
@@ -449,6 +445,10 @@ impl Run {
             }
         }
         let server = self.config.relational.topic_prefix.clone();
+        let place = |position: &Position| Durable { resume: position.resume, through: position.through };
+        // I1: a place that this run has sent itself may still be on its way.
+        let stored = Position::load(context.state(), &server)?.map(|stored| place(&stored));
+        let acknowledgements = Acknowledgements::new(stored.filter(|stored| *stored == place(&position)));
         let is_blocking = |table: &ReadingTable| table.request.as_ref().is_some_and(|request| request.blocking);
         let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
         let publication = Arc::new(self.publication.take());
@@ -457,7 +457,6 @@ impl Run {
         let blocking = BlockingSnapshots::new(blocking);
         let signals = Channels::open(&self.config.relational.signals, context.take_signals());
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
-        let acknowledgements = Acknowledgements::new(Durable { resume: position.resume, through: position.through });
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
         let messages = LogicalMessages::new(&config, &self.blocks);
         let start = Start {
@@ -479,7 +478,7 @@ impl Run {
         let mut protocol = Protocol::new(&config, &facts);
         loop {
             let options = plug_in::options(&config, protocol, binary);
-            let from = streaming.connect(protocol);
+            let from = streaming.connect(protocol, binary);
             let Some((mut stream, feedback)) = slot::attach(&config, &sql, stopping.clone(), from, &options).await? else {
                 return Ok(());
             };
@@ -492,14 +491,15 @@ impl Run {
                 answer_interval(config.status_interval, facts.wal_sender_timeout),
                 config.flush_mode != FlushMode::Manual,
             ));
-            let failed = |panicked| Err(Error::new(ErrorKind::Bug, "answer the server").because(panicked));
+            let panicked = |doing: &str, cause| Err(Error::new(ErrorKind::Bug, doing).because(cause));
             let ended = tokio::select! {
                 ended = streaming.run(&mut stream) => ended?,
-                Some(ended) = answering.join_next() => return ended.unwrap_or_else(failed),
-                Some(ended) = beside.join_next() => return ended.unwrap_or_else(failed),
+                Some(ended) = answering.join_next() => return ended.unwrap_or_else(|cause| panicked("answer the server", cause)),
+                Some(ended) = beside.join_next() => return ended.unwrap_or_else(|cause| panicked("watch the server beside the log", cause)),
             };
             match ended {
                 Ended::SpillFull => protocol.in_progress = false,
+                Ended::NeedsText => binary = false,
                 Ended::Stopped => break,
             }
         }

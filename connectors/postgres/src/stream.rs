@@ -19,6 +19,7 @@
 mod changes;
 mod rest;
 mod signals;
+mod text;
 mod uncommitted;
 
 use std::collections::HashMap;
@@ -133,6 +134,8 @@ pub(crate) enum Ended {
     Stopped,
     /// There is no room for transactions in progress: the server has to keep them, and is told so on another connection.
     SpillFull,
+    /// Not all values can come in binary: the server is to send text, and is told so on another connection.
+    NeedsText,
 }
 
 /// What became of a message.
@@ -216,8 +219,15 @@ impl<'a> Streaming<'a> {
         }
     }
 
-    /// Follows the log until the task is to end or the connection breaks.
+    /// Follows the log until the task is to end, another connection is needed, or this one breaks.
     pub(crate) async fn run(&mut self, stream: &mut ReplicationStream) -> Result<Ended> {
+        match self.follow(stream).await {
+            Err(error) if self.plans.come_in_binary() && text::is_asked_for(&error) => self.turn_to_text(&error).await,
+            ended => ended,
+        }
+    }
+
+    async fn follow(&mut self, stream: &mut ReplicationStream) -> Result<Ended> {
         let mut stopping = self.context.stopping();
         if self.transaction.is_none() {
             // What an earlier run was asked for.
@@ -411,16 +421,13 @@ impl<'a> Streaming<'a> {
     }
 
     fn position(&self) -> Position {
-        let partial = match &self.transaction {
-            Some(transaction) if !transaction.is_whole_durable() => transaction.partial(),
-            Some(_) | None => self.expected,
-        };
         Position {
             log: Some(self.log.clone()),
             resume: self.progress.resume(),
             through: self.progress.through(),
             last_commit: self.last_commit,
-            partial,
+            // As long as nothing came of the transaction at hand, the half durable one is still waited for.
+            partial: self.transaction.as_ref().and_then(Transaction::partial).or(self.expected),
             snapshot: SnapshotProgress::Streaming,
             last: self.last.clone(),
         }

@@ -86,11 +86,13 @@ impl Transaction {
         self.skip == Skip::Whole
     }
 
-    /// What a position says that is stored now.
+    /// What a position says of it that is stored now; `None` where that is what it said before the transaction began.
     pub(crate) fn partial(&self) -> Option<Partial> {
         let rows = match self.skip {
             Skip::Whole => return None,
-            Skip::Nothing | Skip::UpTo(..) if self.rows == 0 => return None,
+            Skip::Nothing if self.rows == 0 => return None,
+            // What is durable of it is still that.
+            Skip::UpTo(..) if !self.ours => return None,
             Skip::Nothing | Skip::UpTo(..) => self.rows,
             // Never less than what is durable already.
             Skip::Rows(durable) => self.rows.max(durable),
@@ -99,8 +101,8 @@ impl Transaction {
     }
 }
 
-/// Holds a transaction against the one of which a part is durable: what of it is to be dropped, and the part that is still
-/// waited for.
+/// Holds a transaction against the one of which a part is durable: what of it is to be dropped, and the part that a position
+/// still has to tell of.
 ///
 /// # Errors
 /// `history-gone`: the server's log is another one.
@@ -119,7 +121,7 @@ pub(crate) fn recognise(expected: Option<Partial>, xid: u32, commit: Lsn) -> Res
         Some(Partial::Rows { xid: stored, commit: at, .. }) => {
             Err(another_history(format!("transaction {stored}, committed at {at}, is half durable, but the server does not send it again")))
         }
-        Some(Partial::UpTo { xid: stored, lsn, messages }) if stored == xid => Ok((Skip::UpTo(lsn, messages), None)),
+        Some(partial @ Partial::UpTo { xid: stored, lsn, messages }) if stored == xid => Ok((Skip::UpTo(lsn, messages), Some(partial))),
         // Only rows at or before a place would be dropped, so waiting on for it loses nothing.
         Some(partial @ Partial::UpTo { .. }) => Ok((Skip::Nothing, Some(partial))),
     }
@@ -147,6 +149,21 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_of_which_nothing_came_leaves_what_is_waited_for_to_the_position() {
+        let begin = |xid, commit| Begin { final_lsn: Lsn::new(commit), commit_time: 0, xid };
+        let mut earlier = Transaction::new(begin(6, 90), Skip::Nothing, false);
+        assert_eq!(earlier.partial(), None);
+        earlier.rows = 1;
+        assert_eq!(earlier.partial(), rows(6, 90, 1));
+        let mut debeziums = Transaction::new(begin(7, 100), Skip::UpTo(Lsn::new(50), 1), false);
+        debeziums.rows = 1;
+        assert_eq!(debeziums.partial(), None, "its first rows are durable");
+        (debeziums.rows, debeziums.ours) = (3, true);
+        assert_eq!(debeziums.partial(), rows(7, 100, 3));
+        assert_eq!(Transaction::new(begin(7, 100), Skip::Rows(3), false).partial(), rows(7, 100, 3));
+    }
+
+    #[test]
     fn another_transaction_in_its_place_is_another_history() {
         for (xid, commit) in [(8, 100), (7, 101), (8, 101)] {
             let error = recognise(rows(7, 100, 3), xid, Lsn::new(commit)).unwrap_err();
@@ -157,7 +174,7 @@ mod tests {
     #[test]
     fn debeziums_place_drops_only_rows_of_its_transaction() {
         let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50), messages: 1 });
-        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (Skip::UpTo(Lsn::new(50), 1), None));
+        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (Skip::UpTo(Lsn::new(50), 1), place));
         assert_eq!(recognise(place, 8, Lsn::new(100)).unwrap(), (Skip::Nothing, place));
     }
 }

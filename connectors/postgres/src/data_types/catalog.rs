@@ -3,7 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::codec::ColumnCodec;
+use tailwater_api::{Kind, Schema};
+
+use super::codec::{Codec, ColumnCodec};
 use super::default::default_value;
 use super::source_type::SourceType;
 use super::{TypeOptions, mapping};
@@ -36,8 +38,8 @@ pub struct TypeRow {
 pub struct TypeCatalog {
     types: HashMap<u32, TypeRow>,
     options: TypeOptions,
-    /// Labels that enums once had; what the log holds of then still has them
-    former_labels: BTreeSet<String>,
+    /// Labels that enums once had, by the oid of the enum; what the log holds of then still has them
+    former_labels: HashMap<u32, BTreeSet<String>>,
 }
 
 impl TypeCatalog {
@@ -53,7 +55,7 @@ WHERE t.typtype <> 'p' AND (t.typtype <> 'c' OR EXISTS (SELECT FROM pg_class c W
     /// A catalog of these types.
     #[must_use]
     pub fn new(types: Vec<TypeRow>, options: TypeOptions) -> Self {
-        Self { types: types.into_iter().map(|row| (row.oid, row)).collect(), options, former_labels: BTreeSet::new() }
+        Self { types: types.into_iter().map(|row| (row.oid, row)).collect(), options, former_labels: HashMap::new() }
     }
 
     /// The labels of the type if it is an enum.
@@ -68,16 +70,48 @@ WHERE t.typtype <> 'p' AND (t.typtype <> 'c' OR EXISTS (SELECT FROM pg_class c W
         self.types.contains_key(&oid)
     }
 
-    /// Takes over what `earlier` knows and the server has forgotten, and `label`, which was read of an enum that may not have it
-    /// any more.
-    pub fn remember_labels(&mut self, earlier: &mut Self, label: Option<String>) {
-        self.former_labels.append(&mut earlier.former_labels);
-        self.former_labels.extend(label);
+    /// Takes over what `earlier` knows and the server has forgotten: types that were dropped and labels that were renamed, of which
+    /// the log may still hold values.
+    pub fn remember(&mut self, earlier: &Self) {
+        for (&oid, labels) in &earlier.former_labels {
+            self.former_labels.entry(oid).or_default().extend(labels.iter().cloned());
+        }
+        for (&oid, row) in &earlier.types {
+            match self.types.get(&oid) {
+                Some(now) => {
+                    let renamed: Vec<_> = row.labels.iter().filter(|label| !now.labels.contains(label)).cloned().collect();
+                    if !renamed.is_empty() {
+                        self.former_labels.entry(oid).or_default().extend(renamed);
+                    }
+                }
+                // Arrays of the rows of a table come and go with the table, and hardly a column has one.
+                None if row.element == 0 || earlier.knows(row.element) => {
+                    self.types.insert(oid, row.clone());
+                }
+                None => {}
+            }
+        }
     }
 
-    /// The labels that an enum has or may have had, sorted.
+    /// Takes over a label that was read in a column of type `oid`, an enum or made of one, which may not have it any more.
+    pub fn remember_label(&mut self, oid: u32, label: String) {
+        let mut row = self.types.get(&oid);
+        for _ in 0..mapping::DEEPEST {
+            row = match row {
+                Some(array) if array.element != 0 => self.types.get(&array.element),
+                Some(domain) if domain.kind == 'd' => self.types.get(&domain.base),
+                Some(_) | None => break,
+            };
+        }
+        if let Some(row) = row {
+            self.former_labels.entry(row.oid).or_default().insert(label);
+        }
+    }
+
+    /// The labels that an enum has or had, sorted.
     pub(super) fn labels(&self, row: &TypeRow) -> Arc<[Box<str>]> {
-        let labels: BTreeSet<&str> = row.labels.iter().chain(&self.former_labels).map(String::as_str).collect();
+        let former = self.former_labels.get(&row.oid).into_iter().flatten();
+        let labels: BTreeSet<&str> = row.labels.iter().chain(former).map(String::as_str).collect();
         labels.into_iter().map(Box::from).collect()
     }
 
@@ -101,6 +135,13 @@ WHERE t.typtype <> 'p' AND (t.typtype <> 'c' OR EXISTS (SELECT FROM pg_class c W
             None => schema,
         };
         Some(ColumnCodec::new(mapping.codec, schema.build(), self.options.refuse_loss))
+    }
+
+    /// The codec of a column whose type was dropped before it was known here. The log still holds the text of its values, which says
+    /// more than none, and each of them counts as lost.
+    #[must_use]
+    pub fn column_of_dropped_type(&self) -> ColumnCodec {
+        ColumnCodec::new(Codec::Dropped, Schema::of(Kind::String).optional().build(), self.options.refuse_loss)
     }
 
     /// How the source describes a column of this type; `None` where the type is not known.

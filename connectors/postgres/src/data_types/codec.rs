@@ -90,6 +90,8 @@ pub(super) enum Codec {
     Opaque(BinaryMode),
     /// Values for which Debezium's schema has no place at all
     Lost,
+    /// The text of a type that is known no more
+    Dropped,
     Array {
         element: Box<Codec>,
         /// What stands between elements in the text
@@ -167,7 +169,8 @@ impl ColumnCodec {
         self.codec.supports_binary()
     }
 
-    /// How many values so far had no room in the schema and were written as null or as the nearest value.
+    /// How many values so far had no room in the schema and were written as null or as the nearest value, or as text because their
+    /// type is gone.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
@@ -226,7 +229,7 @@ impl ColumnCodec {
 impl Codec {
     fn supports_binary(&self) -> bool {
         match self {
-            Self::OnlyText | Self::Opaque(_) => false,
+            Self::OnlyText | Self::Opaque(_) | Self::Dropped => false,
             Self::Array { element, .. } => element.supports_binary(),
             _ => true,
         }
@@ -235,6 +238,7 @@ impl Codec {
     fn description(&self) -> String {
         match self {
             Self::Array { element, .. } => format!("an array of {}", element.description()),
+            Self::Dropped => "a type that was dropped".to_owned(),
             scalar => format!("{scalar:?}").to_lowercase(),
         }
     }
@@ -294,6 +298,7 @@ impl Codec {
             Self::SparseVector => vector::sparse_of_text(raw, output),
             Self::Opaque(mode) => octet_string::bytea(raw, *mode, output),
             Self::Lost => Ok(output.lose(Value::Null)),
+            Self::Dropped => text(raw.clone()).map(|text| output.lose(text)),
             Self::Array { element, delimiter } => array::of_text(element, *delimiter, raw, output),
         }
     }
@@ -316,7 +321,7 @@ impl Codec {
                 Some(1) => text(raw.slice(1..)),
                 Some(_) | None => Err(Fault::Unreadable),
             },
-            Self::OnlyText | Self::Opaque(_) => Err(Fault::OnlyText),
+            Self::OnlyText | Self::Opaque(_) | Self::Dropped => Err(Fault::OnlyText),
             Self::Character => octet_string::character(raw, output),
             Self::Uuid => octet_string::uuid(exact(raw)?, output),
             Self::Network => network::address(raw, output),

@@ -11,7 +11,8 @@
 //!
 //! Some values do not fit into the schema that Debezium gives their type: a numeric `NaN` as a decimal, the inner
 //! arrays of an array of several dimensions, timestamps and intervals beyond 64 bits of microseconds. They become null, or
-//! the nearest value for times, and [`ColumnCodec::lost`] counts them, so that nothing is lost in silence (I11).
+//! the nearest value for times, and [`ColumnCodec::lost`] counts them, so that nothing is lost in silence (I11). So it does with
+//! values of a type that was dropped before anybody here knew it: they become their text.
 
 mod array;
 mod catalog;

@@ -345,10 +345,43 @@ fn labels_that_an_enum_has_not_are_told() {
     read(&codec, "{sad,angry,new}");
     assert_eq!(codec.unlisted_label(), Some("angry"));
     let mut types = catalog(TypeOptions::default());
-    types.remember_labels(&mut catalog(TypeOptions::default()), Some("angry".into()));
+    types.remember_label(oid("mood") + ARRAY, "angry".into());
     let codec = types.column(oid("mood"), -1, true, None).unwrap();
     read(&codec, "angry");
     assert_eq!((codec.unlisted_label(), codec.schema().parameter("allowed")), (None, Some("sad,with,comma")));
+}
+
+#[test]
+fn what_the_server_has_forgotten_is_remembered() {
+    let of_rows = |oid, element| TypeRow { element, ..row(oid, "_t", 'b') };
+    let mood = |labels: &[&str]| TypeRow {
+        namespace: "public".into(),
+        labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+        ..row(1, "mood", 'e')
+    };
+    let dropped = || TypeRow { base: 1, ..row(2, "dropped", 'd') };
+    let options = TypeOptions::default();
+    let mut earlier = TypeCatalog::new(vec![mood(&["sad", "angry"]), dropped(), of_rows(3, 2), of_rows(5, 4)], options);
+    earlier.remember_label(3, "furious".into());
+    let mut now = TypeCatalog::new(vec![mood(&["sad", "cross"])], options);
+    now.remember(&earlier);
+    assert_eq!((now.knows(2), now.knows(3), now.knows(5)), (true, true, false), "arrays of a table's rows go with the table");
+    for oid in [1, 2] {
+        let codec = now.column(oid, -1, true, None).unwrap();
+        for label in ["sad", "angry", "cross", "furious"] {
+            read(&codec, label);
+        }
+        assert_eq!((codec.unlisted_label(), codec.schema().parameter("allowed")), (None, Some("sad,cross")));
+    }
+}
+
+#[test]
+fn values_of_a_type_that_nobody_knows_any_more_are_their_text_and_counted() {
+    let codec = catalog(TypeOptions::default()).column_of_dropped_type();
+    assert_eq!((read(&codec, "happy"), codec.lost(), codec.supports_binary()), ("happy".into(), 1, false));
+    let refusing = catalog(TypeOptions { refuse_loss: true, ..TypeOptions::default() }).column_of_dropped_type();
+    let error = refusing.decode(Format::Text, &Bytes::from_static(b"happy"), &mut BytesMut::new()).unwrap_err();
+    assert!(error.to_string().contains("a type that was dropped"), "{error}");
 }
 
 #[test]

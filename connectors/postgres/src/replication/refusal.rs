@@ -89,6 +89,11 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Whether this is the server's word that values of a type have no binary form (`undefined_function`, of `getTypeBinaryOutputInfo`).
+pub(crate) fn is_without_binary_form(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.code == "42883")
+}
+
 /// What to do where a connection pooler answers.
 pub const POOLER_REMEDY: &str = "name the server itself in database.hostname and database.port: a connection pooler passes on neither replication nor the settings of a session";
 

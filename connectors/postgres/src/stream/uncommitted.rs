@@ -30,10 +30,11 @@ use crate::source::Protocol;
 use crate::spill::{Full, Part, Spill, SpilledMessages};
 
 impl Streaming<'_> {
-    /// Begins on a new connection, which speaks this protocol, and says from where. What was kept of transactions is forgotten: a
-    /// new connection sends them from their beginning.
-    pub(crate) fn connect(&mut self, protocol: Protocol) -> Lsn {
+    /// Begins on a new connection, which speaks this protocol, in binary or in text, and says from where. What was kept of
+    /// transactions is forgotten: a new connection sends them from their beginning.
+    pub(crate) fn connect(&mut self, protocol: Protocol, binary: bool) -> Lsn {
         self.protocol = protocol;
+        self.plans.expect_binary(binary);
         self.spill = (protocol.in_progress || protocol.two_phase).then(|| {
             let figure = self.context.metrics().gauge("spilled_bytes", "Transactions without a commit that are kept on disk.", None);
             Spill::new(self.config.spill.folder.clone(), self.config.spill.limit, figure)

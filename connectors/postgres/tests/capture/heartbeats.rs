@@ -38,3 +38,38 @@ async fn a_busy_source_writes_heartbeats_between_its_records() {
     let last = log.records.iter().rposition(|record| &*record.topic == "shop.public.t").unwrap();
     assert!(log.records[first..last].iter().any(|record| &*record.topic == "alive"));
 }
+
+#[tokio::test]
+async fn an_action_query_that_waits_or_fails_keeps_nobody_waiting_and_is_tried_again() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE beats (n int UNIQUE)").await.unwrap();
+    let holder = server.connect("postgres").await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE beats IN EXCLUSIVE MODE").await.unwrap();
+    let settings = [
+        ("heartbeat.interval.ms", "100"),
+        ("heartbeat.action.query", "BEGIN; INSERT INTO beats VALUES (1); COMMIT"),
+        ("table.include.list", r"public\.t"),
+        ("snapshot.mode", "no_data"),
+    ];
+    let is_row = |log: &Log| log.lines().iter().any(|line| line.starts_with("c public.t {2}"));
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    eventually(&client, "SELECT bool_or(active) FROM pg_replication_slots").await;
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    running.until(is_row).await;
+    eventually(&client, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO beats%'")
+        .await;
+    // Now it fails, in the middle of a transaction of its own.
+    holder.batch_execute("INSERT INTO beats VALUES (1); COMMIT").await.unwrap();
+    tokio::select! {
+        () = running.until(|_| false) => {}
+        () = eventually(&client, "SELECT xact_rollback > 2 FROM pg_stat_database WHERE datname = 'postgres'") => {}
+    }
+    client.batch_execute("TRUNCATE beats").await.unwrap();
+    tokio::select! {
+        () = running.until(|_| false) => {}
+        () = eventually(&client, "SELECT count(*) > 0 FROM beats") => {}
+    }
+    running.stop().await;
+}

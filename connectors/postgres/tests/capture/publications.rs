@@ -1,5 +1,7 @@
 //! Publications and replica identities: which are made, which are extended, and what of them is heeded.
 
+use tailwater_testkit::{PostgresServer, Version, required_or_skip};
+
 use crate::harness::{Log, config, eventually, server, start};
 
 const NAMED: &str = "SELECT coalesce(string_agg(tablename, ',' ORDER BY tablename), '') FROM pg_publication_tables WHERE pubname = $1";
@@ -131,4 +133,30 @@ async fn replica_identities_are_set_and_tables_of_which_the_log_tells_no_keys_ar
             "d public.coded {?} {?,d,?}->null",
         ]
     );
+}
+
+#[tokio::test]
+async fn a_table_that_is_dropped_while_the_publication_is_read_does_not_matter() {
+    // The view opens each table since PostgreSQL 16.
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V17, &[]).await) else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE scratch (id int PRIMARY KEY);
+             CREATE PUBLICATION shop FOR ALL TABLES",
+        )
+        .await
+        .unwrap();
+    let dropper = server.connect("postgres").await.unwrap();
+    dropper.batch_execute("BEGIN; DROP TABLE scratch").await.unwrap();
+    let mut running = start(&config(&server, &[("table.include.list", r"public\.t")]), Log::default());
+    // The view waits for the table that is being dropped.
+    eventually(
+        &client,
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%pg_publication_tables%'",
+    )
+    .await;
+    dropper.batch_execute("COMMIT").await.unwrap();
+    running.records(1).await;
+    running.stop().await;
 }

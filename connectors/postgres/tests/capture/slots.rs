@@ -189,3 +189,47 @@ async fn a_server_set_back_or_promoted_is_continued_only_where_it_has_all_that_w
     server.start_again().await.unwrap();
     refused(&config, &log, ErrorKind::HistoryGone, "lies on timeline 2, which this server never had", "when_needed").await;
 }
+
+#[tokio::test]
+async fn a_server_that_shuts_down_does_not_wait_for_who_leaves_confirming_to_others() {
+    let Some(mut server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut running = start(&config(&server, &[("lsn.flush.mode", "manual"), ("snapshot.mode", "no_data")]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots";
+    let before: String = client.query_one(confirmed, &[]).await.unwrap().get(0);
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    running.records(1).await;
+    tokio::select! {
+        () = running.until(|_| false) => {}
+        () = eventually(&client, "SELECT bool_or(write_lsn >= sent_lsn) FROM pg_stat_replication") => {}
+    }
+    assert_eq!(client.query_one(confirmed, &[]).await.unwrap().get::<_, String>(0), before, "nobody confirms");
+    let stopping = tokio::task::spawn_blocking(move || server.stop());
+    let (ended, _) = running.ended().await;
+    assert!(matches!(ended.unwrap_err().kind(), ErrorKind::Restarting | ErrorKind::Unreachable));
+    stopping.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn i1_a_new_beginning_on_an_old_slot_is_confirmed_once_it_is_durable() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    for statement in
+        ["CREATE TABLE t (id int PRIMARY KEY)", "SELECT pg_create_logical_replication_slot('shop', 'pgoutput')", "INSERT INTO t VALUES (1)"]
+    {
+        client.batch_execute(statement).await.unwrap();
+    }
+    let confirmed = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'shop'";
+    let before: String = client.query_one(confirmed, &[]).await.unwrap().get(0);
+    let mut running = start(&config(&server, &[]), Log::default());
+    running.refuse_confirmation();
+    running.records(1).await;
+    tokio::select! {
+        () = running.until(|_| false) => {}
+        () = eventually(&client, "SELECT bool_or(reply_time IS NOT NULL) FROM pg_stat_replication") => {}
+    }
+    assert_eq!(client.query_one(confirmed, &[]).await.unwrap().get::<_, String>(0), before);
+    running.stop().await;
+}
