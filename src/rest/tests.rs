@@ -195,13 +195,14 @@ fn a_name_is_one_segment_of_the_location() {
 #[test]
 fn a_range_has_defaults_and_limits() {
     let parameters = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>();
-    assert_eq!(topics::range(&[]).unwrap(), topics::Range { partition: 0, offset: 0, limit: 100 });
+    assert_eq!(topics::range(&[]).unwrap(), topics::Range { partition: 0, offset: 0, limit: 100, follow: false });
     assert_eq!(
-        topics::range(&parameters(&[("limit", "1000000"), ("offset", "7")])).unwrap(),
-        topics::Range { partition: 0, offset: 7, limit: 10_000 }
+        topics::range(&parameters(&[("limit", "1000000"), ("offset", "7"), ("follow", "true")])).unwrap(),
+        topics::Range { partition: 0, offset: 7, limit: 10_000, follow: true }
     );
     assert!(topics::range(&parameters(&[("offset", "-1")])).is_err());
     assert!(topics::range(&parameters(&[("ofset", "1")])).is_err());
+    assert!(topics::range(&parameters(&[("follow", "yes")])).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
