@@ -18,6 +18,7 @@ mod publications;
 mod refusals;
 mod rows;
 mod servers;
+mod sessions;
 mod signals;
 mod slots;
 mod snapshots;
