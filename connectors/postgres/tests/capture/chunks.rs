@@ -270,6 +270,28 @@ async fn a_key_that_changes_between_two_chunks_begins_the_table_anew() {
 }
 
 #[tokio::test]
+async fn i9_a_key_whose_collation_changes_between_two_chunks_begins_the_table_anew() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    // All that is read first would stand behind all others.
+    client
+        .batch_execute(
+            "CREATE TABLE t (a text COLLATE \"C\" PRIMARY KEY);
+             INSERT INTO t SELECT 'B' || i FROM generate_series(1, 1500) i; INSERT INTO t SELECT 'a' || i FROM generate_series(1, 1500) i;",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config(&server, &[WATERMARK, SMALL_CHUNKS]), Log::default());
+    running.until(|log| !log.records.is_empty()).await;
+    client.batch_execute("ALTER TABLE t ALTER a TYPE text COLLATE \"und-x-icu\"").await.unwrap();
+    assert!(!is_complete(&running.log));
+    running.until(is_complete).await;
+    let log = running.stop().await;
+    let keys: std::collections::BTreeSet<_> = log.records.iter().map(|record| show(&record.key.value)).collect();
+    assert_eq!(keys.len(), 3000);
+}
+
+#[tokio::test]
 async fn a_table_whose_key_is_dropped_between_two_chunks_is_read_while_the_log_rests() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
