@@ -252,8 +252,8 @@ impl Streaming<'_> {
         let is_skipped = relational.skipped_operations.contains(skipped);
         let is_unchanged = !is_skipped && relational.skip_unchanged && change.is_without_effect();
         // What no event tells must not take the place of a row that is read.
-        if !(is_skipped && kind == MessageKind::Update || is_unchanged) {
-            self.touch(relation, Some(&plan), &change);
+        if let Some(transaction) = self.followed().filter(|_| !(is_skipped && kind == MessageKind::Update || is_unchanged)) {
+            self.chunks.touch(transaction, relation, &plan, &change);
         }
         if is_signal {
             self.hear(&change);
@@ -305,7 +305,9 @@ impl Streaming<'_> {
     fn truncate(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
         for (index, &relation) in relations.iter().enumerate() {
             let admitted = self.admit(relation, lsn, index == 0)?;
-            self.touch(relation, None, &Change::Truncate);
+            if let Some(transaction) = self.followed() {
+                self.chunks.truncate(transaction, relation);
+            }
             if let Some((plan, durable)) = admitted.filter(|_| !self.config.relational.skipped_operations.contains(Operation::Truncate)) {
                 self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate, durable);
             }
@@ -313,11 +315,9 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    /// Rows that are read meanwhile must not stand behind this change.
-    fn touch(&mut self, relation: u32, plan: Option<&TablePlan>, change: &Change) {
-        if let Some(transaction) = self.transaction.as_ref().filter(|_| !self.chunks.is_idle()) {
-            self.chunks.touch(LoggedTransaction { xid: transaction.xid, commit: transaction.commit }, relation, plan, change);
-        }
+    /// The transaction that is followed, as rows that are read meanwhile are held against it: they must not stand behind its changes.
+    fn followed(&self) -> Option<LoggedTransaction> {
+        self.transaction.as_ref().map(|transaction| LoggedTransaction { xid: transaction.xid, commit: transaction.commit })
     }
 
     /// Writes the records of a change. What is durable already is only counted.

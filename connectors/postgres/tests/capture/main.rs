@@ -13,6 +13,7 @@ mod heartbeats;
 mod in_progress;
 mod keys;
 mod origins;
+mod own_keys;
 mod positions;
 mod publications;
 mod refusals;
