@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::requests::{Body, Create};
 use super::*;
 use crate::runtime::offsets::Offsets;
-use crate::runtime::worker::{ConnectorInfo, ConnectorType, Refused, RunState, RunStatus};
+use crate::runtime::worker::{ConnectorInfo, ConnectorType, MetricsFactory as _, Refused, RunState, RunStatus};
 use crate::state::TargetState;
 
 fn map(text: &str) -> JsonMap {
@@ -134,6 +134,21 @@ fn info_status_and_tasks_have_connects_keys_in_order() {
             .to_string()
             .starts_with(r#"[{"id":{"connector":"rest-sink","task":0},"config":{"connector.class":"FileStreamSink""#)
     );
+}
+
+#[test]
+fn i11_a_task_that_left_events_out_says_so_while_it_runs() {
+    let metrics = Registry::default();
+    let left_out = metrics.task("rest-sink", 0).counter("source_unreadable_events", "", None);
+    let running = || ConnectorInfo { tasks: vec![RunStatus { task: Some(0), state: RunState::Running, trace: None }], ..sink() };
+    let trace = |mut info: ConnectorInfo| {
+        super::connectors::tell_of_left_out(&metrics, &mut info);
+        info.tasks[0].trace.clone()
+    };
+    assert_eq!(trace(running()), None);
+    left_out.add(3);
+    assert!(trace(running()).unwrap().starts_with("unreadable: 3 events of the log"));
+    assert_eq!(trace(sink()).unwrap(), "unreachable: …", "what it failed of comes first");
 }
 
 #[test]
