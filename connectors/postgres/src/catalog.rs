@@ -69,6 +69,8 @@ pub(crate) struct ColumnDefinition {
     pub(crate) type_name: String,
     /// Kind of a generated column: stored or virtual
     pub(crate) generated: Option<char>,
+    /// What orders its texts; 0 for other values
+    pub(crate) collation: u32,
 }
 
 /// One table.
@@ -108,6 +110,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        format_type(a.atttypid, a.atttypmod), a.attgenerated::text,
        array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
              WHERE i.indrelid = c.oid AND i.indisreplident),
+       a.attcollation,
        row_security_active(c.oid)
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -161,7 +164,7 @@ impl TableDefinition {
             logged: row.get(4),
             identity,
             may_select: row.get(6),
-            hides_rows: row.get(19),
+            hides_rows: row.get(20),
             rows: row.get(7),
             ancestors: row.get(8),
             has_primary_key: row.get(9),
@@ -202,6 +205,7 @@ impl ColumnDefinition {
             default: row.get(15),
             type_name: row.get(16),
             generated: row.get::<_, &str>(17).chars().next(),
+            collation: row.get(19),
         })
     }
 }

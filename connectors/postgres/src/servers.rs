@@ -104,7 +104,7 @@ pub(crate) async fn choose(config: PostgresConfig) -> Result<PostgresConfig> {
 
 /// Why a server is not as wanted; `None` where it is.
 async fn refusal(config: &PostgresConfig, wanted: SessionAttributes) -> Result<Option<&'static str>> {
-    let sql = SqlConnection::connect(config).await?;
+    let sql = SqlConnection::connect_plainly(config).await?;
     // What the server, the database and the role say; sessions of ours may write all the same.
     let query =
         "SELECT pg_is_in_recovery(), pg_is_in_recovery() OR reset_val::bool FROM pg_settings WHERE name = 'default_transaction_read_only'";
