@@ -18,6 +18,7 @@ mod wire;
 
 pub use connection::{CreatedSlot, ReplicationConnection, Row, SlotLife, SnapshotAction, SystemIdentity, TimelineEnd};
 pub use feedback::FeedbackSender;
-pub use refusal::{POOLER_REMEDY, is_from_pooler, kind_of};
+pub(crate) use refusal::tls_refusal;
+pub use refusal::{CERTIFICATE_REMEDY, POOLER_REMEDY, is_from_pooler, kind_of};
 pub use startup::ConnectOptions;
 pub use stream::{Frame, ReplicationStream};

@@ -8,6 +8,7 @@ mod chunks;
 mod columns;
 mod conformance;
 mod definitions;
+mod failover;
 mod harness;
 mod heartbeats;
 mod in_progress;
