@@ -16,7 +16,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
 use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
-use crate::replication::{ConnectOptions, POOLER_REMEDY, is_from_pooler, kind_of};
+use crate::replication::{
+    ConnectOptions, LIFT_LATER_LIMITS, NOT_UTF_8_REMEDY, POOLER_REMEDY, SESSION_RIGHTS, TOO_LONG_REMEDY, is_from_pooler, kind_of,
+};
 
 /// What the server's views call our sessions.
 const APPLICATION: &str = "tailwater";
@@ -82,13 +84,7 @@ impl SqlConnection {
             }
         };
         let connection = Self { client, task, tls };
-        let timeout = config.statement_timeout.as_millis();
-        // Roles and databases may set limits that are meant for people. Those that came with later versions are set where
-        // they are known.
-        let settings = format!(
-            "SET statement_timeout = {timeout}; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; \
-             SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
-        );
+        let settings = format!("{LIFT_LATER_LIMITS}; SET statement_timeout = {}", config.statement_timeout.as_millis());
         connection.batch_execute(&settings).await.map_err(|error| sql_error(doing(), error))?;
         Ok(connection)
     }
@@ -228,9 +224,10 @@ pub(crate) fn replication_options(config: &PostgresConfig) -> ConnectOptions {
     }
 }
 
-/// The settings that make text mean the same on every connection, as the start-up message takes them.
+/// The settings of every session of ours, as the start-up message takes them.
 fn session_settings() -> String {
-    SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value} ")).collect()
+    let settings = SESSION_SETTINGS.into_iter().chain(SESSION_RIGHTS);
+    settings.map(|(name, value)| format!("-c {name}={} ", value.replace(' ', "\\ "))).collect()
 }
 
 /// Maps an error of an established connection to its kind by SQLSTATE (PostgreSQL 18, appendix A).
@@ -239,7 +236,20 @@ pub(crate) fn sql_error(doing: impl Into<String>, error: tokio_postgres::Error) 
         Some(state) => kind_of(state.code(), error.as_db_error().map_or("", tokio_postgres::error::DbError::message)),
         None => ErrorKind::Unreachable,
     };
-    Error::new(kind, doing).because(error)
+    let remedy = error.as_db_error().and_then(|refused| match refused.code().code() {
+        "22021" => Some(NOT_UTF_8_REMEDY),
+        "54000" => Some(TOO_LONG_REMEDY),
+        // See `SESSION_RIGHTS`.
+        "42501" if refused.message().contains("row-level security") => {
+            Some("as superuser, for the role of database.user: ALTER ROLE … BYPASSRLS;")
+        }
+        _ => None,
+    });
+    let error = Error::new(kind, doing).because(error);
+    match remedy {
+        Some(remedy) => error.mend(remedy),
+        None => error,
+    }
 }
 
 fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgres::Error) -> Error {
