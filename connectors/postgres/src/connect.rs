@@ -50,7 +50,46 @@ impl Drop for SqlConnection {
 }
 
 impl SqlConnection {
+    /// Connects, and begins as `database.initial.statements` says.
     pub(crate) async fn connect(config: &PostgresConfig) -> Result<Self> {
+        let connection = Self::connect_plainly(config).await?;
+        for (number, statement) in (1..).zip(&config.initial_statements) {
+            connection.batch_execute(statement).await.map_err(|error| initial_statement_failed(number, error))?;
+        }
+        connection.settle(config).await?;
+        Ok(connection)
+    }
+
+    /// Connects for a look that changes nothing (I15): an initial statement that would write is passed over.
+    pub(crate) async fn connect_to_look(config: &PostgresConfig) -> Result<Self> {
+        let connection = Self::connect_plainly(config).await?;
+        let read_only = |is_on| format!("SET default_transaction_read_only = {is_on}");
+        let failed = |error| sql_error("begin a session that only reads", error);
+        connection.batch_execute(&read_only("on")).await.map_err(failed)?;
+        for (number, statement) in (1..).zip(&config.initial_statements) {
+            match connection.batch_execute(statement).await {
+                Err(error) if error.code() != Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
+                    return Err(initial_statement_failed(number, error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        connection.batch_execute(&read_only("default")).await.map_err(failed)?;
+        connection.settle(config).await?;
+        Ok(connection)
+    }
+
+    /// Whatever the initial statements set, values come as they are read here (I7).
+    async fn settle(&self, config: &PostgresConfig) -> Result<()> {
+        if config.initial_statements.is_empty() {
+            return Ok(());
+        }
+        let settings: String = SESSION_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}';")).collect();
+        self.batch_execute(&settings).await.map_err(|error| sql_error("set how values are written", error))
+    }
+
+    /// Connects without the initial statements.
+    pub(crate) async fn connect_plainly(config: &PostgresConfig) -> Result<Self> {
         let doing = || format!("connect to {}:{} as {}", config.hostname, config.port, config.user);
         let mut options = tokio_postgres::Config::new();
         options
@@ -224,6 +263,31 @@ pub(crate) fn replication_options(config: &PostgresConfig) -> ConnectOptions {
     }
 }
 
+/// The statements of `database.initial.statements`, which are separated by semicolons; two of them are one that is part of a statement.
+pub(crate) fn split_statements(text: &str) -> Vec<String> {
+    let mut statements = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == ';' && characters.next_if_eq(&';').is_none() {
+            statements.push(String::new());
+        } else if let Some(statement) = statements.last_mut() {
+            statement.push(character);
+        }
+    }
+    statements.retain(|statement| !statement.trim().is_empty());
+    statements
+}
+
+/// The statement itself may hold what nobody is to see (I14).
+fn initial_statement_failed(number: usize, error: tokio_postgres::Error) -> Error {
+    let failed = sql_error(format!("run statement {number} of database.initial.statements"), error);
+    if failed.kind().is_transient() {
+        return failed;
+    }
+    let refused = Error::new(ErrorKind::Misconfigured, "use database.initial.statements").because(failed);
+    refused.mend("correct that statement, or grant what it needs to database.user")
+}
+
 /// The settings of every session of ours, as the start-up message takes them.
 fn session_settings() -> String {
     let settings = SESSION_SETTINGS.into_iter().chain(SESSION_RIGHTS);
@@ -267,5 +331,17 @@ fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgre
         )),
         Some(SqlState::INVALID_CATALOG_NAME) => error.mend("set database.dbname to a database of the server"),
         Some(_) | None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_semicolons_are_one_that_separates_nothing() {
+        assert_eq!(split_statements("SET a = 1; SET b = 2 ;"), ["SET a = 1", " SET b = 2 "]);
+        assert_eq!(split_statements("DO $$ BEGIN x();; END $$;SELECT ';;'"), ["DO $$ BEGIN x(); END $$", "SELECT ';'"]);
+        assert_eq!(split_statements(" ; "), Vec::<String>::new());
     }
 }
