@@ -1,198 +1,74 @@
-//! Roles and databases with settings of their own, and databases that are not in UTF-8: what is captured does not depend on them.
+//! What SQL connections begin with, and what is asked of the server beside the stream.
 
-use std::collections::BTreeMap;
-
-use tailwater_api::envelope::Envelope;
+use tailwater_api::source::SourceConnector;
 use tailwater_api::{ErrorKind, Value};
-use tailwater_testkit::PostgresServer;
+use tailwater_postgres::PostgresConnector;
 
-use crate::harness::{Log, config, server, start};
+use crate::harness::{Log, config, eventually, server, source_field, start};
 
-/// What somebody may have given to a role for other programs.
-const ODD_SETTINGS: &[(&str, &str)] = &[
-    ("DateStyle", "'German, DMY'"),
-    ("IntervalStyle", "sql_standard"),
-    ("TimeZone", "'Asia/Tokyo'"),
-    ("bytea_output", "escape"),
-    ("extra_float_digits", "'-15'"),
-    ("client_encoding", "LATIN1"),
-    ("standard_conforming_strings", "off"),
-    ("quote_all_identifiers", "on"),
-    ("transform_null_equals", "on"),
-    ("array_nulls", "off"),
-    ("xmlbinary", "hex"),
-    ("search_path", "''"),
-    ("row_security", "on"),
-    ("default_transaction_read_only", "on"),
-    ("default_transaction_isolation", "serializable"),
-    ("default_transaction_deferrable", "on"),
-    ("statement_timeout", "1"),
-    ("lock_timeout", "1"),
-    ("idle_in_transaction_session_timeout", "1"),
-    ("idle_session_timeout", "30000"),
-];
+#[tokio::test]
+async fn each_connection_begins_with_the_initial_statements_and_values_come_as_ever() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, day date); INSERT INTO t VALUES (1, '2024-02-29'); CREATE TABLE begun (setting text);
+             CREATE ROLE reader; GRANT SELECT ON t TO reader",
+        )
+        .await
+        .unwrap();
+    let statements = "SET application_name = 'it''s;; mine';INSERT INTO begun SELECT current_setting('application_name');
+                      SET DateStyle = 'German'";
+    let keys = [("database.initial.statements", statements), ("table.include.list", r"public\.t")];
+    // I15: a probe runs none that writes.
+    let report = PostgresConnector::probe(&config(&server, &keys)).await;
+    assert!(report.is_ready(), "{report:?}");
+    assert_eq!(client.query_one("SELECT count(*) FROM begun", &[]).await.unwrap().get::<_, i64>(0), 0);
+    let mut running = start(&config(&server, &keys), Log::default());
+    running.records(1).await;
+    let log = running.stop().await;
+    assert_eq!(log.lines(), ["r public.t {1} null->{1,19782}"]);
+    let begun = client.query("SELECT DISTINCT setting FROM begun", &[]).await.unwrap();
+    assert_eq!(begun.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(), ["it's; mine"]);
+}
 
-/// Schema and values of each row, by table and id.
-type Rows = BTreeMap<(String, i32), String>;
+#[tokio::test]
+async fn a_wrong_initial_statement_is_named_by_its_number_and_not_shown() {
+    let Some(server) = server(&[]).await else { return };
+    let config = config(&server, &[("database.initial.statements", "SELECT 1; SET no_such_setting = 'sesame'")]);
+    let error = start(&config, Log::default()).failed().await;
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert!(error.to_string().contains("run statement 2 of database.initial.statements"), "{error}");
+    assert!(!error.to_string().contains("sesame"), "{error}");
+}
 
-fn rows(log: &Log) -> Rows {
-    let row = |record| {
-        let after = Envelope::of(record).unwrap().after().clone();
-        let Value::Int32(id) = after.as_struct().unwrap()[0] else { panic!("an id") };
-        let (_, schema) = record.value.schema.as_ref().unwrap().field("after").unwrap();
-        ((record.topic.to_string(), id), format!("{schema:?} {after:?}"))
+#[tokio::test]
+async fn events_tell_the_oldest_transaction_of_the_slot_where_that_is_asked_for() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let mut running = start(&config(&server, &[("xmin.fetch.interval.ms", "100")]), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    let xmin = || async {
+        let row = client.query_one("SELECT catalog_xmin::text::int8 FROM pg_replication_slots", &[]).await.unwrap();
+        row.get::<_, i64>(0)
     };
-    log.records.iter().map(row).collect()
-}
-
-/// What a role captures of rows 1, which are there, and 2, which it makes while streaming.
-async fn capture(server: &PostgresServer, tables: &[&str], entries: &[(&str, &str)]) -> Rows {
-    let client = server.connect("postgres").await.unwrap();
-    let included = format!(r"public\.({})", tables.join("|"));
-    let own = [("table.include.list", &*included), ("slot.drop.on.stop", "true"), ("publication.autocreate.mode", "filtered")];
-    let mut running = start(&config(server, &[&own, entries].concat()), Log::default());
-    running.until(|log| log.records.len() == tables.len() && !log.state.is_empty()).await;
-    for table in tables {
-        client
-            .batch_execute(&format!("UPDATE public.{table} SET id = 0; INSERT INTO public.{table} SELECT 2, * FROM public.rest_of_{table}"))
-            .await
-            .unwrap();
-    }
-    // The move of row 1 is a delete with its tombstone and a create.
-    running.records(5 * tables.len()).await;
-    let mut log = running.stop().await;
-    log.records.retain(|record| Envelope::of(record).is_some_and(|envelope| !envelope.after().is_null()));
-    for table in tables {
-        client.batch_execute(&format!("DELETE FROM public.{table} WHERE id = 2; UPDATE public.{table} SET id = 1")).await.unwrap();
-    }
-    rows(&log)
-}
-
-#[tokio::test]
-async fn settings_of_the_role_change_nothing_of_what_is_captured() {
-    let Some(server) = server(&[]).await else { return };
-    let client = server.connect("postgres").await.unwrap();
-    client
-        .batch_execute(
-            "CREATE ROLE odd LOGIN SUPERUSER;
-             CREATE TABLE binary_ones (
-                 id int PRIMARY KEY, d date DEFAULT '2024-02-03', t timestamp DEFAULT '2024-02-03 04:05:06', z timestamptz, i interval DEFAULT '1 day',
-                 b bytea, f float8 DEFAULT 0.1, g float4, m money, s text NOT NULL DEFAULT E'a\\\\b''c', n numeric, a timestamp[], u text DEFAULT upper('x'));
-             CREATE TABLE text_ones (id int PRIMARY KEY, r tstzrange, v tsvector, p path, q daterange[], c regclass, x xml);
-             INSERT INTO binary_ones VALUES (1, '0044-03-15 BC', '2024-12-13 01:02:03.000004', '2024-12-13 01:02:03+05:30', '-1 year 2 days -3:04:05.6',
-                 '\\x5c00ff27', 0.1::float8 + 0.2, 1e-45, 1234.5, E'Zo\\u00eb \\\\ '' 漢字', 1e-20, '{2024-12-13 01:02:03.5,NULL}');
-             INSERT INTO text_ones VALUES (1, '[2024-12-13 01:02:03+00,infinity)', 'a:1A', '((0.1,0.2),(1e300,3))', '{\"[2024-12-13,)\"}', 'binary_ones',
-                 '<a>Zoë</a>');
-             ALTER TABLE binary_ones REPLICA IDENTITY FULL; ALTER TABLE text_ones REPLICA IDENTITY FULL;",
-        )
-        .await
-        .unwrap();
-    for table in ["binary_ones", "text_ones"] {
-        let sql = format!("CREATE TABLE rest_of_{table} AS SELECT * FROM {table}; ALTER TABLE rest_of_{table} DROP COLUMN id;");
-        client.batch_execute(&sql).await.unwrap();
-    }
-    // Its text depends on the search path, which is the role's own.
-    client.batch_execute("ALTER ROLE postgres SET search_path = ''").await.unwrap();
-    let both = ["binary_ones", "text_ones"];
-    let unknown = ("include.unknown.datatypes", "true");
-    let plain = capture(&server, &both, &[unknown]).await;
-    assert_eq!(plain.len(), 6);
-    for (name, value) in ODD_SETTINGS {
-        client.batch_execute(&format!("ALTER ROLE odd SET {name} = {value}")).await.unwrap();
-    }
-    let odd = [unknown, ("database.user", "odd"), ("publication.name", "odd")];
-    for strategy in ["consistent", "watermark"] {
-        let captured = capture(&server, &both, &[&odd[..], &[("snapshot.strategy", strategy)]].concat()).await;
-        assert_eq!(captured, plain, "{strategy}");
-    }
-    // Of this table alone the values come in binary.
-    let captured = capture(&server, &both[..1], &[&odd[..], &[("publication.name", "one")]].concat()).await;
-    assert!(captured.iter().all(|(place, row)| plain.get(place) == Some(row)), "{captured:#?}");
-}
-
-#[tokio::test]
-async fn a_snapshot_that_a_policy_would_hide_rows_from_is_refused() {
-    let Some(server) = server(&[]).await else { return };
-    let client = server.connect("postgres").await.unwrap();
-    client
-        .batch_execute(
-            "CREATE ROLE cdc LOGIN REPLICATION; CREATE TABLE orders (id int PRIMARY KEY, owner text);
-             INSERT INTO orders VALUES (1, 'cdc'), (2, 'ada');
-             GRANT SELECT ON orders TO cdc; ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
-             CREATE POLICY own ON orders USING (owner = current_user); CREATE PUBLICATION shop FOR TABLE orders;",
-        )
-        .await
-        .unwrap();
-    for strategy in ["consistent", "watermark"] {
-        let entries = [("database.user", "cdc"), ("snapshot.strategy", strategy), ("slot.drop.on.stop", "true"), ("slot.name", strategy)];
-        let error = start(&config(&server, &entries), Log::default()).failed().await;
-        assert_eq!(error.kind(), ErrorKind::Unauthorised, "{strategy}: {error}");
-        assert!(error.remedy().is_some_and(|remedy| remedy.contains("BYPASSRLS")), "{strategy}: {error}");
-    }
-    client.batch_execute("ALTER ROLE cdc BYPASSRLS").await.unwrap();
-    let mut running = start(&config(&server, &[("database.user", "cdc")]), Log::default());
-    running.records(2).await;
-    running.stop().await;
-}
-
-#[tokio::test]
-async fn databases_in_another_encoding_are_captured_in_utf_8() {
-    let Some(server) = server(&[]).await else { return };
-    let admin = server.connect("postgres").await.unwrap();
-    for encoding in ["LATIN1", "SQL_ASCII"] {
-        let sql = format!("CREATE DATABASE {encoding} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'");
-        admin.batch_execute(&sql).await.unwrap();
-        let database = encoding.to_lowercase();
-        let client = server.connect(&database).await.unwrap();
-        client
-            .batch_execute(
-                "CREATE TYPE mood AS ENUM ('größer'); CREATE TABLE \"straße\" (id int PRIMARY KEY, \"naïve\" text, m mood, many text[]);
-                 INSERT INTO \"straße\" VALUES (1, 'Zoë', 'größer', '{é,NULL}');
-                 CREATE TABLE with_range (LIKE \"straße\" INCLUDING ALL, r int4range); INSERT INTO with_range SELECT * FROM \"straße\"",
-            )
-            .await
-            .unwrap();
-        // The range makes the stream one of texts. A topic has no letter for ß.
-        for (index, (strategy, tables)) in
-            [("consistent", r"public\.straße"), ("watermark", r"public\.straße"), ("watermark", r"public\..*")].into_iter().enumerate()
-        {
-            let slot = format!("{database}_{index}");
-            let entries = [
-                ("database.dbname", &*database),
-                ("slot.name", &slot),
-                ("slot.drop.on.stop", "true"),
-                ("snapshot.strategy", strategy),
-                ("table.include.list", tables),
-            ];
-            let mut running = start(&config(&server, &entries), Log::default());
-            running.until(|log| log.lines().iter().any(|line| line.starts_with("r public.stra_e")) && !log.state.is_empty()).await;
-            client.batch_execute("UPDATE \"straße\" SET \"naïve\" = \"naïve\" || 'ñ'").await.unwrap();
-            running.until(|log| log.lines().iter().any(|line| line.starts_with('u'))).await;
-            let log = running.stop().await;
-            let before = "ñ".repeat(index);
-            let lines: Vec<_> = log.lines().into_iter().filter(|line| line.contains("stra_e")).collect();
-            assert_eq!(lines[0], format!("r public.stra_e {{1}} null->{{1,Zoë{before},größer,[é,null]}}"), "{encoding}");
-            assert_eq!(lines[1], format!("u public.stra_e {{1}} null->{{1,Zoë{before}ñ,größer,[é,null]}}"), "{encoding}");
+    let first = xmin().await;
+    // It moves on with what is confirmed, and is looked at again.
+    let moved = format!("SELECT catalog_xmin::text::int8 > {first} FROM pg_replication_slots");
+    for id in 0.. {
+        client.batch_execute(&format!("INSERT INTO t VALUES ({id})")).await.unwrap();
+        client.batch_execute("CHECKPOINT").await.unwrap();
+        running.records(id + 1).await;
+        let Value::Int64(told) = source_field(&running.log.records[id], "xmin") else { panic!("no xmin") };
+        assert!((first..=xmin().await).contains(&told), "{told}");
+        if told > first {
+            break;
+        }
+        tokio::select! {
+            () = running.until(|_| false) => {}
+            () = eventually(&client, &moved) => {}
         }
     }
-}
-
-#[tokio::test]
-async fn a_text_of_no_encoding_that_is_not_utf_8_stops_the_source_with_its_remedy() {
-    let Some(server) = server(&[]).await else { return };
-    let admin = server.connect("postgres").await.unwrap();
-    admin.batch_execute("CREATE DATABASE bare ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'").await.unwrap();
-    let client = server.connect("bare").await.unwrap();
-    client.batch_execute("CREATE TABLE notes (id int PRIMARY KEY, t text); INSERT INTO notes VALUES (1, 'fine')").await.unwrap();
-    let mut running = start(&config(&server, &[("database.dbname", "bare")]), Log::default());
-    running.until(|log| log.records.len() == 1 && !log.state.is_empty()).await;
-    // By whom writes without an encoding, too.
-    client.batch_execute("SET client_encoding = 'SQL_ASCII'; INSERT INTO notes VALUES (2, E'caf\\xe9')").await.unwrap();
-    let streaming = running.failed().await;
-    let entries = [("database.dbname", "bare"), ("slot.name", "again")];
-    let reading = start(&config(&server, &entries), Log::default()).failed().await;
-    for error in [streaming, reading] {
-        assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
-        assert!(error.remedy().is_some_and(|remedy| remedy.contains("UTF-8")), "{error}");
-    }
+    running.stop().await;
 }
