@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tailwater_api::Result;
 use tailwater_api::source::BatchNumber;
+use tailwater_kit::crash_point::crash_point;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -116,6 +117,9 @@ pub(crate) async fn answer(
             }
         }
         let durable = acknowledgements.durable(*confirmed.borrow_and_update());
+        if confirms && durable.resume > told {
+            crash_point("source-before-confirmation");
+        }
         let (written, flushed) = answer_of(durable, &mut told);
         sender.send(written, if confirms { flushed } else { Lsn::INVALID }).await?;
         due = Instant::now() + interval;

@@ -16,7 +16,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
 use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
-use crate::replication::{ConnectOptions, POOLER_REMEDY, is_from_pooler, kind_of};
+use crate::replication::{
+    CERTIFICATE_REMEDY, ConnectOptions, LIFT_LATER_LIMITS, NOT_UTF_8_REMEDY, POOLER_REMEDY, SESSION_RIGHTS, TOO_LONG_REMEDY,
+    is_from_pooler, kind_of, tls_refusal,
+};
 
 /// What the server's views call our sessions.
 const APPLICATION: &str = "tailwater";
@@ -123,13 +126,8 @@ impl SqlConnection {
         };
         let connection = Self { client, task, tls };
         let timeout = config.statement_timeout.as_millis();
-        // Roles and databases may set limits that are meant for people. Those that came with later versions are set where
-        // they are known. A read of which policies would hide rows is to fail: the log has them all (I11).
-        let settings = format!(
-            "SET statement_timeout = {timeout}; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; \
-             SET default_transaction_read_only = off; SET row_security = off; \
-             SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
-        );
+        // Not as the session begins: what the server says of it by itself counts for `database.target_session_attrs`.
+        let settings = format!("{LIFT_LATER_LIMITS}; SET statement_timeout = {timeout}; SET default_transaction_read_only = off");
         connection.batch_execute(&settings).await.map_err(|error| sql_error(doing(), error))?;
         Ok(connection)
     }
@@ -294,22 +292,44 @@ fn initial_statement_failed(number: usize, error: tokio_postgres::Error) -> Erro
     refused.mend("correct that statement, or grant what it needs to database.user")
 }
 
-/// How transactions begin whatever the role or the database sets: a standby refuses serializable ones.
-const TRANSACTION_SETTINGS: [(&str, &str); 2] =
-    [("default_transaction_isolation", "read\\ committed"), ("default_transaction_deferrable", "off")];
-
-/// The settings that make text and transactions mean the same on every connection, as the start-up message takes them.
+/// The settings of every session of ours, as the start-up message takes them.
 fn session_settings() -> String {
-    SESSION_SETTINGS.iter().chain(&TRANSACTION_SETTINGS).map(|(name, value)| format!("-c {name}={value} ")).collect()
+    let settings = SESSION_SETTINGS.into_iter().chain(SESSION_RIGHTS);
+    settings.map(|(name, value)| format!("-c {name}={} ", value.replace(' ', "\\ "))).collect()
 }
 
 /// Maps an error of an established connection to its kind by SQLSTATE (PostgreSQL 18, appendix A).
 pub(crate) fn sql_error(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
-    let message = error.as_db_error().map_or("", tokio_postgres::error::DbError::message);
-    let kind = error.code().map_or(ErrorKind::Unreachable, |state| kind_of(state.code(), message));
-    let hides_rows = kind == ErrorKind::Unauthorised && message.contains("row-level security");
+    let kind = match error.code() {
+        Some(state) => kind_of(state.code(), error.as_db_error().map_or("", tokio_postgres::error::DbError::message)),
+        None => ErrorKind::Unreachable,
+    };
+    let remedy = error.as_db_error().and_then(|refused| match refused.code().code() {
+        "22021" => Some(NOT_UTF_8_REMEDY),
+        "54000" => Some(TOO_LONG_REMEDY),
+        // See `SESSION_RIGHTS`.
+        "42501" if refused.message().contains("row-level security") => {
+            Some("as superuser, for the role of database.user: ALTER ROLE … BYPASSRLS;")
+        }
+        _ => None,
+    });
     let error = Error::new(kind, doing).because(error);
-    if hides_rows { error.mend("as superuser: ALTER ROLE … BYPASSRLS; for the role of database.user") } else { error }
+    match remedy {
+        Some(remedy) => error.mend(remedy),
+        None => error,
+    }
+}
+
+/// What TLS says against a connection; rustls hands its errors on inside of those of the socket.
+fn handshake_error(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref()) {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgres::Error) -> Error {
@@ -318,8 +338,17 @@ fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgre
     if is_from_pooler(message) {
         return Error::new(ErrorKind::Unsupported, doing).because(error).mend(POOLER_REMEDY);
     }
+    if let Some((kind, mend)) = handshake_error(&error).map(tls_refusal) {
+        return Error::new(kind, doing).because(error).mend(mend);
+    }
+    let is_about_certificate = message.contains("client certificate");
     let error = sql_error(doing, error);
     match state {
+        // The server looks at a certificate when we hold the handshake for done, and may only close.
+        None if config.tls.client_certificate.is_some() => {
+            error.mend(format!("check that the server runs; where it closes the connection: {CERTIFICATE_REMEDY}"))
+        }
+        Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION) if is_about_certificate => error.mend(CERTIFICATE_REMEDY),
         Some(SqlState::INVALID_PASSWORD) => error.mend("set database.password to the password of the role"),
         Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => error.mend(format!(
             "check database.user and pg_hba.conf; CREATE ROLE {} LOGIN REPLICATION PASSWORD '…';",
