@@ -13,6 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
+use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::{PostgresServer, Version};
 use tokio_postgres::Client;
@@ -36,8 +37,11 @@ pub(crate) struct Played {
     pub(crate) failure: Option<String>,
 }
 
-/// The version that a case names.
+/// The version that a case names, or the one that has pgvector where the case needs it.
 pub(crate) fn version(case: &Case) -> Version {
+    if extensions(case).contains(&"vector") {
+        return Version::V16;
+    }
     let major = case.server.strip_prefix("postgres-").and_then(|major| major.parse().ok());
     Version::ALL.into_iter().find(|version| Some(version.major()) == major).unwrap_or_else(|| panic!("no server {}", case.server))
 }
@@ -57,16 +61,26 @@ fn on_kafka(broker: &KafkaBroker, case: &str) -> String {
     worker
 }
 
-/// An extension that the case makes and the server has not: some are no part of a server's package.
-pub(crate) async fn missing_extension(case: &Case, server: &PostgresServer) -> Option<String> {
+/// The extensions that a case creates.
+fn extensions(case: &Case) -> Vec<&str> {
     let setup = case.setup.as_deref().unwrap_or_default();
-    let wanted: Vec<_> = setup.lines().filter_map(|line| line.trim().strip_prefix("create extension ")?.strip_suffix(';')).collect();
-    if wanted.is_empty() {
-        return None;
-    }
-    let client = server.connect("postgres").await.unwrap();
+    setup.lines().filter_map(|line| line.trim().strip_prefix("create extension ")?.strip_suffix(';')).collect()
+}
+
+/// Whether the server has the extensions that the case creates: some are no part of a server's package.
+///
+/// # Errors
+/// `missing`: it has not.
+pub(crate) async fn has_extensions(case: &Case, server: &PostgresServer) -> Result<()> {
+    let client = server.connect("postgres").await?;
     let query = "SELECT name FROM unnest($1::text[]) AS w (name) WHERE name NOT IN (SELECT name FROM pg_available_extensions)";
-    client.query_opt(query, &[&wanted]).await.unwrap().map(|row| row.get(0))
+    match client.query_opt(query, &[&extensions(case)]).await.unwrap() {
+        None => Ok(()),
+        Some(row) => {
+            let doing = format!("create the extension {}", row.get::<_, &str>(0));
+            Err(Error::new(ErrorKind::Missing, doing).mend("scripts/install-test-servers"))
+        }
+    }
 }
 
 /// Plays the case `name` (`postgres/operations`) on a fresh server, through a broker where one is given. `may_fail` says that the
