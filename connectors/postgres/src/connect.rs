@@ -1,6 +1,7 @@
 //! Ordinary SQL connections, and what they share with replication connections: address, credentials, TLS, and settings
 //! that make the server render text the same way on both (I7).
 
+use std::error::Error as _;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
 use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
-use crate::replication::{ConnectOptions, POOLER_REMEDY, is_from_pooler, kind_of};
+use crate::replication::{
+    CERTIFICATE_REMEDY, ConnectOptions, METHOD_REMEDY, PASSWORD_REMEDY, POOLER_REMEDY, TLS_REMEDY, UNREACHABLE_REMEDY, is_from_pooler,
+    kind_of,
+};
 
 /// What the server's views call our sessions.
 const APPLICATION: &str = "tailwater";
@@ -248,6 +252,9 @@ fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgre
     if is_from_pooler(message) {
         return Error::new(ErrorKind::Unsupported, doing).because(error).mend(POOLER_REMEDY);
     }
+    if let Some((kind, remedy)) = refused_by_driver(&error) {
+        return Error::new(kind, doing).because(error).mend(remedy);
+    }
     let error = sql_error(doing, error);
     match state {
         Some(SqlState::INVALID_PASSWORD) => error.mend("set database.password to the password of the role"),
@@ -256,6 +263,26 @@ fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgre
             quote_identifier(&config.user)
         )),
         Some(SqlState::INVALID_CATALOG_NAME) => error.mend("set database.dbname to a database of the server"),
-        Some(_) | None => error,
+        None => error.mend(UNREACHABLE_REMEDY),
+        Some(_) => error,
+    }
+}
+
+/// What no further try mends although the server has given no SQLSTATE. The driver (tokio-postgres 0.7) does not show the kinds of
+/// its own errors, so their causes tell them apart.
+fn refused_by_driver(error: &tokio_postgres::Error) -> Option<(ErrorKind, &'static str)> {
+    let cause = error.source()?;
+    // rustls hands its own errors on inside of those of the socket.
+    let in_socket = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    if in_socket.is_some_and(|inner| inner.is::<rustls::Error>()) || cause.is::<rustls::pki_types::InvalidDnsNameError>() {
+        return Some((ErrorKind::Misconfigured, CERTIFICATE_REMEDY));
+    }
+    match cause.to_string().as_str() {
+        "server does not support TLS" => Some((ErrorKind::Misconfigured, TLS_REMEDY)),
+        "password missing" => Some((ErrorKind::Unauthorised, PASSWORD_REMEDY)),
+        text if text.starts_with("unsupported authentication method") || text.starts_with("unsupported SASL mechanism") => {
+            Some((ErrorKind::Unsupported, METHOD_REMEDY))
+        }
+        _ => None,
     }
 }

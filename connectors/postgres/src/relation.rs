@@ -472,22 +472,28 @@ fn field_schema(schema: &Arc<Schema>, rule: Option<&ColumnRule>, source_type: Op
     builder.build()
 }
 
-/// Names of the key's columns: those that the configuration names, the primary key of the catalog, or else the
-/// identity that the log marks.
+/// Names of the columns of the records' key: those that the configuration names, or else the table's own.
 fn key_of(config: &PostgresConfig, shape: &Shape, definition: Option<&TableDefinition>) -> Vec<String> {
-    let there = |name: &String| shape.columns.iter().any(|column| column.name == *name);
     if let Some(names) = config.relational.key_columns.of(&shape.schema, &shape.table) {
-        return names.iter().filter(|name| there(name)).cloned().collect();
+        let is_there = |name: &&String| shape.columns.iter().any(|column| column.name == **name);
+        return names.iter().filter(is_there).cloned().collect();
     }
-    match definition {
-        // A key of today that was not there when the row was written is none of that row.
-        Some(table) if table.key.iter().all(there) => table.key.clone(),
-        Some(_) | None if shape.identity_full => Vec::new(),
-        Some(_) | None => shape.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone()).collect(),
-    }
+    shape.own_key(definition)
 }
 
 impl Shape {
+    /// Names of the columns that the table itself has as its key: the primary key of the catalog, or else the identity that the log
+    /// marks.
+    pub(crate) fn own_key(&self, definition: Option<&TableDefinition>) -> Vec<String> {
+        let is_there = |name: &String| self.columns.iter().any(|column| column.name == *name);
+        match definition {
+            // A key of today that was not there when the row was written is none of that row.
+            Some(table) if table.key.iter().all(is_there) => table.key.clone(),
+            Some(_) | None if self.identity_full => Vec::new(),
+            Some(_) | None => self.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone()).collect(),
+        }
+    }
+
     /// The shape as the log describes it.
     pub(crate) fn of_relation(relation: &Relation<'_>) -> Self {
         let column = |column: &RelationColumn<'_>| TupleColumn {

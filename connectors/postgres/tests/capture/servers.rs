@@ -89,6 +89,11 @@ async fn both_sides_show_certificates() {
     let without = [&encrypted("verify-full")[..], &[("database.sslrootcert", root.as_str())]].concat();
     let error = start(&config(&server, &without), Log::default()).failed().await;
     assert!(matches!(error.kind(), ErrorKind::Unauthorised | ErrorKind::Unreachable), "{error}");
+    // For another name than the one that is asked for.
+    let named = [&without[..], &[("database.hostname", "127.0.0.1")]].concat();
+    let error = start(&config(&server, &named), Log::default()).failed().await;
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert!(error.remedy().is_some_and(|mend| mend.contains("database.sslrootcert")), "{error}");
     let strange = [&without[..], &[("database.sslcert", other.as_str()), ("database.sslkey", &other_key)]].concat();
     let error = start(&config(&server, &strange), Log::default()).failed().await;
     assert!(!error.to_string().contains("PRIVATE"), "{error}");
