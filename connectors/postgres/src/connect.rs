@@ -274,7 +274,8 @@ fn refused_by_driver(error: &tokio_postgres::Error) -> Option<(ErrorKind, &'stat
     let cause = error.source()?;
     // rustls hands its own errors on inside of those of the socket.
     let in_socket = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    if in_socket.is_some_and(|inner| inner.is::<rustls::Error>()) || cause.is::<rustls::pki_types::InvalidDnsNameError>() {
+    let of_tls = in_socket.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    if of_tls.is_some() || cause.is::<rustls::pki_types::InvalidDnsNameError>() {
         return Some((ErrorKind::Misconfigured, CERTIFICATE_REMEDY));
     }
     match cause.to_string().as_str() {
