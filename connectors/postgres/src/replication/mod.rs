@@ -18,6 +18,10 @@ mod wire;
 
 pub use connection::{CreatedSlot, ReplicationConnection, Row, SlotLife, SnapshotAction, SystemIdentity, TimelineEnd};
 pub use feedback::FeedbackSender;
-pub use refusal::{FOLLOW_PRIMARY, POOLER_REMEDY, is_from_pooler, is_out_of_slots, kind_of};
-pub use startup::{CERTIFICATE_REMEDY, ConnectOptions, METHOD_REMEDY, PASSWORD_REMEDY, TLS_REMEDY, UNREACHABLE_REMEDY};
+pub(crate) use refusal::{FOLLOW_PRIMARY, NOT_UTF_8_REMEDY, TOO_LONG_REMEDY, is_out_of_slots};
+pub use refusal::{POOLER_REMEDY, is_from_pooler, kind_of};
+pub use startup::ConnectOptions;
+pub(crate) use startup::{
+    CERTIFICATE_REMEDY, LIFT_LATER_LIMITS, METHOD_REMEDY, PASSWORD_REMEDY, SESSION_RIGHTS, TLS_REMEDY, UNREACHABLE_REMEDY,
+};
 pub use stream::{Frame, ReplicationStream};

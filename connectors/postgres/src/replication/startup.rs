@@ -36,20 +36,33 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_sec
 /// How long sent octets may stay without an answer of the peer's machine.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Timeouts that roles and databases may set for ordinary sessions. Ours waits for slots and keeps snapshots.
-const NO_TIMEOUTS: [(&str, &str); 3] = [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
+/// What roles and databases may set for ordinary sessions and ours go on without: they wait for slots, keep snapshots, create
+/// publications and read expressions of the catalog. Rows that a policy would hide are in the log all the same, so a read that
+/// misses them is refused (I11).
+pub(crate) const SESSION_RIGHTS: [(&str, &str); 7] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("row_security", "off"),
+    ("quote_all_identifiers", "off"),
+];
+/// Limits that came with later versions: a server that does not know them refuses a session that names them.
+pub(crate) const LIFT_LATER_LIMITS: &str =
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// What to do where nobody answers.
-pub const UNREACHABLE_REMEDY: &str = "check database.hostname and database.port, and that the server runs and listens there";
+pub(crate) const UNREACHABLE_REMEDY: &str = "check database.hostname and database.port, and that the server runs and listens there";
 /// What to do where the server does not encrypt.
-pub const TLS_REMEDY: &str =
+pub(crate) const TLS_REMEDY: &str =
     "as superuser, with a certificate in place: ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf(); or set database.sslmode to prefer";
 /// What to do where a certificate is refused, by us or by the server.
-pub const CERTIFICATE_REMEDY: &str = "check database.sslrootcert and that the server's certificate is for database.hostname; and database.sslcert, where the server asks for one of ours";
+pub(crate) const CERTIFICATE_REMEDY: &str = "check database.sslrootcert and that the server's certificate is for database.hostname; and database.sslcert, where the server asks for one of ours";
 /// What to do where the server wants a password.
-pub const PASSWORD_REMEDY: &str = "set database.password";
+pub(crate) const PASSWORD_REMEDY: &str = "set database.password";
 /// What to do where the server wants to know who we are in a way that we do not know.
-pub const METHOD_REMEDY: &str = "use scram-sha-256 in the role's line of the server's pg_hba.conf";
+pub(crate) const METHOD_REMEDY: &str = "use scram-sha-256 in the role's line of the server's pg_hba.conf";
 
 /// Where and as whom to connect.
 #[derive(Clone)]
@@ -163,7 +176,7 @@ async fn attempt(options: &ConnectOptions, tls: Option<&Arc<ClientConfig>>, encr
         ("replication", "database"),
         ("application_name", &options.application_name),
     ];
-    let parameters = parameters.into_iter().chain(SESSION_SETTINGS).chain(NO_TIMEOUTS).chain(settings);
+    let parameters = parameters.into_iter().chain(SESSION_SETTINGS).chain(SESSION_RIGHTS).chain(settings);
     frontend::startup_message(parameters, &mut message).map_err(|error| unusable(&doing, error))?;
     wire.send(&message, &doing).await?;
     authenticate(&mut wire, options, binding, &doing).await?;
