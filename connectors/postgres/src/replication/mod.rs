@@ -18,10 +18,8 @@ mod wire;
 
 pub use connection::{CreatedSlot, ReplicationConnection, Row, SlotLife, SnapshotAction, SystemIdentity, TimelineEnd};
 pub use feedback::FeedbackSender;
-pub(crate) use refusal::{FOLLOW_PRIMARY, NOT_UTF_8_REMEDY, TOO_LONG_REMEDY, is_out_of_slots};
-pub use refusal::{POOLER_REMEDY, is_from_pooler, kind_of};
+pub use refusal::{CERTIFICATE_REMEDY, POOLER_REMEDY, is_from_pooler, kind_of};
+pub(crate) use refusal::{FOLLOW_PRIMARY, NOT_UTF_8_REMEDY, TOO_LONG_REMEDY, is_out_of_slots, tls_refusal};
 pub use startup::ConnectOptions;
-pub(crate) use startup::{
-    CERTIFICATE_REMEDY, LIFT_LATER_LIMITS, METHOD_REMEDY, PASSWORD_REMEDY, SESSION_RIGHTS, TLS_REMEDY, UNREACHABLE_REMEDY,
-};
+pub(crate) use startup::{LIFT_LATER_LIMITS, METHOD_REMEDY, PASSWORD_REMEDY, SESSION_RIGHTS, TLS_REMEDY, UNREACHABLE_REMEDY};
 pub use stream::{Frame, ReplicationStream};

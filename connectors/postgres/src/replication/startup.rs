@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use super::channel_binding::tls_server_end_point;
 use super::paced::PacedSocket;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, tls_refusal};
 use super::wire::{AnySocket, Wire, broken};
 use crate::data_types::SESSION_SETTINGS;
 use crate::octets::Octets;
@@ -57,8 +57,6 @@ pub(crate) const UNREACHABLE_REMEDY: &str = "check database.hostname and databas
 /// What to do where the server does not encrypt.
 pub(crate) const TLS_REMEDY: &str =
     "as superuser, with a certificate in place: ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf(); or set database.sslmode to prefer";
-/// What to do where a certificate is refused, by us or by the server.
-pub(crate) const CERTIFICATE_REMEDY: &str = "check database.sslrootcert and that the server's certificate is for database.hostname; and database.sslcert, where the server asks for one of ours";
 /// What to do where the server wants a password.
 pub(crate) const PASSWORD_REMEDY: &str = "set database.password";
 /// What to do where the server wants to know who we are in a way that we do not know.
@@ -220,11 +218,9 @@ async fn encrypt(
     let name = ServerName::try_from(options.host.clone()).map_err(|error| unusable(&doing, error))?;
     let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|error| {
         // rustls hands its own errors on inside of those of the socket.
-        let is_about_certificates = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some();
-        if is_about_certificates {
-            Error::new(ErrorKind::Misconfigured, &*doing).because(error).mend(CERTIFICATE_REMEDY)
-        } else {
-            broken(&doing, error)
+        match error.get_ref().and_then(|inner| inner.downcast_ref()).map(tls_refusal) {
+            Some((kind, mend)) => Error::new(kind, &*doing).because(error).mend(mend),
+            None => broken(&doing, error),
         }
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
