@@ -49,7 +49,7 @@ use tracing::warn;
 
 use self::keys::RowKey;
 use self::read::TableRead;
-pub(crate) use self::readable::is_chunked;
+pub(crate) use self::readable::{can_be_chunked, is_chunked};
 use self::table::{Read, Table};
 use crate::catalog::Publication;
 use crate::config::PostgresConfig;

@@ -4,7 +4,7 @@
 //! defaults. A table is told of as `CREATE` when it is first followed, and as `ALTER` in front of the first row that was written
 //! under another definition. What was told last is state of the table, in the partition
 //! `{"server": …, "tailwater.definition": "public.orders"}` as `{"key": […], "columns": […]}`, and travels with the record, so that
-//! a restart tells nothing twice. The catalog may be ahead of the log and know a column no more: that alone is no change. That a table was dropped is in no message, so it is not told.
+//! a restart tells nothing twice. The catalog may be ahead of the log and know a column no more: that alone is no change. That a table was dropped is in no message of the log, so it is not told (`docs/operating.md` says so).
 
 use std::collections::HashMap;
 

@@ -12,6 +12,7 @@ mod requirements;
 
 use std::sync::Arc;
 
+use tailwater_api::metrics::Gauge;
 use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
@@ -21,7 +22,7 @@ use tailwater_kit::envelope::context_headers;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::snapshot_figures::SnapshotFigures;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -233,6 +234,7 @@ impl Run {
     }
 
     async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
+        SnapshotFigures::skip(context.metrics());
         let notifications = Notifications::new(&self.config.relational.notifications, &self.config.relational.topic_prefix);
         if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Skipped, &[]) {
             // Small, and asked for while rows are held: it must not wait for room.
@@ -434,10 +436,12 @@ impl Run {
         if let Some((query, _)) = &action {
             heartbeat::act(&mut self.session, query).await;
         }
+        let connected = context.metrics().gauge("source_connected", "1 while the source's log is followed.", None);
         let mut beside = JoinSet::new();
         beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
+        let (own_signals, own) = mpsc::channel(1);
         if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions) {
-            beside.spawn(arrivals.watch());
+            beside.spawn(arrivals.watch(own_signals));
         }
         if let Some((query, interval)) = action {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
@@ -467,7 +471,7 @@ impl Run {
         let paused = are_paused(context.state(), &server);
         let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), context.metrics().clone(), reading, paused);
         let blocking = BlockingSnapshots::new(blocking);
-        let signals = Channels::open(&self.config.relational.signals, context.take_signals());
+        let signals = Channels::open(&self.config.relational.signals, context.take_signals(), own);
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         let acknowledgements = Acknowledgements::new(Durable { resume: position.resume, through: position.through });
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
@@ -496,6 +500,7 @@ impl Run {
             let Some((mut stream, feedback)) = slot::attach(&config, &sql, stopping.clone(), from, &options).await? else {
                 return Ok(());
             };
+            let _connected = Connected::begin(connected.clone());
             info!(slot = %config.slot, %from, binary, protocol = protocol.version().number(), "follows the log");
             let mut answering = JoinSet::new();
             answering.spawn(answer(
@@ -522,6 +527,22 @@ impl Run {
             connection.drop_slot(&config.slot).await?;
         }
         Ok(())
+    }
+}
+
+/// The log is followed.
+struct Connected(Gauge);
+
+impl Connected {
+    fn begin(figure: Gauge) -> Self {
+        figure.set(1);
+        Self(figure)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.set(0);
     }
 }
 

@@ -41,7 +41,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 use crate::acknowledge::{Acknowledgements, Durable};
-use crate::batch::Batch;
+use crate::batch::{Batch, Counts};
 use crate::blocking::BlockingSnapshots;
 use crate::catalog::Publication;
 use crate::chunks::Chunks;
@@ -73,11 +73,28 @@ const MIDDLE_PAUSE: Duration = Duration::from_millis(10);
 struct Figures {
     rows: Counter,
     transactions: Counter,
+    creates: Counter,
+    updates: Counter,
+    deletes: Counter,
+    filtered: Counter,
     lag: Gauge,
+    last_event: Gauge,
     snapshot_rows: Counter,
     unchanged: Counter,
     lost: Counter,
     unreadable: Counter,
+}
+
+impl Figures {
+    fn count(&self, counts: &Counts) {
+        self.rows.add(counts.rows);
+        self.creates.add(counts.creates);
+        self.updates.add(counts.updates);
+        self.deletes.add(counts.deletes);
+        self.filtered.add(counts.filtered);
+        self.unchanged.add(counts.unchanged);
+        self.transactions.add(counts.transactions);
+    }
 }
 
 /// Follows the log.
@@ -178,6 +195,19 @@ impl<'a> Streaming<'a> {
         let metrics = context.metrics();
         let figures = Figures {
             rows: metrics.counter("source_rows", "Row changes that were captured.", None),
+            creates: metrics.counter("source_creates", "Rows that were captured as inserted, also under a changed key.", None),
+            updates: metrics.counter("source_updates", "Rows that were captured as updated.", None),
+            deletes: metrics.counter("source_deletes", "Rows that were captured as deleted, also under a key that was changed.", None),
+            filtered: metrics.counter(
+                "source_filtered_rows",
+                "Row changes that the configuration leaves out: of tables that are not captured, and of skipped.operations.",
+                None,
+            ),
+            last_event: metrics.gauge(
+                "source_last_event_timestamp_milliseconds",
+                "When the newest change was captured, since 1970 UTC; 0 before the first.",
+                None,
+            ),
             transactions: metrics.counter("source_transactions", "Transactions that were captured.", None),
             snapshot_rows: metrics.counter("snapshot_rows", "Rows that snapshots read.", None),
             unchanged: metrics.counter("source_unchanged_rows", "Updates dropped because they changed no captured column.", None),
@@ -461,13 +491,14 @@ impl<'a> Streaming<'a> {
         let batch = &mut self.batch;
         batch.resize();
         (batch.weight, batch.received) = (0, 0);
+        let counts = std::mem::take(&mut batch.counts);
         // Rows that are read beside the log say nothing about how far behind it is.
-        if batch.rows > 0 {
-            self.figures.lag.set((batch.now / 1_000_000).saturating_sub(position.last.timestamp / 1000));
+        if counts.rows > 0 {
+            let now = batch.now / 1_000_000;
+            self.figures.lag.set(now.saturating_sub(position.last.timestamp / 1000));
+            self.figures.last_event.set(now);
         }
-        self.figures.rows.add(std::mem::take(&mut batch.rows));
-        self.figures.transactions.add(std::mem::take(&mut batch.transactions));
-        self.figures.unchanged.add(std::mem::take(&mut batch.unchanged));
+        self.figures.count(&counts);
         let mut state = std::mem::take(&mut batch.state);
         state.push(position.change(&self.config.relational.topic_prefix));
         let number = self.context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;
