@@ -13,6 +13,7 @@
 //! |---|---|---|
 //! | made since the last look, published from its birth | stays | nothing to read |
 //! | not published, where tables are published one by one | is extended | read, or left to the log |
+//! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
@@ -36,7 +37,7 @@ use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier
 use crate::chunks::can_be_chunked;
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, SqlSession, sql_error};
-use crate::publication::{Step, plan};
+use crate::publication::{Step, plan, rehearse, told};
 use crate::snapshot::tables_to_read;
 use crate::source::captured;
 
@@ -178,18 +179,50 @@ impl Arrivals {
             return Ok(Found::Nothing);
         };
         let attached = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
-        let found = self.judge(&definitions, &publication, &attached);
+        let refused = self.refused_statements(sql, &definitions, &publication).await?;
+        let found = self.judge(&definitions, &publication, &attached, &refused);
         self.known = known(&definitions);
         Ok(found)
     }
 
-    /// `attached` are the partitions that were not made as such.
-    fn judge(&mut self, definitions: &[TableDefinition], publication: &Publication, attached: &HashSet<u32>) -> Found {
+    /// The statements by which the publication would be brought in order and which the server does not let this role run, as with
+    /// tables of somebody else that pass the filters; and why not.
+    async fn refused_statements(
+        &self,
+        sql: &SqlConnection,
+        definitions: &[TableDefinition],
+        publication: &Publication,
+    ) -> Result<HashMap<String, String>> {
+        let mut refused = HashMap::new();
+        if let Ok(Step::Run(statements)) = plan(&self.config, &self.facts, Some(publication), &captured(&self.config, definitions)) {
+            for statement in statements {
+                match rehearse(sql, &self.config, std::slice::from_ref(&statement)).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::Unauthorised => drop(refused.insert(statement, told(&error))),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// `attached` are the partitions that were not made as such, `refused` the statements that cannot be run.
+    fn judge(
+        &mut self,
+        definitions: &[TableDefinition],
+        publication: &Publication,
+        attached: &HashSet<u32>,
+        refused: &HashMap<String, String>,
+    ) -> Found {
         let captured = captured(&self.config, definitions);
         let (mut untold, mut attached_to_root) = (Vec::new(), Vec::new());
         match plan(&self.config, &self.facts, Some(publication), &captured) {
             Ok(Step::Nothing) => {}
-            Ok(Step::Run(statements)) => {
+            Ok(Step::Run(statements)) if statements.iter().all(|statement| refused.contains_key(statement)) => {
+                untold.extend(refused.values().cloned());
+            }
+            Ok(Step::Run(mut statements)) => {
+                statements.retain(|statement| !refused.contains_key(statement));
                 let reads =
                     if self.config.snapshot.reads_new_tables { "" } else { " (rows from before are read with snapshot.new.tables=read)" };
                 return Found::Restart(format!(
@@ -339,10 +372,10 @@ mod tests {
     fn a_table_that_is_published_from_its_birth_needs_nothing() {
         let all = published(true, &[], &["a", "b"]);
         let mut arrivals = arrivals(&[READ], &all, &[table(1, "a", &[])]);
-        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new()), Found::Nothing);
+        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
         arrivals.known.insert(2, Known { name: "public.b".into(), is_partition: false });
         assert_eq!(
-            arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new()),
+            arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()),
             Found::Nothing,
             "nor at the next look"
         );
@@ -355,7 +388,7 @@ mod tests {
         let before = [table(1, "a", &[]), table(2, "hidden", &[])];
         let after = [table(1, "a", &[]), table(2, "b", &[])];
         let mut reading = arrivals(&[READ, filter], &all, &before);
-        let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new()) else { panic!("nothing was found") };
+        let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
         assert!(why.contains("public.b"), "{why}");
     }
 
@@ -363,10 +396,26 @@ mod tests {
     fn a_publication_of_chosen_tables_is_extended() {
         let publication = published(false, &[1], &["a"]);
         let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
-        let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication, &HashSet::new()) else {
+        let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication, &HashSet::new(), &HashMap::new())
+        else {
             panic!("nothing")
         };
         assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
+    }
+
+    #[test]
+    fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
+        let publication = published(false, &[1], &["a"]);
+        let statement = r#"ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#.to_owned();
+        let refused = HashMap::from([(statement, "must be owner of table b".to_owned())]);
+        let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
+        let strange = [table(1, "a", &[]), table(2, "b", &[])];
+        let found = arrivals.judge(&strange, &publication, &HashSet::new(), &refused);
+        let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
+        assert_eq!(messages, ["must be owner of table b"]);
+        let further = [strange.as_slice(), &[table(3, "c", &[])]].concat();
+        let Found::Restart(why) = arrivals.judge(&further, &publication, &HashSet::new(), &refused) else { panic!("nothing") };
+        assert!(why.contains(r#"ADD TABLE "public"."c""#) && !why.contains(r#""b""#), "{why}");
     }
 
     #[test]
@@ -375,10 +424,12 @@ mod tests {
         let mut arrivals =
             arrivals(&[("publish.via.partition.root", "true")], &publication, &[table(1, "root", &[]), table(2, "leaf", &[])]);
         let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
-        let Found::Untold { messages, .. } = arrivals.judge(&after, &publication, &HashSet::new()) else { panic!("nothing was found") };
+        let Found::Untold { messages, .. } = arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()) else {
+            panic!("nothing was found")
+        };
         assert!(messages.len() == 1 && messages[0].contains(r#"tableoid = '"public"."leaf"'::regclass"#), "{messages:?}");
         arrivals.known = known(&after);
-        assert_eq!(arrivals.judge(&after, &publication, &HashSet::new()), Found::Nothing);
+        assert_eq!(arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()), Found::Nothing);
     }
 
     #[test]
@@ -393,14 +444,21 @@ mod tests {
             let [root, leaf] = before(key);
             [root, TableDefinition { ancestors: vec![1], partitioned: is_partitioned, ..leaf }]
         };
-        let found = arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], false), &publication, &HashSet::new());
+        let found = arrivals(&by_root, &publication, &before(&["id"])).judge(
+            &after(&["id"], false),
+            &publication,
+            &HashSet::new(),
+            &HashMap::new(),
+        );
         let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
         assert!(messages.is_empty() && attached.len() == 1, "{messages:?}");
         assert_eq!(attached[0].condition, r#"tableoid = '"public"."leaf"'::regclass"#);
-        let found = arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], true), &publication, &HashSet::new());
+        let found =
+            arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], true), &publication, &HashSet::new(), &HashMap::new());
         let Found::Untold { attached, .. } = found else { panic!("nothing was found") };
         assert!(attached[0].condition.contains(r#"pg_partition_tree('"public"."leaf"')"#), "{attached:?}");
-        let found = arrivals(&by_root, &publication, &before(&[])).judge(&after(&[], false), &publication, &HashSet::new());
+        let found =
+            arrivals(&by_root, &publication, &before(&[])).judge(&after(&[], false), &publication, &HashSet::new(), &HashMap::new());
         let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
         assert!(messages.len() == 1 && attached.is_empty(), "a root without a key");
     }
@@ -411,20 +469,26 @@ mod tests {
         let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
         let before = [table(1, "root", &[])];
         let mut told = arrivals(&[("publish.via.partition.root", "true")], &by_root, &before);
-        assert_eq!(told.judge(&after, &by_root, &HashSet::new()), Found::Nothing, "made as a partition");
-        let Found::Untold { messages, .. } = told.judge(&after, &by_root, &HashSet::from([2])) else { panic!("nothing was found") };
+        assert_eq!(told.judge(&after, &by_root, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
+        let Found::Untold { messages, .. } = told.judge(&after, &by_root, &HashSet::from([2]), &HashMap::new()) else {
+            panic!("nothing was found")
+        };
         assert!(messages.len() == 1 && messages[0].contains("execute-snapshot"), "{messages:?}");
 
         let by_leaf = published(false, &[1], &["leaf"]);
         let mut reading = arrivals(&[READ], &by_leaf, &before);
-        assert_eq!(reading.judge(&after, &by_leaf, &HashSet::new()), Found::Nothing, "made as a partition");
+        assert_eq!(reading.judge(&after, &by_leaf, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
         let mut reading = arrivals(&[READ], &by_leaf, &before);
-        let Found::Restart(why) = reading.judge(&after, &by_leaf, &HashSet::from([2])) else { panic!("nothing was found") };
+        let Found::Restart(why) = reading.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else {
+            panic!("nothing was found")
+        };
         assert!(why.contains("public.leaf"), "{why}");
         let mut told = arrivals(&[], &by_leaf, &before);
-        let Found::Untold { messages, .. } = told.judge(&after, &by_leaf, &HashSet::from([2])) else { panic!("nothing was found") };
+        let Found::Untold { messages, .. } = told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else {
+            panic!("nothing was found")
+        };
         assert!(messages.len() == 1 && messages[0].contains("data-collections public.leaf"), "{messages:?}");
-        assert_eq!(told.judge(&after, &by_leaf, &HashSet::from([2])), Found::Nothing, "told once");
+        assert_eq!(told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()), Found::Nothing, "told once");
     }
 
     #[test]
@@ -433,16 +497,20 @@ mod tests {
         let after = [table(1, "root", &[]), table(2, "leaf", &[])];
         let everything = published(true, &[], &["root", "leaf"]);
         let root = [("publish.via.partition.root", "true")];
-        let Found::Untold { messages, .. } = arrivals(&root, &everything, &before).judge(&after, &everything, &HashSet::new()) else {
+        let Found::Untold { messages, .. } =
+            arrivals(&root, &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new())
+        else {
             panic!("nothing was found")
         };
         assert!(messages.len() == 1 && messages[0].contains("under its own name"), "{messages:?}");
         let only_root = published(false, &[1], &["root"]);
         let disabled = [root[0], ("publication.autocreate.mode", "disabled")];
-        let Found::Untold { messages, .. } = arrivals(&disabled, &only_root, &before).judge(&after, &only_root, &HashSet::new()) else {
+        let Found::Untold { messages, .. } =
+            arrivals(&disabled, &only_root, &before).judge(&after, &only_root, &HashSet::new(), &HashMap::new())
+        else {
             panic!("nothing was found")
         };
         assert!(messages.iter().any(|message| message.contains(r#"ADD TABLE "public"."leaf""#)), "{messages:?}");
-        assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new()), Found::Nothing);
+        assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new()), Found::Nothing);
     }
 }

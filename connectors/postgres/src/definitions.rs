@@ -125,14 +125,8 @@ fn says_the_same(old: &JsonMap, new: &JsonMap) -> bool {
 
 /// Describes a table: its shape as the log has it, and what the catalog adds.
 pub(crate) fn describe(types: &TypeCatalog, database: &str, shape: &Shape, definition: Option<&TableDefinition>) -> Described {
-    let is_there = |name: &String| shape.columns.iter().any(|column| column.name == *name);
-    let key: Vec<String> = match definition {
-        Some(table) if table.key.iter().all(is_there) => table.key.clone(),
-        Some(_) | None => {
-            let identity = shape.columns.iter().filter(|column| column.in_identity && !shape.identity_full);
-            identity.map(|column| column.name.clone()).collect()
-        }
-    };
+    // As Debezium tells it: the table's own, whatever columns the keys of records are made of.
+    let key = shape.own_key(definition);
     let mut columns = Vec::with_capacity(shape.columns.len());
     let mut outlines = Vec::with_capacity(shape.columns.len());
     for column in &shape.columns {

@@ -13,7 +13,7 @@
 //! | `tailwater.resume` | where the server is asked to start: the end of the last whole transaction, or an anchor |
 //! | `tailwater.through` | what was committed before is durable; only there where the resume point is held back (see `progress`) |
 //! | `tailwater.xid`, `tailwater.commit`, `tailwater.rows` | the transaction of which that many row messages are durable |
-//! | `tailwater.xid`, `tailwater.place`, `tailwater.messages` | the transaction that Debezium left half durable, as it says that, until it comes by |
+//! | `tailwater.xid`, `tailwater.upto`, `tailwater.messages` | the same as Debezium tells it, until that transaction comes by: what stands in it before the place, and that many messages at it |
 //!
 //! The offset's `lsn_commit` is the end of the last transaction *with rows for us*, as Debezium writes it into
 //! `source.sequence`; `tailwater.resume` also moves when nothing of ours happens (I5).
@@ -48,15 +48,6 @@ pub(crate) enum Partial {
     /// As Debezium stores it: the messages of the transaction before this place, and this many at it. Rows that one
     /// `COPY` writes share a place.
     UpTo { xid: u32, lsn: Lsn, messages: u64 },
-}
-
-impl Partial {
-    /// The number of the transaction.
-    pub(crate) fn xid(self) -> u32 {
-        match self {
-            Self::Rows { xid, .. } | Self::UpTo { xid, .. } => xid,
-        }
-    }
 }
 
 /// How far the initial snapshot is.
@@ -175,7 +166,7 @@ impl Position {
             }
             Some(Partial::UpTo { xid, lsn, messages }) => {
                 offset.insert("tailwater.xid".into(), xid.into());
-                offset.insert("tailwater.place".into(), lsn.as_u64().into());
+                offset.insert("tailwater.upto".into(), lsn.as_u64().into());
                 offset.insert("tailwater.messages".into(), messages.into());
             }
             None => {}
@@ -212,9 +203,9 @@ impl Position {
 
         let own_resume = lsn("tailwater.resume")?;
         let resume = own_resume.or(last_commit).or(processed).unwrap_or(event);
-        let counted = (lsn("tailwater.commit")?, number("tailwater.rows")?);
-        let placed = (lsn("tailwater.place")?, number("tailwater.messages")?);
-        let partial = match (xid("tailwater.xid")?, counted, placed) {
+        let rows = (lsn("tailwater.commit")?, number("tailwater.rows")?);
+        let up_to = (lsn("tailwater.upto")?, number("tailwater.messages")?);
+        let partial = match (xid("tailwater.xid")?, rows, up_to) {
             (Some(xid), (Some(commit), Some(rows)), (None, None)) => Some(Partial::Rows { xid, commit, rows }),
             (Some(xid), (None, None), (Some(lsn), Some(messages))) => Some(Partial::UpTo { xid, lsn, messages }),
             (None, (None, None), (None, None)) => match last.xid {
@@ -436,9 +427,9 @@ mod tests {
                 resume: Lsn::new(resume),
                 through: Lsn::new(resume.saturating_add(held_back.into())),
                 last_commit: last_commit.filter(|_| streaming).map(Lsn::new),
-                partial: partial.map(|(is_counted, xid, place, count)| match is_counted {
-                    true => Partial::Rows { xid, commit: Lsn::new(place), rows: count },
-                    false => Partial::UpTo { xid, lsn: Lsn::new(place), messages: count },
+                partial: partial.map(|(is_ours, xid, place, count)| {
+                    let place = Lsn::new(place);
+                    if is_ours { Partial::Rows { xid, commit: place, rows: count } } else { Partial::UpTo { xid, lsn: place, messages: count } }
                 }),
                 snapshot,
                 last: LastMessage {
@@ -487,7 +478,7 @@ mod tests {
 
     #[test]
     fn what_is_no_position_is_refused() {
-        for text in ["{}", r#"{"lsn":"x"}"#, r#"{"lsn":1,"tailwater.rows":3}"#, r#"{"lsn":1,"tailwater.xid":3,"tailwater.place":3}"#] {
+        for text in ["{}", r#"{"lsn":"x"}"#, r#"{"lsn":1,"tailwater.rows":3}"#, r#"{"lsn":1,"tailwater.xid":3,"tailwater.upto":1}"#] {
             assert_eq!(Position::from_offset(&map(text)).unwrap_err().kind(), ErrorKind::Unreadable, "{text}");
         }
     }

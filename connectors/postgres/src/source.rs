@@ -195,7 +195,7 @@ impl Run {
             }
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
-                let position = self.new_position(&offered.log, from, SnapshotProgress::Streaming).await?;
+                let position = self.new_position(Some(offered.log), from, SnapshotProgress::Streaming).await?;
                 let mut state = vec![position.change(&server)];
                 if self.config.snapshot.reads_new_tables {
                     state.push(tables_known(&server, position.resume));
@@ -259,6 +259,7 @@ impl Run {
             timeline: identity.timeline,
             end: identity.xlog_position,
             database: self.config.dbname.clone(),
+            in_recovery: self.facts.in_recovery,
             switch_points,
             two_phase: self.config.two_phase,
             slot: slot::load_created(&self.sql, &self.config.slot).await?,
@@ -277,13 +278,24 @@ impl Run {
             };
         };
         match decide(&position, offer, self.config.flush_mode == FlushMode::ConnectorAndDriver) {
-            Restart::Resume(_) => Ok(Some(position)),
-            Restart::ResumeBehind { from, confirmed } => {
+            Restart::Resume => Ok(Some(position)),
+            Restart::ResumeBehind { confirmed } => {
                 warn!(
-                    "the slot is confirmed up to {confirmed}, but the position taken over from Debezium is {from}: with \
-                     lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost"
+                    "the slot is confirmed up to {confirmed}, but the position taken over from Debezium is {}: with \
+                     lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost",
+                    position.resume
                 );
                 Ok(Some(position))
+            }
+            Restart::NotReplayed { end, timeline } => {
+                let cause = format!(
+                    "the server is a standby that has come to {end} on timeline {timeline} so far, and changes up to {} are published",
+                    position.through
+                );
+                Err(Error::new(ErrorKind::Restarting, format!("continue with slot {}", self.config.slot))
+                    .because(cause)
+                    .at(position.resume)
+                    .mend("see to it that the standby follows its primary (SELECT * FROM pg_stat_wal_receiver;), or follow the primary"))
             }
             Restart::Refused(refusal) if self.config.snapshot.if_history_is_gone && refusal.snapshot_mends() => {
                 let reason = refusal.into_error(&self.config.slot, Some(position.resume));
@@ -357,7 +369,7 @@ impl Run {
                     |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None };
                 self.reading = chunked.map(waiting).collect();
                 state.extend(self.reading.iter().map(|table| table.change(&server)));
-                let mut position = self.new_position(&offered.log, anchor.lsn, SnapshotProgress::Running).await?;
+                let mut position = self.new_position(Some(offered.log), anchor.lsn, SnapshotProgress::Running).await?;
                 if let Some(confirmed) = confirmed.filter(|_| self.config.two_phase) {
                     // What was prepared before the anchor and is committed behind it is sent only from before its preparation.
                     position.resume = confirmed;
@@ -392,10 +404,8 @@ impl Run {
 
     /// Reads the tables in one transaction of their own.
     async fn read_without_slot(&mut self, context: &mut SourceContext) -> Result<()> {
-        let log = LogIdentity { system: String::new(), timeline: 0, slot: self.config.slot.clone() };
-        let mut position = self.new_position(&log, self.facts.end, SnapshotProgress::Running).await?;
         // No slot, no log to come back to.
-        position.log = None;
+        let position = self.new_position(None, self.facts.end, SnapshotProgress::Running).await?;
         let captured = captured(&self.config, &self.definitions);
         let tables = tables_to_read(&self.config, None, &captured);
         let figures = SnapshotFigures::begin(context.metrics());
@@ -415,16 +425,14 @@ impl Run {
         snapshot.read_together(tables).await
     }
 
-    async fn new_position(&self, log: &LogIdentity, at: Lsn, snapshot: SnapshotProgress) -> Result<Position> {
-        Ok(Position {
-            log: Some(log.clone()),
-            resume: at,
-            through: at,
-            last_commit: None,
-            partial: None,
-            snapshot,
-            last: LastMessage { lsn: at, xid: Some(self.sql.next_xid().await?), timestamp: now() / 1000, kind: MessageKind::Commit },
-        })
+    async fn new_position(&self, log: Option<LogIdentity>, at: Lsn, snapshot: SnapshotProgress) -> Result<Position> {
+        let last = self.message_at(at).await?;
+        Ok(Position { log, resume: at, through: at, last_commit: None, partial: None, snapshot, last })
+    }
+
+    /// What stands for the last message where none was followed: that the server was there, now.
+    async fn message_at(&self, lsn: Lsn) -> Result<LastMessage> {
+        Ok(LastMessage { lsn, xid: Some(self.sql.next_xid().await?), timestamp: now() / 1000, kind: MessageKind::Commit })
     }
 
     /// Follows the log from `position`.
@@ -467,13 +475,20 @@ impl Run {
         let acknowledgements = Acknowledgements::new(stored.filter(|stored| *stored == place(&position)));
         let is_blocking = |table: &ReadingTable| table.request.as_ref().is_some_and(|request| request.blocking);
         let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
-        let publication = Arc::new(self.publication.take());
         let paused = are_paused(context.state(), &server);
-        let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), context.metrics().clone(), reading, paused);
+        let chunks = Chunks::new(
+            self.config.clone(),
+            Arc::new(self.publication.take()),
+            context.budget(),
+            context.metrics().clone(),
+            reading,
+            paused,
+        );
         let blocking = BlockingSnapshots::new(blocking);
         let signals = Channels::open(&self.config.relational.signals, context.take_signals(), own);
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
+        let standby = if facts.in_recovery { Some(ReplicationConnection::connect(&replication_options(&config)).await?) } else { None };
         let messages = LogicalMessages::new(&config, &self.blocks);
         let start = Start {
             plans: self.plans,
@@ -485,7 +500,8 @@ impl Run {
             log,
             position,
             acknowledgements: acknowledgements.clone(),
-            publication,
+            facts: facts.clone(),
+            standby,
             chunks,
             blocking,
             signals,

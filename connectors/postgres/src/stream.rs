@@ -13,6 +13,11 @@
 //! and grows while batches fill it, so that a quiet source holds little and a busy one sends large batches. Waiting for it
 //! stops the reading of the socket, never the answering (I4, see `acknowledge`).
 //!
+//! A primary is on one timeline for as long as it runs. A standby comes to a newer one where it is promoted, or the server that it
+//! follows is, and the stream goes on over that. So a standby is asked for its timeline before each batch leaves: what came before
+//! the question is on the timeline of the answer, or on one in its history. With an older one a restart would take the position for one
+//! of a branch that was left (`restart`).
+//!
 //! Where nothing of ours happens, the position still moves (I5): with commits of transactions without rows for
 //! us and with the server's keepalives, at most once a second, stored before it is confirmed.
 
@@ -39,12 +44,12 @@ use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::transaction::TransactionRecords;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::acknowledge::{Acknowledgements, Durable};
 use crate::batch::{Batch, Counts};
 use crate::blocking::BlockingSnapshots;
-use crate::catalog::Publication;
+use crate::catalog::ServerFacts;
 use crate::chunks::Chunks;
 use crate::config::PostgresConfig;
 use crate::connect::SqlSession;
@@ -55,7 +60,7 @@ use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, Partial, Position, ReadingTable, SnapshotProgress};
 use crate::progress::Progress;
 use crate::relation::Shape;
-use crate::replication::{Frame, ReplicationStream};
+use crate::replication::{Frame, ReplicationConnection, ReplicationStream};
 use crate::request::TableRequest;
 use crate::source::Protocol;
 use crate::spill::{Full, Spill};
@@ -112,6 +117,8 @@ pub(crate) struct Streaming<'a> {
     definitions: Option<Definitions>,
     heartbeat: Option<Heartbeat>,
     log: LogIdentity,
+    /// A session with the standby that is followed, where it is one
+    standby: Option<ReplicationConnection>,
     acknowledgements: Arc<Acknowledgements>,
     figures: Figures,
 
@@ -121,7 +128,7 @@ pub(crate) struct Streaming<'a> {
     /// The transaction of which the stored position holds a part, until it comes by
     expected: Option<Partial>,
     transaction: Option<Transaction>,
-    publication: Arc<Option<Publication>>,
+    facts: ServerFacts,
     /// Tables that are read meanwhile
     chunks: Chunks,
     /// Tables that are read while the log rests
@@ -187,7 +194,9 @@ pub(crate) struct Start {
     pub(crate) log: LogIdentity,
     pub(crate) position: Position,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
-    pub(crate) publication: Arc<Option<Publication>>,
+    pub(crate) facts: ServerFacts,
+    /// A session with the standby that is followed, where it is one
+    pub(crate) standby: Option<ReplicationConnection>,
     pub(crate) chunks: Chunks,
     pub(crate) blocking: BlockingSnapshots,
     pub(crate) signals: Channels,
@@ -234,6 +243,7 @@ impl<'a> Streaming<'a> {
                 due: Instant::now(),
             }),
             log: start.log,
+            standby: start.standby,
             acknowledgements: start.acknowledgements,
             figures,
             progress: Progress::new(start.position.resume, start.position.through),
@@ -241,7 +251,7 @@ impl<'a> Streaming<'a> {
             last: start.position.last,
             expected: start.position.partial,
             transaction: None,
-            publication: start.publication,
+            facts: start.facts,
             chunks: start.chunks,
             blocking: start.blocking,
             signals: start.signals,
@@ -461,6 +471,17 @@ impl<'a> Streaming<'a> {
         }
     }
 
+    /// Asks a standby for the timeline that it has come to.
+    async fn follow_timeline(&mut self) -> Result<()> {
+        let Some(standby) = &mut self.standby else { return Ok(()) };
+        let identity = standby.identify_system().await?;
+        if identity.timeline != self.log.timeline {
+            info!(from = self.log.timeline, to = identity.timeline, "the server has come to another timeline");
+            self.log.timeline = identity.timeline;
+        }
+        Ok(())
+    }
+
     fn position(&self) -> Position {
         Position {
             log: Some(self.log.clone()),
@@ -480,6 +501,7 @@ impl<'a> Streaming<'a> {
             heartbeat.due = Instant::now() + heartbeat.interval;
             self.batch.push(heartbeat.records.record(now() / 1_000_000));
         }
+        self.follow_timeline().await?;
         let position = self.position();
         let durable = Durable { resume: position.resume, through: position.through };
         let batch = &mut self.batch;

@@ -19,6 +19,10 @@ pub(crate) struct Transaction {
     /// Row messages so far
     pub(crate) rows: u64,
     skip: Skip,
+    /// Messages so far that stand at the place up to which it is durable
+    at_place: u64,
+    /// Whether the last message was durable since an earlier run
+    is_behind: bool,
     pub(crate) origin: Option<(ByteString, Lsn)>,
     /// Whether a record came of it
     pub(crate) ours: bool,
@@ -50,6 +54,8 @@ impl Transaction {
             timestamp: begin.commit_time,
             rows: 0,
             skip,
+            at_place: 0,
+            is_behind: skip != Skip::Nothing,
             origin: None,
             ours: false,
             order,
@@ -60,16 +66,16 @@ impl Transaction {
 
     /// Whether the message that was just counted is durable since an earlier run.
     pub(crate) fn is_durable(&mut self, lsn: Lsn) -> bool {
-        match &mut self.skip {
+        self.is_behind = match self.skip {
             Skip::Nothing => false,
             Skip::Whole => true,
-            Skip::Rows(rows) => self.rows <= *rows,
-            Skip::UpTo(place, messages) if lsn == *place && *messages > 0 => {
-                *messages -= 1;
-                true
+            Skip::Rows(rows) => self.rows <= rows,
+            Skip::UpTo(place, messages) => {
+                self.at_place += u64::from(lsn == place);
+                lsn < place || lsn == place && self.at_place <= messages
             }
-            Skip::UpTo(place, _) => lsn < *place,
-        }
+        };
+        self.is_behind
     }
 
     /// Whether the next message to be counted is durable since an earlier run, as far as that is known before it comes.
@@ -86,13 +92,13 @@ impl Transaction {
         self.skip == Skip::Whole
     }
 
-    /// What a position says of it that is stored now; `None` where that is what it said before the transaction began.
+    /// What a position says that is stored now.
     pub(crate) fn partial(&self) -> Option<Partial> {
         let rows = match self.skip {
             Skip::Whole => return None,
+            // How many rows that are is not known before the first one behind them.
+            Skip::UpTo(lsn, messages) if self.is_behind => return Some(Partial::UpTo { xid: self.xid, lsn, messages }),
             Skip::Nothing if self.rows == 0 => return None,
-            // What is durable of it is still that.
-            Skip::UpTo(..) if !self.ours => return None,
             Skip::Nothing | Skip::UpTo(..) => self.rows,
             // Never less than what is durable already.
             Skip::Rows(durable) => self.rows.max(durable),
@@ -101,8 +107,8 @@ impl Transaction {
     }
 }
 
-/// Holds a transaction against the one of which a part is durable: what of it is to be dropped, and the part that a position
-/// still has to tell of.
+/// Holds a transaction against the one of which a part is durable: what of it is to be dropped, and the part that is still
+/// waited for.
 ///
 /// # Errors
 /// `history-gone`: the server's log is another one.
@@ -121,7 +127,7 @@ pub(crate) fn recognise(expected: Option<Partial>, xid: u32, commit: Lsn) -> Res
         Some(Partial::Rows { xid: stored, commit: at, .. }) => {
             Err(another_history(format!("transaction {stored}, committed at {at}, is half durable, but the server does not send it again")))
         }
-        Some(partial @ Partial::UpTo { xid: stored, lsn, messages }) if stored == xid => Ok((Skip::UpTo(lsn, messages), Some(partial))),
+        Some(Partial::UpTo { xid: stored, lsn, messages }) if stored == xid => Ok((Skip::UpTo(lsn, messages), None)),
         // Only rows at or before a place would be dropped, so waiting on for it loses nothing.
         Some(partial @ Partial::UpTo { .. }) => Ok((Skip::Nothing, Some(partial))),
     }
@@ -149,18 +155,17 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_of_which_nothing_came_leaves_what_is_waited_for_to_the_position() {
-        let begin = |xid, commit| Begin { final_lsn: Lsn::new(commit), commit_time: 0, xid };
-        let mut earlier = Transaction::new(begin(6, 90), Skip::Nothing, false);
-        assert_eq!(earlier.partial(), None);
-        earlier.rows = 1;
-        assert_eq!(earlier.partial(), rows(6, 90, 1));
-        let mut debeziums = Transaction::new(begin(7, 100), Skip::UpTo(Lsn::new(50), 1), false);
-        debeziums.rows = 1;
-        assert_eq!(debeziums.partial(), None, "its first rows are durable");
-        (debeziums.rows, debeziums.ours) = (3, true);
-        assert_eq!(debeziums.partial(), rows(7, 100, 3));
-        assert_eq!(Transaction::new(begin(7, 100), Skip::Rows(3), false).partial(), rows(7, 100, 3));
+    fn debeziums_place_is_kept_until_the_first_row_behind_it() {
+        let begin = Begin { final_lsn: Lsn::new(100), commit_time: 0, xid: 7 };
+        let mut transaction = Transaction::new(begin, Skip::UpTo(Lsn::new(50), 2), false);
+        let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50), messages: 2 });
+        assert_eq!(transaction.partial(), place, "before its first row");
+        for (lsn, is_durable) in [(40, true), (50, true), (50, true), (50, false), (60, false)] {
+            transaction.rows += 1;
+            assert_eq!(transaction.is_durable(Lsn::new(lsn)), is_durable, "row {}", transaction.rows);
+            let expected = if is_durable { place } else { rows(7, 100, transaction.rows) };
+            assert_eq!(transaction.partial(), expected, "row {}", transaction.rows);
+        }
     }
 
     #[test]
@@ -174,7 +179,7 @@ mod tests {
     #[test]
     fn debeziums_place_drops_only_rows_of_its_transaction() {
         let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50), messages: 1 });
-        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (Skip::UpTo(Lsn::new(50), 1), place));
+        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (Skip::UpTo(Lsn::new(50), 1), None));
         assert_eq!(recognise(place, 8, Lsn::new(100)).unwrap(), (Skip::Nothing, place));
     }
 }

@@ -168,7 +168,6 @@ impl Streaming<'_> {
         if transaction.is_whole_durable() {
             return Ok(());
         }
-        self.expected = self.expected.filter(|expected| expected.xid() != transaction.xid);
         if let (Some(records), Some(order)) = (&self.transactions, &transaction.order) {
             let time = transaction.timestamp / 1000;
             if !transaction.told {

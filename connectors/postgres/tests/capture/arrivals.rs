@@ -408,3 +408,34 @@ fn rows(log: &Log, table: &str) -> BTreeMap<String, String> {
     }
     rows
 }
+
+#[tokio::test]
+async fn a_table_of_somebody_else_that_passes_the_filters_stops_nothing() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE ROLE capturing LOGIN REPLICATION; GRANT CREATE ON DATABASE postgres TO capturing; GRANT CREATE ON SCHEMA public TO capturing;
+             SET ROLE capturing; CREATE TABLE a (id int PRIMARY KEY)",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[FILTERED, SOON, ("snapshot.mode", "no_data"), ("database.user", "capturing")]);
+    let running = start(&config, Log::default());
+    eventually(&client, ACTIVE).await;
+    client
+        .batch_execute("RESET ROLE; CREATE TABLE strange (id int PRIMARY KEY); SET ROLE capturing; CREATE TABLE b (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    // What can be published is, and nothing else is tried.
+    let (result, log) = running.ended().await;
+    let error = result.unwrap_err();
+    assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains(r#"ADD TABLE "public"."b""#), "{error}");
+    assert!(!error.to_string().contains("strange"), "{error}");
+    let mut running = start(&config, log);
+    eventually(&client, "SELECT count(*) = 2 FROM pg_publication_tables").await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); RESET ROLE; INSERT INTO strange VALUES (1)").await.unwrap();
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["c public.a {1} null->{1}", "c public.b {1} null->{1}"]);
+}
