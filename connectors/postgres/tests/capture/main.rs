@@ -16,6 +16,7 @@ mod origins;
 mod own_keys;
 mod positions;
 mod publications;
+mod reads;
 mod refusals;
 mod rows;
 mod servers;
