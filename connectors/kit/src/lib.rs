@@ -3,9 +3,11 @@
 //! - [`backoff`]: how long to wait before the next try
 //! - [`calendar`]: days as dates
 //! - [`column_rules`]: masks, hashes and truncation of columns
+//! - [`crash_point`]: named points at which a test may kill the process
 //! - [`envelope`]: schemas and records of change events
 //! - [`filters`]: which tables and columns are captured
 //! - [`heartbeat`]: records that say that a source is alive
+//! - [`java_hash`]: the order of Java's maps and sets
 //! - [`java_regex`]: regular expressions of Java
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`merge`]: a batch of row changes, merged by key
@@ -30,9 +32,11 @@
 pub mod backoff;
 pub mod calendar;
 pub mod column_rules;
+pub mod crash_point;
 pub mod envelope;
 pub mod filters;
 pub mod heartbeat;
+pub mod java_hash;
 pub mod java_regex;
 pub mod json;
 pub mod merge;

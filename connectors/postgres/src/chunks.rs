@@ -56,7 +56,6 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use self::keys::RowKey;
-use self::outcome::may_pass;
 use self::read::TableRead;
 pub(crate) use self::readable::is_chunked;
 use self::table::{Read, TRIES, Table};
@@ -368,7 +367,7 @@ impl Chunks {
                 self.failures = 0;
                 self.take(step);
             }
-            Some(Err(error)) if may_pass(error.kind()) && self.failures < TRIES => {
+            Some(Err(error)) if error.kind().is_transient() && self.failures < TRIES => {
                 self.failures += 1;
                 warn!(tries = self.failures, "a look beside the log failed and is made again: {error}");
                 let next = Instant::now() + PAUSE * self.failures;

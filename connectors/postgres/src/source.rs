@@ -16,10 +16,12 @@ use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::crash_point::crash_point;
 use tailwater_kit::envelope::context_headers;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::snapshot_figures::SnapshotFigures;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -337,6 +339,8 @@ impl Run {
             let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Export);
             let created = slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot::creation_refused)?;
             info!(slot = %self.config.slot, at = %created.consistent_point, "created the slot");
+            // The position that names it is not stored yet.
+            crash_point("slot-created");
             Anchor { lsn: created.consistent_point, exported: created.snapshot_name, _keeper: Some(offered.connection) }
         };
         let (position, completed) = match kept {
@@ -439,6 +443,14 @@ impl Run {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
         }
 
+        let xmin = if self.config.xmin_interval.is_zero() {
+            None
+        } else {
+            let (sender, xmin) = watch::channel(slot::catalog_xmin(&self.sql, &self.config.slot).await?);
+            beside.spawn(slot::keep_xmin_current(self.config.clone(), sender));
+            Some(xmin)
+        };
+
         let mut definitions = Definitions::new(&self.config, &self.blocks, context.state());
         if let Some(definitions) = &mut definitions {
             let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
@@ -464,6 +476,7 @@ impl Run {
             plans: self.plans,
             session: self.session,
             blocks: self.blocks,
+            xmin,
             messages,
             definitions,
             log,

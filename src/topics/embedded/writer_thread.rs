@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tailwater_api::source::BatchNumber;
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::crash_point::crash_point;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::group::{FRAME, Frame, Head, Place};
@@ -23,7 +24,6 @@ use super::recovery;
 use super::segment;
 use super::storage::SegmentFile;
 use super::writer::{SpareBuffers, WriterLease};
-use crate::crash_point::crash_point;
 
 /// Octets that are written before an fsync, unless a group is longer.
 const PER_SYNC: usize = 2 * 1024 * 1024;
@@ -148,6 +148,9 @@ impl WriterThread {
         }
         let journal = &self.lease.0;
         let path = segment::path(&journal.folder, place.segment);
+        if let Some(mut before) = self.file.take() {
+            before.file.cut(before.durable).map_err(|error| self.failed(error))?;
+        }
         let file = if place.octet == 0 {
             crash_point("segment-roll");
             // The segment before is complete and durable.

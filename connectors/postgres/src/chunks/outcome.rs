@@ -125,7 +125,7 @@ impl Chunks {
             Err(error) if table.reading.request.is_some() && concerns_one_table(&error) => {
                 Ok(Some(self.leave_out(number, "SQL_EXCEPTION", &error.to_string())))
             }
-            Err(error) if may_pass(error.kind()) && table.broken < TRIES => {
+            Err(error) if error.kind().is_transient() && table.broken < TRIES => {
                 // I10: the log's own connection may be well.
                 table.broken += 1;
                 warn!(table = %table.reading.name, tries = table.broken, "a read of the table broke off and is made again: {error}");
@@ -168,21 +168,6 @@ impl Chunks {
 /// A table of which each event is needed: nothing is dropped by an anchor.
 fn followed(table: &ReadingTable) -> CompletedTable {
     CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: Lsn::INVALID, rows: table.rows }
-}
-
-/// Whether it may succeed at the next try, as where a session was ended.
-pub(super) fn may_pass(kind: ErrorKind) -> bool {
-    match kind {
-        ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Throttled | ErrorKind::Restarting | ErrorKind::Conflict => true,
-        ErrorKind::Unauthorised
-        | ErrorKind::Missing
-        | ErrorKind::Misconfigured
-        | ErrorKind::HistoryGone
-        | ErrorKind::Unreadable
-        | ErrorKind::Unsupported
-        | ErrorKind::Rejected
-        | ErrorKind::Bug => false,
-    }
 }
 
 /// Whether the read of another table may well succeed.

@@ -160,7 +160,7 @@ impl TableRead {
                 Ok(end) => end,
                 // A standby ends reads that stand in the way of what it replays.
                 Err(error) if error.kind() == ErrorKind::Conflict => End::Contended(error.to_string()),
-                Err(error) if error.kind() == ErrorKind::Unauthorised => {
+                Err(error) if error.kind() == ErrorKind::Unauthorised && error.remedy().is_none() => {
                     return Err(error.mend(format!("GRANT SELECT ON {quoted} TO {};", quote_identifier(&self.config.user))));
                 }
                 Err(error) => return Err(error),

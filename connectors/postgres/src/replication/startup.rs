@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use super::channel_binding::tls_server_end_point;
 use super::paced::PacedSocket;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, tls_refusal};
 use super::wire::{AnySocket, Wire, broken};
 use crate::data_types::SESSION_SETTINGS;
 use crate::octets::Octets;
@@ -36,8 +36,21 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_sec
 /// How long sent octets may stay without an answer of the peer's machine.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Timeouts that roles and databases may set for ordinary sessions. Ours waits for slots and keeps snapshots.
-const NO_TIMEOUTS: [(&str, &str); 3] = [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
+/// What roles and databases may set for ordinary sessions and ours go on without: they wait for slots, keep snapshots, create
+/// publications and read expressions of the catalog. Rows that a policy would hide are in the log all the same, so a read that
+/// misses them is refused (I11).
+pub(crate) const SESSION_RIGHTS: [(&str, &str); 7] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("row_security", "off"),
+    ("quote_all_identifiers", "off"),
+];
+/// Limits that came with later versions: a server that does not know them refuses a session that names them.
+pub(crate) const LIFT_LATER_LIMITS: &str =
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// Where and as whom to connect.
 #[derive(Clone)]
@@ -152,7 +165,7 @@ async fn attempt(options: &ConnectOptions, tls: Option<&Arc<ClientConfig>>, encr
         ("replication", "database"),
         ("application_name", &options.application_name),
     ];
-    let parameters = parameters.into_iter().chain(SESSION_SETTINGS).chain(NO_TIMEOUTS).chain(settings);
+    let parameters = parameters.into_iter().chain(SESSION_SETTINGS).chain(SESSION_RIGHTS).chain(settings);
     frontend::startup_message(parameters, &mut message).map_err(|error| unusable(&doing, error))?;
     wire.send(&message, &doing).await?;
     authenticate(&mut wire, options, binding, &doing).await?;
@@ -198,13 +211,9 @@ async fn encrypt(
     let name = ServerName::try_from(options.host.clone()).map_err(|error| unusable(&doing, error))?;
     let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|error| {
         // rustls hands its own errors on inside of those of the socket.
-        let is_about_certificates = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some();
-        if is_about_certificates {
-            Error::new(ErrorKind::Misconfigured, &*doing)
-                .because(error)
-                .mend("check database.sslrootcert and that the server's certificate is for database.hostname")
-        } else {
-            broken(&doing, error)
+        match error.get_ref().and_then(|inner| inner.downcast_ref()).map(tls_refusal) {
+            Some((kind, mend)) => Error::new(kind, &*doing).because(error).mend(mend),
+            None => broken(&doing, error),
         }
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

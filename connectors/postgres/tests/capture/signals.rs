@@ -194,7 +194,7 @@ async fn a_table_that_cannot_be_read_is_told_of_and_keeps_nothing_else_from_bein
         .unwrap();
     let mut running = start(&config(&server, &[&[NO_DATA][..], &TOLD].concat()), Log::default());
     is_streaming(&client).await;
-    let data = r#"{"data-collections": ["public.broken", "public.empty", "public.keyless", "public.untold", "public.whole", "no.such"],
+    let data = r#"{"data-collections": ["public.broken", "public.empty", "no.such", "public.keyless", "public.untold", "public.whole"],
                    "additional-conditions": [{"data-collection": "public.broken", "filter": "no_such_column > 1"}]}"#;
     let answer = request(&running, "execute-snapshot", data).await;
     answered(&mut running, answer).await.unwrap();
@@ -205,9 +205,9 @@ async fn a_table_that_cannot_be_read_is_told_of_and_keeps_nothing_else_from_bein
         of_snapshots,
         [
             "STARTED",
-            "TABLE_SCAN_COMPLETED no.such 0 UNKNOWN_SCHEMA",
             "TABLE_SCAN_COMPLETED public.broken 0 SQL_EXCEPTION",
             "TABLE_SCAN_COMPLETED public.empty 0 EMPTY",
+            "TABLE_SCAN_COMPLETED no.such 0 UNKNOWN_SCHEMA",
             "TABLE_SCAN_COMPLETED public.keyless 0 NO_PRIMARY_KEY",
             "TABLE_SCAN_COMPLETED public.untold 0 SKIPPED",
             "IN_PROGRESS public.whole 1 1",
