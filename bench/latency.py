@@ -4,7 +4,7 @@ A row says when it was inserted, just before its commit. pgbench inserts at a fi
 behind it in the figures, too. Readers stamp what they receive by the same clock of the same machine:
 
     floor       a reader of the replication stream: nothing lies between it and the server
-    embedded    a client that asks the worker's REST API for what follows, again and again
+    embedded    a client that follows the topic by the worker's REST API
     Kafka       a consumer of the topic
 """
 
@@ -61,7 +61,8 @@ class Reader:
 
     def stop(self):
         self.stopped.set()
-        self.thread.join(30)
+        # Who reads without end ends with what it reads from.
+        self.thread.join(2)
 
 
 def load(server, run, seconds):
@@ -120,12 +121,9 @@ def embedded(run, server):
     daemon = Daemon(run, server, slot, "moments", "moments", snapshot="no_data")
 
     def receive(reader):
-        offset, connection = 0, daemon.wait_for_topic()
-        while not reader.stopped.is_set():
-            found = reader.take(daemon.records(connection, offset) or b"")
-            offset += found
-            if not found:
-                time.sleep(0.0005)
+        answer = daemon.follow()
+        while received := answer.read1(1 << 20):
+            reader.take(received)
 
     latency = measure("Tailwater, embedded log", run, server, receive)
     daemon.process.stop()

@@ -71,16 +71,22 @@ class Daemon:
         tables = json.loads(body)["tables"] if status == 200 else []
         return tables[0] if tables else None
 
-    def wait_for_topic(self):
-        """Returns a connection to the worker, once it serves the topic."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        wait_until(lambda: self.records(connection, 0) is not None, f"the topic {self.topic}", limit=60, process=self.process)
-        return connection
+    def follow(self):
+        """The answer that goes on with each record of the topic, from its first, once the worker serves it."""
+        followed = []
 
-    def records(self, connection, offset):
-        """The bytes of the records from an offset on; `None` while there is no such topic."""
-        status, body = exchange(connection, "GET", f"/topics/{self.topic}/records?offset={offset}&limit=1000")
-        return body if status == 200 else None
+        def is_served():
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+            try:
+                connection.request("GET", f"/topics/{self.topic}/records?follow=true")
+                answer = connection.getresponse()
+            except OSError:
+                return False
+            followed.append(answer)
+            return answer.status == 200
+
+        wait_until(is_served, f"the topic {self.topic}", limit=60, process=self.process)
+        return followed[-1]
 
 
 def exchange(connection, method, path, body=None):

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, Response, StatusCode, Url};
 use serde_json::Value;
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
@@ -67,13 +67,12 @@ pub(super) struct Client {
 impl Client {
     /// Sends a request and gives the text of a good answer.
     pub(super) async fn send(&self, method: Method, path: &str, body: Option<String>) -> Result<String, Failure> {
-        let unreachable = |error: reqwest::Error| {
-            let mut root: &dyn Error = &error;
-            while let Some(cause) = root.source() {
-                root = cause;
-            }
-            Failure::failed(format!("cannot reach the worker at {}: {root}. Is it running? --url names another address", self.shown))
-        };
+        let answer = self.begin(method, path, body).await?;
+        answer.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// Sends a request and gives a good answer, whose body is still to come.
+    pub(super) async fn begin(&self, method: Method, path: &str, body: Option<String>) -> Result<Response, Failure> {
         let mut request = self.http.request(method, format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
@@ -81,10 +80,21 @@ impl Client {
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body);
         }
-        let answer = request.send().await.map_err(unreachable)?;
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = answer.status();
-        let text = answer.text().await.map_err(unreachable)?;
-        if status.is_success() { Ok(text) } else { Err(refused(status, &text)) }
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let text = answer.text().await.map_err(|error| self.unreachable(&error))?;
+        Err(refused(status, &text))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let mut root: &dyn Error = error;
+        while let Some(cause) = root.source() {
+            root = cause;
+        }
+        Failure::failed(format!("cannot reach the worker at {}: {root}. Is it running? --url names another address", self.shown))
     }
 
     /// Sends a request and gives the JSON of a good answer.

@@ -20,8 +20,8 @@ use crate::converters::Converters;
 use crate::rest::{record_line, segment};
 use crate::topics::UNAVAILABLE;
 
-/// How often `--follow` looks for more.
-const POLL: Duration = Duration::from_millis(200);
+/// Time before an answer that broke off is asked for again.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Records asked for at once.
 const STEP: u64 = 500;
 
@@ -66,7 +66,7 @@ pub(super) struct Read {
     #[arg(long)]
     max: Option<u64>,
     /// Wait for more at the end of the topic
-    #[arg(long)]
+    #[arg(long, conflicts_with = "data_dir")]
     follow: bool,
     /// The worker file, for the converters of sources that name none (with --data-dir)
     #[arg(long, requires = "data_dir")]
@@ -128,20 +128,48 @@ enum Reader {
 impl Read {
     async fn execute(self) -> Result<Exit, Failure> {
         let mut offset = self.start().await?;
+        let mut left = self.max.unwrap_or(u64::MAX);
+        if self.follow {
+            return self.follow(offset, left).await;
+        }
         let mut reader = match &self.place.data_dir {
             Some(data_dir) => journal(data_dir, &self.name, self.config.as_deref()).await?,
             None => Reader::Worker(self.place.address.client()?),
         };
-        let mut left = self.max.unwrap_or(u64::MAX);
         while left > 0 {
             let lines = reader.read(&self.name, self.partition, offset, STEP.min(left)).await?;
-            match lines.last() {
-                Some((last, _)) => offset = last + 1,
-                None if self.follow => tokio::time::sleep(POLL).await,
-                None => break,
-            }
+            let Some((last, _)) = lines.last() else { break };
+            offset = last + 1;
             left -= u64::try_from(lines.len()).unwrap_or(left).min(left);
             print(&lines.iter().map(|(_, line)| format!("{line}\n")).collect::<String>())?;
+        }
+        Ok(Exit::Done)
+    }
+
+    /// Prints what is there and what comes, until there were `left` records. An answer that breaks off is asked for again behind its last
+    /// whole line; where that cannot be, the worker says why.
+    async fn follow(&self, mut offset: u64, mut left: u64) -> Result<Exit, Failure> {
+        let client = self.place.address.client()?;
+        while left > 0 {
+            let path = format!("/topics/{}/records?partition={}&offset={offset}&follow=true", segment(&self.name), self.partition);
+            let mut answer = client.begin(reqwest::Method::GET, &path, None).await?;
+            let mut received = Vec::new();
+            while left > 0
+                && let Ok(Some(chunk)) = answer.chunk().await
+            {
+                received.extend_from_slice(&chunk);
+                let Some(end) = memchr::memrchr(b'\n', &received) else { continue };
+                let whole: Vec<u8> = received.drain(..=end).collect();
+                let mut shown = 0;
+                for line in whole.split_inclusive(|octet| *octet == b'\n').take(usize::try_from(left).unwrap_or(usize::MAX)) {
+                    offset = offset_of(line).map_err(|error| not_a_worker(&error))? + 1;
+                    (left, shown) = (left - 1, shown + line.len());
+                }
+                print(&String::from_utf8_lossy(&whole[..shown]))?;
+            }
+            if left > 0 {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         Ok(Exit::Done)
     }
@@ -185,7 +213,7 @@ impl Reader {
             Self::Worker(client) => {
                 let path = format!("/topics/{}/records?partition={partition}&offset={offset}&limit={limit}", segment(topic));
                 let text = client.send(reqwest::Method::GET, &path, None).await?;
-                lines(&text).map_err(|error| Failure::failed(format!("the worker does not answer as one does: {error}")))
+                lines(&text).map_err(|error| not_a_worker(&error))
             }
             Self::Journal { opened, converters } => {
                 let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -203,12 +231,20 @@ impl Reader {
 
 /// The records of an answer, each exactly as it was written.
 fn lines(answer: &str) -> serde_json::Result<Vec<(u64, String)>> {
+    let records: Vec<&RawValue> = serde_json::from_str(answer)?;
+    records.into_iter().map(|raw| Ok((offset_of(raw.get().as_bytes())?, raw.get().to_owned()))).collect()
+}
+
+fn offset_of(record: &[u8]) -> serde_json::Result<u64> {
     #[derive(serde::Deserialize)]
     struct Place {
         offset: u64,
     }
-    let records: Vec<&RawValue> = serde_json::from_str(answer)?;
-    records.into_iter().map(|raw| Ok((serde_json::from_str::<Place>(raw.get())?.offset, raw.get().to_owned()))).collect()
+    Ok(serde_json::from_slice::<Place>(record)?.offset)
+}
+
+fn not_a_worker(error: &serde_json::Error) -> Failure {
+    Failure::failed(format!("the worker does not answer as one does: {error}"))
 }
 
 #[cfg(test)]

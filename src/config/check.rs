@@ -236,6 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_debezium_that_are_in_effect_are_taken_without_a_word() {
+        let keys = [
+            ("database.initial.statements", "SET application_name = 'x'"),
+            ("event.processing.failure.handling.mode", "warn"),
+            ("errors.max.retries", "3"),
+            ("retriable.restart.connector.wait.ms", "1000"),
+            ("xmin.fetch.interval.ms", "1000"),
+        ];
+        let config: Vec<_> = [("connector.class", "postgres"), ("topic.prefix", "a")].iter().chain(&keys).copied().collect();
+        let report = check("a", &values(&config), &ConfigValues::default());
+        let told: Vec<_> = report.notes.iter().chain(&report.faults).filter(|told| keys.iter().any(|(key, _)| *key == told.key)).collect();
+        assert!(told.is_empty(), "{told:?}");
+    }
+
+    #[test]
     fn a_placeholder_counts_as_a_value_of_the_right_type() {
         let config = values(&[
             ("tasks.max", "${env:TASKS}"),

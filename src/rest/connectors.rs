@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
+use tailwater_api::ErrorKind;
 
 use super::failure::Failure;
 use super::requests::{Body, Parameters, Segments, names_differ};
@@ -11,6 +12,7 @@ use super::{Api, answers};
 use crate::runtime::offsets::Moved;
 use crate::runtime::worker::{ConnectorInfo, Refused, Restart, RunState, RunStatus};
 use crate::state::TargetState;
+use crate::telemetry::Registry;
 
 type Answer = Result<Response, Failure>;
 
@@ -24,7 +26,8 @@ fn not_found(name: &str) -> String {
 
 /// Names, or with `expand` objects by name.
 pub(super) async fn list(State(api): State<Api>, parameters: Parameters) -> Answer {
-    let connectors = api.worker()?.list().await;
+    let mut connectors = api.worker()?.list().await;
+    connectors.iter_mut().for_each(|info| tell_of_left_out(api.metrics(), info));
     let expands: Vec<&str> = parameters.all("expand").collect();
     ok(&listing(&connectors, &expands, api.worker_id()))
 }
@@ -96,6 +99,18 @@ async fn get(api: &Api, name: &str, unknown: impl FnOnce(&str) -> String) -> Res
     api.worker()?.get(name).await.map_err(|refused| Failure::refused(name, refused, unknown))
 }
 
+/// A task that runs has a trace none the less where it left events out since the worker began (I11).
+pub(super) fn tell_of_left_out(metrics: &Registry, info: &mut ConnectorInfo) {
+    let left_out = metrics.counters("source_unreadable_events");
+    for (_, task, _, count) in left_out.into_iter().filter(|(connector, .., count)| *connector == info.name && *count > 0) {
+        let is_silent = |status: &&mut RunStatus| status.task == Some(task) && status.trace.is_none();
+        if let Some(status) = info.tasks.iter_mut().find(is_silent) {
+            let what = "events of the log cannot be decoded and were left out, as event.processing.failure.handling.mode says";
+            status.trace = Some(format!("{}: {count} {what}; the log names their tables and positions", ErrorKind::Unreadable.code()));
+        }
+    }
+}
+
 /// Answers 404 for a connector that is not there.
 pub(super) async fn known(api: &Api, name: &str) -> Result<(), Failure> {
     get(api, name, not_found).await.map(drop)
@@ -116,7 +131,8 @@ pub(super) async fn delete(State(api): State<Api>, Segments(name): Segments<Stri
 }
 
 pub(super) async fn status(State(api): State<Api>, Segments(name): Segments<String>) -> Answer {
-    let info = get(&api, &name, |name| format!("No status found for connector {name}")).await?;
+    let mut info = get(&api, &name, |name| format!("No status found for connector {name}")).await?;
+    tell_of_left_out(api.metrics(), &mut info);
     ok(&answers::status(&info, api.worker_id()))
 }
 
@@ -131,7 +147,8 @@ pub(super) async fn tasks(State(api): State<Api>, Segments(name): Segments<Strin
 
 pub(super) async fn task_status(State(api): State<Api>, Segments((name, task)): Segments<(String, u32)>) -> Answer {
     let unknown = |name: &str| format!("No status found for task {name}-{task}");
-    let info = get(&api, &name, unknown).await?;
+    let mut info = get(&api, &name, unknown).await?;
+    tell_of_left_out(api.metrics(), &mut info);
     let status = info.tasks.iter().find(|status| status.task == Some(task));
     let status = status.ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, unknown(&name)))?;
     ok(&answers::run_status(status, api.worker_id()))

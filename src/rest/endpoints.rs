@@ -193,6 +193,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         parameter("partition", "integer", "Number of the partition, from 0"),
         parameter("offset", "integer", "The first offset; 0 where not given"),
         parameter("limit", "integer", "Most records; 100 where not given, never above 10000"),
+        parameter("follow", "boolean", "Without end: one record a line, each as soon as it is durable; limit has no effect"),
     ]),
 ];
 

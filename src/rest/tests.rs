@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::requests::{Body, Create};
 use super::*;
 use crate::runtime::offsets::Offsets;
-use crate::runtime::worker::{ConnectorInfo, ConnectorType, Refused, RunState, RunStatus};
+use crate::runtime::worker::{ConnectorInfo, ConnectorType, MetricsFactory as _, Refused, RunState, RunStatus};
 use crate::state::TargetState;
 
 fn map(text: &str) -> JsonMap {
@@ -137,6 +137,21 @@ fn info_status_and_tasks_have_connects_keys_in_order() {
 }
 
 #[test]
+fn i11_a_task_that_left_events_out_says_so_while_it_runs() {
+    let metrics = Registry::default();
+    let left_out = metrics.task("rest-sink", 0).counter("source_unreadable_events", "", None);
+    let running = || ConnectorInfo { tasks: vec![RunStatus { task: Some(0), state: RunState::Running, trace: None }], ..sink() };
+    let trace = |mut info: ConnectorInfo| {
+        super::connectors::tell_of_left_out(&metrics, &mut info);
+        info.tasks[0].trace.clone()
+    };
+    assert_eq!(trace(running()), None);
+    left_out.add(3);
+    assert!(trace(running()).unwrap().starts_with("unreadable: 3 events of the log"));
+    assert_eq!(trace(sink()).unwrap(), "unreachable: …", "what it failed of comes first");
+}
+
+#[test]
 fn a_listing_is_names_or_what_is_asked_for() {
     let connectors = [sink()];
     assert_eq!(connectors::listing(&connectors, &[], "h:1").to_string(), r#"["rest-sink"]"#);
@@ -195,13 +210,14 @@ fn a_name_is_one_segment_of_the_location() {
 #[test]
 fn a_range_has_defaults_and_limits() {
     let parameters = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>();
-    assert_eq!(topics::range(&[]).unwrap(), topics::Range { partition: 0, offset: 0, limit: 100 });
+    assert_eq!(topics::range(&[]).unwrap(), topics::Range { partition: 0, offset: 0, limit: 100, follow: false });
     assert_eq!(
-        topics::range(&parameters(&[("limit", "1000000"), ("offset", "7")])).unwrap(),
-        topics::Range { partition: 0, offset: 7, limit: 10_000 }
+        topics::range(&parameters(&[("limit", "1000000"), ("offset", "7"), ("follow", "true")])).unwrap(),
+        topics::Range { partition: 0, offset: 7, limit: 10_000, follow: true }
     );
     assert!(topics::range(&parameters(&[("offset", "-1")])).is_err());
     assert!(topics::range(&parameters(&[("ofset", "1")])).is_err());
+    assert!(topics::range(&parameters(&[("follow", "yes")])).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

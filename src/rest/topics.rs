@@ -1,13 +1,17 @@
 //! `/topics` and `/topics/NAME/records`: what stands in the topic log.
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use futures_util::stream::try_unfold;
+use tailwater_api::Error;
 
 use super::failure::Failure;
 use super::requests::{Parameters, Segments};
 use super::{Api, answers, record_line};
+use crate::runtime::topic_reader::TopicReader;
 
 /// Records of one answer where the request does not say.
 const DEFAULT_LIMIT: usize = 100;
@@ -28,37 +32,49 @@ pub(super) struct Range {
     pub(super) partition: u32,
     pub(super) offset: u64,
     pub(super) limit: usize,
+    /// Whether the answer goes on with what comes
+    pub(super) follow: bool,
 }
 
-/// Reads `partition` (0), `offset` (0) and `limit` (100).
+/// Reads `partition` (0), `offset` (0), `limit` (100) and `follow` (false).
 pub(super) fn range(parameters: &[(String, String)]) -> Result<Range, Failure> {
     fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, Failure> {
         value.parse().map_err(|_| Failure::bad_request(format!("{key} must be a number, not {value:?}")))
     }
-    let mut range = Range { partition: 0, offset: 0, limit: DEFAULT_LIMIT };
+    let mut range = Range { partition: 0, offset: 0, limit: DEFAULT_LIMIT, follow: false };
     for (key, value) in parameters {
         match key.as_str() {
             "partition" => range.partition = number(key, value)?,
             "offset" => range.offset = number(key, value)?,
             "limit" => range.limit = number::<usize>(key, value)?.min(MAX_LIMIT),
-            _ => return Err(Failure::bad_request(format!("Unknown parameter {key:?}; known are partition, offset and limit"))),
+            "follow" => {
+                range.follow = value.parse().map_err(|_| Failure::bad_request(format!("follow must be true or false, not {value:?}")))?;
+            }
+            _ => return Err(Failure::bad_request(format!("Unknown parameter {key:?}; known are partition, offset, limit and follow"))),
         }
     }
     Ok(range)
 }
 
-/// A JSON array of records, one a line, in the form of [`record_line::write`]. Empty at the end of the partition.
+/// A JSON array of records, one a line, in the form of [`record_line::write`]. Empty at the end of the partition. With `follow` the lines
+/// stand by themselves, and the answer has no end: what becomes durable is sent at once.
 pub(super) async fn records(
     State(api): State<Api>,
     Segments(topic): Segments<String>,
     parameters: Parameters,
 ) -> Result<Response, Failure> {
-    let Range { partition, mut offset, limit } = range(parameters.as_slice())?;
-    let worker = api.worker()?;
+    let Range { partition, mut offset, limit, follow } = range(parameters.as_slice())?;
+    let mut reader = api.worker()?.topic_reader(topic, partition).await?;
+    if follow {
+        // What is wrong is answered while it can be.
+        reader.read(offset, 1).await?;
+        let lines = try_unfold((reader, offset), follow_on);
+        return Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
+    }
     let mut answer = String::from("[");
     let mut count = 0;
     while count < limit && answer.len() < MAX_ANSWER {
-        let records = worker.read_topic(&topic, partition, offset, STEP.min(limit - count)).await?;
+        let records = reader.read(offset, STEP.min(limit - count)).await?;
         let Some((last, _)) = records.last() else { break };
         offset = last.offset + 1;
         for (stored, converted) in &records {
@@ -69,4 +85,17 @@ pub(super) async fn records(
     }
     answer.push_str("]\n");
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+/// The next lines of an answer that follows a topic; none when the worker stops.
+async fn follow_on((mut reader, offset): (TopicReader, u64)) -> Result<Option<(String, (TopicReader, u64))>, Error> {
+    let records = reader.follow(offset, STEP).await?;
+    let Some((last, _)) = records.last() else { return Ok(None) };
+    let next = last.offset + 1;
+    let mut lines = String::new();
+    for (stored, converted) in &records {
+        record_line::write(stored, converted, &mut lines);
+        lines.push('\n');
+    }
+    Ok(Some((lines, (reader, next))))
 }

@@ -14,6 +14,7 @@
 //! - `record_errors`: refused records and dead letters
 //! - `ledger`: what is in flight, and how far it is finished
 //! - [`statuses`]: what connectors do, told to others
+//! - [`topic_reader`]: records of a topic as they are shown
 //! - `budget`: memory of records in flight
 
 mod budget;
@@ -34,5 +35,6 @@ mod supervisor;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+pub mod topic_reader;
 pub mod validation;
 pub mod worker;

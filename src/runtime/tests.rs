@@ -537,11 +537,25 @@ async fn a_topic_is_read_through_the_converters_of_its_source() {
     ]));
     create(&worker, "reads", source).await;
     eventually("all is there", async || house.log.records("reads").len() == 3).await;
-    let read = worker.read_topic("reads", 0, 1, 1).await.unwrap();
+    let mut reader = worker.topic_reader("reads".to_owned(), 0).await.unwrap();
+    let read = reader.read(1, 1).await.unwrap();
     let (stored, converted) = &read[0];
     assert_eq!((read.len(), stored.offset), (1, 1));
     assert_eq!(converted.key.as_deref(), Some(&b"{\"id\":1}"[..]));
     assert_eq!(converted.value.as_deref(), Some(&b"{\"id\":1,\"payload\":\"he \"}"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_a_topic_is_given_what_comes_and_let_go_when_the_worker_stops() {
+    let house = House::new();
+    house.fill("followed", 10).await;
+    let worker = house.worker().await;
+    let mut reader = worker.topic_reader("followed".to_owned(), 0).await.unwrap();
+    assert_eq!(reader.follow(0, 100).await.unwrap().len(), 10);
+    let (more, ()) = tokio::join!(reader.follow(10, 100), house.fill("followed", 1));
+    assert_eq!(more.unwrap()[0].0.offset, 10);
+    let (end, ()) = tokio::join!(reader.follow(11, 100), worker.shutdown());
+    assert_eq!(end.unwrap().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

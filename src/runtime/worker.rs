@@ -25,15 +25,16 @@ use tokio::time::Instant;
 use crate::config::check::{check, flatten};
 use crate::config::masked::restore;
 use crate::config::providers::Providers;
-use crate::converters::{ConvertedRecord, Converters};
+use crate::converters::Converters;
 use crate::runtime::budget::Budget;
 use crate::runtime::connector::Connector;
 use crate::runtime::guarantee::Guarantee;
 use crate::runtime::plugin::Plugin;
 use crate::runtime::source_task::panicked;
 use crate::runtime::supervisor::{Wanted, misconfigured};
+use crate::runtime::topic_reader::TopicReader;
 use crate::state::{ConnectorStore, StoredConnector, TargetState};
-use crate::topics::{StoredRecord, TopicLog, UNAVAILABLE};
+use crate::topics::{TopicLog, UNAVAILABLE};
 
 /// How long the topic log may take to close after the tasks are gone.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -402,20 +403,18 @@ impl Worker {
         gate.send(signal).await.map_err(Refused::Failed)
     }
 
-    /// Records of a topic as bytes, through the converters of its source: what `topic read` prints.
+    /// A reader of the records of a topic as bytes, through the converters of its source.
     ///
     /// # Errors
-    /// The topic is unknown, or a record does not convert.
-    pub async fn read_topic(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> Result<Vec<(StoredRecord, ConvertedRecord)>> {
-        let records = self.topics().read(topic, partition, offset, limit).await?;
-        let mut converters = self.inner.converters(topic).await?;
-        records
-            .into_iter()
-            .map(|stored| {
-                let converted = converters.convert(&stored.record)?;
-                Ok((stored, converted))
-            })
-            .collect()
+    /// The converters are misconfigured, or the topics cannot be listed.
+    pub async fn topic_reader(&self, topic: String, partition: u32) -> Result<TopicReader> {
+        let converters = self.inner.converters(&topic).await?;
+        Ok(TopicReader::new(self.clone(), Arc::clone(self.topics()), converters, topic, partition))
+    }
+
+    /// Whether it stops, or has stopped.
+    pub(super) fn is_closing(&self) -> bool {
+        self.inner.closing.load(Ordering::SeqCst)
     }
 
     /// Stops every task, drains to the deadline, and closes the log. Changes are refused from now on.

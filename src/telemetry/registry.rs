@@ -97,7 +97,7 @@ fn gather<V>(families: &mut BTreeMap<&'static str, Family<V>>, labels: Labels, (
 
 impl Registry {
     /// The sums of a counter by labels.
-    pub(super) fn counters(&self, wanted: &str) -> Vec<(String, u32, Option<String>, u64)> {
+    pub(crate) fn counters(&self, wanted: &str) -> Vec<(String, u32, Option<String>, u64)> {
         let mut found = Vec::new();
         for ((connector, task), metrics) in lock(&self.0).iter() {
             for ((name, table), (_, counter)) in lock(&metrics.counters).iter() {

@@ -5,6 +5,9 @@
 //! or the zero of its type where it may not be null. A key has to stay a key: it holds the full hash of a column that is hashed,
 //! and the clear value of one that is masked by asterisks or truncated, since equal keys of two rows would make them one.
 //!
+//! Of several rules that name a column the first counts, as with Debezium: truncation before masks, these before hashes, the first
+//! version of a hash before the second. A hash takes nothing from `*.propagate.source.type`; what is masked or cut is not described.
+//!
 //! A hash is a pseudonym: equal texts have equal ones. It is cut to the limit of the column's length. The first version hashes
 //! the text as Java serialises it (Java Object Serialization Specification, section 6, `TC_STRING`), the second its UTF-8.
 
@@ -75,6 +78,9 @@ pub enum Disguise {
     Truncate(usize),
 }
 
+/// What stands before the algorithm in keys of the second version.
+const SECOND_VERSION: &str = "v2.";
+
 /// Reads what a key says behind its family's prefix.
 type RuleParser = fn(&str) -> Result<ColumnRule, String>;
 
@@ -82,16 +88,18 @@ impl ColumnRules {
     /// Reads the keys.
     pub fn read(reader: &mut ConfigReader<'_>) -> Self {
         let mut rules = Vec::new();
+        // In the order in which they count.
         let families: [(&str, RuleParser); 3] = [
-            ("column.mask.with.", |rest| characters(rest).map(ColumnRule::Mask)),
-            ("column.mask.hash.", |rest| ColumnHash::parse(rest).map(ColumnRule::Hash)),
             ("column.truncate.to.", |rest| match characters(rest)? {
                 0 => Err("must leave at least one character".to_owned()),
                 count => Ok(ColumnRule::Truncate(count)),
             }),
+            ("column.mask.with.", |rest| characters(rest).map(ColumnRule::Mask)),
+            ("column.mask.hash.", |rest| ColumnHash::parse(rest).map(ColumnRule::Hash)),
         ];
         for (prefix, rule) in families {
-            let entries: Vec<_> = reader.family(prefix).map(|(rest, columns)| (rest.to_owned(), columns.to_owned())).collect();
+            let mut entries: Vec<_> = reader.family(prefix).map(|(rest, columns)| (rest.to_owned(), columns.to_owned())).collect();
+            entries.sort_by_key(|(rest, _)| rest.starts_with(SECOND_VERSION));
             for (rest, columns) in entries {
                 match rule(&rest) {
                     // What does not compile is already a fault of its key by its validator.
@@ -104,7 +112,7 @@ impl ColumnRules {
         Self { rules, typed_columns: list("column.propagate.source.type"), typed_types: list("datatype.propagate.source.type") }
     }
 
-    /// The rule of a column, `schema.table.column`.
+    /// The rule that counts for a column, `schema.table.column`.
     #[must_use]
     pub fn of(&self, column: &str) -> Option<&ColumnRule> {
         self.rules.iter().find(|(columns, _)| columns.matches(column)).map(|(_, rule)| rule)
@@ -186,7 +194,7 @@ fn truncate(text: &ByteString, count: usize) -> ByteString {
 impl ColumnHash {
     /// `SHA-256.with.salt.SALT`, before it perhaps `v2.`.
     fn parse(text: &str) -> Result<Self, String> {
-        let (is_first_version, text) = text.strip_prefix("v2.").map_or((true, text), |rest| (false, rest));
+        let (is_first_version, text) = text.strip_prefix(SECOND_VERSION).map_or((true, text), |rest| (false, rest));
         let (name, salt) = text.split_once(".with.salt.").ok_or("must be column.mask.hash.ALGORITHM.with.salt.SALT")?;
         let found = ALGORITHMS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
         let (_, algorithm) = found.ok_or_else(|| {
@@ -254,7 +262,12 @@ mod tests {
     use crate::relational_config::RELATIONAL_FIELDS;
 
     fn read(key: &str) -> (ColumnRules, Vec<String>) {
-        let values: ConfigValues = [("topic.prefix", "p"), (key, r"public\.t\.c")].into_iter().collect();
+        read_all(&[key])
+    }
+
+    fn read_all(keys: &[&str]) -> (ColumnRules, Vec<String>) {
+        let rules = keys.iter().map(|key| (*key, r"public\.t\.c"));
+        let values: ConfigValues = rules.chain([("topic.prefix", "p")]).collect();
         let mut reader = ConfigReader::new(&[RELATIONAL_FIELDS], &values);
         let rules = ColumnRules::read(&mut reader);
         (rules, reader.into_report().faults.into_iter().map(|fault| fault.key).collect())
@@ -303,6 +316,21 @@ mod tests {
             let written = |schema: &Schema| rule(key).disguise(schema, None).unwrap().apply(Value::Int32(7));
             assert_eq!(written(&number.clone().optional().build()), Value::Null);
             assert_eq!(written(&number.clone().build()), Value::Int32(0));
+        }
+    }
+
+    #[test]
+    fn of_several_rules_the_first_in_debeziums_order_counts() {
+        let keys = [
+            "column.truncate.to.3.chars",
+            "column.mask.with.5.chars",
+            "column.mask.hash.SHA-256.with.salt.s",
+            "column.mask.hash.v2.SHA-256.with.salt.s",
+        ];
+        for first in 0..keys.len() {
+            let mut given = keys[first..].to_vec();
+            given.reverse();
+            assert_eq!(read_all(&given).0.of("public.t.c"), Some(&rule(keys[first])));
         }
     }
 

@@ -47,12 +47,12 @@ impl NameList {
         matching.unwrap_or(self.0.len())
     }
 
-    /// The expressions that match none of `names`.
-    pub fn without_match(&self, names: &[String]) -> impl Iterator<Item = &str> {
-        let unmatched = |expression: &&Regex| !names.iter().any(|name| expression.is_match(name).unwrap_or(false));
-        self.0.iter().filter(unmatched).map(|expression| {
+    /// The expressions that match none of `names`, each with its place.
+    pub fn without_match(&self, names: &[String]) -> impl Iterator<Item = (usize, &str)> {
+        let unmatched = |(_, expression): &(usize, &Regex)| !names.iter().any(|name| expression.is_match(name).unwrap_or(false));
+        self.0.iter().enumerate().filter(unmatched).map(|(place, expression)| {
             let text = expression.as_str();
-            text.strip_prefix(BEFORE).and_then(|text| text.strip_suffix(BEHIND)).unwrap_or(text)
+            (place, text.strip_prefix(BEFORE).and_then(|text| text.strip_suffix(BEHIND)).unwrap_or(text))
         })
     }
 

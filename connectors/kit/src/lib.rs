@@ -6,6 +6,7 @@
 //! - [`envelope`]: schemas and records of change events
 //! - [`filters`]: which tables and columns are captured
 //! - [`heartbeat`]: records that say that a source is alive
+//! - [`java_hash`]: the order of Java's maps and sets
 //! - [`java_regex`]: regular expressions of Java
 //! - [`json`]: values and schemas as the JSON of Kafka Connect
 //! - [`merge`]: a batch of row changes, merged by key
@@ -33,6 +34,7 @@ pub mod column_rules;
 pub mod envelope;
 pub mod filters;
 pub mod heartbeat;
+pub mod java_hash;
 pub mod java_regex;
 pub mod json;
 pub mod merge;

@@ -71,10 +71,10 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new(
         "event.processing.failure.handling.mode",
         Choice(&["fail", "warn", "skip", "ignore"]),
-        "What happens with an event that cannot be handled.",
+        "What happens with an event of the source's log that cannot be decoded: fail stops the task; warn leaves the event out, counts it and \
+         says so in the log; skip, or ignore, says so of the first event of each table only.",
     )
-    .default("fail")
-    .effect(Effect::NotYet),
+    .default("fail"),
     ConfigField::new(
         "event.converting.failure.handling.mode",
         Choice(&["fail", "warn", "skip"]),
@@ -208,8 +208,6 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("queue.provider.type", Text, "").effect(NO_QUEUE),
     ConfigField::new("poll.interval.ms", Long, "").default("500").validator(not_negative).effect(NO_POLLING),
     ConfigField::new("poll.dispatch.interval.ms", Long, "").default("0").effect(NO_POLLING),
-    ConfigField::new("errors.max.retries", Int, "").default("-1").effect(Effect::NotYet),
-    ConfigField::new("retriable.restart.connector.wait.ms", Long, "").default("10000").effect(Effect::NotYet),
     ConfigField::new("custom.retriable.exception", Text, "").effect(Effect::Never("failures are told apart by their kind")),
     ConfigField::new("connection.validation.timeout.ms", Long, "").default("60000").effect(Effect::Never("a probe has a limit of its own")),
     ConfigField::new("executor.shutdown.timeout.ms", Long, "")
@@ -329,6 +327,18 @@ pub enum OnLoss {
     Fail,
 }
 
+/// What happens with an event of the source's log that cannot be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OnUnreadableEvent {
+    /// The task stops
+    #[default]
+    Fail,
+    /// It is left out, counted, and told of
+    Warn,
+    /// It is left out and counted; the first of each table is told of
+    Skip,
+}
+
 /// In which order a snapshot reads the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TableOrder {
@@ -362,6 +372,8 @@ pub struct RelationalConfig {
     pub field_names: NameAdjustment,
     /// What happens with a value that its schema has no room for
     pub on_loss: OnLoss,
+    /// What happens with an event of the source's log that cannot be decoded
+    pub on_unreadable_event: OnUnreadableEvent,
     /// Keys of chosen tables
     pub key_columns: KeyColumns,
     /// Operations that make no records
@@ -434,6 +446,15 @@ impl RelationalConfig {
             on_loss: reader.choice(
                 "event.converting.failure.handling.mode",
                 &[("warn", OnLoss::Warn), ("skip", OnLoss::Skip), ("fail", OnLoss::Fail)],
+            ),
+            on_unreadable_event: reader.choice(
+                "event.processing.failure.handling.mode",
+                &[
+                    ("fail", OnUnreadableEvent::Fail),
+                    ("warn", OnUnreadableEvent::Warn),
+                    ("skip", OnUnreadableEvent::Skip),
+                    ("ignore", OnUnreadableEvent::Skip),
+                ],
             ),
             // What does not parse is already a fault of its key by its validator.
             key_columns: KeyColumns::parse(&reader.text("message.key.columns")).unwrap_or_default(),

@@ -20,6 +20,8 @@ use bytestring::ByteString;
 use tailwater_api::record::{Record, SchemaAndValue};
 use tailwater_api::{Field, Kind, Schema, Value};
 
+use crate::java_hash;
+
 /// The place of one event in its transaction: the `transaction` block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventOrder {
@@ -127,8 +129,7 @@ impl TransactionRecords {
     #[must_use]
     pub fn end(&self, transaction: &TransactionOrder, timestamp_ms: i64) -> Record {
         let mut collections: Vec<_> = transaction.collections.iter().collect();
-        let capacity = java_capacity(collections.len());
-        collections.sort_by_key(|(name, _)| java_hash(name) & (capacity - 1));
+        java_hash::sort(&mut collections, |(name, _)| name);
         let counts = collections.into_iter().map(|(name, count)| Value::Struct(Box::new([(&**name).into(), Value::Int64(*count)])));
         self.record("END", transaction, Value::Int64(transaction.total), Value::Array(counts.collect()), timestamp_ms)
     }
@@ -139,22 +140,6 @@ impl TransactionRecords {
         let key = SchemaAndValue::new(self.key.clone(), Value::Struct(Box::new([id()])));
         Record::new(self.topic.clone(), key, SchemaAndValue::new(self.value.clone(), value))
     }
-}
-
-/// What `java.util.HashMap` takes for the hash of a text.
-fn java_hash(text: &str) -> u32 {
-    let hash = text.encode_utf16().fold(0_u32, |hash, unit| hash.wrapping_mul(31).wrapping_add(unit.into()));
-    hash ^ (hash >> 16)
-}
-
-/// How many buckets a `java.util.HashMap` has that grew to so many entries: it doubles when it is filled by more than three
-/// quarters.
-fn java_capacity(entries: usize) -> u32 {
-    let mut capacity = 16_u32;
-    while entries as u64 * 4 > u64::from(capacity) * 3 && capacity < 1 << 30 {
-        capacity *= 2;
-    }
-    capacity
 }
 
 #[cfg(test)]
@@ -183,15 +168,6 @@ mod tests {
         let Value::Array(collections) = &fields[3] else { panic!("{fields:?}") };
         let names: Vec<_> = collections.iter().map(|collection| collection.as_struct().unwrap()[0].as_text().unwrap()).collect();
         assert_eq!(names, ["public.seed_payments", "public.seed_orders"]);
-    }
-
-    #[test]
-    fn hashes_are_those_of_java() {
-        // "public.a".hashCode() and what HashMap.hash makes of it
-        assert_eq!(java_hash(""), 0);
-        assert_eq!(java_hash("a"), 97);
-        assert_eq!(java_hash("hello"), 99_162_322 ^ (99_162_322 >> 16));
-        assert_eq!((java_capacity(12), java_capacity(13), java_capacity(25)), (16, 32, 64));
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(crate) struct ColumnDefinition {
     pub(crate) type_name: String,
     /// Kind of a generated column: stored or virtual
     pub(crate) generated: Option<char>,
+    /// What orders its texts; 0 for other values
+    pub(crate) collation: u32,
 }
 
 /// One table.
@@ -103,7 +105,8 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), pg_get_expr(d.adbin, CASE a.attgenerated WHEN '' THEN 0 ELSE d.adrelid END),
        format_type(a.atttypid, a.atttypmod), a.attgenerated::text,
        array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
-             WHERE i.indrelid = c.oid AND i.indisreplident)
+             WHERE i.indrelid = c.oid AND i.indisreplident),
+       a.attcollation
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -196,6 +199,7 @@ impl ColumnDefinition {
             default: row.get(15),
             type_name: row.get(16),
             generated: row.get::<_, &str>(17).chars().next(),
+            collation: row.get(19),
         })
     }
 }

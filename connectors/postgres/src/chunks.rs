@@ -47,7 +47,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-use self::keys::{TouchedRows, touched};
+use self::keys::RowKey;
 use self::read::TableRead;
 pub(crate) use self::readable::is_chunked;
 use self::table::{Read, Table};
@@ -81,6 +81,10 @@ pub(crate) struct Chunks {
     room: Option<Reservation>,
     /// In the order in which they are read
     tables: Vec<Table>,
+    /// The places in `tables` of those with an oid, so that what a change costs does not grow with their number
+    by_oid: HashMap<u32, Vec<usize>>,
+    /// Tables that were ever there
+    numbered: u32,
     paused: bool,
     /// At most one step, on the session
     under_way: JoinSet<(SqlSession, Result<Step>)>,
@@ -150,6 +154,8 @@ impl Chunks {
             windows: Windows::new(TOUCHED_LIMIT, None),
             room: None,
             tables: Vec::new(),
+            by_oid: HashMap::new(),
+            numbered: 0,
             paused,
             under_way: JoinSet::new(),
             finished: None,
@@ -175,7 +181,22 @@ impl Chunks {
             let snapshot = self.snapshot.get_or_insert_with(|| SnapshotFigures::begin(&self.metrics));
             snapshot.pause(self.paused);
             self.figures.insert(table.name.clone(), snapshot.table(&table.name, table.rows));
-            self.tables.push(Table::new(table));
+            self.numbered += 1;
+            self.tables.push(Table::new(table, self.numbered));
+        }
+        self.index();
+    }
+
+    fn remove(&mut self, place: usize) -> ReadingTable {
+        let table = self.tables.remove(place);
+        self.index();
+        table.reading
+    }
+
+    fn index(&mut self) {
+        self.by_oid.clear();
+        for (place, table) in self.tables.iter().enumerate() {
+            self.by_oid.entry(table.reading.oid).or_default().push(place);
         }
     }
 
@@ -210,6 +231,7 @@ impl Chunks {
     pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
         let is_stopped = |table: &mut Table| table.reading.request.is_some() && (names.is_empty() || names.matches(&table.reading.name));
         let stopped: Vec<_> = self.tables.extract_if(.., is_stopped).collect();
+        self.index();
         let end = |table: Table| {
             table.read.into_iter().for_each(|read| self.windows.end_read(read.look));
             table.reading
@@ -261,30 +283,23 @@ impl Chunks {
         self.looks_from += PAUSE;
     }
 
-    /// The log tells of a change of the table with this oid.
-    pub(crate) fn touch(&mut self, transaction: LoggedTransaction, relation: u32, plan: Option<&TablePlan>, change: &Change) {
-        if self.room.is_none() {
-            return;
+    /// The log tells of a change of a row of the table with this oid.
+    pub(crate) fn touch(&mut self, transaction: LoggedTransaction, relation: u32, plan: &TablePlan, change: &Change) {
+        let places = self.by_oid.get(&relation).filter(|_| self.room.is_some());
+        for table in places.into_iter().flatten().map(|&place| &self.tables[place]) {
+            let key = RowKey::of(plan, table.surrogate());
+            match key.as_ref().and_then(|key| Some((key.form(), key.touched(change)?))) {
+                Some((form, keys)) => keys.iter().for_each(|key| self.windows.touch(&transaction, table.number, form, key)),
+                None => self.windows.touch_unknown(&transaction, table.number),
+            }
         }
-        let mut seen = None;
-        for table in self.tables.iter().map(|table| &table.reading).filter(|table| table.oid == relation) {
-            let surrogate = table.request.as_ref().and_then(|request| request.surrogate.as_deref());
-            let column = plan.filter(|plan| plan.key_columns().next().is_none()).zip(surrogate).map(|(plan, name)| plan.place(name));
-            let column = match column {
-                None => None,
-                // The table cannot be read either.
-                Some(None) => continue,
-                Some(Some(place)) => Some(place),
-            };
-            if seen == Some(column) {
-                continue;
-            }
-            seen = Some(column);
-            match touched(change, column) {
-                TouchedRows::Keys(keys) => keys.iter().for_each(|key| self.windows.touch(&transaction, relation, key)),
-                TouchedRows::All => self.windows.truncate(&transaction, relation),
-                TouchedRows::Unknown => self.windows.lose(&transaction),
-            }
+    }
+
+    /// The log tells that the table with this oid was emptied.
+    pub(crate) fn truncate(&mut self, transaction: LoggedTransaction, relation: u32) {
+        let places = self.by_oid.get(&relation).filter(|_| self.room.is_some());
+        for &place in places.into_iter().flatten() {
+            self.windows.truncate(&transaction, self.tables[place].number);
         }
     }
 

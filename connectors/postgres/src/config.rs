@@ -11,6 +11,7 @@ use tailwater_kit::filters::{NameFilter, validate_name_list};
 use tailwater_kit::relational_config::{OnLoss, RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
+use crate::connect::split_statements;
 use crate::data_types::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions};
 use crate::identity::{IdentityRule, parse_rules};
 use crate::servers::{Server, SessionAttributes, parse_servers};
@@ -53,8 +54,11 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     ConfigField::new("database.query.timeout.ms", Long, "Longest time of a statement on the catalog, in milliseconds; 0 for no limit.")
         .default("600000")
         .validator(not_negative),
-    ConfigField::new("database.initial.statements", Text, "Statements run on each connection, separated by semicolons; ;; is a semicolon.")
-        .effect(Effect::NotYet),
+    ConfigField::new(
+        "database.initial.statements",
+        Text,
+        "Statements run at the begin of each SQL connection, not of the one that follows the log; separated by semicolons, ;; is a semicolon.",
+    ),
     ConfigField::new("plugin.name", Text, "Decoding plug-in of the server.").default("pgoutput").validator(validate_plugin),
     ConfigField::new("slot.name", Text, "Replication slot; created if it is missing.").default("debezium").validator(validate_slot_name),
     ConfigField::new("slot.drop.on.stop", Boolean, "Whether the slot is dropped when the connector stops; for tests only.")
@@ -114,7 +118,14 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     ConfigField::new("status.update.interval.ms", Int, "Longest time between two answers to the server, in milliseconds.")
         .default("10000")
         .validator(positive),
-    ConfigField::new("xmin.fetch.interval.ms", Long, "").default("0").effect(Effect::NotYet),
+    ConfigField::new(
+        "xmin.fetch.interval.ms",
+        Long,
+        "Time between two looks at the oldest transaction that the slot holds the catalog for, which source.xmin then tells, in milliseconds; \
+         0 for none.",
+    )
+    .default("0")
+    .validator(not_negative),
     ConfigField::new("snapshot.mode", Choice(SNAPSHOT_MODES), "When the rows that are there are read.").default("initial"),
     ConfigField::new("snapshot.strategy", Choice(&["consistent", "watermark"]), "How the rows that are there are read.")
         .default("consistent"),
@@ -281,6 +292,8 @@ pub struct PostgresConfig {
     pub(crate) dbname: String,
     pub(crate) tls: TlsOptions,
     pub(crate) statement_timeout: Duration,
+    /// What each SQL connection begins with
+    pub(crate) initial_statements: Vec<String>,
     pub(crate) slot: String,
     pub(crate) drop_slot_on_stop: bool,
     pub(crate) failover_slot: bool,
@@ -300,6 +313,8 @@ pub struct PostgresConfig {
     pub(crate) message_prefixes: NameFilter,
     pub(crate) flush_mode: FlushMode,
     pub(crate) status_interval: Duration,
+    /// Time between two looks at the slot's oldest transaction; zero for none
+    pub(crate) xmin_interval: Duration,
     /// Whether definitions of tables are written to a topic of their own
     pub(crate) tells_definitions: bool,
     pub(crate) snapshot: SnapshotMode,
@@ -399,6 +414,7 @@ impl ConnectorConfig for PostgresConfig {
             dbname: reader.text("database.dbname"),
             tls: read_tls(reader),
             statement_timeout: reader.milliseconds("database.query.timeout.ms"),
+            initial_statements: split_statements(&reader.text("database.initial.statements")),
             slot: reader.text("slot.name"),
             drop_slot_on_stop: reader.boolean("slot.drop.on.stop"),
             failover_slot: reader.boolean("slot.failover"),
@@ -428,6 +444,7 @@ impl ConnectorConfig for PostgresConfig {
             flush_mode,
             tells_definitions,
             status_interval: reader.milliseconds("status.update.interval.ms"),
+            xmin_interval: reader.milliseconds("xmin.fetch.interval.ms"),
             snapshot,
             table_refresh_interval: reader.milliseconds("table.refresh.interval.ms"),
             values: read_type_options(reader, on_loss),

@@ -16,7 +16,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
 use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
-use crate::replication::{ConnectOptions, POOLER_REMEDY, is_from_pooler, kind_of};
+use crate::replication::{
+    ConnectOptions, LIFT_LATER_LIMITS, NOT_UTF_8_REMEDY, POOLER_REMEDY, SESSION_RIGHTS, TOO_LONG_REMEDY, is_from_pooler, kind_of,
+};
 
 /// What the server's views call our sessions.
 const APPLICATION: &str = "tailwater";
@@ -48,7 +50,46 @@ impl Drop for SqlConnection {
 }
 
 impl SqlConnection {
+    /// Connects, and begins as `database.initial.statements` says.
     pub(crate) async fn connect(config: &PostgresConfig) -> Result<Self> {
+        let connection = Self::connect_plainly(config).await?;
+        for (number, statement) in (1..).zip(&config.initial_statements) {
+            connection.batch_execute(statement).await.map_err(|error| initial_statement_failed(number, error))?;
+        }
+        connection.settle(config).await?;
+        Ok(connection)
+    }
+
+    /// Connects for a look that changes nothing (I15): an initial statement that would write is passed over.
+    pub(crate) async fn connect_to_look(config: &PostgresConfig) -> Result<Self> {
+        let connection = Self::connect_plainly(config).await?;
+        let read_only = |is_on| format!("SET default_transaction_read_only = {is_on}");
+        let failed = |error| sql_error("begin a session that only reads", error);
+        connection.batch_execute(&read_only("on")).await.map_err(failed)?;
+        for (number, statement) in (1..).zip(&config.initial_statements) {
+            match connection.batch_execute(statement).await {
+                Err(error) if error.code() != Some(&SqlState::READ_ONLY_SQL_TRANSACTION) => {
+                    return Err(initial_statement_failed(number, error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        connection.batch_execute(&read_only("default")).await.map_err(failed)?;
+        connection.settle(config).await?;
+        Ok(connection)
+    }
+
+    /// Whatever the initial statements set, values come as they are read here (I7).
+    async fn settle(&self, config: &PostgresConfig) -> Result<()> {
+        if config.initial_statements.is_empty() {
+            return Ok(());
+        }
+        let settings: String = SESSION_SETTINGS.iter().map(|(name, value)| format!("SET {name} = '{value}';")).collect();
+        self.batch_execute(&settings).await.map_err(|error| sql_error("set how values are written", error))
+    }
+
+    /// Connects without the initial statements.
+    pub(crate) async fn connect_plainly(config: &PostgresConfig) -> Result<Self> {
         let doing = || format!("connect to {}:{} as {}", config.hostname, config.port, config.user);
         let mut options = tokio_postgres::Config::new();
         options
@@ -82,13 +123,7 @@ impl SqlConnection {
             }
         };
         let connection = Self { client, task, tls };
-        let timeout = config.statement_timeout.as_millis();
-        // Roles and databases may set limits that are meant for people. Those that came with later versions are set where
-        // they are known.
-        let settings = format!(
-            "SET statement_timeout = {timeout}; SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; \
-             SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')"
-        );
+        let settings = format!("{LIFT_LATER_LIMITS}; SET statement_timeout = {}", config.statement_timeout.as_millis());
         connection.batch_execute(&settings).await.map_err(|error| sql_error(doing(), error))?;
         Ok(connection)
     }
@@ -228,9 +263,35 @@ pub(crate) fn replication_options(config: &PostgresConfig) -> ConnectOptions {
     }
 }
 
-/// The settings that make text mean the same on every connection, as the start-up message takes them.
+/// The statements of `database.initial.statements`, which are separated by semicolons; two of them are one that is part of a statement.
+pub(crate) fn split_statements(text: &str) -> Vec<String> {
+    let mut statements = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == ';' && characters.next_if_eq(&';').is_none() {
+            statements.push(String::new());
+        } else if let Some(statement) = statements.last_mut() {
+            statement.push(character);
+        }
+    }
+    statements.retain(|statement| !statement.trim().is_empty());
+    statements
+}
+
+/// The statement itself may hold what nobody is to see (I14).
+fn initial_statement_failed(number: usize, error: tokio_postgres::Error) -> Error {
+    let failed = sql_error(format!("run statement {number} of database.initial.statements"), error);
+    if failed.kind().is_transient() {
+        return failed;
+    }
+    let refused = Error::new(ErrorKind::Misconfigured, "use database.initial.statements").because(failed);
+    refused.mend("correct that statement, or grant what it needs to database.user")
+}
+
+/// The settings of every session of ours, as the start-up message takes them.
 fn session_settings() -> String {
-    SESSION_SETTINGS.iter().map(|(name, value)| format!("-c {name}={value} ")).collect()
+    let settings = SESSION_SETTINGS.into_iter().chain(SESSION_RIGHTS);
+    settings.map(|(name, value)| format!("-c {name}={} ", value.replace(' ', "\\ "))).collect()
 }
 
 /// Maps an error of an established connection to its kind by SQLSTATE (PostgreSQL 18, appendix A).
@@ -239,7 +300,20 @@ pub(crate) fn sql_error(doing: impl Into<String>, error: tokio_postgres::Error) 
         Some(state) => kind_of(state.code(), error.as_db_error().map_or("", tokio_postgres::error::DbError::message)),
         None => ErrorKind::Unreachable,
     };
-    Error::new(kind, doing).because(error)
+    let remedy = error.as_db_error().and_then(|refused| match refused.code().code() {
+        "22021" => Some(NOT_UTF_8_REMEDY),
+        "54000" => Some(TOO_LONG_REMEDY),
+        // See `SESSION_RIGHTS`.
+        "42501" if refused.message().contains("row-level security") => {
+            Some("as superuser, for the role of database.user: ALTER ROLE … BYPASSRLS;")
+        }
+        _ => None,
+    });
+    let error = Error::new(kind, doing).because(error);
+    match remedy {
+        Some(remedy) => error.mend(remedy),
+        None => error,
+    }
 }
 
 fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgres::Error) -> Error {
@@ -257,5 +331,17 @@ fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgre
         )),
         Some(SqlState::INVALID_CATALOG_NAME) => error.mend("set database.dbname to a database of the server"),
         Some(_) | None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_semicolons_are_one_that_separates_nothing() {
+        assert_eq!(split_statements("SET a = 1; SET b = 2 ;"), ["SET a = 1", " SET b = 2 "]);
+        assert_eq!(split_statements("DO $$ BEGIN x();; END $$;SELECT ';;'"), ["DO $$ BEGIN x(); END $$", "SELECT ';'"]);
+        assert_eq!(split_statements(" ; "), Vec::<String>::new());
     }
 }

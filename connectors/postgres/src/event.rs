@@ -28,6 +28,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) struct Blocks {
     blocks: SourceBlocks,
     database: ByteString,
+    /// The oldest transaction that the slot holds the catalog for, where it is asked for
+    xmin: Value,
 }
 
 /// Where and when a change happened.
@@ -62,11 +64,16 @@ impl Blocks {
             config.relational.topic_prefix.clone(),
             own,
         );
-        Self { blocks, database: config.dbname.clone().into() }
+        Self { blocks, database: config.dbname.clone().into(), xmin: Value::Null }
     }
 
     pub(crate) fn schema(&self) -> &Arc<Schema> {
         self.blocks.schema()
+    }
+
+    /// What `xmin` of the blocks is from now on.
+    pub(crate) fn set_xmin(&mut self, xmin: Option<i64>) {
+        self.xmin = xmin.map_or(Value::Null, Value::Int64);
     }
 
     /// The event's own part: source block and the connector's clock.
@@ -85,7 +92,7 @@ impl Blocks {
         };
         let xid = place.xid.map_or(Value::Null, |xid| Value::Int64(xid.into()));
         let lsn = if is_beside { Value::Null } else { lsn_value(place.lsn) };
-        let source = self.blocks.block(moment, [schema, table, xid, lsn, Value::Null, origin, origin_lsn]);
+        let source = self.blocks.block(moment, [schema, table, xid, lsn, self.xmin.clone(), origin, origin_lsn]);
         EventMoment { source, transaction: None, timestamp_ns: now }
     }
 }

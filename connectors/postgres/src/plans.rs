@@ -20,7 +20,7 @@ use crate::definitions::{Described, describe};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::position::CompletedTable;
-use crate::relation::{PlanContext, Shape, TablePlan, TupleColumn};
+use crate::relation::{PlanContext, Shape, TablePlan};
 
 /// Compiles plans of one table.
 pub(crate) struct Compiler {
@@ -129,13 +129,9 @@ impl Plans {
             return Ok(());
         }
         let fits = |table: &TableDefinition| {
-            let known = |column: &TupleColumn| {
-                let alike = |other: &ColumnDefinition| {
-                    other.name == column.name && other.type_oid == column.type_oid && other.type_modifier == column.type_modifier
-                };
-                table.columns.iter().any(alike)
-            };
-            table.schema == shape.schema && table.name == shape.table && shape.columns.iter().all(known)
+            let known = Shape::of_definition(table, None, true);
+            (&known.schema, &known.table, known.identity_full) == (&shape.schema, &shape.table, shape.identity_full)
+                && shape.columns.iter().all(|column| known.columns.contains(column))
         };
         // The catalog's own shape needs no question at first. Later the log describes a table anew because something about it
         // changed, which may be what only the catalog knows: a default, or the key.

@@ -23,7 +23,7 @@ pub(crate) async fn probe(config: &PostgresConfig) -> ProbeReport {
             return report;
         }
     };
-    let sql = match SqlConnection::connect(config).await {
+    let sql = match SqlConnection::connect_to_look(config).await {
         Ok(sql) => sql,
         Err(error) => {
             let key = if error.kind() == ErrorKind::Unauthorised { "database.password" } else { "database.hostname" };

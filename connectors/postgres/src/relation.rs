@@ -86,6 +86,8 @@ pub(crate) struct TablePlan {
     key: Vec<usize>,
     /// The key's columns in the tuple
     key_columns: Vec<usize>,
+    /// The columns of the table's own key in the tuple, which is another one where the configuration names a key
+    own_key: Vec<usize>,
     /// What keys end in where several tables share the topic
     key_end: Option<Value>,
     identity_full: bool,
@@ -116,7 +118,10 @@ impl TablePlan {
         let relational = &context.config.relational;
         let full_name = format!("{}.{}", shape.schema, shape.table);
         let known = |name: &str| definition.and_then(|table| table.columns.iter().find(|column| column.name == name));
-        let key_names = key_of(context.config, &shape, definition);
+        let own_key = own_key_of(&shape, definition);
+        let configured = relational.key_columns.of(&shape.schema, &shape.table);
+        let key_names =
+            configured.map_or_else(|| own_key.clone(), |names| names.iter().filter(|name| shape.column(name).is_some()).cloned().collect());
 
         // By index of the tuple's column; `None` for one that is in no record.
         let kept: Vec<Option<KeptColumn<'_>>> = shape
@@ -169,7 +174,7 @@ impl TablePlan {
         let mut key_columns = Vec::with_capacity(key_names.len());
         let mut key_fields = Vec::with_capacity(key_names.len());
         for name in &key_names {
-            let index = shape.columns.iter().position(|column| column.name == *name);
+            let index = shape.column(name);
             let place = key_places.iter().find(|(column, ..)| column == name);
             if let (Some(index), Some((name, place, schema))) = (index, place) {
                 key.push(*place);
@@ -208,6 +213,7 @@ impl TablePlan {
             places,
             key,
             key_columns,
+            own_key: own_key.iter().filter_map(|name| shape.column(name)).collect(),
             key_end,
             identity_full: shape.identity_full,
             shape,
@@ -221,16 +227,20 @@ impl TablePlan {
         self.columns[column].as_ref().map(|column| &column.codec)
     }
 
-    /// The place of a column's value in the row; `None` where the row has none, or another one than the table.
-    pub(crate) fn place(&self, name: &str) -> Option<usize> {
-        let index = self.shape.columns.iter().position(|column| column.name == name)?;
-        let column = self.columns[index].as_ref()?;
+    /// The place in the row of the value of a column of the tuple; `None` where the row has none, or another one than the table.
+    pub(crate) fn place(&self, column: usize) -> Option<usize> {
+        let column = self.columns[column].as_ref()?;
         (column.place < self.width && column.masked.is_none()).then_some(column.place)
     }
 
     /// The columns of the tuple that make the key.
-    pub(crate) fn key_columns(&self) -> impl Iterator<Item = usize> {
-        self.key_columns.iter().copied()
+    pub(crate) fn key_columns(&self) -> &[usize] {
+        &self.key_columns
+    }
+
+    /// The columns of the tuple that make the table's own key, whichever key the records have.
+    pub(crate) fn own_key(&self) -> &[usize] {
+        &self.own_key
     }
 
     /// Whether a column of the tuple is read again where the log does not hold it.
@@ -472,22 +482,22 @@ fn field_schema(schema: &Arc<Schema>, rule: Option<&ColumnRule>, source_type: Op
     builder.build()
 }
 
-/// Names of the key's columns: those that the configuration names, the primary key of the catalog, or else the
-/// identity that the log marks.
-fn key_of(config: &PostgresConfig, shape: &Shape, definition: Option<&TableDefinition>) -> Vec<String> {
-    let there = |name: &String| shape.columns.iter().any(|column| column.name == *name);
-    if let Some(names) = config.relational.key_columns.of(&shape.schema, &shape.table) {
-        return names.iter().filter(|name| there(name)).cloned().collect();
-    }
+/// Names of the columns of the table's own key: the primary key of the catalog, or else the identity that the log marks.
+fn own_key_of(shape: &Shape, definition: Option<&TableDefinition>) -> Vec<String> {
     match definition {
         // A key of today that was not there when the row was written is none of that row.
-        Some(table) if table.key.iter().all(there) => table.key.clone(),
+        Some(table) if table.key.iter().all(|name| shape.column(name).is_some()) => table.key.clone(),
         Some(_) | None if shape.identity_full => Vec::new(),
         Some(_) | None => shape.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone()).collect(),
     }
 }
 
 impl Shape {
+    /// The place of the column of that name.
+    pub(crate) fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
     /// The shape as the log describes it.
     pub(crate) fn of_relation(relation: &Relation<'_>) -> Self {
         let column = |column: &RelationColumn<'_>| TupleColumn {

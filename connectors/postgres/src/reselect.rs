@@ -68,7 +68,7 @@ async fn select(
     new: &Tuple<'_>,
 ) -> Result<Vec<Found>> {
     let doing = || format!("read values of {} again", plan.full_name);
-    let key: Vec<usize> = plan.key_columns().collect();
+    let key = plan.key_columns();
     if key.is_empty() {
         return Err(Error::new(ErrorKind::Unsupported, doing()).because("the table has no key"));
     }

@@ -104,7 +104,7 @@ pub(crate) async fn choose(config: PostgresConfig) -> Result<PostgresConfig> {
 
 /// Why a server is not as wanted; `None` where it is.
 async fn refusal(config: &PostgresConfig, wanted: SessionAttributes) -> Result<Option<&'static str>> {
-    let sql = SqlConnection::connect(config).await?;
+    let sql = SqlConnection::connect_plainly(config).await?;
     let query = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool";
     let row = sql.query_one(query, &[]).await.map_err(|error| sql_error("ask a server what it is", error))?;
     let (in_recovery, read_only) = (row.get(0), row.get(1));

@@ -4,6 +4,7 @@
 //! included. While it waits, the log names what it waits for. The server goes on with it although whoever asked for it was killed; until it
 //! ends, the slot is there, in use and without a place. A standby learns from its primary which transactions run.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tailwater_api::{Error, ErrorKind, Result};
@@ -12,7 +13,7 @@ use tokio_postgres::types::PgLsn;
 use tracing::warn;
 
 use crate::config::PostgresConfig;
-use crate::connect::{SqlConnection, replication_options, sql_error};
+use crate::connect::{SqlConnection, SqlSession, replication_options, sql_error};
 use crate::lsn::Lsn;
 use crate::replication::{FeedbackSender, ReplicationConnection, ReplicationStream};
 use crate::restart::SlotState;
@@ -53,6 +54,27 @@ pub(crate) async fn load(sql: &SqlConnection, name: &str) -> Result<Option<SlotS
         invalidation: row.get(5),
         two_phase: row.get::<_, Option<bool>>(6).unwrap_or(false),
     }))
+}
+
+/// The oldest transaction that the slot holds the catalog for.
+pub(crate) async fn catalog_xmin(sql: &SqlConnection, name: &str) -> Result<Option<i64>> {
+    let query = "SELECT catalog_xmin::text::int8 FROM pg_replication_slots WHERE slot_name = $1";
+    let row =
+        sql.query_opt(query, &[&name]).await.map_err(|error| sql_error(format!("read the oldest transaction of slot {name}"), error))?;
+    Ok(row.and_then(|row| row.get(0)))
+}
+
+/// Looks at it each `xmin.fetch.interval.ms`. Never ends; a server that does not answer is asked again.
+pub(crate) async fn keep_xmin_current(config: Arc<PostgresConfig>, current: watch::Sender<Option<i64>>) -> Result<()> {
+    let mut session = SqlSession::new(config.clone());
+    loop {
+        tokio::time::sleep(config.xmin_interval).await;
+        // The stream itself notices when the server is gone.
+        let Ok(sql) = session.get().await else { continue };
+        if let Ok(xmin) = catalog_xmin(sql, &config.slot).await {
+            current.send_replace(xmin);
+        }
+    }
 }
 
 /// Loads the state of the slot called `name` as soon as it is not being created, by a former run most likely.

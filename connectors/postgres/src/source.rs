@@ -20,6 +20,7 @@ use tailwater_kit::envelope::context_headers;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::snapshot_figures::SnapshotFigures;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -439,6 +440,14 @@ impl Run {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
         }
 
+        let xmin = if self.config.xmin_interval.is_zero() {
+            None
+        } else {
+            let (sender, xmin) = watch::channel(slot::catalog_xmin(&self.sql, &self.config.slot).await?);
+            beside.spawn(slot::keep_xmin_current(self.config.clone(), sender));
+            Some(xmin)
+        };
+
         let mut definitions = Definitions::new(&self.config, &self.blocks, context.state());
         if let Some(definitions) = &mut definitions {
             let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
@@ -464,6 +473,7 @@ impl Run {
             plans: self.plans,
             session: self.session,
             blocks: self.blocks,
+            xmin,
             messages,
             definitions,
             log,

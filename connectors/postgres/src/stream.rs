@@ -21,7 +21,7 @@ mod rest;
 mod signals;
 mod uncommitted;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +76,7 @@ struct Figures {
     snapshot_rows: Counter,
     unchanged: Counter,
     lost: Counter,
+    unreadable: Counter,
 }
 
 /// Follows the log.
@@ -85,6 +86,8 @@ pub(crate) struct Streaming<'a> {
     plans: Plans,
     session: SqlSession,
     blocks: Blocks,
+    /// What `source.xmin` tells, where that is asked for
+    xmin: Option<watch::Receiver<Option<i64>>>,
     messages: LogicalMessages,
     transactions: Option<TransactionRecords>,
     definitions: Option<Definitions>,
@@ -107,6 +110,8 @@ pub(crate) struct Streaming<'a> {
     signals: Channels,
     /// The oid of the signalling table
     signal_table: Option<u32>,
+    /// The oids of tables of which an event was left out
+    left_out: HashSet<u32>,
     /// Signals of the transaction so far
     heard: Vec<Signal>,
     /// What the connection speaks
@@ -155,6 +160,7 @@ pub(crate) struct Start {
     pub(crate) plans: Plans,
     pub(crate) session: SqlSession,
     pub(crate) blocks: Blocks,
+    pub(crate) xmin: Option<watch::Receiver<Option<i64>>>,
     pub(crate) messages: LogicalMessages,
     pub(crate) definitions: Option<Definitions>,
     pub(crate) log: LogIdentity,
@@ -175,6 +181,7 @@ impl<'a> Streaming<'a> {
             snapshot_rows: metrics.counter("snapshot_rows", "Rows that snapshots read.", None),
             unchanged: metrics.counter("source_unchanged_rows", "Updates dropped because they changed no captured column.", None),
             lost: metrics.counter("source_values_lost", "Values that the schema of their type had no room for.", None),
+            unreadable: metrics.counter("source_unreadable_events", "Events of the log that cannot be decoded and were left out.", None),
             lag: metrics.gauge("lag_milliseconds", "Time between the commit of the newest change and its capture.", None),
         };
         Self {
@@ -183,6 +190,7 @@ impl<'a> Streaming<'a> {
             plans: start.plans,
             session: start.session,
             blocks: start.blocks,
+            xmin: start.xmin,
             messages: start.messages,
             transactions: config.relational.transaction_topic.as_deref().map(TransactionRecords::new),
             definitions: start.definitions,
@@ -204,6 +212,7 @@ impl<'a> Streaming<'a> {
             blocking: start.blocking,
             signals: start.signals,
             signal_table: None,
+            left_out: HashSet::new(),
             heard: Vec::new(),
             protocol: Protocol::default(),
             spill: None,

@@ -29,6 +29,8 @@ use crate::servers::{cache_dir, failed, free_port, run};
 pub enum Version {
     /// PostgreSQL 15, from Debian's package
     V15,
+    /// PostgreSQL 16 with pgvector, which the other versions lack
+    V16,
     /// PostgreSQL 17
     V17,
     /// PostgreSQL 18
@@ -37,13 +39,14 @@ pub enum Version {
 
 impl Version {
     /// Every version.
-    pub const ALL: [Self; 3] = [Self::V15, Self::V17, Self::V18];
+    pub const ALL: [Self; 4] = [Self::V15, Self::V16, Self::V17, Self::V18];
 
     /// The major number.
     #[must_use]
     pub const fn major(self) -> u32 {
         match self {
             Self::V15 => 15,
+            Self::V16 => 16,
             Self::V17 => 17,
             Self::V18 => 18,
         }
@@ -54,7 +57,7 @@ impl Version {
     pub fn programs(self) -> PathBuf {
         match self {
             Self::V15 => PathBuf::from("/usr/lib/postgresql/15/bin"),
-            Self::V17 | Self::V18 => cache_dir().join(format!("postgresql-{}/bin", self.major())),
+            Self::V16 | Self::V17 | Self::V18 => cache_dir().join(format!("postgresql-{}/bin", self.major())),
         }
     }
 }

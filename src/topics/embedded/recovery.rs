@@ -7,7 +7,8 @@
 //! which sequence its writer had fsynced everything before: a broken group that a later intact one calls durable is damage,
 //! and so is a broken group in any segment but the last, because a segment is fsynced before the next one is made. Damage
 //! is `unreadable`, never skipped. A broken group that no intact group vouches for is a torn tail: it is cut off, with
-//! everything behind it. A writer that ends well leaves an empty group that vouches for all before it.
+//! everything behind it. A writer that ends well leaves an empty group that vouches for all before it. Behind it, and behind any
+//! last group, may stand zeros, which were room for more.
 //!
 //! If the very last durable groups are damaged and no later write vouches for them, the journal alone cannot tell them from a
 //! torn tail. Then the positions that others hold, of the sinks and of the source's server, lie beyond the end, and they
@@ -57,7 +58,7 @@ pub(super) fn recover(
     {
         let path = segment::path(folder, last);
         if let Some(storage) = storage {
-            warn_torn(name, last, 0, path.metadata()?.len());
+            warn_torn(name, folder, last, 0)?;
             storage.remove(&path)?;
         }
         segments.pop();
@@ -72,14 +73,15 @@ pub(super) fn recover(
     Ok(durable)
 }
 
-fn warn_torn(name: &str, segment: u64, end: u64, length: u64) {
-    if length > end {
+fn warn_torn(name: &str, folder: &Path, segment: u64, end: u64) -> io::Result<()> {
+    let torn = segment::octets_behind(folder, segment, end)?;
+    if torn > 0 {
         tracing::warn!(
             connector = name,
-            "the journal has a torn tail: {} octets behind octet {end} of segment {segment} were never durable and are cut off",
-            length - end
+            "the journal has a torn tail: {torn} octets behind octet {end} of segment {segment} were never durable and are cut off"
         );
     }
+    Ok(())
 }
 
 /// Whether the first group of a segment is whole.
@@ -191,7 +193,7 @@ fn add_last(
     if let Some(storage) = storage {
         let written = unsettled.iter().find(|(_, _, holds)| *holds).map(|(_, place, _)| *place);
         if end < length || written.is_some() {
-            warn_torn(name, first, end, length);
+            warn_torn(name, folder, first, end)?;
             storage.settle(&segment::path(folder, first), written.unwrap_or(end), end)?;
         }
     }

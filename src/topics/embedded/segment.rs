@@ -39,6 +39,26 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(found)
 }
 
+/// How many octets of a segment stand behind `place`, without the zeros at its end.
+pub(super) fn octets_behind(folder: &Path, sequence: u64, place: u64) -> io::Result<u64> {
+    let file = File::open(path(folder, sequence))?;
+    let mut buffer = vec![0; WINDOW];
+    let (mut at, mut written) = (place, place);
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(written - place),
+            Ok(count) => {
+                if let Some(last) = buffer[..count].iter().rposition(|octet| *octet != 0) {
+                    written = at + last as u64 + 1;
+                }
+                at += count as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// What went wrong while a segment was read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SegmentError {

@@ -148,6 +148,9 @@ impl WriterThread {
         }
         let journal = &self.lease.0;
         let path = segment::path(&journal.folder, place.segment);
+        if let Some(mut before) = self.file.take() {
+            before.file.cut(before.durable).map_err(|error| self.failed(error))?;
+        }
         let file = if place.octet == 0 {
             crash_point("segment-roll");
             // The segment before is complete and durable.

@@ -190,8 +190,7 @@ fn runtime() -> tokio::runtime::Runtime {
 async fn compare(name: String, broker: Option<&KafkaBroker>) -> Outcome {
     let case = recording::case(&name);
     let Some(server) = required_or_skip(PostgresServer::start(player::version(&case), SETTINGS).await) else { return Outcome::Skipped };
-    if let Some(missing) = player::missing_extension(&case, &server).await {
-        eprintln!("skipped {name}: the server does not have the extension {missing}");
+    if required_or_skip(player::has_extensions(&case, &server).await).is_none() {
         return Outcome::Skipped;
     }
     let may_fail = recording::has_failure(&name) || entries().iter().any(|entry| entry.case == name);

@@ -1,7 +1,8 @@
 //! Plays a recorded case: the same statements, the same configuration, through the binary.
 //!
 //! Each case has a server of its own, since the creation of a slot waits for the writing transactions of its whole server.
-//! A case ends at a fence: the slot has confirmed what was committed last, so every record of it is durable.
+//! A case ends at a fence: the slot has confirmed what was committed last, so every record of it is durable. Where nothing was committed
+//! since the slot was made, its own place would count as confirmed before anything is written; then something is committed.
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
+use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_testkit::kafka::KafkaBroker;
 use tailwater_testkit::{PostgresServer, Version};
 use tokio_postgres::Client;
@@ -35,8 +37,11 @@ pub(crate) struct Played {
     pub(crate) failure: Option<String>,
 }
 
-/// The version that a case names.
+/// The version that a case names, or the one that has pgvector where the case needs it.
 pub(crate) fn version(case: &Case) -> Version {
+    if extensions(case).contains(&"vector") {
+        return Version::V16;
+    }
     let major = case.server.strip_prefix("postgres-").and_then(|major| major.parse().ok());
     Version::ALL.into_iter().find(|version| Some(version.major()) == major).unwrap_or_else(|| panic!("no server {}", case.server))
 }
@@ -56,16 +61,26 @@ fn on_kafka(broker: &KafkaBroker, case: &str) -> String {
     worker
 }
 
-/// An extension that the case makes and the server has not: some are no part of a server's package.
-pub(crate) async fn missing_extension(case: &Case, server: &PostgresServer) -> Option<String> {
+/// The extensions that a case creates.
+fn extensions(case: &Case) -> Vec<&str> {
     let setup = case.setup.as_deref().unwrap_or_default();
-    let wanted: Vec<_> = setup.lines().filter_map(|line| line.trim().strip_prefix("create extension ")?.strip_suffix(';')).collect();
-    if wanted.is_empty() {
-        return None;
-    }
-    let client = server.connect("postgres").await.unwrap();
+    setup.lines().filter_map(|line| line.trim().strip_prefix("create extension ")?.strip_suffix(';')).collect()
+}
+
+/// Whether the server has the extensions that the case creates: some are no part of a server's package.
+///
+/// # Errors
+/// `missing`: it has not.
+pub(crate) async fn has_extensions(case: &Case, server: &PostgresServer) -> Result<()> {
+    let client = server.connect("postgres").await?;
     let query = "SELECT name FROM unnest($1::text[]) AS w (name) WHERE name NOT IN (SELECT name FROM pg_available_extensions)";
-    client.query_opt(query, &[&wanted]).await.unwrap().map(|row| row.get(0))
+    match client.query_opt(query, &[&extensions(case)]).await.unwrap() {
+        None => Ok(()),
+        Some(row) => {
+            let doing = format!("create the extension {}", row.get::<_, &str>(0));
+            Err(Error::new(ErrorKind::Missing, doing).mend("scripts/install-test-servers"))
+        }
+    }
 }
 
 /// Plays the case `name` (`postgres/operations`) on a fresh server, through a broker where one is given. `may_fail` says that the
@@ -114,9 +129,10 @@ pub(crate) async fn play(name: &str, server: &PostgresServer, broker: Option<&Ka
         let prefix = regex::escape(&prefix);
         vec![prefix.clone(), format!(r"{prefix}\..*"), format!("__debezium-heartbeat.{prefix}")]
     });
-    let mut player = Player { daemon, source, slot, config, patterns, failure: None };
+    let mut player = Player { daemon, source, slot, begun: String::new(), config, patterns, failure: None };
     player.start(&case).await;
-    let streams = case.streams();
+    // Where Debezium fails and Tailwater does not, it streams.
+    let streams = case.streams() || case.fails.is_some();
     for step in case.stream.map(recording::Stream::steps).unwrap_or_default() {
         player.step(step).await;
     }
@@ -136,6 +152,8 @@ struct Player {
     daemon: Daemon,
     source: Client,
     slot: String,
+    /// The end of the log when the case began to stream, which is not before the slot's place
+    begun: String,
     config: serde_json::Map<String, Value>,
     /// Of the topics that the case writes
     patterns: Vec<String>,
@@ -155,6 +173,7 @@ impl Player {
         } else {
             self.wait_for_end().await;
         }
+        self.begun = log_end(&self.source).await;
     }
 
     async fn step(&mut self, step: Step) {
@@ -232,9 +251,20 @@ impl Player {
 
     /// Until the slot has confirmed all that is committed, and what signals among it ask for is read or rests.
     async fn fence(&self) {
-        let place = log_end(&self.source).await;
+        let place = self.last_commit().await;
         self.wait_unless_failed("what was committed", async || has_confirmed(&self.source, &self.slot, &place).await).await;
         self.wait_unless_failed("what signals ask for", async || self.has_read_what_was_asked_for().await).await;
+    }
+
+    /// A place behind the slot's own, and behind all that is committed.
+    async fn last_commit(&self) -> String {
+        let place = log_end(&self.source).await;
+        if place != self.begun {
+            return place;
+        }
+        // No stream tells of it.
+        self.source.batch_execute("COMMENT ON SCHEMA public IS 'fence'").await.unwrap();
+        log_end(&self.source).await
     }
 
     async fn has_read_what_was_asked_for(&self) -> bool {
@@ -246,7 +276,7 @@ impl Player {
 
     /// Why the connector fails, or `None` as soon as the slot has confirmed all that is committed.
     async fn failure_or_fence(&self) -> Option<String> {
-        let place = log_end(&self.source).await;
+        let place = self.last_commit().await;
         self.failure_or(async || has_confirmed(&self.source, &self.slot, &place).await).await
     }
 

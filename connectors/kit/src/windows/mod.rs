@@ -7,9 +7,10 @@
 //! > stands. The other rows are emitted once the log has passed everything that the read could see.
 //!
 //! *Why a dropped row is not lost:* the transaction that touched its key is in the log, and its event says what the row
-//! became. So an update of which no event is emitted, since a filter drops it, touches nothing. *Why an emitted row is not stale:* every event on its key that stands before it is of a transaction that
-//! the read saw, so the row is as new as that event or newer. *Why it is not too new:* events that the read saw all
-//! stand before it, so nothing older follows.
+//! became. So an update of which no event is emitted, since a filter drops it, touches nothing. *Why an emitted row is
+//! not stale:* every event on its key that stands before it is of a transaction that the read saw, so the row is as new
+//! as that event or newer. *Why it is not too new:* events that the read saw all stand before it, so nothing older
+//! follows.
 //!
 //! The usual shortcut drops the keys that the log touches between two marks around the read. It is not enough: a commit
 //! can stand in the log, already emitted, and still be invisible (synchronous replication in PostgreSQL, semi-synchronous
@@ -33,9 +34,14 @@
 //! key that the database calls equal must therefore have the same octets: a source takes them from the row as the
 //! database renders it. A change of a key touches the old and the new one.
 //!
+//! The octets mean something only together with their *form*: the columns of the key, with their types. Where the key is
+//! retyped or is another one, one row has other octets before and behind that. So a key is told with its form, and a
+//! read whose rows have another form than a key that a transaction touched, which the read could not see, is made
+//! anew: no octets of the one say anything about the other. So it is where the log does not tell which row was touched.
+//!
 //! There is no I/O here, no clock and no thread.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 #[cfg(test)]
 mod model;
@@ -67,7 +73,10 @@ pub enum Reconciled {
         dropped: usize,
     },
     /// All was forgotten since the read began: none of its rows can be used any more.
-    ReadAgain,
+    Forgotten,
+    /// A transaction that the read does not see touched rows of the table, and their keys do not tell which of these: none of the
+    /// rows that are not reconciled yet can be used.
+    Unclear,
 }
 
 /// The keys that the log touched, as far as a read may not have seen it.
@@ -110,11 +119,21 @@ enum Settling<T> {
 /// What a transaction did.
 struct Touched<T> {
     transaction: T,
-    keys: HashSet<(u32, Box<[u8]>)>,
-    truncated: HashSet<u32>,
+    tables: HashMap<u32, TouchedTable>,
     weight: usize,
     /// Looks from this number on see it.
     seen_from: Option<u64>,
+}
+
+/// What a transaction did to one table.
+#[derive(Default)]
+struct TouchedTable {
+    /// What the octets of `keys` mean
+    form: Box<str>,
+    keys: HashSet<Box<[u8]>>,
+    is_truncated: bool,
+    /// It touched further rows, by keys of another form or by none that is known.
+    is_unclear: bool,
 }
 
 /// Octets that a remembered transaction or key weighs beside its content: an estimate of what containers hold.
@@ -140,28 +159,53 @@ impl<V: Visibility> Windows<V> {
     }
 
     /// The log says that the transaction touched the row. To be told of every event of a table that is read, in the order of the log, whole
-    /// transactions one after another; not of an update that a filter keeps from being emitted.
-    pub fn touch(&mut self, transaction: &V::Transaction, table: u32, key: &[u8]) {
-        let Some(touched) = self.entry(transaction) else { return };
-        if touched.keys.insert((table, key.into())) {
-            touched.weight += ENTRY + key.len();
-            self.weight += ENTRY + key.len();
-            self.hold_limit(transaction);
-        }
+    /// transactions one after another; not of an update that a filter keeps from being emitted. `form` says what the octets of
+    /// the key mean.
+    pub fn touch(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8]) {
+        self.note(transaction, table, |touched| {
+            let is_first = touched.keys.is_empty();
+            if is_first {
+                touched.form = form.into();
+            }
+            if *touched.form != *form {
+                touched.is_unclear = true;
+                return 0;
+            }
+            let weight = if touched.keys.insert(key.into()) { ENTRY + key.len() } else { 0 };
+            weight + if is_first { form.len() } else { 0 }
+        });
+    }
+
+    /// The log says that the transaction touched a row of the table, and not which.
+    pub fn touch_unknown(&mut self, transaction: &V::Transaction, table: u32) {
+        self.note(transaction, table, |touched| {
+            touched.is_unclear = true;
+            0
+        });
     }
 
     /// The log says that the transaction emptied the table: it touched all its keys.
     pub fn truncate(&mut self, transaction: &V::Transaction, table: u32) {
+        self.note(transaction, table, |touched| {
+            touched.is_truncated = true;
+            0
+        });
+    }
+
+    /// Takes note of what the transaction did to the table; `take` says how many octets that weighs.
+    fn note(&mut self, transaction: &V::Transaction, table: u32, take: impl FnOnce(&mut TouchedTable) -> usize) {
         let Some(touched) = self.entry(transaction) else { return };
-        if touched.truncated.insert(table) {
-            touched.weight += ENTRY;
-            self.weight += ENTRY;
-            self.hold_limit(transaction);
+        let known = touched.tables.len();
+        let weight = take(touched.tables.entry(table).or_default()) + ENTRY * (touched.tables.len() - known);
+        touched.weight += weight;
+        self.weight += weight;
+        // I6: beyond the limit all is forgotten, as after a crash.
+        if self.weight > self.limit {
+            self.lose(transaction);
         }
     }
 
-    /// The log tells of the transaction only in part, or not which key it touched: all is forgotten, as after a crash,
-    /// until the transaction has ended.
+    /// The log tells of the transaction only in part: all is forgotten, as after a crash, until the transaction has ended.
     pub fn lose(&mut self, transaction: &V::Transaction) {
         if self.partly_known.as_ref() != Some(transaction) && !self.is_seen_by_all(transaction) {
             self.forget_all(Some(transaction.clone()));
@@ -190,13 +234,7 @@ impl<V: Visibility> Windows<V> {
         }
         if self.touched.back().is_none_or(|last| last.transaction != *transaction) {
             self.weight += ENTRY;
-            self.touched.push_back(Touched {
-                transaction: transaction.clone(),
-                keys: HashSet::new(),
-                truncated: HashSet::new(),
-                weight: ENTRY,
-                seen_from: None,
-            });
+            self.touched.push_back(Touched { transaction: transaction.clone(), tables: HashMap::new(), weight: ENTRY, seen_from: None });
         }
         self.touched.back_mut()
     }
@@ -216,13 +254,6 @@ impl<V: Visibility> Windows<V> {
             self.seen_by_all = Some(transaction.clone());
         }
         is_seen
-    }
-
-    /// I6: beyond the limit all is forgotten, as after a crash.
-    fn hold_limit(&mut self, current: &V::Transaction) {
-        if self.weight > self.limit {
-            self.lose(current);
-        }
     }
 
     /// To be taken before the database is asked what a read sees now.
@@ -303,27 +334,32 @@ impl<V: Visibility> Windows<V> {
     }
 
     /// Drops of the rows of a read those that newer events stand for. To be called once the log has passed everything that the
-    /// read could see, and not before. What is left has to be emitted before the log goes on. `key` writes a row's key.
-    pub fn reconcile<R>(&self, read: Look, table: u32, rows: &mut Vec<R>, key: impl Fn(&R, &mut Vec<u8>)) -> Reconciled {
+    /// read could see, and not before. What is left has to be emitted before the log goes on. `key` writes a row's key, which
+    /// has the form `form`.
+    pub fn reconcile<R>(&self, read: Look, table: u32, form: &str, rows: &mut Vec<R>, key: impl Fn(&R, &mut Vec<u8>)) -> Reconciled {
         let Some(read) = self.reads.iter().find(|other| other.number == read.0) else {
             rows.clear();
-            return Reconciled::ReadAgain;
+            return Reconciled::Forgotten;
         };
         let is_unseen = |touched: &&Touched<_>| !read.sees.as_ref().is_some_and(|sees| sees.sees(&touched.transaction));
+        let unseen = self.touched.iter().filter(is_unseen).filter_map(|touched| touched.tables.get(&table));
         let before = rows.len();
-        let mut unseen: HashSet<&[u8]> = HashSet::new();
-        for touched in self.touched.iter().filter(is_unseen) {
-            if touched.truncated.contains(&table) {
+        let mut keys: HashSet<&[u8]> = HashSet::new();
+        for touched in unseen {
+            if touched.is_truncated {
                 rows.clear();
+            } else if touched.is_unclear || *touched.form != *form {
+                rows.clear();
+                return Reconciled::Unclear;
             }
-            unseen.extend(touched.keys.iter().filter(|(of, _)| *of == table).map(|(_, key)| &**key));
+            keys.extend(touched.keys.iter().map(|key| &**key));
         }
-        if !unseen.is_empty() {
+        if !keys.is_empty() {
             let mut octets = Vec::new();
             rows.retain(|row| {
                 octets.clear();
                 key(row, &mut octets);
-                !unseen.contains(&octets[..])
+                !keys.contains(&octets[..])
             });
         }
         Reconciled::Emit { dropped: before - rows.len() }

@@ -1,57 +1,88 @@
-//! Keys as the octets that the windows hold against each other.
+//! By what the rows of a table are told apart, as octets that the windows hold against each other.
 //!
-//! They are taken from values as they stand in records. A row of a table without a key is told apart by the column that its
-//! chunks are ordered by.
+//! That is the table's own key, whichever key its records have: `message.key.columns` may name columns that several rows agree
+//! in, and that an update changes without a word about what they were. Of a table without a key it is the column that a signal names,
+//! or what `message.key.columns` names.
+//!
+//! The values are taken as they stand in records: from the record's key where that is this key, which may have columns that the row
+//! has not, and from the row otherwise.
+
+use std::fmt::Write;
 
 use tailwater_api::Value;
 use tailwater_kit::envelope::Change;
 
-/// Which rows a change touched.
-pub(super) enum TouchedRows {
-    /// Those with these keys
-    Keys(Vec<Vec<u8>>),
-    /// All
-    All,
-    /// The log does not tell: a long text in the key that the update left as it was (I8).
-    Unknown,
+use crate::relation::TablePlan;
+
+/// The columns that tell rows of one shape apart.
+pub(super) struct RowKey {
+    /// The places of their values in the row; `None` where the record's key is made of them
+    places: Option<Vec<usize>>,
+    /// The columns with their types: without them octets mean nothing
+    form: String,
+    /// Whether the log tells of their old values where they change.
+    is_told: bool,
 }
 
-/// The rows that the change touched. `column` is the place of the column that stands for the key where a table has none.
-pub(super) fn touched(change: &Change, column: Option<usize>) -> TouchedRows {
-    let (keys, rows) = match change {
-        Change::Read { key, after } | Change::Create { key, after } => ([Some(key), None], [Some(after), None]),
-        Change::Update { key, before, after } => ([Some(key), None], [Some(before), Some(after)]),
-        Change::Delete { key, before } => ([Some(key), None], [Some(before), None]),
-        Change::KeyChange { old_key, new_key, before, after } => ([Some(old_key), Some(new_key)], [Some(before), Some(after)]),
-        Change::Truncate => return TouchedRows::All,
-    };
-    let octets: Option<Vec<Vec<u8>>> = match column {
-        None => keys.into_iter().flatten().map(of_key).collect(),
-        Some(place) => rows.into_iter().flatten().map(|row| of_column(row, place)).collect(),
-    };
-    octets.map_or(TouchedRows::Unknown, TouchedRows::Keys)
-}
-
-/// Writes the octets by which a row that was read is told apart. Of such a row all is known.
-pub(super) fn put_key(row: &Change, column: Option<usize>, octets: &mut Vec<u8>) {
-    if let Change::Read { key, after } = row {
-        let value = match column {
-            None => Some(key),
-            Some(place) => after.as_struct().and_then(|values| values.get(place)),
+impl RowKey {
+    /// By what rows are told apart that become records by the plan; `surrogate` is the column that stands for the key where a table
+    /// has none. `None` where records do not hold the values.
+    pub(super) fn of(plan: &TablePlan, surrogate: Option<&str>) -> Option<Self> {
+        let surrogate = match surrogate.filter(|_| plan.own_key().is_empty()) {
+            Some(name) => Some([plan.shape.column(name)?]),
+            None => None,
         };
-        value.map(|value| put(value, octets));
+        let columns = match &surrogate {
+            Some(column) => column,
+            None if plan.own_key().is_empty() => plan.key_columns(),
+            None => plan.own_key(),
+        };
+        let is_of_record = columns == plan.key_columns();
+        let places = if is_of_record { None } else { Some(columns.iter().map(|&column| plan.place(column)).collect::<Option<_>>()?) };
+        let described = columns.iter().map(|&column| &plan.shape.columns[column]);
+        let mut form = String::new();
+        for column in described.clone() {
+            write!(form, "{} {} {},", column.name, column.type_oid, column.type_modifier).expect("a text takes what is written");
+        }
+        (!columns.is_empty()).then_some(Self { places, form, is_told: described.into_iter().all(|column| column.in_identity) })
     }
-}
 
-/// The octets of a record's key; `None` where a part of it is not known.
-fn of_key(key: &Value) -> Option<Vec<u8>> {
-    let mut octets = Vec::new();
-    put(key, &mut octets).then_some(octets)
-}
+    /// What the octets mean.
+    pub(super) fn form(&self) -> &str {
+        &self.form
+    }
 
-/// The octets of one value of a row; `None` where it is not known.
-fn of_column(row: &Value, place: usize) -> Option<Vec<u8>> {
-    of_key(row.as_struct()?.get(place)?)
+    /// The octets of the keys that the change touched; `None` where the log does not tell all.
+    pub(super) fn touched(&self, change: &Change) -> Option<Vec<Vec<u8>>> {
+        let rows = match change {
+            Change::Read { key, after } | Change::Create { key, after } => [Some((key, after)), None],
+            Change::Delete { key, before } => [Some((key, before)), None],
+            // Without the row before, what is part of the identity did not change.
+            Change::Update { key, before: Value::Null, after } if self.is_told => [Some((key, after)), None],
+            Change::Update { before: Value::Null, .. } | Change::Truncate => return None,
+            Change::Update { key, before, after } => [Some((key, before)), Some((key, after))],
+            Change::KeyChange { old_key, new_key, before, after } => [Some((old_key, before)), Some((new_key, after))],
+        };
+        let octets = |(key, row)| {
+            let mut octets = Vec::new();
+            self.put(key, row, &mut octets).then_some(octets)
+        };
+        rows.into_iter().flatten().map(octets).collect()
+    }
+
+    /// Writes the octets by which a row that was read is told apart. Of such a row all is known.
+    pub(super) fn put_read(&self, row: &Change, octets: &mut Vec<u8>) {
+        if let Change::Read { key, after } = row {
+            self.put(key, after, octets);
+        }
+    }
+
+    /// Writes the octets of the record's key or of values of the row; `false` where a part of them is not known.
+    fn put(&self, key: &Value, row: &Value, octets: &mut Vec<u8>) -> bool {
+        let Some(places) = &self.places else { return put(key, octets) };
+        let value = |place: &usize| row.as_struct().and_then(|values| values.get(*place));
+        places.iter().all(|place| value(place).is_some_and(|value| put(value, octets)))
+    }
 }
 
 /// Writes the value as octets that differ where values differ; `false` where a part of it is not known (I8).
@@ -93,11 +124,19 @@ mod tests {
         Value::Struct(values.into())
     }
 
-    fn keys(change: &Change, column: Option<usize>) -> Option<Vec<Vec<u8>>> {
-        match touched(change, column) {
-            TouchedRows::Keys(keys) => Some(keys),
-            TouchedRows::All | TouchedRows::Unknown => None,
-        }
+    fn octets_of(value: &Value) -> Option<Vec<u8>> {
+        let mut octets = Vec::new();
+        put(value, &mut octets).then_some(octets)
+    }
+
+    /// Of records whose key is that of the rows.
+    fn of_record(is_told: bool) -> RowKey {
+        RowKey { places: None, form: "id 23 -1,".into(), is_told }
+    }
+
+    /// Of records that have a key of their own; rows are told apart by their second value.
+    fn of_row(is_told: bool) -> RowKey {
+        RowKey { places: Some(vec![1]), form: "id 23 -1,".into(), is_told }
     }
 
     #[test]
@@ -112,28 +151,45 @@ mod tests {
             row(&[row(&[Value::Int32(1)])]),
             Value::Null,
         ];
-        let octets: std::collections::HashSet<_> = values.iter().map(|value| of_key(value).unwrap()).collect();
+        let octets: std::collections::HashSet<_> = values.iter().map(|value| octets_of(value).unwrap()).collect();
         assert_eq!(octets.len(), values.len());
-        assert_eq!(of_key(&row(&[Value::Int32(1), Value::Unchanged])), None);
+        assert_eq!(octets_of(&row(&[Value::Int32(1), Value::Unchanged])), None);
     }
 
     #[test]
     fn a_changed_key_touches_both() {
         let [old, new] = [1, 2].map(|key| row(&[Value::Int32(key)]));
-        let change = Change::KeyChange { old_key: old.clone(), new_key: new.clone(), before: old.clone(), after: new.clone() };
-        assert_eq!(keys(&change, None).unwrap(), [of_key(&old).unwrap(), of_key(&new).unwrap()]);
-        assert_eq!(keys(&change, Some(0)).unwrap(), [of_key(&Value::Int32(1)).unwrap(), of_key(&Value::Int32(2)).unwrap()]);
+        let [before, after] = [1, 2].map(|key| row(&["x".into(), Value::Int32(key)]));
+        let change = Change::KeyChange { old_key: old.clone(), new_key: new.clone(), before: before.clone(), after: after.clone() };
+        assert_eq!(of_record(true).touched(&change).unwrap(), [octets_of(&old).unwrap(), octets_of(&new).unwrap()]);
+        let both = [1, 2].map(|key| octets_of(&Value::Int32(key)).unwrap());
+        assert_eq!(of_row(true).touched(&change).unwrap(), both);
+        // The key of the record stays, the row's own changes.
+        let change = Change::Update { key: row(&["x".into()]), before, after };
+        assert_eq!(of_row(true).touched(&change).unwrap(), both);
     }
 
     #[test]
-    fn a_row_without_a_key_is_told_apart_by_its_column() {
+    fn a_row_is_told_apart_by_its_own_values() {
         let after = row(&["x".into(), Value::Int32(5)]);
         let create = Change::Create { key: Value::Null, after: after.clone() };
-        assert_eq!(keys(&create, Some(1)).unwrap(), [of_key(&Value::Int32(5)).unwrap()]);
-        // The row before is not told.
-        assert_eq!(keys(&Change::Update { key: Value::Null, before: Value::Null, after: after.clone() }, Some(1)), None);
+        let expected = octets_of(&Value::Int32(5)).unwrap();
+        assert_eq!(of_row(false).touched(&create), Some(vec![expected.clone()]));
         let mut read = Vec::new();
-        put_key(&Change::Read { key: Value::Null, after }, Some(1), &mut read);
-        assert_eq!(read, of_key(&Value::Int32(5)).unwrap());
+        of_row(false).put_read(&Change::Read { key: Value::Null, after }, &mut read);
+        assert_eq!(read, expected);
+        let delete = Change::Delete { key: row(&["".into()]), before: row(&[Value::NotInIdentity, Value::Int32(5)]) };
+        assert_eq!(of_row(true).touched(&delete).unwrap(), [expected]);
+        let untold = Change::Delete { key: row(&["".into()]), before: row(&["x".into(), Value::NotInIdentity]) };
+        assert_eq!(of_row(true).touched(&untold), None);
+    }
+
+    #[test]
+    fn an_update_without_the_row_before_left_the_key_as_it_was_where_that_is_in_the_identity() {
+        let update = Change::Update { key: row(&[Value::Int32(5)]), before: Value::Null, after: row(&["x".into(), Value::Int32(5)]) };
+        assert_eq!(of_row(true).touched(&update).unwrap(), [octets_of(&Value::Int32(5)).unwrap()]);
+        assert_eq!(of_row(false).touched(&update), None);
+        assert!(of_record(true).touched(&update).is_some());
+        assert!(of_record(false).touched(&update).is_none());
     }
 }

@@ -8,7 +8,6 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::keys::put_key;
 use super::read::{End, Piece, Told};
 use super::{AHEAD, Chunks, Emission, PAUSE};
 use crate::lsn::Lsn;
@@ -68,14 +67,17 @@ impl Chunks {
         let read = table.read.as_ref()?;
         let begun = read.begun.as_ref()?;
         let Piece { mut rows, range, octets, reservation, _ahead } = piece;
-        let (count, place) = (rows.len() as u64, begun.column_place);
-        match self.windows.reconcile(read.look, table.reading.oid, &mut rows, |row, octets| put_key(row, place, octets)) {
-            Reconciled::Emit { dropped: _ } => {}
-            Reconciled::ReadAgain => {
-                table.read = None;
-                table.try_again("too many of its rows change while it is read", true);
-                return None;
-            }
+        let (count, key) = (rows.len() as u64, &begun.row_key);
+        let again = match self.windows.reconcile(read.look, table.number, key.form(), &mut rows, |row, octets| key.put_read(row, octets)) {
+            Reconciled::Emit { dropped: _ } => None,
+            Reconciled::Forgotten => Some(("too many of its rows change while it is read", true)),
+            Reconciled::Unclear => Some(("its key changes while it is read, or the log does not tell which rows change", false)),
+        };
+        if let Some((why, is_too_large)) = again {
+            self.windows.end_read(read.look);
+            table.read = None;
+            table.try_again(why, is_too_large);
+            return None;
         }
         let plan = Some((begun.plan.clone(), reservation));
         table.has_come_on();
@@ -120,7 +122,7 @@ impl Chunks {
     }
 
     fn complete(&mut self, number: usize) -> Emission {
-        let table = self.tables.remove(number).reading;
+        let table = self.remove(number);
         self.end_figures(&table, true);
         info!(table = %table.name, rows = table.rows, "the snapshot of the table is complete");
         let server = &self.config.relational.topic_prefix;
@@ -131,7 +133,7 @@ impl Chunks {
 
     /// Leaves out a table that is gone, or that a signal asked for.
     fn leave_out(&mut self, number: usize, status: &str, why: &str) -> Emission {
-        let table = self.tables.remove(number).reading;
+        let table = self.remove(number);
         self.end_figures(&table, false);
         warn!(table = %table.name, rows = table.rows, "the snapshot cannot read the table to its end: {why}");
         let state = vec![table.removal(&self.config.relational.topic_prefix)];
@@ -140,7 +142,7 @@ impl Chunks {
 
     /// Leaves a table of the snapshot at the start to be read while the log rests, by the `consistent` strategy.
     fn leave_to_rest(&mut self, number: usize, why: &str) -> Emission {
-        let table = self.tables.remove(number).reading;
+        let table = self.remove(number);
         self.end_figures(&table, false);
         warn!(table = %table.name, rows = table.rows, "the table can be read in chunks no more, and is read from its beginning while the log rests: {why}");
         let state = vec![followed(&table).change(&self.config.relational.topic_prefix)];

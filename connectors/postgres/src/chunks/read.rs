@@ -29,6 +29,7 @@ use tailwater_kit::pace::Pace;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_postgres::error::SqlState;
 
+use super::keys::RowKey;
 use super::select::{Order, Unfit, find_operators, greatest_key, refuse_nulls, select};
 use crate::catalog::{Publication, TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
@@ -79,8 +80,7 @@ pub(super) struct Begun {
     /// The place that the log has to pass before rows are emitted
     pub(super) passed: Lsn,
     pub(super) plan: Arc<TablePlan>,
-    /// The place of the column that tells rows apart which have no key
-    pub(super) column_place: Option<usize>,
+    pub(super) row_key: RowKey,
     /// Rows of the table by the server's estimate
     pub(super) estimated: Option<u64>,
 }
@@ -146,7 +146,7 @@ impl TableRead {
                 Ok(end) => end,
                 // A standby ends reads that stand in the way of what it replays.
                 Err(error) if error.kind() == ErrorKind::Conflict => End::Contended(error.to_string()),
-                Err(error) if error.kind() == ErrorKind::Unauthorised => {
+                Err(error) if error.kind() == ErrorKind::Unauthorised && error.remedy().is_none() => {
                     return Err(error.mend(format!("GRANT SELECT ON {quoted} TO {};", quote_identifier(&self.config.user))));
                 }
                 Err(error) => return Err(error),
@@ -173,12 +173,16 @@ impl TableRead {
         let published = self.publication.as_ref().as_ref().and_then(|publication| publication.table(&table));
         let generated = self.publication.as_ref().as_ref().is_some_and(|publication| publication.generated);
         let shape = Shape::of_definition(&table, published.and_then(|published| published.columns.as_deref()), generated);
-        let plan = self.compiler.compile(session, &table, shape).await.map_err(scoped)?;
+        let plan = Arc::new(self.compiler.compile(session, &table, shape).await.map_err(scoped)?);
         let request = self.table.request.as_ref();
         let surrogate = request.and_then(|request| request.surrogate.as_deref());
         let mut order = match Order::of(&self.config, &table, &plan, surrogate) {
             Ok(order) => order,
             Err(unfit) => return Ok(End::Unfit(unfit)),
+        };
+        let Some(row_key) = RowKey::of(&plan, surrogate) else {
+            let why = "its records do not hold the values that tell its rows apart, as the table has them".to_owned();
+            return Ok(End::Unfit(Unfit { status: "SKIPPED", why }));
         };
         let filters =
             [published.and_then(|published| published.row_filter.as_deref()), request.and_then(|request| request.condition.as_deref())];
@@ -201,8 +205,7 @@ impl TableRead {
         let query = select(&table, &plan, &order, stored.map(|range| &range.after[..]), &until, &filters, self.rows);
         // The server writes -1 where it has never counted.
         let estimated = (table.rows >= 0.0).then_some(table.rows as u64);
-        let plan = Arc::new(plan);
-        self.tell(Told::Begun(Begun { sight, passed, plan: plan.clone(), column_place: order.column_place, estimated })).await?;
+        self.tell(Told::Begun(Begun { sight, passed, plan: plan.clone(), row_key, estimated })).await?;
         if filters.is_empty() {
             // The index gives the rows in their order from where they are wanted; to sort the table for each read would cost more
             // with each.
@@ -242,7 +245,7 @@ impl TableRead {
                 })?;
                 let key = fields.rest();
                 let is_tied = order.has_ties && piece.last_key == key;
-                if is_tied && order.column_place.is_some() {
+                if is_tied && order.is_all_that_tells_apart {
                     let value = texts(&key, order.columns.len())?.join(",");
                     return Err(Error::new(ErrorKind::Unsupported, DOING)
                         .because(format!("several rows have the value {value} in {}, and no key", order.columns.join(",")))

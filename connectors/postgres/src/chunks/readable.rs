@@ -1,8 +1,8 @@
 //! Which tables can be read in chunks.
 //!
-//! Keys are held against each other as they stand in records. So a table whose records have another key than its rows
-//! (`message.key.columns`, masked key columns), or whose log does not tell the key, cannot be read so, nor can one without a key,
-//! unless a signal names a column in its place.
+//! Rows are told apart by the key of their table (`keys`). So a table whose records do not hold the values of that key as they are,
+//! because they are masked, or whose log does not tell it, cannot be read so, nor can one without a key, unless a signal names a column in
+//! its place or the configuration names a key for its records.
 
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
@@ -17,14 +17,21 @@ pub(super) fn is_told_by_key(config: &PostgresConfig, table: &TableDefinition) -
         ReplicaIdentity::Full => true,
         ReplicaIdentity::Nothing => false,
     };
-    if !is_told {
+    // Without a key there is no identity but the whole row, and the server refuses changes of rows where it has none.
+    if !is_told && !table.key.is_empty() {
         return Err(format!("its replica identity does not tell its key; ALTER TABLE {} REPLICA IDENTITY FULL;", table.quoted()));
     }
     let name = table.full_name();
-    let has_own_key = relational.key_columns.of(&table.schema, &table.name).is_some()
-        || table.key.iter().any(|column| relational.column_rules.of(&format!("{name}.{column}")).is_some());
-    if has_own_key {
-        return Err("its records have another key than its rows; take a blocking snapshot".to_owned());
+    let configured = relational.key_columns.of(&table.schema, &table.name);
+    let key = if table.key.is_empty() { configured.unwrap_or_default() } else { &table.key };
+    let is_hidden = |column: &String| {
+        let column = format!("{name}.{column}");
+        let is_masked = relational.column_rules.of(&column).is_some();
+        // Where the record has another key, only the row can have it.
+        is_masked || (configured.is_some() && !relational.columns.accepts(&column))
+    };
+    if key.iter().any(is_hidden) {
+        return Err("its records do not hold the values of its key; take a blocking snapshot".to_owned());
     }
     Ok(())
 }

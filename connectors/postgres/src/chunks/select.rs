@@ -1,7 +1,7 @@
 //! The statements that read a table in the order of its key, and what that order is. The database compares keys (I9).
 //!
-//! A column that stands for the key may have several rows to a value, where the table has a key, too: a chunk never ends between
-//! them. Without a key the column has to tell the rows apart.
+//! Columns that stand for the key may have several rows to a value, where the table has a key, too: a chunk never ends between
+//! them. Without a key the columns have to tell the rows apart.
 
 use tailwater_api::{Error, ErrorKind, Result};
 
@@ -20,12 +20,12 @@ pub(super) struct Order<'a> {
     pub(super) columns: Vec<&'a str>,
     /// The types as which they are compared
     types: Vec<String>,
-    /// The columns with their types: keys of others cannot be compared with theirs
+    /// The columns with their types and collations: keys of others cannot be compared with theirs
     pub(super) described: Vec<String>,
-    /// The place of the column that tells rows apart which have no key
-    pub(super) column_place: Option<usize>,
     /// Whether a value of the columns may have several rows
     pub(super) has_ties: bool,
+    /// Whether nothing else tells rows apart
+    pub(super) is_all_that_tells_apart: bool,
     /// Whether a row may have none
     pub(super) may_be_null: bool,
 }
@@ -39,54 +39,39 @@ pub(super) struct Unfit {
 }
 
 impl<'a> Order<'a> {
-    /// The order in which the table is read: by its key, or by the column that a signal names.
+    /// The order in which the table is read: by the column that a signal names, by its key, or by the columns that the configuration
+    /// names as key of its records. Debezium reads by the latter where there are both; the key is unique and has an index.
     pub(super) fn of(
         config: &PostgresConfig,
         table: &'a TableDefinition,
-        plan: &TablePlan,
+        plan: &'a TablePlan,
         surrogate: Option<&'a str>,
     ) -> Result<Self, Unfit> {
         let skipped = |why| Unfit { status: "SKIPPED", why };
-        let Some(surrogate) = surrogate else {
-            if table.key.is_empty() {
-                let why = "it has no key; name a column with surrogate-key, or take a blocking snapshot".to_owned();
-                return Err(Unfit { status: "NO_PRIMARY_KEY", why });
-            }
-            is_told_by_key(config, table).map_err(skipped)?;
-            let columns: Vec<_> = table.key.iter().map(String::as_str).collect();
-            let (types, described) = (types(table, &columns), described(table, &columns));
-            return Ok(Self { columns, types, described, column_place: None, has_ties: false, may_be_null: false });
+        let columns: Vec<&str> = match surrogate {
+            Some(name) => vec![name],
+            None if table.key.is_empty() => plan.key_columns().iter().map(|&column| plan.shape.columns[column].name.as_str()).collect(),
+            None => table.key.iter().map(String::as_str).collect(),
         };
-        let Some(column) = table.columns.iter().find(|column| column.name == surrogate) else {
-            return Err(skipped(format!("it has no column {surrogate}, which the signal names as surrogate-key")));
+        if columns.is_empty() {
+            let why = "it has no key; name a column with surrogate-key, or take a blocking snapshot".to_owned();
+            return Err(Unfit { status: "NO_PRIMARY_KEY", why });
+        }
+        let Some(definitions) =
+            columns.iter().map(|name| table.columns.iter().find(|column| column.name == *name)).collect::<Option<Vec<_>>>()
+        else {
+            return Err(skipped(format!("it has no column {}, which the signal names as surrogate-key", columns.join(","))));
         };
-        let column_place = if table.key.is_empty() {
-            // The log's changes would be known by that key, the rows by the column.
-            if config.relational.key_columns.of(&table.schema, &table.name).is_some() {
-                let why = "it has no key, but its records have one (message.key.columns); take a blocking snapshot";
-                return Err(skipped(why.to_owned()));
-            }
-            let missing = || format!("its records have no column {surrogate}, or not the value that the table has, to tell rows apart by");
-            Some(plan.place(surrogate).ok_or_else(|| skipped(missing()))?)
-        } else {
-            is_told_by_key(config, table).map_err(skipped)?;
-            None
-        };
-        let columns = vec![surrogate];
-        let (types, described) = (types(table, &columns), described(table, &columns));
-        Ok(Self { columns, types, described, column_place, has_ties: true, may_be_null: !column.not_null })
+        is_told_by_key(config, table).map_err(skipped)?;
+        Ok(Self {
+            types: definitions.iter().map(|column| column.type_name.clone()).collect(),
+            described: definitions.iter().map(|column| format!("{} {} {}", column.name, column.type_oid, column.collation)).collect(),
+            has_ties: surrogate.is_some() || table.key.is_empty(),
+            is_all_that_tells_apart: table.key.is_empty(),
+            may_be_null: definitions.iter().any(|column| !column.not_null),
+            columns,
+        })
     }
-}
-
-/// The types of columns as SQL writes them.
-fn types(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
-    let of = |name: &&str| table.columns.iter().find(|column| column.name == *name).map(|column| column.type_name.clone());
-    columns.iter().filter_map(of).collect()
-}
-
-/// Names and types of columns.
-fn described(table: &TableDefinition, columns: &[&str]) -> Vec<String> {
-    columns.iter().map(|name| format!("{name} {}", type_oid(table, name))).collect()
 }
 
 fn type_oid(table: &TableDefinition, column: &str) -> u32 {

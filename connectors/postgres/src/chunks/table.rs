@@ -22,6 +22,8 @@ const TRIES: u32 = 5;
 
 pub(super) struct Table {
     pub(super) reading: ReadingTable,
+    /// By which the windows know it: one table may be asked for twice, by columns of its own each
+    pub(super) number: u32,
     /// Most rows of the next read
     rows: usize,
     /// Reads since the last row that came to nothing
@@ -52,8 +54,13 @@ impl Read {
 }
 
 impl Table {
-    pub(super) fn new(reading: ReadingTable) -> Self {
-        Self { reading, rows: FIRST_ROWS, tries: 0, due: Instant::now(), read: None }
+    pub(super) fn new(reading: ReadingTable, number: u32) -> Self {
+        Self { reading, number, rows: FIRST_ROWS, tries: 0, due: Instant::now(), read: None }
+    }
+
+    /// The column by which a signal wants it to be read
+    pub(super) fn surrogate(&self) -> Option<&str> {
+        self.reading.request.as_ref()?.surrogate.as_deref()
     }
 
     /// How many rows the next read may take; `most` where the user says it.
@@ -96,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_read_takes_as_many_rows_as_it_can_in_its_time_and_half_of_them_where_that_was_too_much() {
-        let mut table = Table::new(ReadingTable { name: "public.t".into(), oid: 1, rows: 0, range: None, request: None });
+        let mut table = Table::new(ReadingTable { name: "public.t".into(), oid: 1, rows: 0, range: None, request: None }, 1);
         (0..12).for_each(|_| table.resize(LASTS / 100));
         assert_eq!(table.rows(None), MOST_ROWS);
         assert_eq!(table.rows(Some(7)), 7, "the user says so");

@@ -1,12 +1,11 @@
 //! hstore, as a JSON text or as a map.
 //!
-//! Debezium holds the pairs in a `java.util.HashMap` and writes them in its order: by the hash of the key, reduced to the
-//! size of the table, which starts at 16 and doubles whenever it is more than three quarters full. Keys of one
-//! bucket keep the order in which the server sent them. The same order here keeps the texts equal.
+//! Debezium holds the pairs in a `java.util.HashMap` and writes them in its order. The same order here keeps the texts equal.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 use tailwater_api::Value;
+use tailwater_kit::java_hash;
 
 use super::HstoreMode;
 use super::codec::{Fault, Output, share};
@@ -80,11 +79,7 @@ fn quoted(text: &[u8]) -> Result<(ByteString, &[u8]), Fault> {
 }
 
 fn write(mut pairs: Vec<Pair>, mode: HstoreMode, output: &mut Output<'_>) -> Result<Value, Fault> {
-    let mut buckets: u32 = 16;
-    while pairs.len() as u64 * 4 > u64::from(buckets) * 3 {
-        buckets = buckets.checked_mul(2).ok_or(Fault::Unreadable)?;
-    }
-    pairs.sort_by_key(|(key, _)| java_hash(key) & (buckets - 1));
+    java_hash::sort(&mut pairs, |(key, _)| key);
     match mode {
         HstoreMode::Map => {
             let entry = |(key, value): Pair| (Value::String(key), value.map_or(Value::Null, Value::String));
@@ -109,12 +104,6 @@ fn write(mut pairs: Vec<Pair>, mode: HstoreMode, output: &mut Output<'_>) -> Res
             })
         }
     }
-}
-
-/// `String.hashCode`, spread as `HashMap` spreads it.
-fn java_hash(text: &str) -> u32 {
-    let hash = text.encode_utf16().fold(0_u32, |hash, unit| hash.wrapping_mul(31).wrapping_add(unit.into()));
-    hash ^ (hash >> 16)
 }
 
 /// A JSON text as Jackson writes it into a text: only quotes, backslashes and control characters are escaped.

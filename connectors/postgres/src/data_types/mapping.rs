@@ -61,8 +61,9 @@ fn of_array(types: &TypeCatalog, array: &TypeRow, modifier: i32, depth: usize) -
         let Mapping { schema, .. } = bits(modifier);
         return Some(Mapping::of(Codec::Lost, schema, DefaultRule::None));
     }
-    // Debezium leaves these out.
-    let is_left_out = is_own(&["name", "money", "interval", "xml", "varbit", "point"]) && !options.include_unknown;
+    // Debezium leaves these out, and knows domains by themselves only.
+    let is_left_out = is_own(&["name", "money", "interval", "xml", "varbit", "point"]) && !options.include_unknown
+        || element.is_some_and(|row| row.kind == 'd');
     let mapping = of_type(types, array.element, modifier, depth - 1)
         .filter(|mapping| !is_left_out && !matches!(mapping.codec, Codec::Array { .. }))
         .or_else(|| options.include_unknown.then(|| opaque(options)))?;

@@ -267,6 +267,12 @@ pub(super) fn money_text(hundredths: i64, digits: u8, output: &mut Output<'_>) -
     })
 }
 
+/// The double that is nearest to so many hundredths.
 pub(super) fn money_double(hundredths: i64) -> f64 {
-    hundredths as f64 / 100.0
+    if hundredths.unsigned_abs() <= 1 << f64::MANTISSA_DIGITS {
+        hundredths as f64 / 100.0
+    } else {
+        // What a double has no room for would be rounded twice.
+        format!("{hundredths}e-2").parse().expect("digits are a number")
+    }
 }

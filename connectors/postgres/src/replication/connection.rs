@@ -8,7 +8,7 @@ use postgres_protocol::message::frontend;
 use tailwater_api::{Error, ErrorKind, Result};
 
 use super::feedback::FeedbackSender;
-use super::startup::{self, ConnectOptions};
+use super::startup::{self, ConnectOptions, LIFT_LATER_LIMITS};
 use super::stream::ReplicationStream;
 use super::wire::Wire;
 use crate::lsn::Lsn;
@@ -97,10 +97,7 @@ impl ReplicationConnection {
             Error::new(ErrorKind::Unreadable, "read the server's version").because(format!("it says {:?}", session.server_version))
         })?;
         let mut connection = Self { wire: session.wire, major };
-        // As for `NO_TIMEOUTS`; an older server refuses a session that names it.
-        if major >= 17 {
-            connection.run("SET transaction_timeout = 0", "lift the limit of the session's transactions").await?;
-        }
+        connection.run(LIFT_LATER_LIMITS, "lift the limits of the session").await?;
         Ok(connection)
     }
 

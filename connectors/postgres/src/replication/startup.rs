@@ -36,8 +36,21 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new().with_time(Duration::from_sec
 /// How long sent octets may stay without an answer of the peer's machine.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Timeouts that roles and databases may set for ordinary sessions. Ours waits for slots and keeps snapshots.
-const NO_TIMEOUTS: [(&str, &str); 3] = [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
+/// What roles and databases may set for ordinary sessions and ours go on without: they wait for slots, keep snapshots, create
+/// publications and read expressions of the catalog. Rows that a policy would hide are in the log all the same, so a read that
+/// misses them is refused (I11).
+pub(crate) const SESSION_RIGHTS: [(&str, &str); 7] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("row_security", "off"),
+    ("quote_all_identifiers", "off"),
+];
+/// Limits that came with later versions: a server that does not know them refuses a session that names them.
+pub(crate) const LIFT_LATER_LIMITS: &str =
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
 /// Where and as whom to connect.
 #[derive(Clone)]
@@ -152,7 +165,7 @@ async fn attempt(options: &ConnectOptions, tls: Option<&Arc<ClientConfig>>, encr
         ("replication", "database"),
         ("application_name", &options.application_name),
     ];
-    let parameters = parameters.into_iter().chain(SESSION_SETTINGS).chain(NO_TIMEOUTS).chain(settings);
+    let parameters = parameters.into_iter().chain(SESSION_SETTINGS).chain(SESSION_RIGHTS).chain(settings);
     frontend::startup_message(parameters, &mut message).map_err(|error| unusable(&doing, error))?;
     wire.send(&message, &doing).await?;
     authenticate(&mut wire, options, binding, &doing).await?;

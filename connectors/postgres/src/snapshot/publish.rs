@@ -12,6 +12,7 @@ use tailwater_api::record::Record;
 use tailwater_api::source::{PendingId, Reservation, SourceBatch, SourceContext};
 use tailwater_api::state::StateChange;
 use tailwater_kit::envelope::SnapshotMark;
+use tailwater_kit::java_hash;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
 use tracing::info;
@@ -45,8 +46,9 @@ pub(super) struct Publisher<'a> {
     is_first: bool,
     scanned: Counter,
     notifications: Notifications,
-    /// `data_collections` of notifications
-    collections: String,
+    /// `data_collections` of notifications: while a table is read, and when it was
+    in_progress: String,
+    scanned_of: String,
 }
 
 struct Table {
@@ -82,7 +84,8 @@ impl<'a> Publisher<'a> {
             is_first: completed.is_empty(),
             scanned: context.metrics().counter("snapshot_rows", "Rows that snapshots read.", None),
             notifications: Notifications::new(&relational.notifications, &relational.topic_prefix),
-            collections: tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(","),
+            in_progress: in_progress(tables),
+            scanned_of: scanned_of(config, is_asked_for, tables),
             config,
             context,
             plans,
@@ -133,7 +136,7 @@ impl<'a> Publisher<'a> {
         table.pending = format!("{}@{anchor}", table.name).into();
         table.anchor = anchor;
         table.figures.begin(rows);
-        let (name, collections) = (table.name.clone(), self.collections.clone());
+        let (name, collections) = (table.name.clone(), self.in_progress.clone());
         let progress = [("current_collection_in_progress", name.as_str()), ("data_collections", &collections)];
         self.notify(Happening::InProgress, &progress).await?;
         Ok((plan, select))
@@ -164,7 +167,7 @@ impl<'a> Publisher<'a> {
 
     async fn end(&mut self, number: usize) -> Result<()> {
         let (name, count) = (self.tables[number].name.clone(), self.tables[number].rows.to_string());
-        let collections = self.collections.clone();
+        let collections = self.scanned_of.clone();
         let scanned = [
             ("scanned_collection", name.as_str()),
             ("total_rows_scanned", &count),
@@ -243,6 +246,27 @@ impl<'a> Publisher<'a> {
         }
         Ok(())
     }
+}
+
+/// The tables as Debezium names them while it reads: in the order of a Java set.
+fn in_progress(tables: &[TableDefinition]) -> String {
+    let mut names: Vec<_> = tables.iter().map(TableDefinition::full_name).collect();
+    names.sort();
+    java_hash::sort(&mut names, |name| name);
+    names.join(",")
+}
+
+/// The tables as Debezium names them once it has read one: in the order of the include list, and with the signalling table, which the
+/// snapshot at the start leaves out.
+fn scanned_of(config: &PostgresConfig, is_asked_for: bool, tables: &[TableDefinition]) -> String {
+    let relational = &config.relational;
+    let mut names: Vec<_> = tables.iter().map(TableDefinition::full_name).collect();
+    if !is_asked_for {
+        let left_out = relational.signals.table.clone().filter(|name| relational.snapshot_tables.is_empty() && !names.contains(name));
+        names.extend(left_out);
+        names.sort_by_cached_key(|name| (relational.tables.tables.place(name), name.clone()));
+    }
+    names.join(",")
 }
 
 /// What is sent here is small, or one row. It does not wait for room: the readers may hold all there is until they are heard.

@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tailwater_api::envelope::Operation;
-use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tailwater_kit::envelope::{Change, EventMoment, SnapshotMark};
+use tailwater_kit::relational_config::OnUnreadableEvent;
+use tracing::warn;
 
 use super::Streaming;
 use crate::event::{Place, now};
@@ -41,6 +43,9 @@ impl Streaming<'_> {
             // I6: before anything is decoded.
             self.batch.reservation = Some(self.reserve(self.batch.size).await);
             self.batch.now = now();
+            if let Some(xmin) = &self.xmin {
+                self.blocks.set_xmin(*xmin.borrow());
+            }
         }
         let at = |error: Error| error.at(wal_start);
         match Message::decode(&payload).map_err(at)? {
@@ -234,16 +239,20 @@ impl Streaming<'_> {
             return Ok(());
         }
         let at = |error: Error| error.at(lsn);
-        let mut change = decode(&plan, &mut self.batch.arena).map_err(at)?;
-        if plan.unlisted_label().is_some() {
+        let mut decoded = decode(&plan, &mut self.batch.arena);
+        if decoded.is_ok() && plan.unlisted_label().is_some() {
             plan = Box::pin(self.plans.relist(&mut self.session, &self.blocks, relation, &plan)).await.map_err(at)?;
-            change = decode(&plan, &mut self.batch.arena).map_err(at)?;
+            decoded = decode(&plan, &mut self.batch.arena);
         }
+        let change = match decoded {
+            Ok(change) => change,
+            Err(error) => return self.leave_out(relation, at(error), durable),
+        };
         let is_skipped = relational.skipped_operations.contains(skipped);
         let is_unchanged = !is_skipped && relational.skip_unchanged && change.is_without_effect();
         // What no event tells must not take the place of a row that is read.
-        if !(is_skipped && kind == MessageKind::Update || is_unchanged) {
-            self.touch(relation, Some(&plan), &change);
+        if let Some(transaction) = self.followed().filter(|_| !(is_skipped && kind == MessageKind::Update || is_unchanged)) {
+            self.chunks.touch(transaction, relation, &plan, &change);
         }
         if is_signal {
             self.hear(&change);
@@ -258,10 +267,46 @@ impl Streaming<'_> {
         Ok(())
     }
 
+    /// A row message that cannot be decoded ends the stream, or is left out where the configuration wants that (I11). A message of
+    /// which not even the table is known ends it in any case.
+    fn leave_out(&mut self, relation: u32, error: Error, durable: bool) -> Result<()> {
+        let mode = self.config.relational.on_unreadable_event;
+        if mode == OnUnreadableEvent::Fail {
+            return Err(error);
+        }
+        if durable {
+            // Told of by the run in which it became so.
+            return Ok(());
+        }
+        if let Some(transaction) = self.transaction.as_ref().filter(|_| !self.chunks.is_idle()) {
+            // Which row it changed is not known: what is read meanwhile is read again.
+            self.chunks.lose(LoggedTransaction { xid: transaction.xid, commit: transaction.commit });
+        }
+        self.figures.unreadable.add(1);
+        let is_first = self.left_out.insert(relation);
+        let table = match error.scope() {
+            Scope::Table(table) => Some(table.as_str()),
+            Scope::Record | Scope::Connector => None,
+        };
+        if is_first || mode == OnUnreadableEvent::Warn {
+            warn!(
+                table,
+                position = error.position(),
+                error.kind = error.kind().code(),
+                error.mend = error.remedy(),
+                "an event is left out, as event.processing.failure.handling.mode says: {}",
+                error.sentence()
+            );
+        }
+        Ok(())
+    }
+
     fn truncate(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
         for (index, &relation) in relations.iter().enumerate() {
             let admitted = self.admit(relation, lsn, index == 0)?;
-            self.touch(relation, None, &Change::Truncate);
+            if let Some(transaction) = self.followed() {
+                self.chunks.truncate(transaction, relation);
+            }
             if let Some((plan, durable)) = admitted.filter(|_| !self.config.relational.skipped_operations.contains(Operation::Truncate)) {
                 self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate, durable);
             }
@@ -269,11 +314,9 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    /// Rows that are read meanwhile must not stand behind this change.
-    fn touch(&mut self, relation: u32, plan: Option<&TablePlan>, change: &Change) {
-        if let Some(transaction) = self.transaction.as_ref().filter(|_| !self.chunks.is_idle()) {
-            self.chunks.touch(LoggedTransaction { xid: transaction.xid, commit: transaction.commit }, relation, plan, change);
-        }
+    /// The transaction that is followed, as rows that are read meanwhile are held against it: they must not stand behind its changes.
+    fn followed(&self) -> Option<LoggedTransaction> {
+        self.transaction.as_ref().map(|transaction| LoggedTransaction { xid: transaction.xid, commit: transaction.commit })
     }
 
     /// Writes the records of a change. What is durable already is only counted.

@@ -24,6 +24,9 @@ use crate::request::{TableRequest, pause};
 use crate::snapshot::tables_to_read;
 use crate::source::captured;
 
+/// What no table has for an oid (PostgreSQL's `InvalidOid`).
+const NO_TABLE: u32 = 0;
+
 impl Streaming<'_> {
     /// Takes the row that a change wrote into the signalling table. Only inserted rows are signals.
     pub(super) fn hear(&mut self, change: &Change) {
@@ -93,13 +96,25 @@ impl Streaming<'_> {
         let definitions = TableDefinition::load(sql, None).await?;
         let tables = chosen(self.config, &self.publication, &definitions, &snapshot.tables);
         let names: Vec<String> = tables.iter().map(TableDefinition::full_name).collect();
-        let unknown: Vec<&str> = snapshot.tables.without_match(&names).collect();
+        let unknown: Vec<(usize, &str)> = snapshot.tables.without_match(&names).collect();
         if names.is_empty() {
+            let unknown: Vec<&str> = unknown.iter().map(|(_, name)| *name).collect();
+            if !snapshot.blocking {
+                self.tell_of_missing(id, &unknown);
+            }
             return refused(ErrorKind::Missing, format!("no captured table matches {}", unknown.join(", ")));
         }
-        let begin = self.next_order();
-        let asked_for = |(order, table): (u64, TableDefinition)| {
-            let name = table.full_name();
+        for (_, name) in &unknown {
+            warn!(signal = id, "no captured table matches {name}");
+        }
+        let mut asked_for: Vec<(usize, String, u32)> =
+            tables.iter().zip(names).map(|(table, name)| (snapshot.tables.place(&name), name, table.oid)).collect();
+        if !snapshot.blocking {
+            // They are told of in their turn.
+            asked_for.extend(unknown.into_iter().map(|(place, name)| (place, name.to_owned(), NO_TABLE)));
+            asked_for.sort_by_key(|(place, ..)| *place);
+        }
+        let reading = |(order, (_, name, oid)): (u64, (usize, String, u32))| {
             let request = TableRequest {
                 signal: id.to_owned(),
                 order,
@@ -107,30 +122,18 @@ impl Streaming<'_> {
                 condition: snapshot.condition(&name).map(str::to_owned),
                 surrogate: snapshot.surrogate_key.clone(),
             };
-            ReadingTable { name, oid: table.oid, rows: 0, range: None, request: Some(request) }
+            ReadingTable { name, oid, rows: 0, range: None, request: Some(request) }
         };
-        let tables: Vec<ReadingTable> = (begin..).zip(tables).map(asked_for).collect();
+        let tables: Vec<ReadingTable> = (self.next_order()..).zip(asked_for).map(reading).collect();
         let server = &self.config.relational.topic_prefix;
         self.batch.state.extend(tables.iter().map(|table| table.change(server)));
-        info!(signal = id, tables = names.join(","), blocking = snapshot.blocking, "a signal asks for a snapshot");
-        for name in &unknown {
-            warn!(signal = id, "no captured table matches {name}");
-        }
+        let names = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(",");
+        info!(signal = id, tables = names, blocking = snapshot.blocking, "a signal asks for a snapshot");
         if snapshot.blocking {
             self.blocking.add(tables);
         } else {
             self.chunks.add(tables);
-            let collections = self.chunks.collections(id);
-            self.tell(id, Happening::Started, &[("data_collections", &collections)]);
-            for name in unknown {
-                let data = [
-                    ("scanned_collection", name),
-                    ("total_rows_scanned", "0"),
-                    ("data_collections", &collections),
-                    ("status", "UNKNOWN_SCHEMA"),
-                ];
-                self.tell(id, Happening::TableScanCompleted, &data);
-            }
+            self.tell(id, Happening::Started, &[("data_collections", &names)]);
         }
         self.moved = true;
         Ok(Ok(()))
@@ -184,6 +187,22 @@ impl Streaming<'_> {
             self.chunks.pause(paused);
             self.batch.state.push(pause(&self.config.relational.topic_prefix, paused));
         }
+    }
+
+    /// Tells, as Debezium does, of a snapshot that has none of its tables to read.
+    fn tell_of_missing(&mut self, signal: &str, names: &[&str]) {
+        self.tell(signal, Happening::Started, &[("data_collections", &names.join(","))]);
+        for (index, name) in names.iter().enumerate() {
+            let data = [
+                ("scanned_collection", *name),
+                ("total_rows_scanned", "0"),
+                ("data_collections", &names[index..].join(",")),
+                ("status", "UNKNOWN_SCHEMA"),
+            ];
+            self.tell(signal, Happening::TableScanCompleted, &data);
+        }
+        self.tell(signal, Happening::Completed, &[]);
+        self.moved = true;
     }
 
     fn tell(&mut self, signal: &str, happening: Happening, data: &[(&str, &str)]) {

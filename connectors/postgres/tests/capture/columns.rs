@@ -86,6 +86,38 @@ async fn a_value_without_room_stops_the_source_where_that_is_asked_for_and_what_
 }
 
 #[tokio::test]
+async fn i11_an_event_that_cannot_be_decoded_is_left_out_and_counted_where_that_is_asked_for() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE numbers (id int PRIMARY KEY, n numeric(6,2)); INSERT INTO numbers VALUES (1, 1)").await.unwrap();
+    let mut log = Log::default();
+    let mut expected = 1;
+    for mode in ["warn", "skip", "ignore"] {
+        let keys = [("event.converting.failure.handling.mode", "fail"), ("event.processing.failure.handling.mode", mode)];
+        let mut running = start(&config(&server, &keys), log);
+        running.until(|log| !log.state.is_empty()).await;
+        client
+            .batch_execute(&format!(
+                "INSERT INTO numbers VALUES ({0}, 2), ({1}, 'NaN'), ({2}, 3); UPDATE numbers SET n = 4 WHERE id = {1};
+                 UPDATE numbers SET n = 'NaN' WHERE id = {2}",
+                expected + 1,
+                expected + 2,
+                expected + 3
+            ))
+            .await
+            .unwrap();
+        let update = format!("u public.numbers {{{}}}", expected + 2);
+        running.until(|log| log.lines().last().is_some_and(|line| line.starts_with(&update))).await;
+        assert_eq!(running.count("source_unreadable_events"), 2, "{mode}");
+        // What was left out is passed: nothing of it comes with the next run.
+        log = running.stop().await;
+        expected += 3;
+    }
+    let ids: Vec<_> = log.records.iter().map(|record| show(&record.key.value)).collect();
+    assert_eq!(ids, ["{1}", "{2}", "{4}", "{3}", "{5}", "{7}", "{6}", "{8}", "{10}", "{9}"]);
+}
+
+#[tokio::test]
 async fn names_that_become_equal_are_told_apart_and_shards_share_a_topic() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();

@@ -26,12 +26,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// The figures that a source reports.
 #[derive(Default)]
 pub(crate) struct Figures {
+    counters: Mutex<HashMap<&'static str, Counter>>,
     gauges: Mutex<HashMap<(&'static str, Option<String>), Gauge>>,
 }
 
 impl Metrics for Figures {
-    fn counter(&self, _: &'static str, _: &'static str, _: Option<&str>) -> Counter {
-        Counter::default()
+    fn counter(&self, name: &'static str, _: &'static str, _: Option<&str>) -> Counter {
+        self.counters.lock().expect("nobody panics with it").entry(name).or_default().clone()
     }
 
     fn gauge(&self, name: &'static str, _: &'static str, table: Option<&str>) -> Gauge {
@@ -241,6 +242,11 @@ impl Running {
     /// A figure as it is now.
     pub(crate) fn figure(&self, name: &'static str, table: Option<&str>) -> i64 {
         self.figures.gauge(name, "", table).get()
+    }
+
+    /// A count as it is now.
+    pub(crate) fn count(&self, name: &'static str) -> u64 {
+        self.figures.counter(name, "", None).get()
     }
 
     /// Waits for so many records.

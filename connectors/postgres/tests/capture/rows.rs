@@ -1,8 +1,11 @@
 //! What changes of rows become.
 
-use tailwater_api::Value;
+use std::sync::Arc;
 
-use crate::harness::{Log, config, line, server, show, source_field, start};
+use tailwater_api::Value;
+use tailwater_api::envelope::Envelope;
+
+use crate::harness::{Log, Tight, config, line, server, show, source_field, start, start_within};
 
 #[tokio::test]
 async fn every_operation_becomes_its_records() {
@@ -365,4 +368,36 @@ async fn a_table_of_as_many_columns_as_the_server_takes_is_captured_and_names_ar
         "c pgXtempX1.a_b {3} null->{3}".into(),
     ];
     assert_eq!(log.lines(), expected);
+}
+
+#[tokio::test]
+async fn a_row_far_larger_than_the_budget_is_captured_whole() {
+    const LENGTH: usize = 300_000_000;
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(&format!(
+            "CREATE TABLE documents (id int PRIMARY KEY, t text);
+             INSERT INTO documents VALUES (1, repeat('x', {LENGTH})), (2, 'small')"
+        ))
+        .await
+        .unwrap();
+    let budget = Arc::new(Tight::new(1 << 20));
+    let mut running = start_within(&config(&server, &[]), Log::default(), budget);
+    let is_whole = |log: &mut Log, line: &str| {
+        let index = log.lines().iter().position(|written| written.starts_with(line)).unwrap();
+        let record = log.records.swap_remove(index);
+        let after = Envelope::of(&record).unwrap().after().as_struct().unwrap().to_vec();
+        let Value::String(text) = &after[1] else { panic!("a text") };
+        assert!(text.len() == LENGTH && text.bytes().all(|letter| letter == b'x'), "{line}");
+    };
+    running.until(|log| log.records.len() == 2 && !log.state.is_empty()).await;
+    is_whole(&mut running.log, "r public.documents {1}");
+    client
+        .batch_execute("INSERT INTO documents SELECT 3, t FROM documents WHERE id = 1; INSERT INTO documents VALUES (4, 'small')")
+        .await
+        .unwrap();
+    running.records(3).await;
+    is_whole(&mut running.log, "c public.documents {3}");
+    assert_eq!(running.stop().await.records.len(), 2);
 }

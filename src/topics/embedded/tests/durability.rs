@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
+use super::super::segment;
 use super::*;
 
 fn small() -> EmbeddedOptions {
@@ -274,4 +275,40 @@ async fn pending_records_wait_for_others_to_share_their_fsync() {
     let most = start.elapsed().as_millis() / 5 + 2;
     assert!(u128::from(disk.syncs() - before) <= most, "{} fsyncs in {:?}", disk.syncs() - before, start.elapsed());
     assert_eq!(log.read("a", 0, 0, 1000).await.unwrap().len(), 399);
+}
+
+#[tokio::test]
+async fn short_appends_stand_where_zeros_were_and_a_complete_segment_has_none() {
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().join("journals/shop");
+    let options = EmbeddedOptions { segment_bytes: 50_000, ..EmbeddedOptions::default() };
+    let log = open_on(&FaultyDisk::default(), &folder, options).await;
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let facts = || log.shared.open_journal("shop").unwrap().lock().segments.clone();
+    let on_disk = |first| segment::path(&journal, first).metadata().unwrap().len();
+    append(&mut writer, 1, of_numbers("a", 0..1)).await;
+    let (length, number) = (on_disk(0), &mut 1);
+    while facts().len() < 2 {
+        *number += 1;
+        append(&mut writer, *number, of_numbers("a", 0..100)).await;
+    }
+    let (closed, last) = (facts()[&0].length, *facts().last_key_value().unwrap().0);
+    assert!(length > 10 * closed && *number > 3, "the first append made room for all");
+    assert_eq!(on_disk(0), closed, "complete");
+    assert!(segment::octets_behind(&journal, last, 0).unwrap() == facts()[&last].length && on_disk(last) > facts()[&last].length);
+
+    // A long append makes no room: nobody waits for it, and the next ones are as long.
+    let mut octets = facts()[&last].length;
+    while octets < 50_000 {
+        *number += 1;
+        append(&mut writer, *number, of_numbers("a", 0..100)).await;
+        octets = facts()[&last].length;
+    }
+    append(&mut writer, *number + 1, of_numbers("a", 0..20_000)).await;
+    let (last, facts_of_last) = facts().last_key_value().map(|(first, facts)| (*first, facts.clone())).unwrap();
+    assert_eq!(on_disk(last), facts_of_last.length);
+    writer.close().await.unwrap();
+    drop(log);
+    let log = open_on(&FaultyDisk::default(), &folder, EmbeddedOptions::default()).await;
+    assert_eq!(log.shared.topics()[0].partitions[0].1, log.read("a", 0, 0, usize::MAX).await.unwrap().len() as u64);
 }
