@@ -8,7 +8,6 @@
 //! - [`state`]: connector configurations, target states and consumer positions
 //! - [`transforms`]: record to record
 //! - [`converters`]: record to bytes
-//! - [`crash_point`]: named points at which a test may kill the process
 //! - [`rest`]: the Kafka Connect API and ours
 //! - [`telemetry`]: logs and metrics
 
@@ -16,7 +15,6 @@ pub mod cli;
 pub mod config;
 pub mod connectors;
 pub mod converters;
-pub mod crash_point;
 pub mod rest;
 pub mod runtime;
 pub mod state;

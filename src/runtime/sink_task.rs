@@ -19,10 +19,10 @@ use tailwater_api::record::TopicPartition;
 use tailwater_api::sink::{Assignment, LogPosition, Progress, RecordBatch, SinkContext, SinkRecord};
 use tailwater_api::source::{ByteBudget, Reservation};
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::crash_point::crash_point;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::crash_point::crash_point;
 use crate::runtime::budget::TaskBudget;
 use crate::runtime::ledger::Ledger;
 use crate::runtime::plugin::{AnySinkWriter, Opening};

@@ -17,10 +17,10 @@ use tailwater_api::record::Record;
 use tailwater_api::signal::SignalRequest;
 use tailwater_api::source::{BatchNumber, SentBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::crash_point::crash_point;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use crate::crash_point::crash_point;
 use crate::runtime::budget::TaskBudget;
 use crate::runtime::record_errors::{RecordErrors, Stage};
 use crate::topics::{LogUser, LogWriter, TopicLog};

@@ -21,7 +21,7 @@ use tailwater_testkit::{KafkaBroker, PostgresServer, Version, required_or_skip};
 use tokio_postgres::Client;
 
 use crate::harness::{Daemon, Home, Options, payload, shop, wait_at_most};
-use crate::kills::{Rows, STILL_HELD, Target, assert_equal, assert_nothing_twice, kills, source_rows, write};
+use crate::kills::{FEW, Rows, STILL_HELD, Target, assert_equal, assert_nothing_twice, kills, source_rows, write};
 
 /// Rows that each table has before the first kill.
 const ROWS: u32 = 2_000;
@@ -99,8 +99,9 @@ async fn killed_at_random(support: &str) -> Option<Killed> {
     let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
     let mut while_streaming = 0;
     let target = Target::Postgres(server.connect("copy").await.unwrap());
-    for round in 0..kills() {
-        let membership = if round < kills() / 2 { Membership::Static } else { Membership::Dynamic };
+    let kills = kills(FEW);
+    for round in 0..kills {
+        let membership = if round < kills / 2 { Membership::Static } else { Membership::Dynamic };
         let copied = target.rows(VISITS, "page").await.len();
         let daemon = Daemon::start(&home, &options(membership)).await;
         // Half of the kills find it streaming, wherever it is then.
@@ -114,7 +115,7 @@ async fn killed_at_random(support: &str) -> Option<Killed> {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..2000))).await;
         daemon.kill();
     }
-    eprintln!("killed {} times, {while_streaming} of them surely while streaming", kills());
+    eprintln!("killed {kills} times, {while_streaming} of them surely while streaming");
     stop.store(true, Ordering::Relaxed);
     writer.await.unwrap();
     let daemon = Daemon::start(&home, &options(Membership::Dynamic)).await;

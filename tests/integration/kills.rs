@@ -5,11 +5,9 @@
 //! are sent while they are in progress or prepared. The server is never confirmed what is not durable: each start holds
 //! the stored position against the slot, and a slot that is ahead of it is an error, which fails the test.
 //!
-//! `TAILWATER_KILLS=500` sets how often the daemon is killed; a few times otherwise.
+//! `TAILWATER_KILLS=500` sets how often the daemon is killed; 50 times where `CI=true`, and a few times otherwise.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,26 +17,10 @@ use sqlx::Row as _;
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio_postgres::Client;
 
-use crate::harness::{Daemon, Home, Options, payload, shop, wait_at_most};
+use crate::harness::{Daemon, Home, Options, payload, shop};
 
 /// Rows that each table has before the first start, so that a kill finds the snapshot at work.
 const ROWS: u32 = 20_000;
-
-/// Every named crash point, and at which of its passages the daemon ends: at the first ones of a new home, then again and again.
-const CRASH_POINTS: &[(&str, &[u32])] = &[
-    // On the way through the snapshot: the first segment, the first table, the second one.
-    ("segment-roll", &[1]),
-    ("journal-published", &[1, 1]),
-    ("source-transformed", &[1, 2, 5]),
-    ("source-appended", &[1, 2, 5]),
-    ("journal-before-write", &[1, 2, 5]),
-    ("journal-after-write", &[1, 2, 5]),
-    ("journal-after-fsync", &[1, 2, 5]),
-    ("segment-roll", &[1]),
-    ("sink-written", &[1, 2, 5]),
-    ("sink-flushed", &[1, 2]),
-    ("sink-committed", &[1, 2]),
-];
 
 /// A killed daemon's server process may still hold the slot when the next one comes.
 pub(crate) const STILL_HELD: &str = "the slot is in use; trying again";
@@ -46,8 +28,12 @@ pub(crate) const STILL_HELD: &str = "the slot is in use; trying again";
 /// What a killed daemon left half written.
 pub(crate) const TORN_TAIL: &str = "the journal has a torn tail";
 
-pub(crate) fn kills() -> u32 {
-    std::env::var("TAILWATER_KILLS").map_or(6, |text| text.parse().expect("TAILWATER_KILLS is a number"))
+/// How often the daemon is killed where nothing asks for more.
+pub(crate) const FEW: u32 = 6;
+
+/// How often the daemon is killed: as `TAILWATER_KILLS` says, or else so often.
+pub(crate) fn kills(otherwise: u32) -> u32 {
+    std::env::var("TAILWATER_KILLS").map_or(otherwise, |text| text.parse().expect("TAILWATER_KILLS is a number"))
 }
 
 /// The rows of a table that holds `id, change`, twice where they stand twice.
@@ -106,7 +92,7 @@ pub(crate) async fn write(client: Client, stop: Arc<AtomicBool>) {
 
 /// Writes large transactions, parts of which are rolled back, and prepared ones until told to stop; these end in any order. Prepared
 /// ones only add rows, so that nobody waits for them.
-async fn write_in_parts_and_phases(client: Client, stop: Arc<AtomicBool>) {
+pub(crate) async fn write_in_parts_and_phases(client: Client, stop: Arc<AtomicBool>) {
     let mut next = 10_000_000;
     let mut prepared = VecDeque::new();
     while !stop.load(Ordering::Relaxed) || !prepared.is_empty() {
@@ -182,7 +168,7 @@ fn assert_no_row_is_read_twice(topic: &str, records: &[Value]) {
 
 /// What is killed at work.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Work {
+pub(crate) enum Work {
     /// A snapshot before the log, and the log in whole transactions
     Consistent,
     /// A snapshot in chunks beside the log
@@ -191,20 +177,35 @@ enum Work {
     Uncommitted,
 }
 
+impl Work {
+    /// The source that does it.
+    pub(crate) fn source(self, server: &PostgresServer) -> Value {
+        let mut config = shop::source(server);
+        match self {
+            Self::Consistent => {}
+            Self::Chunks => {
+                config["snapshot.strategy"] = "watermark".into();
+                config["incremental.snapshot.chunk.size"] = "500".into();
+            }
+            Self::Uncommitted => {
+                config["transaction.streaming"] = "true".into();
+                config["transaction.two.phase"] = "true".into();
+            }
+        }
+        config
+    }
+
+    /// Holds a topic against what must not stand in it twice.
+    pub(crate) fn assert_nothing_twice(self, topic: &str, records: &[Value]) {
+        // A table without a key is read as a whole.
+        let is_chunked = self == Self::Chunks && topic.ends_with("orders");
+        if is_chunked { assert_no_row_is_read_twice(topic, records) } else { assert_nothing_twice(topic, records) }
+    }
+}
+
 async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target, work: Work) {
     let source = shop::create(server, ROWS).await;
-    let mut config = shop::source(server);
-    match work {
-        Work::Consistent => {}
-        Work::Chunks => {
-            config["snapshot.strategy"] = "watermark".into();
-            config["incremental.snapshot.chunk.size"] = "500".into();
-        }
-        Work::Uncommitted => {
-            config["transaction.streaming"] = "true".into();
-            config["transaction.two.phase"] = "true".into();
-        }
-    }
+    let config = work.source(server);
     let options = Options::default()
         .connector("shop.json", shop::file("shop", &config))
         .connector("orders.json", shop::file("orders", &shop::copy_of_orders(url)))
@@ -222,10 +223,11 @@ async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target, w
         writers.push(tokio::spawn(write_in_parts_and_phases(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop))));
     }
     let (mut in_snapshot, mut while_streaming) = (0, 0);
-    for kill in 0..kills() {
+    let kills = kills(if std::env::var("CI").as_deref() == Ok("true") { 50 } else { FEW });
+    for kill in 0..kills {
         let daemon = Daemon::start(&home, &options).await;
         // The first ones hit the snapshot, where it is not read yet.
-        let longest = if kill < kills() / 2 && work == Work::Consistent { 600 } else { 3000 };
+        let longest = if kill < kills / 2 && work == Work::Consistent { 600 } else { 3000 };
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..longest))).await;
         *if daemon.log_text().contains("follows the log") { &mut while_streaming } else { &mut in_snapshot } += 1;
         daemon.kill();
@@ -254,9 +256,7 @@ async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target, w
         }
         assert_equal(table, &expected, &rows);
         let records = daemon.read_topic(&topic).await;
-        // A table without a key is read as a whole.
-        let check = if work == Work::Chunks && table == "orders" { assert_no_row_is_read_twice } else { assert_nothing_twice };
-        check(&topic, &records);
+        work.assert_nothing_twice(&topic, &records);
     }
     daemon.stop().await;
 }
@@ -310,81 +310,4 @@ async fn killed_at_random_among_uncommitted_transactions_a_copy_is_equal_and_not
     let home = Home::new();
     let url = format!("sqlite://{}", home.path("copy.db").display());
     killed_at_random(&server, &url, &Target::Sqlite(url.clone()), Work::Uncommitted).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crash_at_each_named_point_repeats_nothing() {
-    let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
-    let source = shop::create(&server, 500).await;
-    let home = Home::new();
-    let url = format!("sqlite://{}", home.path("copy.db").display());
-    let lines = home.path("lines");
-    let options = |armed: Option<String>| {
-        let options = Options::default()
-            // Segments of 512 KiB, none of which goes while this runs.
-            .worker("topics.embedded: {max.bytes: 4194304, retention.ms: -1}\noffset.flush.interval.ms: 100\n")
-            .connector("shop.json", shop::file("shop", &shop::source(&server)))
-            .connector("orders.json", shop::file("orders", &shop::copy_of_orders(&url)))
-            .connector("lines.json", shop::file("lines", &shop::lines_of_visits(&lines)))
-            .expect(STILL_HELD)
-            .expect(TORN_TAIL);
-        match armed {
-            Some(point) => options.environment("TAILWATER_CRASH_POINT", point),
-            None => options,
-        }
-    };
-    let stop = Arc::new(AtomicBool::new(false));
-    let writer = tokio::spawn(write(server.connect(shop::SHOP).await.unwrap(), Arc::clone(&stop)));
-    for (point, passages) in CRASH_POINTS {
-        for passage in *passages {
-            let armed = format!("{point}:{passage}");
-            if *point == "segment-roll" {
-                // What fills a segment.
-                let sql = "INSERT INTO visits SELECT -change, change, repeat('x', 600) \
-                           FROM (SELECT nextval('change_numbers') AS change FROM generate_series(1, 1000)) AS numbers";
-                source.batch_execute(sql).await.unwrap();
-            }
-            let mut daemon = Daemon::spawn(&home, &options(Some(armed.clone())));
-            let status = daemon.ended().await;
-            assert_eq!(status.signal(), Some(SIGKILL), "{armed} was not what ended it: {status}\n{}", daemon.log_text());
-        }
-    }
-    stop.store(true, Ordering::Relaxed);
-    writer.await.unwrap();
-    let daemon = Daemon::start(&home, &options(None)).await;
-    shop::wait_for_streaming(&source, shop::SHOP).await;
-    shop::wait_for_confirmed(&source, shop::SHOP).await;
-    for table in ["orders", "visits"] {
-        let topic = format!("{}.public.{table}", shop::SHOP);
-        assert_nothing_twice(&topic, &daemon.read_topic(&topic).await);
-    }
-    let target = Target::Sqlite(url.clone());
-    let expected = source_rows(&source, "orders", "note").await;
-    wait_at_most(Duration::from_secs(60), "equal tables", async || target.rows("shop_public_orders", "note").await == expected).await;
-    let expected: Vec<_> = source_rows(&source, "visits", "page").await.into_iter().map(|(_, change, _)| change).collect();
-    let sorted = |mut changes: Vec<i64>| {
-        changes.sort_unstable();
-        changes
-    };
-    let expected = sorted(expected);
-    wait_at_most(Duration::from_secs(60), "each visit once in the files", async || sorted(changes_in_files(&lines)) == expected).await;
-    daemon.stop().await;
-}
-
-/// Signal by which a crash point ends the process.
-const SIGKILL: i32 = 9;
-
-/// The numbers of the changes in all files of a folder, one JSON object a line.
-fn changes_in_files(folder: &Path) -> Vec<i64> {
-    let mut changes = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
-        let path = entry.path();
-        if path.extension().is_none_or(|extension| extension != "jsonl") {
-            continue;
-        }
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        // The last line may be half written.
-        changes.extend(text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()?["after"]["change"].as_i64()));
-    }
-    changes
 }

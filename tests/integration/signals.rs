@@ -1,6 +1,8 @@
 //! Signals over the REST API and the command line, and a snapshot that one asks for, killed in its midst under load.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -115,4 +117,80 @@ async fn answers_are_clear(daemon: &Daemon) {
     // Another run takes signals only once it follows the log.
     wait_until("the next run to take signals", async || post("shop", json!({"type": "log", "data": {"message": "again"}})).await.0 == 202)
         .await;
+}
+
+/// Ways by which a signal reaches a source.
+#[derive(Clone, Copy, Debug)]
+enum Channel {
+    File,
+    Rest,
+    CommandLine,
+}
+
+/// Sends a signal, which is taken.
+async fn send(daemon: &Daemon, file: &Path, channel: Channel, kind: &str, data: &Value) {
+    let id = format!("{channel:?} {kind}");
+    match channel {
+        Channel::File => {
+            let mut lines = std::fs::File::options().create(true).append(true).open(file).unwrap();
+            writeln!(lines, "{}", json!({"id": id, "type": kind, "data": data})).unwrap();
+        }
+        Channel::Rest => {
+            let body = json!({"id": id, "type": kind, "data": data});
+            let (status, answer) = daemon.request("POST", "/connectors/shop/signals", Some(&body)).await;
+            assert_eq!(status, 202, "{answer}");
+        }
+        Channel::CommandLine => {
+            let data = data.to_string();
+            let output = run_tailwater(["connector", "signal", "shop", kind, &data, "--id", &id, "--url", daemon.url()]);
+            assert!(output.status.success(), "{}", said(&output));
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_signal_is_carried_out_whichever_way_it_comes() {
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
+    let source = shop::create(&server, 2000).await;
+    source.batch_execute("DELETE FROM visits WHERE id > 5").await.unwrap();
+    let home = Home::new();
+    let file = home.path("signals.txt");
+    let mut config = shop::source(&server);
+    for (key, value) in [
+        ("snapshot.mode", "no_data"),
+        // So slowly that the snapshot of orders is under way until it is stopped.
+        ("snapshot.max.bytes.per.second", "100"),
+        ("signal.enabled.channels", "file"),
+        ("signal.file", file.to_str().unwrap()),
+        ("signal.poll.interval.ms", "50"),
+    ] {
+        config[key] = value.into();
+    }
+    let daemon = Daemon::start(&home, &Options::default().connector("shop.json", shop::file("shop", &config))).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    let signals = [
+        ("log", json!({"message": "the log is at {}"}), "the log is at {"),
+        ("execute-snapshot", json!({"type": "incremental", "data-collections": ["public.orders"]}), "a signal asks for a snapshot"),
+        ("pause-snapshot", json!({"type": "incremental"}), "a signal lets snapshots rest"),
+        ("resume-snapshot", json!({"type": "incremental"}), "a signal lets snapshots go on"),
+        ("stop-snapshot", json!({"type": "incremental", "data-collections": ["public.orders"]}), "a signal stops the snapshot"),
+    ];
+    for (channel, times) in [Channel::File, Channel::Rest, Channel::CommandLine].into_iter().zip(1..) {
+        for (kind, data, word) in &signals {
+            let told = || daemon.log_text().matches(word).count();
+            let before = told();
+            send(&daemon, &file, channel, kind, data).await;
+            wait_until(&format!("{channel:?} {kind}"), async || told() > before).await;
+        }
+        let blocking = json!({"type": "blocking", "data-collections": ["public.visits"]});
+        send(&daemon, &file, channel, "execute-snapshot", &blocking).await;
+        wait_until(&format!("the blocking snapshot by {channel:?}"), async || {
+            daemon.topics().await.iter().any(|topic| topic == "shop.public.visits")
+                && daemon.read_topic("shop.public.visits").await.len() == 5 * times
+        })
+        .await;
+        // The log goes on behind it.
+        shop::wait_for_confirmed(&source, shop::SHOP).await;
+    }
+    daemon.stop().await;
 }

@@ -3,6 +3,7 @@
 //! - [`backoff`]: how long to wait before the next try
 //! - [`calendar`]: days as dates
 //! - [`column_rules`]: masks, hashes and truncation of columns
+//! - [`crash_point`]: named points at which a test may kill the process
 //! - [`envelope`]: schemas and records of change events
 //! - [`filters`]: which tables and columns are captured
 //! - [`heartbeat`]: records that say that a source is alive
@@ -31,6 +32,7 @@
 pub mod backoff;
 pub mod calendar;
 pub mod column_rules;
+pub mod crash_point;
 pub mod envelope;
 pub mod filters;
 pub mod heartbeat;

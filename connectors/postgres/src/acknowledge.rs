@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tailwater_api::Result;
 use tailwater_api::source::BatchNumber;
+use tailwater_kit::crash_point::crash_point;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -115,6 +116,9 @@ pub(crate) async fn answer(
         }
         let durable = acknowledgements.durable(*confirmed.borrow_and_update());
         if confirms {
+            if durable.resume > told {
+                crash_point("source-before-confirmation");
+            }
             let (written, flushed) = answer_of(durable, &mut told);
             sender.send(written, flushed).await?;
         } else {

@@ -17,7 +17,8 @@ use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
 use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
 use crate::replication::{
-    ConnectOptions, LIFT_LATER_LIMITS, NOT_UTF_8_REMEDY, POOLER_REMEDY, SESSION_RIGHTS, TOO_LONG_REMEDY, is_from_pooler, kind_of,
+    CERTIFICATE_REMEDY, ConnectOptions, LIFT_LATER_LIMITS, NOT_UTF_8_REMEDY, POOLER_REMEDY, SESSION_RIGHTS, TOO_LONG_REMEDY,
+    is_from_pooler, kind_of, tls_refusal,
 };
 
 /// What the server's views call our sessions.
@@ -316,14 +317,35 @@ pub(crate) fn sql_error(doing: impl Into<String>, error: tokio_postgres::Error) 
     }
 }
 
+/// What TLS says against a connection; rustls hands its errors on inside of those of the socket.
+fn handshake_error(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref()?.downcast_ref()) {
+            return Some(found);
+        }
+        cause = error.source();
+    }
+    None
+}
+
 fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgres::Error) -> Error {
     let state = error.code().cloned();
     let message = error.as_db_error().map_or("", tokio_postgres::error::DbError::message);
     if is_from_pooler(message) {
         return Error::new(ErrorKind::Unsupported, doing).because(error).mend(POOLER_REMEDY);
     }
+    if let Some((kind, mend)) = handshake_error(&error).map(tls_refusal) {
+        return Error::new(kind, doing).because(error).mend(mend);
+    }
+    let is_about_certificate = message.contains("client certificate");
     let error = sql_error(doing, error);
     match state {
+        // The server looks at a certificate when we hold the handshake for done, and may only close.
+        None if config.tls.client_certificate.is_some() => {
+            error.mend(format!("check that the server runs; where it closes the connection: {CERTIFICATE_REMEDY}"))
+        }
+        Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION) if is_about_certificate => error.mend(CERTIFICATE_REMEDY),
         Some(SqlState::INVALID_PASSWORD) => error.mend("set database.password to the password of the role"),
         Some(SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => error.mend(format!(
             "check database.user and pg_hba.conf; CREATE ROLE {} LOGIN REPLICATION PASSWORD '…';",

@@ -16,6 +16,7 @@ use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::crash_point::crash_point;
 use tailwater_kit::envelope::context_headers;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::signals::channels::Channels;
@@ -338,6 +339,8 @@ impl Run {
             let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Export);
             let created = slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot::creation_refused)?;
             info!(slot = %self.config.slot, at = %created.consistent_point, "created the slot");
+            // The position that names it is not stored yet.
+            crash_point("slot-created");
             Anchor { lsn: created.consistent_point, exported: created.snapshot_name, _keeper: Some(offered.connection) }
         };
         let (position, completed) = match kept {

@@ -31,6 +31,7 @@ use tailwater_api::metrics::{Counter, Gauge};
 use tailwater_api::signal::Signal;
 use tailwater_api::source::{BatchNumber, Reservation, SourceBatch, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::crash_point::crash_point;
 use tailwater_kit::envelope::SnapshotMark;
 use tailwater_kit::heartbeat::HeartbeatRecords;
 use tailwater_kit::signals::channels::Channels;
@@ -377,6 +378,7 @@ impl<'a> Streaming<'a> {
             self.let_rest(false);
         }
         self.send().await?;
+        crash_point("chunk-sent");
         Ok(())
     }
 

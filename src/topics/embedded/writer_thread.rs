@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use tailwater_api::source::BatchNumber;
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::crash_point::crash_point;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use super::group::{FRAME, Frame, Head, Place};
@@ -23,7 +24,6 @@ use super::recovery;
 use super::segment;
 use super::storage::SegmentFile;
 use super::writer::{SpareBuffers, WriterLease};
-use crate::crash_point::crash_point;
 
 /// Octets that are written before an fsync, unless a group is longer.
 const PER_SYNC: usize = 2 * 1024 * 1024;

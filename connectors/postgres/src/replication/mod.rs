@@ -18,8 +18,8 @@ mod wire;
 
 pub use connection::{CreatedSlot, ReplicationConnection, Row, SlotLife, SnapshotAction, SystemIdentity, TimelineEnd};
 pub use feedback::FeedbackSender;
-pub(crate) use refusal::{NOT_UTF_8_REMEDY, TOO_LONG_REMEDY};
-pub use refusal::{POOLER_REMEDY, is_from_pooler, kind_of};
+pub use refusal::{CERTIFICATE_REMEDY, POOLER_REMEDY, is_from_pooler, kind_of};
+pub(crate) use refusal::{NOT_UTF_8_REMEDY, TOO_LONG_REMEDY, tls_refusal};
 pub use startup::ConnectOptions;
 pub(crate) use startup::{LIFT_LATER_LIMITS, SESSION_RIGHTS};
 pub use stream::{Frame, ReplicationStream};

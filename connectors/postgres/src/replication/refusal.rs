@@ -52,6 +52,7 @@ impl Refusal {
         let user = quote(user);
         match self.code.as_str() {
             "28P01" => Some("check database.user and database.password".to_owned()),
+            "28000" if self.message.contains("client certificate") => Some(CERTIFICATE_REMEDY.to_owned()),
             "28000" if self.message.contains("pg_hba.conf") => Some(format!(
                 "add to the server's pg_hba.conf, then SELECT pg_reload_conf(): host {} {user} ADDRESS-OF-THIS-MACHINE/32 scram-sha-256",
                 quote(database)
@@ -90,6 +91,19 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// What to do where the server does not take our certificate.
+pub const CERTIFICATE_REMEDY: &str =
+    "set database.sslcert and database.sslkey to a certificate for the role, signed by one in the server's ssl_ca_file";
+
+/// What kind of error a failed handshake is, and how to mend it.
+pub(crate) fn tls_refusal(error: &rustls::Error) -> (ErrorKind, &'static str) {
+    match error {
+        // The server says it of what we have shown.
+        rustls::Error::AlertReceived(_) => (ErrorKind::Unauthorised, CERTIFICATE_REMEDY),
+        _ => (ErrorKind::Misconfigured, "check database.sslrootcert and that the server's certificate is for database.hostname"),
+    }
+}
 
 /// What to do where the server cannot make UTF-8 of a text: its database has no encoding and does not know what it is.
 pub(crate) const NOT_UTF_8_REMEDY: &str = "the encoding of the database is SQL_ASCII and a text in it is not UTF-8: rewrite it in UTF-8, \

@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use super::channel_binding::tls_server_end_point;
 use super::paced::PacedSocket;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, tls_refusal};
 use super::wire::{AnySocket, Wire, broken};
 use crate::data_types::SESSION_SETTINGS;
 use crate::octets::Octets;
@@ -211,13 +211,9 @@ async fn encrypt(
     let name = ServerName::try_from(options.host.clone()).map_err(|error| unusable(&doing, error))?;
     let stream = TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(|error| {
         // rustls hands its own errors on inside of those of the socket.
-        let is_about_certificates = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some();
-        if is_about_certificates {
-            Error::new(ErrorKind::Misconfigured, &*doing)
-                .because(error)
-                .mend("check database.sslrootcert and that the server's certificate is for database.hostname")
-        } else {
-            broken(&doing, error)
+        match error.get_ref().and_then(|inner| inner.downcast_ref()).map(tls_refusal) {
+            Some((kind, mend)) => Error::new(kind, &*doing).because(error).mend(mend),
+            None => broken(&doing, error),
         }
     })?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);

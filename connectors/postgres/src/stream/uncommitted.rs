@@ -21,6 +21,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::crash_point::crash_point;
 
 use super::{Streaming, Taken};
 use crate::lsn::Lsn;
@@ -155,6 +156,7 @@ impl Streaming<'_> {
             self.message(place, payload).await?;
             if self.batch.used() >= self.batch.size {
                 self.send().await?;
+                crash_point("spilled-part-sent");
                 // I4: the task that answers the server may share this thread.
                 tokio::task::yield_now().await;
                 if *stopping.borrow() {

@@ -9,6 +9,7 @@ mod columns;
 mod conformance;
 mod definitions;
 mod encodings;
+mod failover;
 mod harness;
 mod heartbeats;
 mod in_progress;

@@ -88,10 +88,21 @@ async fn both_sides_show_certificates() {
     // Without a certificate, and with one that nobody has signed.
     let without = [&encrypted("verify-full")[..], &[("database.sslrootcert", root.as_str())]].concat();
     let error = start(&config(&server, &without), Log::default()).failed().await;
-    assert!(matches!(error.kind(), ErrorKind::Unauthorised | ErrorKind::Unreachable), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Unauthorised, "{error}");
+    assert!(error.remedy().is_some_and(|mend| mend.contains("database.sslcert")), "{error}");
     let strange = [&without[..], &[("database.sslcert", other.as_str()), ("database.sslkey", &other_key)]].concat();
     let error = start(&config(&server, &strange), Log::default()).failed().await;
+    // The server says why and closes; where what we send meets the closed connection first, its word is lost.
+    assert!(matches!(error.kind(), ErrorKind::Unauthorised | ErrorKind::Unreachable), "{error}");
+    assert!(error.remedy().is_some_and(|mend| mend.contains("database.sslcert")), "{error}");
     assert!(!error.to_string().contains("PRIVATE"), "{error}");
+    // A root that has not signed the server's certificate.
+    for mode in ["verify-ca", "verify-full"] {
+        let files = [("database.sslrootcert", other.as_str()), ("database.sslcert", &own), ("database.sslkey", &key)];
+        let error = start(&config(&server, &[&encrypted(mode)[..], &files].concat()), Log::default()).failed().await;
+        assert_eq!(error.kind(), ErrorKind::Misconfigured, "{mode}: {error}");
+        assert!(error.remedy().is_some_and(|mend| mend.contains("database.sslrootcert")), "{mode}: {error}");
+    }
 }
 
 #[tokio::test]
