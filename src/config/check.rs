@@ -242,6 +242,7 @@ mod tests {
             ("event.processing.failure.handling.mode", "warn"),
             ("errors.max.retries", "3"),
             ("retriable.restart.connector.wait.ms", "1000"),
+            ("custom.metric.tags", "env=test"),
             ("xmin.fetch.interval.ms", "1000"),
         ];
         let config: Vec<_> = [("connector.class", "postgres"), ("topic.prefix", "a")].iter().chain(&keys).copied().collect();

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use tailwater_kit::relational_config::metric_tags;
 
 use super::failure::Failure;
 use super::{Api, answers};
@@ -39,11 +40,13 @@ pub(super) async fn metrics(State(api): State<Api>) -> Result<Response, Failure>
     if let Ok(worker) = api.worker() {
         worker.refresh_lag().await?;
         for info in worker.list().await {
+            let tags = info.config.get("custom.metric.tags").and_then(|tags| metric_tags(tags.as_str()?).ok()).unwrap_or_default();
             let state = |task: &RunStatus| TaskState {
                 connector: info.name.clone(),
                 task: task.task.unwrap_or_default(),
                 is_sink: info.kind == Some(ConnectorType::Sink),
                 state: task.state.name().to_ascii_lowercase(),
+                tags: tags.clone(),
             };
             tasks.extend(info.tasks.iter().map(state));
         }

@@ -142,7 +142,7 @@ fn i11_a_task_that_left_events_out_says_so_while_it_runs() {
     let left_out = metrics.task("rest-sink", 0).counter("source_unreadable_events", "", None);
     let running = || ConnectorInfo { tasks: vec![RunStatus { task: Some(0), state: RunState::Running, trace: None }], ..sink() };
     let trace = |mut info: ConnectorInfo| {
-        super::connectors::tell_of_left_out(&metrics, &mut info);
+        connectors::tell_of_left_out(&metrics, &mut info);
         info.tasks[0].trace.clone()
     };
     assert_eq!(trace(running()), None);

@@ -152,6 +152,11 @@ impl TaskBudget {
         self.budget.lock().part()
     }
 
+    /// Bytes that all tasks share.
+    pub(super) fn total(&self) -> usize {
+        self.budget.lock().total
+    }
+
     /// Bytes that this task holds now.
     pub(super) fn held(&self) -> usize {
         self.budget.lock().own(self.task)

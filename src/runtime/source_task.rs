@@ -69,6 +69,8 @@ impl SourceRun {
         let mut tasks = JoinSet::new();
         let source = tasks.spawn(source(context)).id();
         tasks.spawn(publish_confirmed(writer.durable(), confirm));
+        let limit = metrics.gauge("inflight_limit_bytes", "The memory budget, which all tasks share.", None);
+        limit.set(i64::try_from(budget.total()).unwrap_or(i64::MAX));
         let mut writer = Appender { writer, transforms, errors, budget, figures: Figures::new(&*metrics) };
 
         let outcome = loop {

@@ -72,6 +72,12 @@ pub mod snapshot {
     pub const PAUSED: &str = "snapshot_paused";
     /// 1 when all of its tables are read to their ends
     pub const COMPLETED: &str = "snapshot_completed";
+    /// 1 where it ended before all tables were read
+    pub const ABORTED: &str = "snapshot_aborted";
+    /// 1 where none is taken at the start
+    pub const SKIPPED: &str = "snapshot_skipped";
+    /// How long it has rested
+    pub const PAUSED_SECONDS: &str = "snapshot_paused_seconds";
     /// How long it has taken
     pub const SECONDS: &str = "snapshot_seconds";
     /// Of a table: [`WAITS`], [`IS_READ`] or [`COMPLETE`]

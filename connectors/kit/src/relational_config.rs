@@ -216,7 +216,12 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("guardrail.collections.max", Int, "").default("0").effect(Effect::NotYet),
     ConfigField::new("guardrail.collections.limit.action", Choice(&["warn", "fail"]), "").default("warn").effect(Effect::NotYet),
     // Figures and the rest
-    ConfigField::new("custom.metric.tags", Text, "").effect(Effect::NotYet),
+    ConfigField::new(
+        "custom.metric.tags",
+        Text,
+        "Further labels of the connector's figures under Debezium's names: NAME=VALUE,NAME=VALUE.",
+    )
+    .validator(validate_metric_tags),
     ConfigField::new("statistics.metrics.enabled", Boolean, "").effect(Effect::NotYet),
     ConfigField::new("advanced.metrics.enable", Boolean, "").effect(Effect::NotYet),
     ConfigField::new("custom.sanitize.pattern", Text, "").effect(MASKED),
@@ -246,6 +251,34 @@ pub fn positive(value: &str) -> Result<(), String> {
 /// The sentence.
 pub fn not_negative(value: &str) -> Result<(), String> {
     if value.parse::<i64>().is_ok_and(|number| number >= 0) { Ok(()) } else { Err("must not be negative".into()) }
+}
+
+fn validate_metric_tags(value: &str) -> Result<(), String> {
+    metric_tags(value).map(|_| ())
+}
+
+/// The names and values of `custom.metric.tags`. Names are those that Prometheus allows, without those that the figures have.
+///
+/// # Errors
+/// The sentence.
+pub fn metric_tags(text: &str) -> Result<Vec<(String, String)>, String> {
+    let is_name = |name: &str| {
+        let is_letter = |character: char| character.is_ascii_alphabetic() || character == '_';
+        name.starts_with(is_letter) && name.chars().all(|character| is_letter(character) || character.is_ascii_digit())
+    };
+    let mut tags: Vec<(String, String)> = Vec::new();
+    for tag in split_list(text) {
+        match tag.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
+            Some((name, _)) if ["context", "name", "table"].contains(&name) || tags.iter().any(|(known, _)| known == name) => {
+                return Err(format!("names {name}, which the figures have already"));
+            }
+            Some((name, value)) if is_name(name) => tags.push((name.to_owned(), value.to_owned())),
+            Some(_) | None => {
+                return Err(format!("must be NAME=VALUE,NAME=VALUE, unlike {tag:?}; names are letters, digits and underscores"));
+            }
+        }
+    }
+    Ok(tags)
 }
 
 /// Each takes a connection of the source, and a batch of memory.
@@ -513,6 +546,16 @@ mod tests {
         assert!(!SkippedOperations::parse("none").unwrap().contains(Operation::Truncate));
         assert!(SkippedOperations::parse("c,x").is_err());
         assert!(SkippedOperations::parse("none,c").is_err());
+    }
+
+    #[test]
+    fn tags_of_figures_are_names_and_values() {
+        let tag = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(metric_tags("env=test, zone_1=a=b").unwrap(), [tag("env", "test"), tag("zone_1", "a=b")]);
+        assert_eq!(metric_tags(" ").unwrap(), []);
+        for wrong in ["env", "1a=b", "a-b=c", "=b", "table=t", "a=1,a=2"] {
+            assert!(metric_tags(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

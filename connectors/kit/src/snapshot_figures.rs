@@ -6,7 +6,7 @@
 //!
 //! The rest is estimated from the number of rows that the source expects and from how fast this run has read the table so far.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tailwater_api::metrics::{Gauge, Metrics, snapshot as names};
@@ -23,8 +23,24 @@ pub struct SnapshotFigures {
     running: Gauge,
     paused: Gauge,
     completed: Gauge,
+    aborted: Gauge,
     seconds: Gauge,
+    paused_seconds: Gauge,
     begun: Instant,
+    rest: Mutex<Rest>,
+}
+
+/// How long a snapshot has rested, and since when it does.
+#[derive(Default)]
+struct Rest {
+    before: Duration,
+    since: Option<Instant>,
+}
+
+impl Rest {
+    fn time(&self) -> Duration {
+        self.before + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 /// One table of it.
@@ -48,7 +64,13 @@ impl SnapshotFigures {
         let figures = Self::go_on(metrics);
         figures.tables.set(0);
         figures.remaining.set(0);
+        skipped(metrics).set(0);
         figures
+    }
+
+    /// Reports that there is no snapshot at the start, since none is asked for.
+    pub fn skip(metrics: &Arc<dyn Metrics>) {
+        skipped(metrics).set(1);
     }
 
     /// Goes on to report a snapshot, of the tables that it has so far.
@@ -62,12 +84,17 @@ impl SnapshotFigures {
             running: gauge(names::RUNNING, "1 while a snapshot is being taken."),
             paused: gauge(names::PAUSED, "1 while the snapshot rests because a signal asks for that."),
             completed: gauge(names::COMPLETED, "1 when all tables of the snapshot are read to their ends."),
+            aborted: gauge(names::ABORTED, "1 where the snapshot ended before all tables were read, until it goes on."),
             seconds: gauge(names::SECONDS, "How long this run has been reading for the snapshot."),
+            paused_seconds: gauge(names::PAUSED_SECONDS, "How long of that it has rested."),
             begun: Instant::now(),
+            rest: Mutex::default(),
         };
         figures.running.set(1);
         figures.paused.set(0);
         figures.completed.set(0);
+        figures.aborted.set(0);
+        figures.paused_seconds.set(0);
         figures
     }
 
@@ -109,6 +136,9 @@ impl SnapshotFigures {
     /// It rests, or goes on.
     pub fn pause(&self, paused: bool) {
         self.paused.set(i64::from(paused));
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        *rest = Rest { before: rest.time(), since: paused.then(Instant::now) };
+        self.paused_seconds.set(signed(rest.before.as_secs()));
     }
 
     /// The table is none of the snapshot's any more.
@@ -126,6 +156,8 @@ impl SnapshotFigures {
     /// Counts the time.
     pub fn tick(&self) {
         self.seconds.set(signed(self.begun.elapsed().as_secs()));
+        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        self.paused_seconds.set(signed(rest.time().as_secs()));
     }
 }
 
@@ -134,6 +166,7 @@ impl Drop for SnapshotFigures {
     fn drop(&mut self) {
         self.running.set(0);
         self.paused.set(0);
+        self.aborted.set(i64::from(self.remaining.get() > 0));
     }
 }
 
@@ -188,6 +221,10 @@ fn rest(rows: i64, earlier: i64, estimated: i64, elapsed: Duration) -> i64 {
     left.round() as i64
 }
 
+fn skipped(metrics: &Arc<dyn Metrics>) -> Gauge {
+    metrics.gauge(names::SKIPPED, "1 where no snapshot is taken at the start, since none is asked for.", None)
+}
+
 /// Two snapshots of one source, at the start and by a signal, share these figures.
 fn decrease(count: &Gauge) {
     count.set((count.get() - 1).max(0));
@@ -229,6 +266,13 @@ mod tests {
     }
 
     #[test]
+    fn rests_add_up() {
+        let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds));
+        assert_eq!(Rest { before: Duration::from_secs(5), since: None }.time(), Duration::from_secs(5));
+        assert!(Rest { before: Duration::from_secs(5), since: ago(2) }.time() >= Duration::from_secs(7));
+    }
+
+    #[test]
     fn a_snapshot_tells_how_far_each_table_is() {
         let figures = Arc::new(Figures::default());
         let metrics: Arc<dyn Metrics> = figures.clone();
@@ -244,12 +288,20 @@ mod tests {
         assert_eq!((figure(names::TABLE_ROWS, Some("public.orders")), figure(names::TABLE_BYTES, Some("public.orders"))), (4, 400));
         snapshot.complete(&mut orders);
         assert_eq!(figure(names::COMPLETED, None), 0);
+        drop(snapshot);
+        assert_eq!((figure(names::RUNNING, None), figure(names::ABORTED, None)), (0, 1), "a table is not read");
+        let snapshot = SnapshotFigures::go_on(&metrics);
+        assert_eq!((figure(names::RUNNING, None), figure(names::ABORTED, None)), (1, 0));
         snapshot.leave_out(&gone);
         snapshot.pause(true);
         assert_eq!((figure(names::COMPLETED, None), figure(names::PAUSED, None)), (1, 1));
         assert_eq!((figure(names::TABLES, None), figure(names::TABLES_REMAINING, None)), (2, 0));
         assert_eq!(figure(names::TABLE_REMAINING_SECONDS, Some("public.orders")), 0);
         drop(snapshot);
-        assert_eq!((figure(names::RUNNING, None), figure(names::PAUSED, None)), (0, 0));
+        assert_eq!((figure(names::RUNNING, None), figure(names::PAUSED, None), figure(names::ABORTED, None)), (0, 0, 0));
+        SnapshotFigures::skip(&metrics);
+        assert_eq!(figure(names::SKIPPED, None), 1);
+        drop(SnapshotFigures::begin(&metrics));
+        assert_eq!(figure(names::SKIPPED, None), 0);
     }
 }

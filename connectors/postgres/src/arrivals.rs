@@ -6,14 +6,16 @@
 //! published root holds rows from before. No event trigger may be installed for this, so the catalog is looked at from time to
 //! time (`table.refresh.interval.ms`). What is found ends the stream as `restarting`: the run that follows brings the publication in
 //! order and reads what is to be read, as it does for tables that came while the connector was stopped, and goes on where this
-//! one ended.
+//! one ended. Rows of a partition that come under the name of a root with a key that chunks can follow are read without a start: by a
+//! signal of the source's own, which asks for those rows of the root.
 //!
 //! | found | publication | `snapshot.new.tables` |
 //! |---|---|---|
 //! | made since the last look, published from its birth | stays | nothing to read |
 //! | not published, where tables are published one by one | is extended | read, or left to the log |
+//! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
-//! | attached to a root under whose name its rows go | stays | told of, with the signal that reads its rows |
+//! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
 //! | detached from a root under whose name its rows went | is extended where tables are published one by one | told of |
 //!
@@ -25,13 +27,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::json;
+use tailwater_api::signal::{Signal, SignalRequest};
 use tailwater_api::{Error, ErrorKind, Result};
-use tracing::warn;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
 
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
+use crate::chunks::can_be_chunked;
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, SqlSession, sql_error};
-use crate::publication::{Step, plan};
+use crate::publication::{Step, plan, rehearse, told};
 use crate::snapshot::tables_to_read;
 use crate::source::captured;
 
@@ -60,7 +66,51 @@ enum Found {
     /// The connector has to start again, because of this
     Restart(String),
     /// Rows that nobody reads, and how they are read
-    Untold(Vec<String>),
+    Untold {
+        messages: Vec<String>,
+        /// Those that a signal of our own reads
+        attached: Vec<Attached>,
+    },
+}
+
+/// A partition that came with rows under the name of its root.
+#[derive(Debug, PartialEq, Eq)]
+struct Attached {
+    oid: u32,
+    partition: String,
+    root: String,
+    /// Which rows of the root are its own
+    condition: String,
+}
+
+impl Attached {
+    /// Asks the stream for the rows, and waits until it will read them even after a crash.
+    ///
+    /// # Errors
+    /// Why the stream does not.
+    async fn ask(&self, signals: &mpsc::Sender<SignalRequest>) -> Result<()> {
+        let is_special = |character: char| character.is_ascii_punctuation() && character != '_';
+        let expression: String =
+            self.root.chars().flat_map(|character| is_special(character).then_some('\\').into_iter().chain([character])).collect();
+        let data = json!({
+            "data-collections": [expression],
+            "additional-conditions": [{"data-collection": expression, "filter": self.condition}],
+        });
+        let signal = Signal { id: format!("attached-{}", self.oid), kind: "execute-snapshot".to_owned(), data: data.to_string() };
+        let (request, answered) = SignalRequest::new(signal);
+        let ended = || Error::new(ErrorKind::Restarting, "ask for the rows of a partition").because("the stream has ended");
+        signals.send(request).await.map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// What is to be done where nobody reads the rows.
+    fn advice(&self) -> String {
+        format!(
+            "the table {0} was attached to {1}: rows that it held then do not stand under that name. To read them, signal execute-snapshot \
+             with data-collections {1} and the additional condition {2}",
+            self.partition, self.root, self.condition
+        )
+    }
 }
 
 impl Arrivals {
@@ -85,7 +135,7 @@ impl Arrivals {
 
     /// Looks until something is found that needs a start, which is the error. A server that does not answer is asked again: that it
     /// is gone the stream notices itself.
-    pub(crate) async fn watch(mut self) -> Result<()> {
+    pub(crate) async fn watch(mut self, signals: mpsc::Sender<SignalRequest>) -> Result<()> {
         let mut session = SqlSession::new(self.config.clone());
         loop {
             tokio::time::sleep(self.config.table_refresh_interval.max(Duration::from_millis(100))).await;
@@ -93,7 +143,15 @@ impl Arrivals {
             match self.look(sql).await {
                 Ok(Found::Nothing) | Err(_) => {}
                 Ok(Found::Restart(why)) => return Err(Error::new(ErrorKind::Restarting, "follow the log").because(why)),
-                Ok(Found::Untold(messages)) => messages.iter().for_each(|message| warn!("{message}")),
+                Ok(Found::Untold { messages, attached }) => {
+                    messages.iter().for_each(|message| warn!("{message}"));
+                    for partition in attached {
+                        info!(table = %partition.partition, root = %partition.root, "a partition was attached: its rows are read");
+                        if let Err(error) = partition.ask(&signals).await {
+                            warn!("{}. They are not read by themselves: {error}", partition.advice());
+                        }
+                    }
+                }
             }
         }
     }
@@ -121,18 +179,50 @@ impl Arrivals {
             return Ok(Found::Nothing);
         };
         let attached = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
-        let found = self.judge(&definitions, &publication, &attached);
+        let refused = self.refused_statements(sql, &definitions, &publication).await?;
+        let found = self.judge(&definitions, &publication, &attached, &refused);
         self.known = known(&definitions);
         Ok(found)
     }
 
-    /// `attached` are the partitions that were not made as such.
-    fn judge(&mut self, definitions: &[TableDefinition], publication: &Publication, attached: &HashSet<u32>) -> Found {
+    /// The statements by which the publication would be brought in order and which the server does not let this role run, as with
+    /// tables of somebody else that pass the filters; and why not.
+    async fn refused_statements(
+        &self,
+        sql: &SqlConnection,
+        definitions: &[TableDefinition],
+        publication: &Publication,
+    ) -> Result<HashMap<String, String>> {
+        let mut refused = HashMap::new();
+        if let Ok(Step::Run(statements)) = plan(&self.config, &self.facts, Some(publication), &captured(&self.config, definitions)) {
+            for statement in statements {
+                match rehearse(sql, &self.config, std::slice::from_ref(&statement)).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::Unauthorised => drop(refused.insert(statement, told(&error))),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// `attached` are the partitions that were not made as such, `refused` the statements that cannot be run.
+    fn judge(
+        &mut self,
+        definitions: &[TableDefinition],
+        publication: &Publication,
+        attached: &HashSet<u32>,
+        refused: &HashMap<String, String>,
+    ) -> Found {
         let captured = captured(&self.config, definitions);
-        let mut untold = Vec::new();
+        let (mut untold, mut attached_to_root) = (Vec::new(), Vec::new());
         match plan(&self.config, &self.facts, Some(publication), &captured) {
             Ok(Step::Nothing) => {}
-            Ok(Step::Run(statements)) => {
+            Ok(Step::Run(statements)) if statements.iter().all(|statement| refused.contains_key(statement)) => {
+                untold.extend(refused.values().cloned());
+            }
+            Ok(Step::Run(mut statements)) => {
+                statements.retain(|statement| !refused.contains_key(statement));
                 let reads =
                     if self.config.snapshot.reads_new_tables { "" } else { " (rows from before are read with snapshot.new.tables=read)" };
                 return Found::Restart(format!(
@@ -189,17 +279,25 @@ impl Arrivals {
         for table in captured.iter().filter(|table| is_attached_since(table.oid)) {
             let is_root = |oid: &&u32| captured.iter().any(|root| root.oid == **oid && publication.table(root).is_some());
             if let Some(root) = table.ancestors.iter().find(is_root).and_then(|oid| captured.iter().find(|root| root.oid == *oid)) {
-                untold.push(format!(
-                    "the table {} was attached to {}: rows that it held then do not stand under that name. To read them, signal execute-snapshot \
-                     with data-collections {} and the additional condition tableoid = {}::regclass",
-                    table.full_name(),
-                    root.full_name(),
-                    root.full_name(),
-                    quote_text(&table.quoted()),
-                ));
+                let name = quote_text(&table.quoted());
+                let condition = if table.partitioned {
+                    format!("tableoid IN (SELECT relid FROM pg_partition_tree({name}))")
+                } else {
+                    format!("tableoid = {name}::regclass")
+                };
+                let partition = Attached { oid: table.oid, partition: table.full_name(), root: root.full_name(), condition };
+                if self.config.snapshot.reads_new_tables && can_be_chunked(&self.config, root) {
+                    attached_to_root.push(partition);
+                } else {
+                    untold.push(partition.advice());
+                }
             }
         }
-        if untold.is_empty() { Found::Nothing } else { Found::Untold(untold) }
+        if untold.is_empty() && attached_to_root.is_empty() {
+            Found::Nothing
+        } else {
+            Found::Untold { messages: untold, attached: attached_to_root }
+        }
     }
 }
 
@@ -273,10 +371,10 @@ mod tests {
     fn a_table_that_is_published_from_its_birth_needs_nothing() {
         let all = published(true, &[], &["a", "b"]);
         let mut arrivals = arrivals(&[READ], &all, &[table(1, "a", &[])]);
-        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new()), Found::Nothing);
+        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
         arrivals.known.insert(2, Known { name: "public.b".into(), is_partition: false });
         assert_eq!(
-            arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new()),
+            arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()),
             Found::Nothing,
             "nor at the next look"
         );
@@ -289,7 +387,7 @@ mod tests {
         let before = [table(1, "a", &[]), table(2, "hidden", &[])];
         let after = [table(1, "a", &[]), table(2, "b", &[])];
         let mut reading = arrivals(&[READ, filter], &all, &before);
-        let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new()) else { panic!("nothing was found") };
+        let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
         assert!(why.contains("public.b"), "{why}");
     }
 
@@ -297,10 +395,26 @@ mod tests {
     fn a_publication_of_chosen_tables_is_extended() {
         let publication = published(false, &[1], &["a"]);
         let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
-        let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication, &HashSet::new()) else {
+        let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication, &HashSet::new(), &HashMap::new())
+        else {
             panic!("nothing")
         };
         assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
+    }
+
+    #[test]
+    fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
+        let publication = published(false, &[1], &["a"]);
+        let statement = r#"ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#.to_owned();
+        let refused = HashMap::from([(statement, "must be owner of table b".to_owned())]);
+        let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
+        let strange = [table(1, "a", &[]), table(2, "b", &[])];
+        let found = arrivals.judge(&strange, &publication, &HashSet::new(), &refused);
+        let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
+        assert_eq!(messages, ["must be owner of table b"]);
+        let further = [strange.as_slice(), &[table(3, "c", &[])]].concat();
+        let Found::Restart(why) = arrivals.judge(&further, &publication, &HashSet::new(), &refused) else { panic!("nothing") };
+        assert!(why.contains(r#"ADD TABLE "public"."c""#) && !why.contains(r#""b""#), "{why}");
     }
 
     #[test]
@@ -309,10 +423,43 @@ mod tests {
         let mut arrivals =
             arrivals(&[("publish.via.partition.root", "true")], &publication, &[table(1, "root", &[]), table(2, "leaf", &[])]);
         let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
-        let Found::Untold(messages) = arrivals.judge(&after, &publication, &HashSet::new()) else { panic!("nothing was found") };
+        let Found::Untold { messages, .. } = arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()) else {
+            panic!("nothing was found")
+        };
         assert!(messages.len() == 1 && messages[0].contains(r#"tableoid = '"public"."leaf"'::regclass"#), "{messages:?}");
         arrivals.known = known(&after);
-        assert_eq!(arrivals.judge(&after, &publication, &HashSet::new()), Found::Nothing);
+        assert_eq!(arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    }
+
+    #[test]
+    fn rows_of_a_partition_are_asked_for_where_the_key_of_its_root_can_be_followed() {
+        let publication = published(true, &[], &["root"]);
+        let by_root = [("publish.via.partition.root", "true"), READ];
+        let before = |key: &[&str]| {
+            let key = key.iter().map(|&name| name.to_owned()).collect();
+            [TableDefinition { key, ..table(1, "root", &[]) }, table(2, "leaf", &[])]
+        };
+        let after = |key: &[&str], is_partitioned| {
+            let [root, leaf] = before(key);
+            [root, TableDefinition { ancestors: vec![1], partitioned: is_partitioned, ..leaf }]
+        };
+        let found = arrivals(&by_root, &publication, &before(&["id"])).judge(
+            &after(&["id"], false),
+            &publication,
+            &HashSet::new(),
+            &HashMap::new(),
+        );
+        let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
+        assert!(messages.is_empty() && attached.len() == 1, "{messages:?}");
+        assert_eq!(attached[0].condition, r#"tableoid = '"public"."leaf"'::regclass"#);
+        let found =
+            arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], true), &publication, &HashSet::new(), &HashMap::new());
+        let Found::Untold { attached, .. } = found else { panic!("nothing was found") };
+        assert!(attached[0].condition.contains(r#"pg_partition_tree('"public"."leaf"')"#), "{attached:?}");
+        let found =
+            arrivals(&by_root, &publication, &before(&[])).judge(&after(&[], false), &publication, &HashSet::new(), &HashMap::new());
+        let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
+        assert!(messages.len() == 1 && attached.is_empty(), "a root without a key");
     }
 
     #[test]
@@ -321,20 +468,26 @@ mod tests {
         let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
         let before = [table(1, "root", &[])];
         let mut told = arrivals(&[("publish.via.partition.root", "true")], &by_root, &before);
-        assert_eq!(told.judge(&after, &by_root, &HashSet::new()), Found::Nothing, "made as a partition");
-        let Found::Untold(messages) = told.judge(&after, &by_root, &HashSet::from([2])) else { panic!("nothing was found") };
+        assert_eq!(told.judge(&after, &by_root, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
+        let Found::Untold { messages, .. } = told.judge(&after, &by_root, &HashSet::from([2]), &HashMap::new()) else {
+            panic!("nothing was found")
+        };
         assert!(messages.len() == 1 && messages[0].contains("execute-snapshot"), "{messages:?}");
 
         let by_leaf = published(false, &[1], &["leaf"]);
         let mut reading = arrivals(&[READ], &by_leaf, &before);
-        assert_eq!(reading.judge(&after, &by_leaf, &HashSet::new()), Found::Nothing, "made as a partition");
+        assert_eq!(reading.judge(&after, &by_leaf, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
         let mut reading = arrivals(&[READ], &by_leaf, &before);
-        let Found::Restart(why) = reading.judge(&after, &by_leaf, &HashSet::from([2])) else { panic!("nothing was found") };
+        let Found::Restart(why) = reading.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else {
+            panic!("nothing was found")
+        };
         assert!(why.contains("public.leaf"), "{why}");
         let mut told = arrivals(&[], &by_leaf, &before);
-        let Found::Untold(messages) = told.judge(&after, &by_leaf, &HashSet::from([2])) else { panic!("nothing was found") };
+        let Found::Untold { messages, .. } = told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else {
+            panic!("nothing was found")
+        };
         assert!(messages.len() == 1 && messages[0].contains("data-collections public.leaf"), "{messages:?}");
-        assert_eq!(told.judge(&after, &by_leaf, &HashSet::from([2])), Found::Nothing, "told once");
+        assert_eq!(told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()), Found::Nothing, "told once");
     }
 
     #[test]
@@ -343,16 +496,20 @@ mod tests {
         let after = [table(1, "root", &[]), table(2, "leaf", &[])];
         let everything = published(true, &[], &["root", "leaf"]);
         let root = [("publish.via.partition.root", "true")];
-        let Found::Untold(messages) = arrivals(&root, &everything, &before).judge(&after, &everything, &HashSet::new()) else {
+        let Found::Untold { messages, .. } =
+            arrivals(&root, &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new())
+        else {
             panic!("nothing was found")
         };
         assert!(messages.len() == 1 && messages[0].contains("under its own name"), "{messages:?}");
         let only_root = published(false, &[1], &["root"]);
         let disabled = [root[0], ("publication.autocreate.mode", "disabled")];
-        let Found::Untold(messages) = arrivals(&disabled, &only_root, &before).judge(&after, &only_root, &HashSet::new()) else {
+        let Found::Untold { messages, .. } =
+            arrivals(&disabled, &only_root, &before).judge(&after, &only_root, &HashSet::new(), &HashMap::new())
+        else {
             panic!("nothing was found")
         };
         assert!(messages.iter().any(|message| message.contains(r#"ADD TABLE "public"."leaf""#)), "{messages:?}");
-        assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new()), Found::Nothing);
+        assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new()), Found::Nothing);
     }
 }

@@ -5,6 +5,7 @@ use bytes::BytesMut;
 use tailwater_api::record::Record;
 use tailwater_api::source::Reservation;
 use tailwater_api::state::StateChange;
+use tailwater_kit::envelope::Change;
 
 /// What a batch may weigh at least and at most before it is sent.
 const SMALLEST: usize = 16 << 10;
@@ -24,9 +25,36 @@ pub(crate) struct Batch {
     /// The connector's clock for the records of this batch
     pub(crate) now: i64,
     pub(crate) arena: BytesMut,
+    pub(crate) counts: Counts,
+}
+
+/// What is counted of a batch before the figures are told, which other threads read.
+#[derive(Default)]
+pub(crate) struct Counts {
     pub(crate) rows: u64,
+    pub(crate) creates: u64,
+    pub(crate) updates: u64,
+    pub(crate) deletes: u64,
     pub(crate) unchanged: u64,
+    /// Rows that the configuration leaves out
+    pub(crate) filtered: u64,
     pub(crate) transactions: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, change: &Change) {
+        self.rows += 1;
+        match change {
+            Change::Create { .. } => self.creates += 1,
+            Change::Update { .. } => self.updates += 1,
+            Change::KeyChange { .. } => {
+                self.deletes += 1;
+                self.creates += 1;
+            }
+            Change::Delete { .. } => self.deletes += 1,
+            Change::Read { .. } | Change::Truncate => {}
+        }
+    }
 }
 
 impl Default for Batch {
@@ -40,9 +68,7 @@ impl Default for Batch {
             size: SMALLEST,
             now: 0,
             arena: BytesMut::new(),
-            rows: 0,
-            unchanged: 0,
-            transactions: 0,
+            counts: Counts::default(),
         }
     }
 }

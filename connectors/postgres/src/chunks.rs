@@ -49,7 +49,7 @@ use tracing::warn;
 
 use self::keys::RowKey;
 use self::read::TableRead;
-pub(crate) use self::readable::is_chunked;
+pub(crate) use self::readable::{can_be_chunked, is_chunked};
 use self::table::{Read, Table};
 use crate::catalog::Publication;
 use crate::config::PostgresConfig;
@@ -219,8 +219,10 @@ impl Chunks {
         self.tables.is_empty()
     }
 
-    /// Reads further tables behind those that are there. To be called between two transactions.
-    pub(crate) fn add(&mut self, tables: Vec<ReadingTable>) {
+    /// Reads further tables behind those that are there, all as the `publication` of now has them. To be called between two
+    /// transactions.
+    pub(crate) fn add(&mut self, tables: Vec<ReadingTable>, publication: Publication) {
+        self.publication = Arc::new(Some(publication));
         self.append(tables);
         // What the log touched of them is not known.
         self.begin_anew();

@@ -91,6 +91,14 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
         .validator(positive),
     ConfigField::new("slot.max.retries", Int, "How often a slot in use is tried again.").default("6").validator(not_negative),
     ConfigField::new("slot.retry.delay.ms", Long, "Time between two such tries, in milliseconds.").default("10000").validator(not_negative),
+    ConfigField::new(
+        "slot.retained.wal.warn.bytes",
+        Long,
+        "How much log the server may keep for the slot before that is warned of; by default a server keeps it until its disk is full. 0 for \
+         no such mark.",
+    )
+    .default("10737418240")
+    .validator(not_negative),
     ConfigField::new("publication.name", Text, "Publication; created if it is missing.").default("dbz_publication").validator(not_empty),
     ConfigField::new(
         "publication.autocreate.mode",
@@ -305,6 +313,8 @@ pub struct PostgresConfig {
     pub(crate) spill: SpillOptions,
     pub(crate) slot_retries: u32,
     pub(crate) slot_retry_delay: Duration,
+    /// What the server may keep for the slot before that is warned of
+    pub(crate) retained_wal_mark: Option<i64>,
     pub(crate) publication: String,
     pub(crate) publication_mode: PublicationMode,
     pub(crate) publish_via_root: bool,
@@ -427,6 +437,7 @@ impl ConnectorConfig for PostgresConfig {
             },
             slot_retries: reader.number("slot.max.retries"),
             slot_retry_delay: reader.milliseconds("slot.retry.delay.ms"),
+            retained_wal_mark: Some(reader.number("slot.retained.wal.warn.bytes")).filter(|mark| *mark > 0),
             publication: reader.text("publication.name"),
             publication_mode: reader.choice(
                 "publication.autocreate.mode",

@@ -1,6 +1,7 @@
 //! Ordinary SQL connections, and what they share with replication connections: address, credentials, TLS, and settings
 //! that make the server render text the same way on both (I7).
 
+use std::error::Error as _;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
 use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
 use crate::replication::{
-    CERTIFICATE_REMEDY, ConnectOptions, LIFT_LATER_LIMITS, NOT_UTF_8_REMEDY, POOLER_REMEDY, SESSION_RIGHTS, TOO_LONG_REMEDY,
-    is_from_pooler, kind_of, tls_refusal,
+    CERTIFICATE_REMEDY, ConnectOptions, LIFT_LATER_LIMITS, METHOD_REMEDY, NOT_UTF_8_REMEDY, PASSWORD_REMEDY, POOLER_REMEDY, SESSION_RIGHTS,
+    TLS_REMEDY, TOO_LONG_REMEDY, UNREACHABLE_REMEDY, is_from_pooler, kind_of, tls_refusal,
 };
 
 /// What the server's views call our sessions.
@@ -335,7 +336,7 @@ fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgre
     if is_from_pooler(message) {
         return Error::new(ErrorKind::Unsupported, doing).because(error).mend(POOLER_REMEDY);
     }
-    if let Some((kind, mend)) = handshake_error(&error).map(tls_refusal) {
+    if let Some((kind, mend)) = handshake_error(&error).map(tls_refusal).or_else(|| refused_by_driver(&error)) {
         return Error::new(kind, doing).because(error).mend(mend);
     }
     let is_about_certificate = message.contains("client certificate");
@@ -352,7 +353,22 @@ fn connection_error(doing: String, config: &PostgresConfig, error: tokio_postgre
             quote_identifier(&config.user)
         )),
         Some(SqlState::INVALID_CATALOG_NAME) => error.mend("set database.dbname to a database of the server"),
-        Some(_) | None => error,
+        None => error.mend(UNREACHABLE_REMEDY),
+        Some(_) => error,
+    }
+}
+
+/// What no further try mends although the server has given no SQLSTATE. The driver (tokio-postgres 0.7) does not show the kinds of
+/// its own errors, so their causes tell them apart.
+fn refused_by_driver(error: &tokio_postgres::Error) -> Option<(ErrorKind, &'static str)> {
+    let cause = error.source()?;
+    match cause.to_string().as_str() {
+        "server does not support TLS" => Some((ErrorKind::Misconfigured, TLS_REMEDY)),
+        "password missing" => Some((ErrorKind::Unauthorised, PASSWORD_REMEDY)),
+        text if text.starts_with("unsupported authentication method") || text.starts_with("unsupported SASL mechanism") => {
+            Some((ErrorKind::Unsupported, METHOD_REMEDY))
+        }
+        _ => None,
     }
 }
 

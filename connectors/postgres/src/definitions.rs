@@ -4,7 +4,7 @@
 //! defaults. A table is told of as `CREATE` when it is first followed, and as `ALTER` in front of the first row that was written
 //! under another definition. What was told last is state of the table, in the partition
 //! `{"server": …, "tailwater.definition": "public.orders"}` as `{"key": […], "columns": […]}`, and travels with the record, so that
-//! a restart tells nothing twice. The catalog may be ahead of the log and know a column no more: that alone is no change. That a table was dropped is in no message, so it is not told.
+//! a restart tells nothing twice. The catalog may be ahead of the log and know a column no more: that alone is no change. That a table was dropped is in no message of the log, so it is not told (`docs/operating.md` says so).
 
 use std::collections::HashMap;
 
@@ -125,14 +125,8 @@ fn says_the_same(old: &JsonMap, new: &JsonMap) -> bool {
 
 /// Describes a table: its shape as the log has it, and what the catalog adds.
 pub(crate) fn describe(types: &TypeCatalog, database: &str, shape: &Shape, definition: Option<&TableDefinition>) -> Described {
-    let is_there = |name: &String| shape.columns.iter().any(|column| column.name == *name);
-    let key: Vec<String> = match definition {
-        Some(table) if table.key.iter().all(is_there) => table.key.clone(),
-        Some(_) | None => {
-            let identity = shape.columns.iter().filter(|column| column.in_identity && !shape.identity_full);
-            identity.map(|column| column.name.clone()).collect()
-        }
-    };
+    // As Debezium tells it: the table's own, whatever columns the keys of records are made of.
+    let key = shape.own_key(definition);
     let mut columns = Vec::with_capacity(shape.columns.len());
     let mut outlines = Vec::with_capacity(shape.columns.len());
     for column in &shape.columns {

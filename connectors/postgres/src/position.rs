@@ -13,6 +13,7 @@
 //! | `tailwater.resume` | where the server is asked to start: the end of the last whole transaction, or an anchor |
 //! | `tailwater.through` | what was committed before is durable; only there where the resume point is held back (see `progress`) |
 //! | `tailwater.xid`, `tailwater.commit`, `tailwater.rows` | the transaction of which that many row messages are durable |
+//! | `tailwater.xid`, `tailwater.upto`, `tailwater.messages` | the same as Debezium tells it, until that transaction comes by: what stands in it before the place, and that many messages at it |
 //!
 //! The offset's `lsn_commit` is the end of the last transaction *with rows for us*, as Debezium writes it into
 //! `source.sequence`; `tailwater.resume` also moves when nothing of ours happens (I5).
@@ -163,8 +164,12 @@ impl Position {
                 offset.insert("tailwater.commit".into(), commit.as_u64().into());
                 offset.insert("tailwater.rows".into(), rows.into());
             }
-            // `txId` and `lsn_proc` say it already; without `tailwater.rows` they are read so.
-            Some(Partial::UpTo { .. }) | None => {}
+            Some(Partial::UpTo { xid, lsn, messages }) => {
+                offset.insert("tailwater.xid".into(), xid.into());
+                offset.insert("tailwater.upto".into(), lsn.as_u64().into());
+                offset.insert("tailwater.messages".into(), messages.into());
+            }
+            None => {}
         }
         offset
     }
@@ -198,9 +203,12 @@ impl Position {
 
         let own_resume = lsn("tailwater.resume")?;
         let resume = own_resume.or(last_commit).or(processed).unwrap_or(event);
-        let partial = match (xid("tailwater.xid")?, lsn("tailwater.commit")?, number("tailwater.rows")?) {
-            (Some(xid), Some(commit), Some(rows)) => Some(Partial::Rows { xid, commit, rows }),
-            (None, None, None) => match last.xid {
+        let rows = (lsn("tailwater.commit")?, number("tailwater.rows")?);
+        let up_to = (lsn("tailwater.upto")?, number("tailwater.messages")?);
+        let partial = match (xid("tailwater.xid")?, rows, up_to) {
+            (Some(xid), (Some(commit), Some(rows)), (None, None)) => Some(Partial::Rows { xid, commit, rows }),
+            (Some(xid), (None, None), (Some(lsn), Some(messages))) => Some(Partial::UpTo { xid, lsn, messages }),
+            (None, (None, None), (None, None)) => match last.xid {
                 Some(xid) if own_resume.is_none() && snapshot == SnapshotProgress::Streaming && kind != MessageKind::Commit => {
                     // Without the count, which came with Debezium 3.6, repeating a row is better than losing one.
                     let messages = number("lsn_events_processed")?.unwrap_or(1);
@@ -408,7 +416,7 @@ mod tests {
             resume in any::<u64>(),
             held_back in any::<u32>(),
             last_commit in proptest::option::of(any::<u64>()),
-            rows in proptest::option::of((any::<u32>(), any::<u64>(), any::<u64>())),
+            partial in proptest::option::of((any::<bool>(), any::<u32>(), any::<u64>(), any::<u64>())),
             snapshot in 0_usize..3,
             (lsn, xid, timestamp, kind) in (any::<u64>(), proptest::option::of(any::<u32>()), any::<i64>(), 0_usize..6),
         ) -> Position {
@@ -419,7 +427,10 @@ mod tests {
                 resume: Lsn::new(resume),
                 through: Lsn::new(resume.saturating_add(held_back.into())),
                 last_commit: last_commit.filter(|_| streaming).map(Lsn::new),
-                partial: rows.map(|(xid, commit, rows)| Partial::Rows { xid, commit: Lsn::new(commit), rows }),
+                partial: partial.map(|(is_ours, xid, place, count)| {
+                    let place = Lsn::new(place);
+                    if is_ours { Partial::Rows { xid, commit: place, rows: count } } else { Partial::UpTo { xid, lsn: place, messages: count } }
+                }),
                 snapshot,
                 last: LastMessage {
                     lsn: Lsn::new(lsn),
@@ -467,7 +478,7 @@ mod tests {
 
     #[test]
     fn what_is_no_position_is_refused() {
-        for text in ["{}", r#"{"lsn":"x"}"#, r#"{"lsn":1,"tailwater.rows":3}"#] {
+        for text in ["{}", r#"{"lsn":"x"}"#, r#"{"lsn":1,"tailwater.rows":3}"#, r#"{"lsn":1,"tailwater.xid":3,"tailwater.upto":1}"#] {
             assert_eq!(Position::from_offset(&map(text)).unwrap_err().kind(), ErrorKind::Unreadable, "{text}");
         }
     }

@@ -109,6 +109,7 @@ async fn look_at_slot(
                 timeline: 0,
                 end: facts.end,
                 database: config.dbname.clone(),
+                in_recovery: facts.in_recovery,
                 switch_points: Vec::new(),
                 two_phase: config.two_phase,
                 slot: slot.clone(),

@@ -61,12 +61,10 @@ pub(crate) fn plan(
             .mend(format!("DROP PUBLICATION {quoted}; (it is created again), or set publication.autocreate.mode to all_tables")));
     }
     refuse_empty(config, captured)?;
-    let missing: Vec<_> = captured.iter().filter(|table| !publication.named.contains(&table.oid)).map(|table| table.quoted()).collect();
+    let missing = captured.iter().filter(|table| !publication.named.contains(&table.oid));
+    // One by one: one that the role may not publish keeps no other from being published (I10).
+    let mut statements: Vec<_> = missing.map(|table| format!("ALTER PUBLICATION {quoted} ADD TABLE {};", table.quoted())).collect();
     let extra = publication.named.iter().any(|oid| !captured.iter().any(|table| table.oid == *oid));
-    let mut statements = Vec::new();
-    if !missing.is_empty() {
-        statements.push(format!("ALTER PUBLICATION {quoted} ADD TABLE {};", missing.join(", ")));
-    }
     if extra {
         // Names of tables that are not captured are not known here; the server resolves them.
         let kept: Vec<_> = captured.iter().map(|table| table.oid.to_string()).collect();
@@ -166,9 +164,15 @@ pub(crate) async fn ensure(
         Step::Nothing => existing,
         Step::Run(statements) => {
             warn_about_identities(captured);
+            let is_named = |publication: &Publication| captured.iter().any(|table| publication.named.contains(&table.oid));
+            let is_of_use = existing.as_ref().is_some_and(is_named);
             for statement in &statements {
-                sql.batch_execute(statement).await.map_err(|error| refused(config, statement, error))?;
-                info!(publication = %name, "changed the publication: {statement}");
+                match sql.batch_execute(statement).await.map_err(|error| refused(config, statement, error)) {
+                    Ok(()) => info!(publication = %name, "changed the publication: {statement}"),
+                    // I10: a table of somebody else that passes the filters does not stop those that are published.
+                    Err(error) if is_of_use && error.kind() == ErrorKind::Unauthorised => warn!(publication = %name, "{}", told(&error)),
+                    Err(error) => return Err(error),
+                }
             }
             Publication::load(sql, facts, name).await?
         }
@@ -192,6 +196,11 @@ pub(crate) async fn rehearse(sql: &SqlConnection, config: &PostgresConfig, state
     }
     let ended = sql.batch_execute("ROLLBACK").await;
     rehearsed.and(ended.map_err(|error| sql_error("end the rehearsal", error)))
+}
+
+/// A refusal with its remedy, for the log.
+pub(crate) fn told(refusal: &Error) -> String {
+    format!("{refusal}; to mend it: {}", refusal.remedy().unwrap_or("see the server's log"))
 }
 
 fn refused(config: &PostgresConfig, statement: &str, error: tokio_postgres::Error) -> Error {

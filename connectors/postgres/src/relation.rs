@@ -118,7 +118,7 @@ impl TablePlan {
         let relational = &context.config.relational;
         let full_name = format!("{}.{}", shape.schema, shape.table);
         let known = |name: &str| definition.and_then(|table| table.columns.iter().find(|column| column.name == name));
-        let own_key = own_key_of(&shape, definition);
+        let own_key = shape.own_key(definition);
         let configured = relational.key_columns.of(&shape.schema, &shape.table);
         let key_names =
             configured.map_or_else(|| own_key.clone(), |names| names.iter().filter(|name| shape.column(name).is_some()).cloned().collect());
@@ -482,17 +482,17 @@ fn field_schema(schema: &Arc<Schema>, rule: Option<&ColumnRule>, source_type: Op
     builder.build()
 }
 
-/// Names of the columns of the table's own key: the primary key of the catalog, or else the identity that the log marks.
-fn own_key_of(shape: &Shape, definition: Option<&TableDefinition>) -> Vec<String> {
-    match definition {
-        // A key of today that was not there when the row was written is none of that row.
-        Some(table) if table.key.iter().all(|name| shape.column(name).is_some()) => table.key.clone(),
-        Some(_) | None if shape.identity_full => Vec::new(),
-        Some(_) | None => shape.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone()).collect(),
-    }
-}
-
 impl Shape {
+    /// Names of the columns of the table's own key: the primary key of the catalog, or else the identity that the log marks.
+    pub(crate) fn own_key(&self, definition: Option<&TableDefinition>) -> Vec<String> {
+        match definition {
+            // A key of today that was not there when the row was written is none of that row.
+            Some(table) if table.key.iter().all(|name| self.column(name).is_some()) => table.key.clone(),
+            Some(_) | None if self.identity_full => Vec::new(),
+            Some(_) | None => self.columns.iter().filter(|column| column.in_identity).map(|column| column.name.clone()).collect(),
+        }
+    }
+
     /// The place of the column of that name.
     pub(crate) fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)

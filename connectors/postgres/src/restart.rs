@@ -8,6 +8,7 @@
 //! | same timeline, something durable beyond the server's end of log | diverged |
 //! | newer timeline, all that is durable before its switch point | goes on below |
 //! | newer timeline, something durable behind the switch point; older timeline; a branch the server does not know | diverged |
+//! | a standby, and what is durable lies beyond its end of log, or on a newer timeline | waited for: it has not replayed that yet |
 //! | position before the slot's `confirmed_flush_lsn` | gap: the server would skip it without a word |
 //! | position at or after `confirmed_flush_lsn` | resume |
 //!
@@ -58,6 +59,8 @@ pub(crate) struct Offer {
     /// End of the server's log
     pub(crate) end: Lsn,
     pub(crate) database: String,
+    /// Whether it is a standby, whose log goes on to end further behind
+    pub(crate) in_recovery: bool,
     /// History of the server's timeline
     pub(crate) switch_points: Vec<SwitchPoint>,
     /// Whether prepared transactions are asked for before their commit
@@ -68,10 +71,12 @@ pub(crate) struct Offer {
 /// What to do with a stored position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Restart {
-    /// Go on from here.
-    Resume(Lsn),
-    /// Go on from here, although the slot is ahead: Debezium confirmed before it stored.
-    ResumeBehind { from: Lsn, confirmed: Lsn },
+    /// Go on from it.
+    Resume,
+    /// Go on from it, although the slot is ahead: Debezium confirmed before it stored.
+    ResumeBehind { confirmed: Lsn },
+    /// A standby may come to it: its log ends here so far.
+    NotReplayed { end: Lsn, timeline: u32 },
     /// What stood after the position cannot be had.
     Refused(Refusal),
 }
@@ -101,6 +106,10 @@ pub(crate) fn decide(position: &Position, offer: &Offer, confirmed_before_stored
         Ok(confirmed) => confirmed,
         Err(refusal) => return Restart::Refused(refusal),
     };
+    let is_on_newer_timeline = position.log.as_ref().is_some_and(|log| log.timeline > offer.timeline);
+    if offer.in_recovery && (is_on_newer_timeline || position.through > offer.end) {
+        return Restart::NotReplayed { end: offer.end, timeline: offer.timeline };
+    }
     if let Some(log) = &position.log {
         let diverged = |ended| Refusal::Diverged { stored_timeline: log.timeline, found_timeline: offer.timeline, ended };
         if log.timeline != offer.timeline {
@@ -115,9 +124,9 @@ pub(crate) fn decide(position: &Position, offer: &Offer, confirmed_before_stored
         return Restart::Refused(Refusal::BeyondEnd { end: offer.end });
     }
     if position.resume >= confirmed {
-        Restart::Resume(position.resume)
+        Restart::Resume
     } else if position.log.is_none() && confirmed_before_stored {
-        Restart::ResumeBehind { from: position.resume, confirmed }
+        Restart::ResumeBehind { confirmed }
     } else {
         Restart::Refused(Refusal::Gap { confirmed })
     }
@@ -271,6 +280,7 @@ mod tests {
             timeline: 1,
             end: Lsn::new(1000),
             database: "shop".into(),
+            in_recovery: false,
             switch_points: Vec::new(),
             two_phase: false,
             slot: Some(slot(confirmed)),
@@ -284,8 +294,8 @@ mod tests {
 
     #[test]
     fn a_position_at_or_after_the_confirmed_place_resumes() {
-        assert_eq!(decide(&position(100), &offer(100), false), Restart::Resume(Lsn::new(100)));
-        assert_eq!(decide(&position(101), &offer(100), false), Restart::Resume(Lsn::new(101)));
+        assert_eq!(decide(&position(100), &offer(100), false), Restart::Resume);
+        assert_eq!(decide(&position(101), &offer(100), false), Restart::Resume);
     }
 
     #[test]
@@ -297,13 +307,13 @@ mod tests {
     #[test]
     fn debeziums_driver_may_have_confirmed_what_was_not_stored() {
         let taken_over = Position { log: None, ..position(99) };
-        assert_eq!(decide(&taken_over, &offer(100), true), Restart::ResumeBehind { from: Lsn::new(99), confirmed: Lsn::new(100) });
+        assert_eq!(decide(&taken_over, &offer(100), true), Restart::ResumeBehind { confirmed: Lsn::new(100) });
         assert_eq!(decide(&taken_over, &offer(100), false), Restart::Refused(Refusal::Gap { confirmed: Lsn::new(100) }));
     }
 
     #[test]
     fn a_newer_timeline_resumes_up_to_its_switch_point() {
-        assert_eq!(decide(&position(100), &promoted(50, 100), false), Restart::Resume(Lsn::new(100)));
+        assert_eq!(decide(&position(100), &promoted(50, 100), false), Restart::Resume);
         let diverged = Refusal::Diverged { stored_timeline: 1, found_timeline: 2, ended: Some(Lsn::new(99)) };
         assert_eq!(decide(&position(100), &promoted(50, 99), false), Restart::Refused(diverged));
     }
@@ -329,11 +339,28 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_is_waited_for_until_it_has_replayed_what_is_durable() {
+        let standby = |offer| Offer { in_recovery: true, ..offer };
+        assert_eq!(decide(&position(1000), &standby(offer(100)), false), Restart::Resume);
+        let not_replayed = Restart::NotReplayed { end: Lsn::new(1000), timeline: 1 };
+        assert_eq!(decide(&position(1001), &standby(offer(100)), false), not_replayed);
+        // It follows its primary to the newer timeline.
+        let mut newer = position(100);
+        newer.log.as_mut().unwrap().timeline = 2;
+        assert_eq!(decide(&newer, &standby(offer(100)), false), not_replayed);
+        // What it never had, or will not come to, is refused at once.
+        assert!(matches!(decide(&position(100), &standby(promoted(50, 99)), false), Restart::Refused(Refusal::Diverged { .. })));
+        assert_eq!(decide(&position(99), &standby(offer(100)), false), Restart::Refused(Refusal::Gap { confirmed: Lsn::new(100) }));
+        let slotless = Offer { slot: None, ..standby(offer(100)) };
+        assert_eq!(decide(&position(1001), &slotless, false), Restart::Refused(Refusal::SlotMissing));
+    }
+
+    #[test]
     fn what_is_durable_behind_a_resume_point_that_is_held_back_counts_for_timelines_and_the_end_of_the_log() {
         let held = |through| Position { through: Lsn::new(through), ..position(100) };
-        assert_eq!(decide(&held(150), &promoted(50, 150), false), Restart::Resume(Lsn::new(100)));
+        assert_eq!(decide(&held(150), &promoted(50, 150), false), Restart::Resume);
         assert!(matches!(decide(&held(150), &promoted(50, 149), false), Restart::Refused(Refusal::Diverged { .. })));
-        assert_eq!(decide(&held(1000), &offer(100), false), Restart::Resume(Lsn::new(100)));
+        assert_eq!(decide(&held(1000), &offer(100), false), Restart::Resume);
         assert_eq!(decide(&held(1001), &offer(100), false), Restart::Refused(Refusal::BeyondEnd { end: Lsn::new(1000) }));
     }
 
@@ -358,7 +385,7 @@ mod tests {
         assert_eq!(with(Some(two_phases.clone())), Restart::Refused(Refusal::SlotOfTwoPhases));
         for slot in [two_phases, slot(100)] {
             let asked_for = Offer { two_phase: true, slot: Some(slot), ..offer(100) };
-            assert_eq!(decide(&position(100), &asked_for, false), Restart::Resume(Lsn::new(100)));
+            assert_eq!(decide(&position(100), &asked_for, false), Restart::Resume);
         }
         let physical = SlotState { plugin: None, database: None, ..slot(100) };
         assert!(matches!(with(Some(physical)), Restart::Refused(Refusal::SlotOfOtherPlugin { .. })));
@@ -388,19 +415,17 @@ mod tests {
     proptest! {
         // I3: whatever is found, the stream never starts where the server would skip silently.
         #[test]
-        fn a_resumed_stream_starts_at_the_stored_place_and_not_before_the_confirmed_one(
+        fn a_stream_is_resumed_only_where_the_server_has_all_from_the_stored_place_on(
             resume in 0_u64..2000, confirmed in 0_u64..2000, end in 0_u64..2000, stored_timeline in 1_u32..4, timeline in 1_u32..4,
-            switches in proptest::collection::vec((1_u32..4, 0_u64..2000), 0..3),
+            switches in proptest::collection::vec((1_u32..4, 0_u64..2000), 0..3), in_recovery: bool,
         ) {
             let mut stored = position(resume);
             stored.log.as_mut().unwrap().timeline = stored_timeline;
             let switch_points = switches.iter().map(|&(timeline, end)| SwitchPoint { timeline, end: Lsn::new(end) }).collect();
-            let offer = Offer { timeline, end: Lsn::new(end), switch_points, ..offer(confirmed) };
+            let offer = Offer { timeline, end: Lsn::new(end), switch_points, in_recovery, ..offer(confirmed) };
             match decide(&stored, &offer, false) {
-                Restart::Resume(from) => {
-                    prop_assert_eq!(from, stored.resume);
-                    prop_assert!(confirmed <= resume && resume <= end && stored_timeline <= timeline);
-                }
+                Restart::Resume => prop_assert!(confirmed <= resume && resume <= end && stored_timeline <= timeline),
+                Restart::NotReplayed { .. } => prop_assert!(in_recovery && (resume > end || stored_timeline > timeline)),
                 Restart::ResumeBehind { .. } => prop_assert!(false, "the position is ours"),
                 Restart::Refused(_) => {}
             }

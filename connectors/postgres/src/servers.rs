@@ -79,7 +79,7 @@ pub(crate) async fn choose(config: PostgresConfig) -> Result<PostgresConfig> {
         SessionAttributes::Standby => &[SessionAttributes::Standby],
     };
     let mut refusals = Vec::new();
-    let mut first_error = None;
+    let mut errors = Vec::new();
     for &wanted in passes {
         for server in &config.servers {
             let candidate = PostgresConfig { hostname: server.host.clone(), port: server.port, ..config.clone() };
@@ -91,13 +91,14 @@ pub(crate) async fn choose(config: PostgresConfig) -> Result<PostgresConfig> {
                 Ok(Some(refusal)) => refusals.push(format!("{}:{} {refusal}", server.host, server.port)),
                 Err(error) => {
                     refusals.push(format!("{}:{}: {error}", server.host, server.port));
-                    first_error = first_error.or(Some(error.kind()));
+                    errors.push(error.kind());
                 }
             }
         }
     }
-    // A server that is only away may come back as what is wanted.
-    Err(Error::new(first_error.unwrap_or(ErrorKind::Unreachable), "find a server to follow")
+    // A server that is only away may come back as what is wanted, whatever is wrong with the others.
+    let kind = errors.iter().find(|kind| kind.is_transient()).or(errors.first());
+    Err(Error::new(kind.copied().unwrap_or(ErrorKind::Unreachable), "find a server to follow")
         .because(refusals.join("; "))
         .mend("check database.hostname and database.target_session_attrs"))
 }

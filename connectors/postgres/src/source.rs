@@ -12,6 +12,7 @@ mod requirements;
 
 use std::sync::Arc;
 
+use tailwater_api::metrics::Gauge;
 use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
@@ -21,7 +22,7 @@ use tailwater_kit::envelope::context_headers;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::snapshot_figures::SnapshotFigures;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -194,7 +195,7 @@ impl Run {
             }
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
-                let position = self.new_position(&offered.log, from, SnapshotProgress::Streaming).await?;
+                let position = self.new_position(Some(offered.log), from, SnapshotProgress::Streaming).await?;
                 let mut state = vec![position.change(&server)];
                 if self.config.snapshot.reads_new_tables {
                     state.push(tables_known(&server, position.resume));
@@ -233,6 +234,7 @@ impl Run {
     }
 
     async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
+        SnapshotFigures::skip(context.metrics());
         let notifications = Notifications::new(&self.config.relational.notifications, &self.config.relational.topic_prefix);
         if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Skipped, &[]) {
             // Small, and asked for while rows are held: it must not wait for room.
@@ -257,6 +259,7 @@ impl Run {
             timeline: identity.timeline,
             end: identity.xlog_position,
             database: self.config.dbname.clone(),
+            in_recovery: self.facts.in_recovery,
             switch_points,
             two_phase: self.config.two_phase,
             slot: slot::load_created(&self.sql, &self.config.slot).await?,
@@ -275,13 +278,24 @@ impl Run {
             };
         };
         match decide(&position, offer, self.config.flush_mode == FlushMode::ConnectorAndDriver) {
-            Restart::Resume(_) => Ok(Some(position)),
-            Restart::ResumeBehind { from, confirmed } => {
+            Restart::Resume => Ok(Some(position)),
+            Restart::ResumeBehind { confirmed } => {
                 warn!(
-                    "the slot is confirmed up to {confirmed}, but the position taken over from Debezium is {from}: with \
-                     lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost"
+                    "the slot is confirmed up to {confirmed}, but the position taken over from Debezium is {}: with \
+                     lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost",
+                    position.resume
                 );
                 Ok(Some(position))
+            }
+            Restart::NotReplayed { end, timeline } => {
+                let cause = format!(
+                    "the server is a standby that has come to {end} on timeline {timeline} so far, and changes up to {} are published",
+                    position.through
+                );
+                Err(Error::new(ErrorKind::Restarting, format!("continue with slot {}", self.config.slot))
+                    .because(cause)
+                    .at(position.resume)
+                    .mend("see to it that the standby follows its primary (SELECT * FROM pg_stat_wal_receiver;), or follow the primary"))
             }
             Restart::Refused(refusal) if self.config.snapshot.if_history_is_gone && refusal.snapshot_mends() => {
                 let reason = refusal.into_error(&self.config.slot, Some(position.resume));
@@ -355,7 +369,7 @@ impl Run {
                     |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None };
                 self.reading = chunked.map(waiting).collect();
                 state.extend(self.reading.iter().map(|table| table.change(&server)));
-                let mut position = self.new_position(&offered.log, anchor.lsn, SnapshotProgress::Running).await?;
+                let mut position = self.new_position(Some(offered.log), anchor.lsn, SnapshotProgress::Running).await?;
                 if let Some(confirmed) = confirmed.filter(|_| self.config.two_phase) {
                     // What was prepared before the anchor and is committed behind it is sent only from before its preparation.
                     position.resume = confirmed;
@@ -390,10 +404,8 @@ impl Run {
 
     /// Reads the tables in one transaction of their own.
     async fn read_without_slot(&mut self, context: &mut SourceContext) -> Result<()> {
-        let log = LogIdentity { system: String::new(), timeline: 0, slot: self.config.slot.clone() };
-        let mut position = self.new_position(&log, self.facts.end, SnapshotProgress::Running).await?;
         // No slot, no log to come back to.
-        position.log = None;
+        let position = self.new_position(None, self.facts.end, SnapshotProgress::Running).await?;
         let captured = captured(&self.config, &self.definitions);
         let tables = tables_to_read(&self.config, None, &captured);
         let figures = SnapshotFigures::begin(context.metrics());
@@ -413,16 +425,14 @@ impl Run {
         snapshot.read_together(tables).await
     }
 
-    async fn new_position(&self, log: &LogIdentity, at: Lsn, snapshot: SnapshotProgress) -> Result<Position> {
-        Ok(Position {
-            log: Some(log.clone()),
-            resume: at,
-            through: at,
-            last_commit: None,
-            partial: None,
-            snapshot,
-            last: LastMessage { lsn: at, xid: Some(self.sql.next_xid().await?), timestamp: now() / 1000, kind: MessageKind::Commit },
-        })
+    async fn new_position(&self, log: Option<LogIdentity>, at: Lsn, snapshot: SnapshotProgress) -> Result<Position> {
+        let last = self.message_at(at).await?;
+        Ok(Position { log, resume: at, through: at, last_commit: None, partial: None, snapshot, last })
+    }
+
+    /// What stands for the last message where none was followed: that the server was there, now.
+    async fn message_at(&self, lsn: Lsn) -> Result<LastMessage> {
+        Ok(LastMessage { lsn, xid: Some(self.sql.next_xid().await?), timestamp: now() / 1000, kind: MessageKind::Commit })
     }
 
     /// Follows the log from `position`.
@@ -434,10 +444,12 @@ impl Run {
         if let Some((query, _)) = &action {
             heartbeat::act(&mut self.session, query).await;
         }
+        let connected = context.metrics().gauge("source_connected", "1 while the source's log is followed.", None);
         let mut beside = JoinSet::new();
         beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
+        let (own_signals, own) = mpsc::channel(1);
         if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions) {
-            beside.spawn(arrivals.watch());
+            beside.spawn(arrivals.watch(own_signals));
         }
         if let Some((query, interval)) = action {
             beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
@@ -463,14 +475,21 @@ impl Run {
         let server = self.config.relational.topic_prefix.clone();
         let is_blocking = |table: &ReadingTable| table.request.as_ref().is_some_and(|request| request.blocking);
         let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
-        let publication = Arc::new(self.publication.take());
         let paused = are_paused(context.state(), &server);
-        let chunks = Chunks::new(self.config.clone(), publication.clone(), context.budget(), context.metrics().clone(), reading, paused);
+        let chunks = Chunks::new(
+            self.config.clone(),
+            Arc::new(self.publication.take()),
+            context.budget(),
+            context.metrics().clone(),
+            reading,
+            paused,
+        );
         let blocking = BlockingSnapshots::new(blocking);
-        let signals = Channels::open(&self.config.relational.signals, context.take_signals());
+        let signals = Channels::open(&self.config.relational.signals, context.take_signals(), own);
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         let acknowledgements = Acknowledgements::new(Durable { resume: position.resume, through: position.through });
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
+        let standby = if facts.in_recovery { Some(ReplicationConnection::connect(&replication_options(&config)).await?) } else { None };
         let messages = LogicalMessages::new(&config, &self.blocks);
         let start = Start {
             plans: self.plans,
@@ -482,7 +501,8 @@ impl Run {
             log,
             position,
             acknowledgements: acknowledgements.clone(),
-            publication,
+            facts: facts.clone(),
+            standby,
             chunks,
             blocking,
             signals,
@@ -496,6 +516,7 @@ impl Run {
             let Some((mut stream, feedback)) = slot::attach(&config, &sql, stopping.clone(), from, &options).await? else {
                 return Ok(());
             };
+            let _connected = Connected::begin(connected.clone());
             info!(slot = %config.slot, %from, binary, protocol = protocol.version().number(), "follows the log");
             let mut answering = JoinSet::new();
             answering.spawn(answer(
@@ -522,6 +543,22 @@ impl Run {
             connection.drop_slot(&config.slot).await?;
         }
         Ok(())
+    }
+}
+
+/// The log is followed.
+struct Connected(Gauge);
+
+impl Connected {
+    fn begin(figure: Gauge) -> Self {
+        figure.set(1);
+        Self(figure)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.set(0);
     }
 }
 

@@ -13,6 +13,11 @@
 //! and grows while batches fill it, so that a quiet source holds little and a busy one sends large batches. Waiting for it
 //! stops the reading of the socket, never the answering (I4, see `acknowledge`).
 //!
+//! A primary is on one timeline for as long as it runs. A standby comes to a newer one where it is promoted, or the server that it
+//! follows is, and the stream goes on over that. So a standby is asked for its timeline before each batch leaves: what came before
+//! the question is on the timeline of the answer, or on one in its history. With an older one a restart would take the position for one
+//! of a branch that was left (`restart`).
+//!
 //! Where nothing of ours happens, the position still moves (I5): with commits of transactions without rows for
 //! us and with the server's keepalives, at most once a second, stored before it is confirmed.
 
@@ -38,12 +43,12 @@ use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::transaction::TransactionRecords;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::acknowledge::{Acknowledgements, Durable};
-use crate::batch::Batch;
+use crate::batch::{Batch, Counts};
 use crate::blocking::BlockingSnapshots;
-use crate::catalog::Publication;
+use crate::catalog::ServerFacts;
 use crate::chunks::Chunks;
 use crate::config::PostgresConfig;
 use crate::connect::SqlSession;
@@ -54,7 +59,7 @@ use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, Partial, Position, ReadingTable, SnapshotProgress};
 use crate::progress::Progress;
 use crate::relation::Shape;
-use crate::replication::{Frame, ReplicationStream};
+use crate::replication::{Frame, ReplicationConnection, ReplicationStream};
 use crate::request::TableRequest;
 use crate::source::Protocol;
 use crate::spill::{Full, Spill};
@@ -73,11 +78,28 @@ const MIDDLE_PAUSE: Duration = Duration::from_millis(10);
 struct Figures {
     rows: Counter,
     transactions: Counter,
+    creates: Counter,
+    updates: Counter,
+    deletes: Counter,
+    filtered: Counter,
     lag: Gauge,
+    last_event: Gauge,
     snapshot_rows: Counter,
     unchanged: Counter,
     lost: Counter,
     unreadable: Counter,
+}
+
+impl Figures {
+    fn count(&self, counts: &Counts) {
+        self.rows.add(counts.rows);
+        self.creates.add(counts.creates);
+        self.updates.add(counts.updates);
+        self.deletes.add(counts.deletes);
+        self.filtered.add(counts.filtered);
+        self.unchanged.add(counts.unchanged);
+        self.transactions.add(counts.transactions);
+    }
 }
 
 /// Follows the log.
@@ -94,6 +116,8 @@ pub(crate) struct Streaming<'a> {
     definitions: Option<Definitions>,
     heartbeat: Option<Heartbeat>,
     log: LogIdentity,
+    /// A session with the standby that is followed, where it is one
+    standby: Option<ReplicationConnection>,
     acknowledgements: Arc<Acknowledgements>,
     figures: Figures,
 
@@ -103,7 +127,7 @@ pub(crate) struct Streaming<'a> {
     /// The transaction of which the stored position holds a part, until it comes by
     expected: Option<Partial>,
     transaction: Option<Transaction>,
-    publication: Arc<Option<Publication>>,
+    facts: ServerFacts,
     /// Tables that are read meanwhile
     chunks: Chunks,
     /// Tables that are read while the log rests
@@ -167,7 +191,9 @@ pub(crate) struct Start {
     pub(crate) log: LogIdentity,
     pub(crate) position: Position,
     pub(crate) acknowledgements: Arc<Acknowledgements>,
-    pub(crate) publication: Arc<Option<Publication>>,
+    pub(crate) facts: ServerFacts,
+    /// A session with the standby that is followed, where it is one
+    pub(crate) standby: Option<ReplicationConnection>,
     pub(crate) chunks: Chunks,
     pub(crate) blocking: BlockingSnapshots,
     pub(crate) signals: Channels,
@@ -178,6 +204,19 @@ impl<'a> Streaming<'a> {
         let metrics = context.metrics();
         let figures = Figures {
             rows: metrics.counter("source_rows", "Row changes that were captured.", None),
+            creates: metrics.counter("source_creates", "Rows that were captured as inserted, also under a changed key.", None),
+            updates: metrics.counter("source_updates", "Rows that were captured as updated.", None),
+            deletes: metrics.counter("source_deletes", "Rows that were captured as deleted, also under a key that was changed.", None),
+            filtered: metrics.counter(
+                "source_filtered_rows",
+                "Row changes that the configuration leaves out: of tables that are not captured, and of skipped.operations.",
+                None,
+            ),
+            last_event: metrics.gauge(
+                "source_last_event_timestamp_milliseconds",
+                "When the newest change was captured, since 1970 UTC; 0 before the first.",
+                None,
+            ),
             transactions: metrics.counter("source_transactions", "Transactions that were captured.", None),
             snapshot_rows: metrics.counter("snapshot_rows", "Rows that snapshots read.", None),
             unchanged: metrics.counter("source_unchanged_rows", "Updates dropped because they changed no captured column.", None),
@@ -201,6 +240,7 @@ impl<'a> Streaming<'a> {
                 due: Instant::now(),
             }),
             log: start.log,
+            standby: start.standby,
             acknowledgements: start.acknowledgements,
             figures,
             progress: Progress::new(start.position.resume, start.position.through),
@@ -208,7 +248,7 @@ impl<'a> Streaming<'a> {
             last: start.position.last,
             expected: start.position.partial,
             transaction: None,
-            publication: start.publication,
+            facts: start.facts,
             chunks: start.chunks,
             blocking: start.blocking,
             signals: start.signals,
@@ -421,6 +461,17 @@ impl<'a> Streaming<'a> {
         }
     }
 
+    /// Asks a standby for the timeline that it has come to.
+    async fn follow_timeline(&mut self) -> Result<()> {
+        let Some(standby) = &mut self.standby else { return Ok(()) };
+        let identity = standby.identify_system().await?;
+        if identity.timeline != self.log.timeline {
+            info!(from = self.log.timeline, to = identity.timeline, "the server has come to another timeline");
+            self.log.timeline = identity.timeline;
+        }
+        Ok(())
+    }
+
     fn position(&self) -> Position {
         let partial = match &self.transaction {
             Some(transaction) if !transaction.is_whole_durable() => transaction.partial(),
@@ -443,6 +494,7 @@ impl<'a> Streaming<'a> {
             heartbeat.due = Instant::now() + heartbeat.interval;
             self.batch.push(heartbeat.records.record(now() / 1_000_000));
         }
+        self.follow_timeline().await?;
         let position = self.position();
         let durable = Durable { resume: position.resume, through: position.through };
         let batch = &mut self.batch;
@@ -462,13 +514,14 @@ impl<'a> Streaming<'a> {
         let batch = &mut self.batch;
         batch.resize();
         (batch.weight, batch.received) = (0, 0);
+        let counts = std::mem::take(&mut batch.counts);
         // Rows that are read beside the log say nothing about how far behind it is.
-        if batch.rows > 0 {
-            self.figures.lag.set((batch.now / 1_000_000).saturating_sub(position.last.timestamp / 1000));
+        if counts.rows > 0 {
+            let now = batch.now / 1_000_000;
+            self.figures.lag.set(now.saturating_sub(position.last.timestamp / 1000));
+            self.figures.last_event.set(now);
         }
-        self.figures.rows.add(std::mem::take(&mut batch.rows));
-        self.figures.transactions.add(std::mem::take(&mut batch.transactions));
-        self.figures.unchanged.add(std::mem::take(&mut batch.unchanged));
+        self.figures.count(&counts);
         let mut state = std::mem::take(&mut batch.state);
         state.push(position.change(&self.config.relational.topic_prefix));
         let number = self.context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;

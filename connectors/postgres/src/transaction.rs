@@ -19,6 +19,10 @@ pub(crate) struct Transaction {
     /// Row messages so far
     pub(crate) rows: u64,
     skip: Skip,
+    /// Messages so far that stand at the place up to which it is durable
+    at_place: u64,
+    /// Whether the last message was durable since an earlier run
+    is_behind: bool,
     pub(crate) origin: Option<(ByteString, Lsn)>,
     /// Whether a record came of it
     pub(crate) ours: bool,
@@ -50,6 +54,8 @@ impl Transaction {
             timestamp: begin.commit_time,
             rows: 0,
             skip,
+            at_place: 0,
+            is_behind: skip != Skip::Nothing,
             origin: None,
             ours: false,
             order,
@@ -60,16 +66,16 @@ impl Transaction {
 
     /// Whether the message that was just counted is durable since an earlier run.
     pub(crate) fn is_durable(&mut self, lsn: Lsn) -> bool {
-        match &mut self.skip {
+        self.is_behind = match self.skip {
             Skip::Nothing => false,
             Skip::Whole => true,
-            Skip::Rows(rows) => self.rows <= *rows,
-            Skip::UpTo(place, messages) if lsn == *place && *messages > 0 => {
-                *messages -= 1;
-                true
+            Skip::Rows(rows) => self.rows <= rows,
+            Skip::UpTo(place, messages) => {
+                self.at_place += u64::from(lsn == place);
+                lsn < place || lsn == place && self.at_place <= messages
             }
-            Skip::UpTo(place, _) => lsn < *place,
-        }
+        };
+        self.is_behind
     }
 
     /// Whether the next message to be counted is durable since an earlier run, as far as that is known before it comes.
@@ -90,7 +96,9 @@ impl Transaction {
     pub(crate) fn partial(&self) -> Option<Partial> {
         let rows = match self.skip {
             Skip::Whole => return None,
-            Skip::Nothing | Skip::UpTo(..) if self.rows == 0 => return None,
+            // How many rows that are is not known before the first one behind them.
+            Skip::UpTo(lsn, messages) if self.is_behind => return Some(Partial::UpTo { xid: self.xid, lsn, messages }),
+            Skip::Nothing if self.rows == 0 => return None,
             Skip::Nothing | Skip::UpTo(..) => self.rows,
             // Never less than what is durable already.
             Skip::Rows(durable) => self.rows.max(durable),
@@ -144,6 +152,20 @@ mod tests {
         assert_eq!(recognise(rows(7, 100, 3), 7, Lsn::new(100)).unwrap(), (Skip::Rows(3), None));
         assert_eq!(recognise(rows(7, 100, 3), 6, Lsn::new(90)).unwrap(), (Skip::Nothing, rows(7, 100, 3)));
         assert_eq!(recognise(None, 7, Lsn::new(100)).unwrap(), (Skip::Nothing, None));
+    }
+
+    #[test]
+    fn debeziums_place_is_kept_until_the_first_row_behind_it() {
+        let begin = Begin { final_lsn: Lsn::new(100), commit_time: 0, xid: 7 };
+        let mut transaction = Transaction::new(begin, Skip::UpTo(Lsn::new(50), 2), false);
+        let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50), messages: 2 });
+        assert_eq!(transaction.partial(), place, "before its first row");
+        for (lsn, is_durable) in [(40, true), (50, true), (50, true), (50, false), (60, false)] {
+            transaction.rows += 1;
+            assert_eq!(transaction.is_durable(Lsn::new(lsn)), is_durable, "row {}", transaction.rows);
+            let expected = if is_durable { place } else { rows(7, 100, transaction.rows) };
+            assert_eq!(transaction.partial(), expected, "row {}", transaction.rows);
+        }
     }
 
     #[test]

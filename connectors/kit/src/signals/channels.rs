@@ -6,6 +6,7 @@
 //! | `kafka` | the daemon: the topic `signal.kafka.topic` |
 //! | `file` | [`Channels`]: lines of `signal.file` |
 //! | REST, command line | the daemon, whatever is enabled |
+//! | the source itself, which finds that rows have to be read | [`Channels`], whatever is enabled |
 //!
 //! `jmx` and `in-process` are Java's.
 
@@ -63,21 +64,22 @@ impl SignalOptions {
 pub struct Channels {
     daemon: mpsc::Receiver<SignalRequest>,
     file: mpsc::Receiver<SignalRequest>,
+    own: mpsc::Receiver<SignalRequest>,
     /// Ends with this
     _watching: JoinSet<()>,
 }
 
 impl Channels {
-    /// Listens to the daemon and, where there is one, to the file.
+    /// Listens to the daemon, to the source itself and, where there is one, to the file.
     #[must_use]
-    pub fn open(options: &SignalOptions, daemon: mpsc::Receiver<SignalRequest>) -> Self {
+    pub fn open(options: &SignalOptions, daemon: mpsc::Receiver<SignalRequest>, own: mpsc::Receiver<SignalRequest>) -> Self {
         // A file hands over one signal after another.
         let (sender, file) = mpsc::channel(1);
         let mut watching = JoinSet::new();
         if let Some(path) = options.file.clone() {
             watching.spawn(file::watch(path, options.poll_interval, sender));
         }
-        Self { daemon, file, _watching: watching }
+        Self { daemon, file, own, _watching: watching }
     }
 
     /// The next signal that somebody still waits for; never ends by itself. Cancel-safe.
@@ -86,6 +88,7 @@ impl Channels {
             let request = tokio::select! {
                 Some(request) = self.daemon.recv() => request,
                 Some(request) = self.file.recv() => request,
+                Some(request) = self.own.recv() => request,
                 else => std::future::pending().await,
             };
             if !request.is_abandoned() {
@@ -96,7 +99,8 @@ impl Channels {
 
     /// The next signal, if one is there.
     pub fn waiting(&mut self) -> Option<SignalRequest> {
-        std::iter::from_fn(|| self.daemon.try_recv().or_else(|_| self.file.try_recv()).ok()).find(|request| !request.is_abandoned())
+        let mut next = || self.daemon.try_recv().or_else(|_| self.file.try_recv()).or_else(|_| self.own.try_recv()).ok();
+        std::iter::from_fn(&mut next).find(|request| !request.is_abandoned())
     }
 }
 
@@ -115,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn a_signal_that_nobody_waits_for_is_not_given() {
         let (sender, receiver) = mpsc::channel(4);
-        let mut channels = Channels::open(&SignalOptions::default(), receiver);
+        let mut channels = Channels::open(&SignalOptions::default(), receiver, mpsc::channel(1).1);
         let signal = |id: &str| Signal { id: id.into(), kind: "log".into(), data: String::new() };
         let (abandoned, answered) = SignalRequest::new(signal("1"));
         drop(answered);

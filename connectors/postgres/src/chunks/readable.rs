@@ -36,10 +36,14 @@ pub(super) fn is_told_by_key(config: &PostgresConfig, table: &TableDefinition) -
     Ok(())
 }
 
+/// Whether the table can be read in chunks along its key.
+pub(crate) fn can_be_chunked(config: &PostgresConfig, table: &TableDefinition) -> bool {
+    !table.key.is_empty() && is_told_by_key(config, table).is_ok()
+}
+
 /// Whether the snapshot at the start reads the table in chunks.
 pub(crate) fn is_chunked(config: &PostgresConfig, table: &TableDefinition) -> bool {
     config.snapshot.in_chunks
-        && !table.key.is_empty()
-        && is_told_by_key(config, table).is_ok()
+        && can_be_chunked(config, table)
         && !config.relational.snapshot_selects.iter().any(|(selected, _)| selected.eq_ignore_ascii_case(&table.full_name()))
 }

@@ -212,11 +212,11 @@ impl FramedMessage {
         Self::split(payload, has_xid)
     }
 
-    /// Takes the payload of one frame of a prepared transaction apart.
+    /// Takes the payload of one frame of a transaction apart that comes as a whole: prepared or committed.
     ///
     /// # Errors
     /// `unreadable`: it is too short.
-    pub fn of_prepared(payload: Bytes) -> Result<Self> {
+    pub fn of_whole(payload: Bytes) -> Result<Self> {
         Self::split(payload, false)
     }
 
@@ -372,16 +372,16 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_a_part_bear_a_number_but_for_origins_and_those_of_prepared_transactions_none() {
+    fn messages_of_a_part_bear_a_number_but_for_origins_and_those_of_whole_transactions_none() {
         let message = FramedMessage::of_part(Bytes::from_static(b"O12345678name\0")).unwrap();
         assert_eq!((message.xid, message.tag, &message.content[..]), (None, b'O', &b"12345678name\0"[..]));
         let message = FramedMessage::of_part(Bytes::from_static(b"I\0\0\0\x09rest")).unwrap();
         assert_eq!((message.xid, message.tag, &message.content[..]), (Some(9), b'I', &b"rest"[..]));
-        let message = FramedMessage::of_prepared(Bytes::from_static(b"I\0\0\0\x09rest")).unwrap();
+        let message = FramedMessage::of_whole(Bytes::from_static(b"I\0\0\0\x09rest")).unwrap();
         assert_eq!((message.xid, message.tag, &message.content[..]), (None, b'I', &b"\0\0\0\x09rest"[..]));
         assert!(FramedMessage::of_part(Bytes::from_static(b"I\0\0\0")).is_err());
         assert!(FramedMessage::of_part(Bytes::new()).is_err());
-        assert!(FramedMessage::of_prepared(Bytes::new()).is_err());
+        assert!(FramedMessage::of_whole(Bytes::new()).is_err());
     }
 
     proptest! {
@@ -394,7 +394,7 @@ mod tests {
                     let _ = TransactionControl::decode(&payload, version);
                 }
                 let _ = FramedMessage::of_part(payload.clone());
-                let _ = FramedMessage::of_prepared(payload);
+                let _ = FramedMessage::of_whole(payload);
             }
         }
     }

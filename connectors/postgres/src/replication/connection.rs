@@ -11,6 +11,7 @@ use super::feedback::FeedbackSender;
 use super::startup::{self, ConnectOptions, LIFT_LATER_LIMITS};
 use super::stream::ReplicationStream;
 use super::wire::Wire;
+use crate::catalog::quote_identifier;
 use crate::lsn::Lsn;
 use crate::octets::{Malformed, Octets};
 
@@ -204,7 +205,7 @@ impl ReplicationConnection {
     /// `missing`, `conflict` (it is still in use).
     pub async fn drop_slot(&mut self, name: &str) -> Result<()> {
         let doing = format!("drop the replication slot {name}");
-        let command = format!("DROP_REPLICATION_SLOT {} WAIT", quote_name(name));
+        let command = format!("DROP_REPLICATION_SLOT {} WAIT", quote_identifier(name));
         match tokio::time::timeout(DROP_PATIENCE, self.run(&command, &doing)).await {
             Ok(dropped) => dropped.map(|_| ()),
             Err(_) => Err(Error::new(ErrorKind::Conflict, doing)
@@ -273,23 +274,19 @@ fn create_command(major: u32, name: &str, life: SlotLife, snapshot: SnapshotActi
         (SnapshotAction::Use, false) => "USE_SNAPSHOT".to_owned(),
         (SnapshotAction::Nothing, false) => "NOEXPORT_SNAPSHOT".to_owned(),
     };
-    format!("CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput {snapshot}", quote_name(name))
+    format!("CREATE_REPLICATION_SLOT {}{temporary} LOGICAL pgoutput {snapshot}", quote_identifier(name))
 }
 
 fn start_command(slot: &str, from: Lsn, options: &[(String, String)]) -> String {
-    let mut command = format!("START_REPLICATION SLOT {} LOGICAL {from}", quote_name(slot));
+    let mut command = format!("START_REPLICATION SLOT {} LOGICAL {from}", quote_identifier(slot));
     for (index, (name, value)) in options.iter().enumerate() {
         let before = if index == 0 { " (" } else { ", " };
-        write!(command, "{before}{} '{}'", quote_name(name), value.replace('\'', "''")).expect("a String takes all text");
+        write!(command, "{before}{} '{}'", quote_identifier(name), value.replace('\'', "''")).expect("a String takes all text");
     }
     if !options.is_empty() {
         command.push(')');
     }
     command
-}
-
-fn quote_name(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Lines of a number, a place and a reason, separated by tabs; comments begin with `#`.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use tailwater_api::{Error, ErrorKind};
 
+use crate::catalog::quote_identifier;
+
 /// An `ErrorResponse`. Only the fields that a reader needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Refusal {
@@ -49,17 +51,17 @@ impl Refusal {
     }
 
     fn remedy(&self, user: &str, database: &str) -> Option<String> {
-        let user = quote(user);
+        let user = quote_identifier(user);
         match self.code.as_str() {
             "28P01" => Some("check database.user and database.password".to_owned()),
             "28000" if self.message.contains("client certificate") => Some(CERTIFICATE_REMEDY.to_owned()),
             "28000" if self.message.contains("pg_hba.conf") => Some(format!(
                 "add to the server's pg_hba.conf, then SELECT pg_reload_conf(): host {} {user} ADDRESS-OF-THIS-MACHINE/32 scram-sha-256",
-                quote(database)
+                quote_identifier(database)
             )),
             "28000" => Some("check database.user: the role must exist and be allowed to log in (ALTER ROLE … LOGIN)".to_owned()),
             "42501" => Some(format!("as superuser: ALTER ROLE {user} REPLICATION;")),
-            "3D000" => Some(format!("check database.dbname, or: CREATE DATABASE {};", quote(database))),
+            "3D000" => Some(format!("check database.dbname, or: CREATE DATABASE {};", quote_identifier(database))),
             "53300" if self.message.contains("max_wal_senders") => {
                 Some("as superuser: ALTER SYSTEM SET max_wal_senders = 20; and restart the server".to_owned())
             }
@@ -70,14 +72,11 @@ impl Refusal {
             "55000" if self.message.contains("wal_level") => {
                 Some("as superuser: ALTER SYSTEM SET wal_level = logical; and restart the server".to_owned())
             }
+            "55000" if is_of_synchronised_slot(&self.message) => Some(FOLLOW_PRIMARY.to_owned()),
             "55006" => Some("end whoever uses it, or give each connector a slot.name of its own".to_owned()),
             _ => self.hint.clone(),
         }
     }
-}
-
-fn quote(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 impl fmt::Display for Refusal {
@@ -91,6 +90,14 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// What to do where a standby answers that cannot be followed.
+pub(crate) const FOLLOW_PRIMARY: &str = "follow the primary: name it in database.hostname, or set database.target_session_attrs to primary";
+
+/// Whether this is how a standby refuses the use of a slot that it keeps for the time behind a failover (PostgreSQL 17 and 18).
+fn is_of_synchronised_slot(message: &str) -> bool {
+    message.starts_with("cannot use replication slot")
+}
 
 /// What to do where the server does not take our certificate.
 pub const CERTIFICATE_REMEDY: &str =
@@ -122,6 +129,12 @@ pub fn is_from_pooler(message: &str) -> bool {
     message.contains("unsupported startup parameter") || message.contains("RDS Proxy")
 }
 
+/// Whether the server has no replication slot left, which lasts until somebody drops one.
+pub(crate) fn is_out_of_slots(error: &Error) -> bool {
+    let refusal = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<Refusal>());
+    refusal.is_some_and(|refusal| refusal.code == "53400")
+}
+
 /// What kind of error an SQLSTATE is (PostgreSQL 18, appendix A). The code 55000 stands for several things, which its
 /// `message` tells apart.
 #[must_use]
@@ -136,6 +149,8 @@ pub fn kind_of(code: &str, message: &str) -> ErrorKind {
         "58P01" => ErrorKind::HistoryGone,
         // The wording since PostgreSQL 9.4 and since 17.
         "55000" if message.contains("can no longer") => ErrorKind::HistoryGone,
+        // Until the standby is promoted.
+        "55000" if is_of_synchronised_slot(message) => ErrorKind::Restarting,
         "0A000" => ErrorKind::Unsupported,
         _ => match code.get(..2) {
             Some("08") => ErrorKind::Unreachable,
@@ -170,6 +185,7 @@ mod tests {
             ("3D000", "database \"shop\" does not exist", ErrorKind::Missing, "CREATE DATABASE \"shop\""),
             ("53300", "number of requested standby connections exceeds max_wal_senders", ErrorKind::Throttled, "max_wal_senders"),
             ("55000", "logical decoding requires wal_level >= logical", ErrorKind::Misconfigured, "wal_level = logical"),
+            ("55000", "cannot use replication slot \"s\" for logical decoding", ErrorKind::Restarting, "follow the primary"),
         ];
         for (code, message, kind, mend) in cases {
             let error = refusal(code, message);
@@ -180,6 +196,7 @@ mod tests {
         for (code, message, kind) in [
             ("57P03", "the database system is starting up", ErrorKind::Restarting),
             ("57P01", "terminating connection", ErrorKind::Restarting),
+            ("55000", "cannot use physical replication slot for logical decoding", ErrorKind::Misconfigured),
             ("55006", "replication slot \"s\" is active for PID 1", ErrorKind::Conflict),
             ("55000", "can no longer get changes from replication slot \"s\"", ErrorKind::HistoryGone),
             ("58P01", "requested WAL segment has already been removed", ErrorKind::HistoryGone),

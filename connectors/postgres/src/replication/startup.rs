@@ -52,6 +52,16 @@ pub(crate) const SESSION_RIGHTS: [(&str, &str); 7] = [
 pub(crate) const LIFT_LATER_LIMITS: &str =
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 
+/// What to do where nobody answers.
+pub(crate) const UNREACHABLE_REMEDY: &str = "check database.hostname and database.port, and that the server runs and listens there";
+/// What to do where the server does not encrypt.
+pub(crate) const TLS_REMEDY: &str =
+    "as superuser, with a certificate in place: ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf(); or set database.sslmode to prefer";
+/// What to do where the server wants a password.
+pub(crate) const PASSWORD_REMEDY: &str = "set database.password";
+/// What to do where the server wants to know who we are in a way that we do not know.
+pub(crate) const METHOD_REMEDY: &str = "use scram-sha-256 in the role's line of the server's pg_hba.conf";
+
 /// Where and as whom to connect.
 #[derive(Clone)]
 pub struct ConnectOptions {
@@ -142,8 +152,7 @@ async fn attempts(options: &ConnectOptions) -> Result<Session> {
 
 async fn attempt(options: &ConnectOptions, tls: Option<&Arc<ClientConfig>>, encryption: Encryption) -> Result<Session, Failure> {
     let doing = doing(options);
-    let unreachable =
-        |error| broken(&doing, error).mend("check database.hostname and database.port, and that the server runs and listens there");
+    let unreachable = |error| broken(&doing, error).mend(UNREACHABLE_REMEDY);
     let (socket, binding): (AnySocket, _) = if options.host.starts_with('/') {
         let path = format!("{}/.s.PGSQL.{}", options.host.trim_end_matches('/'), options.port);
         (Box::new(PacedSocket::new(UnixStream::connect(path).await.map_err(unreachable)?)), Binding::NotEncrypted)
@@ -202,9 +211,7 @@ async fn encrypt(
         b'S' => {}
         b'N' if encryption == Encryption::IfOffered => return Ok((Box::new(stream), Binding::NotEncrypted)),
         b'N' => {
-            return Err(Error::new(ErrorKind::Misconfigured, doing)
-                .because("the server does not offer TLS")
-                .mend("as superuser, with a certificate in place: ALTER SYSTEM SET ssl = on; SELECT pg_reload_conf(); or set database.sslmode to prefer"));
+            return Err(Error::new(ErrorKind::Misconfigured, doing).because("the server does not offer TLS").mend(TLS_REMEDY));
         }
         other => return Err(unreadable(&doing, format!("the request for TLS was answered with '{}'", other.escape_ascii()))),
     }
@@ -276,7 +283,7 @@ async fn authenticate(wire: &mut Wire, options: &ConnectOptions, binding: Bindin
             };
             return Err(Error::new(ErrorKind::Unsupported, doing)
                 .because(format!("the server wants to authenticate the role by {method}"))
-                .mend("use scram-sha-256 in the role's line of the server's pg_hba.conf")
+                .mend(METHOD_REMEDY)
                 .into());
         }
     }
@@ -286,7 +293,7 @@ async fn authenticate(wire: &mut Wire, options: &ConnectOptions, binding: Bindin
 
 fn password<'a>(options: &'a ConnectOptions, doing: &str) -> Result<&'a [u8]> {
     options.password.as_ref().map(|password| password.expose().as_bytes()).ok_or_else(|| {
-        Error::new(ErrorKind::Unauthorised, doing).because("the server asks for a password and none is given").mend("set database.password")
+        Error::new(ErrorKind::Unauthorised, doing).because("the server asks for a password and none is given").mend(PASSWORD_REMEDY)
     })
 }
 

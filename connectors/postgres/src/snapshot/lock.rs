@@ -18,7 +18,9 @@ const JOIN_WAIT: Duration = Duration::from_millis(100);
 /// What came of locking a table.
 pub(super) enum Locked {
     Table(Box<TableDefinition>),
-    /// It was dropped
+    /// It has another name by now: that one has to be locked, in a new transaction
+    Renamed(Box<TableDefinition>),
+    /// It was dropped, or renamed out of the filters
     Gone,
     /// Somebody waits for a stronger lock and has to go first
     Contended,
@@ -26,13 +28,13 @@ pub(super) enum Locked {
 
 /// Locks the table and returns its definition as of now, which holds until the transaction ends. `control` is another
 /// session: the one that reads may see the catalog of the past.
+///
+/// A lock is asked for by name, and the name may be another table's by then, as where a new table takes the place of an old one.
+/// Which table is locked is known only behind it. Rows of a table are told under the name that it has then.
 pub(super) async fn lock(config: &PostgresConfig, sql: &SqlConnection, control: &SqlConnection, table: &TableDefinition) -> Result<Locked> {
-    match sql.batch_execute(&statement(table, config.relational.snapshot_lock_timeout)).await {
-        Ok(()) => {}
-        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
-            warn!(table = %table.full_name(), "the table was dropped before the snapshot read it");
-            return Ok(Locked::Gone);
-        }
+    let is_found = match sql.batch_execute(&statement(table, config.relational.snapshot_lock_timeout)).await {
+        Ok(()) => true,
+        Err(error) if matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)) => false,
         Err(error) => {
             let error = sql_error("lock the table for its snapshot", error).scoped(Scope::Table(table.full_name()));
             return Err(match error.kind() {
@@ -45,7 +47,7 @@ pub(super) async fn lock(config: &PostgresConfig, sql: &SqlConnection, control: 
                 _ => error,
             });
         }
-    }
+    };
     // Where somebody waits for a stronger lock the other session waits behind them, and they for this one, which the
     // server cannot see: then this one lets go.
     let doing = "limit the wait for the catalog";
@@ -53,11 +55,29 @@ pub(super) async fn lock(config: &PostgresConfig, sql: &SqlConnection, control: 
     control.batch_execute(&limit).await.map_err(|error| sql_error(doing, error))?;
     let loaded = TableDefinition::load(control, Some(table.oid)).await;
     control.batch_execute("RESET lock_timeout").await.map_err(|error| sql_error(doing, error))?;
-    match loaded {
-        Ok(tables) => Ok(tables.into_iter().next().map_or(Locked::Gone, |table| Locked::Table(Box::new(table)))),
-        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(Locked::Contended),
-        Err(error) => Err(error),
+    let current = match loaded {
+        Ok(tables) => tables.into_iter().next(),
+        Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(Locked::Contended),
+        Err(error) => return Err(error),
+    };
+    let former = table.full_name();
+    let Some(current) = current else {
+        warn!(table = %former, "the table was dropped before the snapshot read it");
+        return Ok(Locked::Gone);
+    };
+    if is_found && current.full_name() == former {
+        return Ok(Locked::Table(Box::new(current)));
     }
+    if config.captures(&current.schema, &current.name) {
+        return Ok(Locked::Renamed(Box::new(current)));
+    }
+    warn!(
+        table = %former,
+        "the table was renamed to {}, which the filters leave out, before the snapshot read it; rows of a table that has its name now \
+         are read with snapshot.new.tables=read, or by the signal execute-snapshot",
+        current.full_name()
+    );
+    Ok(Locked::Gone)
 }
 
 /// Locks a table that another reader has locked; `false` where somebody waits for a stronger lock and has to go first.

@@ -107,20 +107,17 @@ impl Snapshot<'_> {
     }
 
     /// Reads the tables in one snapshot that is taken behind the locks on all of them.
-    pub(crate) async fn read_together(self, tables: Vec<TableDefinition>) -> Result<()> {
+    pub(crate) async fn read_together(self, mut tables: Vec<TableDefinition>) -> Result<()> {
         let sessions = sessions(self.config).await?;
         let control = SqlConnection::connect(self.config).await?;
-        let locked = loop {
-            if let Some(locked) = lock_everywhere(self.config, &sessions, &control, &tables).await? {
-                break locked;
-            }
+        while !lock_everywhere(self.config, &sessions, &control, &mut tables).await? {
             for sql in &sessions {
                 rollback(sql).await?;
             }
-        };
+        }
         share_snapshot(&sessions).await?;
         let anchor = Anchor { lsn: self.position.resume, exported: None, _keeper: None };
-        self.read(sessions, control, Transactions::Together, locked, anchor).await?;
+        self.read(sessions, control, Transactions::Together, tables, anchor).await?;
         Ok(())
     }
 
@@ -199,27 +196,32 @@ async fn sessions(config: &PostgresConfig) -> Result<Vec<SqlConnection>> {
     Ok(sessions)
 }
 
-/// Begins a transaction in each session and locks the tables that are still there. `None` if somebody waits for one of them:
-/// all has to be begun anew.
+/// Begins a transaction in each session and locks the tables. `false` where all has to be begun anew: somebody waits for one of the
+/// tables, or one has gone or changed its name, which `tables` say then.
 async fn lock_everywhere(
     config: &PostgresConfig,
     sessions: &[SqlConnection],
     control: &SqlConnection,
-    tables: &[TableDefinition],
-) -> Result<Option<Vec<TableDefinition>>> {
-    let mut known = tables.to_vec();
+    tables: &mut Vec<TableDefinition>,
+) -> Result<bool> {
     for sql in sessions {
         begin(sql, None).await?;
-        // What the first one has locked is there for the others.
-        for wanted in std::mem::take(&mut known) {
-            match lock(config, sql, control, &wanted).await? {
-                Locked::Table(table) => known.push(*table),
-                Locked::Gone => {}
-                Locked::Contended => return Ok(None),
+        for number in 0..tables.len() {
+            match lock(config, sql, control, &tables[number]).await? {
+                Locked::Table(table) => tables[number] = *table,
+                Locked::Renamed(table) => {
+                    tables[number] = *table;
+                    return Ok(false);
+                }
+                Locked::Gone => {
+                    tables.remove(number);
+                    return Ok(false);
+                }
+                Locked::Contended => return Ok(false),
             }
         }
     }
-    Ok(Some(known))
+    Ok(true)
 }
 
 /// Lets the first session take a snapshot, and the others adopt it. Nobody has one yet: a lock needs none.

@@ -20,7 +20,7 @@ use tracing::info;
 use super::Snapshot;
 use super::reader::Told;
 use super::select::Select;
-use crate::catalog::{Publication, TableDefinition};
+use crate::catalog::{Publication, PublishedTable, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::event::Blocks;
 use crate::lsn::Lsn;
@@ -39,7 +39,7 @@ pub(super) struct Publisher<'a> {
     is_asked_for: bool,
     at_end: Vec<StateChange>,
     figures: &'a SnapshotFigures,
-    tables: Vec<Table>,
+    tables: Vec<Table<'a>>,
     /// Tables read to their end that are not published yet, in that order
     ended: VecDeque<usize>,
     /// Whether no earlier run has read a table
@@ -51,9 +51,12 @@ pub(super) struct Publisher<'a> {
     scanned_of: String,
 }
 
-struct Table {
+struct Table<'a> {
+    /// That under which its rows are told, once it is opened
     name: String,
     oid: u32,
+    /// As the publication knew it at the start, by the name that it had then
+    published: Option<&'a PublishedTable>,
     pending: PendingId,
     anchor: Lsn,
     rows: u64,
@@ -76,7 +79,8 @@ impl<'a> Publisher<'a> {
         let table = |table: &TableDefinition| {
             let name = table.full_name();
             let figures = figures.table(&name, 0);
-            Table { name, oid: table.oid, pending: "".into(), anchor: Lsn::INVALID, rows: 0, held: None, figures }
+            let published = publication.and_then(|publication| publication.table(table));
+            Table { name, oid: table.oid, published, pending: "".into(), anchor: Lsn::INVALID, rows: 0, held: None, figures }
         };
         Self {
             tables: tables.iter().map(table).collect(),
@@ -127,12 +131,18 @@ impl<'a> Publisher<'a> {
         rows: Option<u64>,
         anchor: Lsn,
     ) -> Result<(Arc<TablePlan>, Select)> {
-        let published = self.publication.and_then(|publication| publication.table(definition));
+        let published = self.tables[number].published;
         let generated = self.publication.is_some_and(|publication| publication.generated);
         let shape = Shape::of_definition(definition, published.and_then(|published| published.columns.as_deref()), generated);
         let plan = self.plans.of_definition(self.blocks, definition, shape)?;
         let select = Select::new(self.config, definition, &plan, published.and_then(|published| published.row_filter.as_deref()));
         let table = &mut self.tables[number];
+        let name = definition.full_name();
+        if table.name != name {
+            self.figures.leave_out(&table.figures);
+            table.figures = self.figures.table(&name, 0);
+            table.name = name;
+        }
         table.pending = format!("{}@{anchor}", table.name).into();
         table.anchor = anchor;
         table.figures.begin(rows);

@@ -54,7 +54,7 @@ pub(super) enum Told {
     Rows { table: usize, records: Vec<Record>, octets: usize, reservation: Reservation },
     /// The table is read to its end.
     Ended { table: usize },
-    /// The table was dropped.
+    /// The table is not there any more.
     Gone { table: usize },
 }
 
@@ -118,17 +118,22 @@ impl Reader {
         self.read(number, &open).await
     }
 
-    /// Begins a transaction that has the lock on the table and sees its rows; `None` where the table is gone.
+    /// Begins a transaction that has the lock on the table, under the name that it has by now, and sees its rows; `None` where the
+    /// table is gone.
     async fn settle(&self, table: &TableDefinition) -> Result<Option<(TableDefinition, Arc<Anchor>)>> {
-        let mut anchor = self.anchor.clone();
+        let (mut table, mut anchor) = (table.clone(), self.anchor.clone());
         if self.transactions == Transactions::Together {
-            return Ok(Some((table.clone(), anchor)));
+            return Ok(Some((table, anchor)));
         }
         loop {
             begin(&self.sql, anchor.exported.as_deref()).await?;
-            let locked = lock(&self.config, &self.sql, &*self.control.lock().await, table).await?;
+            let locked = lock(&self.config, &self.sql, &*self.control.lock().await, &table).await?;
             let is_rewritten = match locked {
                 Locked::Gone => return Ok(None),
+                Locked::Renamed(renamed) => {
+                    table = *renamed;
+                    false
+                }
                 Locked::Contended => false,
                 Locked::Table(current) => {
                     if !was_rewritten(&self.sql, &current).await? {

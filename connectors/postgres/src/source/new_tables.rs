@@ -12,7 +12,7 @@ use crate::arrivals::is_published_from_birth;
 use crate::catalog::TableDefinition;
 use crate::chunks::is_chunked;
 use crate::lsn::Lsn;
-use crate::position::{CompletedTable, LogIdentity, Position, ReadingTable, SnapshotProgress, are_tables_known, tables_known};
+use crate::position::{CompletedTable, Position, ReadingTable, are_tables_known, tables_known};
 use crate::snapshot::{Snapshot, tables_to_read, temporary_anchor};
 
 impl Run {
@@ -72,8 +72,7 @@ impl Run {
             return Ok(completed);
         }
         let anchor = temporary_anchor(&self.config, &self.sql).await?;
-        let log = LogIdentity { system: String::new(), timeline: 0, slot: self.config.slot.clone() };
-        let place = self.new_position(&log, anchor.lsn, SnapshotProgress::Running).await?;
+        let place = self.message_at(anchor.lsn).await?;
         let figures = figures_of(context, &completed);
         let snapshot = Snapshot {
             config: &self.config,
@@ -83,7 +82,7 @@ impl Run {
             publication: self.publication.as_ref(),
             completed,
             position: position.clone(),
-            place: place.last,
+            place,
             is_asked_for: false,
             at_end: Vec::new(),
             figures: &figures,

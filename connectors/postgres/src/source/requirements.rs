@@ -4,6 +4,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 
 use crate::catalog::{ServerFacts, quote_identifier};
 use crate::config::PostgresConfig;
+use crate::replication::FOLLOW_PRIMARY;
 
 /// `server_version_num` of the first version whose standbys have slots of their own, and that filters by origin.
 const STANDBYS_AND_ORIGINS: u32 = 160_000;
@@ -19,9 +20,10 @@ pub(crate) fn check_server(config: &PostgresConfig, facts: &ServerFacts) -> Resu
         return Ok(());
     }
     if facts.in_recovery && facts.version < STANDBYS_AND_ORIGINS {
-        return Err(Error::new(ErrorKind::Unsupported, "follow the log")
+        // A name that leads to the primary may lead to a standby for as long as that is not promoted.
+        return Err(Error::new(ErrorKind::Restarting, "follow the log")
             .because("the server is a standby, and standbys decode since PostgreSQL 16")
-            .mend("follow the primary: name it in database.hostname, or set database.target_session_attrs to primary"));
+            .mend(FOLLOW_PRIMARY));
     }
     if facts.wal_level != "logical" {
         return Err(Error::new(ErrorKind::Misconfigured, "follow the log")

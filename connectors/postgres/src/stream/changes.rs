@@ -176,7 +176,7 @@ impl Streaming<'_> {
         }
         self.last_commit = Some(end);
         self.last = LastMessage { lsn: end, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind: MessageKind::Commit };
-        self.batch.transactions += u64::from(transaction.ours);
+        self.batch.counts.transactions += u64::from(transaction.ours);
         if self.heard.is_empty() { Ok(()) } else { Box::pin(self.obey_heard(transaction.xid)).await }
     }
 
@@ -202,9 +202,12 @@ impl Streaming<'_> {
             return Ok(None);
         }
         self.tell_begin();
+        let Some(plan) = self.plans.of(relation)? else {
+            self.batch.counts.filtered += u64::from(is_row && !durable);
+            return Ok(None);
+        };
         // Committed before the anchor: the snapshot holds it.
-        let plan = self.plans.of(relation)?.filter(|plan| commit >= plan.anchor);
-        Ok(plan.map(|plan| (plan, durable)))
+        Ok((commit >= plan.anchor).then_some((plan, durable)))
     }
 
     /// Writes the record that says that the transaction began, if it is not written yet.
@@ -236,6 +239,7 @@ impl Streaming<'_> {
         };
         let is_signal = self.signal_table == Some(relation);
         if relational.skipped_operations.contains(skipped) && self.chunks.is_idle() && !is_signal {
+            self.batch.counts.filtered += u64::from(!durable);
             return Ok(());
         }
         let at = |error: Error| error.at(lsn);
@@ -258,9 +262,10 @@ impl Streaming<'_> {
             self.hear(&change);
         }
         if is_unchanged {
-            self.batch.unchanged += 1;
+            self.batch.counts.unchanged += 1;
         }
         if is_skipped || is_unchanged {
+            self.batch.counts.filtered += u64::from(is_skipped && !durable);
             return Ok(());
         }
         self.emit(&plan, change, lsn, kind, durable);
@@ -337,8 +342,8 @@ impl Streaming<'_> {
         };
         let batch = &mut self.batch;
         let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), batch.now, &mut batch.arena);
+        batch.counts.add(&change);
         plan.events.records(change, EventMoment { transaction: order, ..moment }, |record| batch.push(record));
-        batch.rows += 1;
         self.last = LastMessage { lsn, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind };
         self.moved = true;
     }

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use tailwater_api::{ErrorKind, Result};
+use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::snapshot_figures::SnapshotFigures;
 use tracing::{info, warn};
 
 use super::{Streaming, stopped};
-use crate::catalog::TableDefinition;
+use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
+use crate::config::PostgresConfig;
 use crate::connect::SqlConnection;
 use crate::lsn::Lsn;
+use crate::replication::is_out_of_slots;
 use crate::snapshot::{Anchor, Snapshot};
 
 impl Streaming<'_> {
@@ -63,7 +65,7 @@ impl Streaming<'_> {
         match read {
             Ok(()) => drop(self.blocking.finish_first()),
             // I10: rows that the snapshot at the start owes are not given up.
-            Err(error) if is_passing(error.kind()) || self.blocking.is_of_initial_snapshot() => return Err(error),
+            Err(error) if is_passing(&error) || self.blocking.is_of_initial_snapshot() => return Err(error),
             Err(error) => {
                 warn!("the blocking snapshot is given up: {error}");
                 let relational = &self.config.relational;
@@ -88,6 +90,7 @@ impl Streaming<'_> {
         config.relational.snapshot_selects.splice(0..0, statements);
         let config = Arc::new(config);
         let control = SqlConnection::connect(&config).await?;
+        let publication = load_publication(self.config, &self.facts, &control).await?;
         let mut definitions = TableDefinition::load(&control, None).await?;
         definitions.retain(|table| tables.iter().any(|asked_for| asked_for.oid == table.oid));
         definitions.sort_by_cached_key(TableDefinition::full_name);
@@ -99,7 +102,7 @@ impl Streaming<'_> {
             context: self.context,
             plans: &mut self.plans,
             blocks: &self.blocks,
-            publication: (*self.publication).as_ref(),
+            publication: Some(&publication),
             completed: Vec::new(),
             place: position.last.clone(),
             position,
@@ -113,12 +116,24 @@ impl Streaming<'_> {
     }
 }
 
-/// Whether the snapshot may be possible at the next try. What never will be must not stop the log (I11).
-fn is_passing(kind: ErrorKind) -> bool {
-    match kind {
+/// The publication as it is now: its tables, columns and row filters may have changed since the start.
+pub(super) async fn load_publication(config: &PostgresConfig, facts: &ServerFacts, sql: &SqlConnection) -> Result<Publication> {
+    let name = &config.publication;
+    let publication = Publication::load(sql, facts, name).await?;
+    publication.ok_or_else(|| {
+        Error::new(ErrorKind::Missing, format!("use the publication {name}"))
+            .because("somebody dropped it")
+            .mend(format!("CREATE PUBLICATION {} FOR ALL TABLES;", quote_identifier(name)))
+    })
+}
+
+/// Whether the snapshot may be possible at the next try. What never will be must not stop the log (I11); nor must a server without
+/// a free slot, which nobody may ever give.
+fn is_passing(error: &Error) -> bool {
+    match error.kind() {
         ErrorKind::Unreachable | ErrorKind::TimedOut | ErrorKind::Restarting | ErrorKind::Conflict => true,
-        ErrorKind::Throttled
-        | ErrorKind::Unauthorised
+        ErrorKind::Throttled => !is_out_of_slots(error),
+        ErrorKind::Unauthorised
         | ErrorKind::Missing
         | ErrorKind::Misconfigured
         | ErrorKind::HistoryGone
@@ -126,5 +141,18 @@ fn is_passing(kind: ErrorKind) -> bool {
         | ErrorKind::Unsupported
         | ErrorKind::Rejected
         | ErrorKind::Bug => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_given_up_for_what_does_not_pass() {
+        let passing = [ErrorKind::Unreachable, ErrorKind::TimedOut, ErrorKind::Throttled, ErrorKind::Restarting, ErrorKind::Conflict];
+        for kind in ErrorKind::ALL {
+            assert_eq!(is_passing(&Error::new(kind, "take a snapshot")), passing.contains(&kind), "{kind:?}");
+        }
     }
 }

@@ -17,7 +17,8 @@ use tailwater_kit::signals::{ExecuteSnapshot, Request};
 use tracing::{info, warn};
 
 use super::Streaming;
-use crate::catalog::TableDefinition;
+use super::rest::load_publication;
+use crate::catalog::{Publication, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::position::ReadingTable;
 use crate::request::{TableRequest, pause};
@@ -88,13 +89,17 @@ impl Streaming<'_> {
             info!(signal = id, "the snapshot of this id is under way already");
             return Ok(Ok(()));
         }
-        let sql = self.session.get().await?;
+        let session = self.session.get().await?;
         if let Some(xid) = xid {
-            // It may have made the tables itself.
-            sql.await_visibility(xid).await?;
+            // It may have made the tables itself, and published them.
+            session.await_visibility(xid).await?;
         }
-        let definitions = TableDefinition::load(sql, None).await?;
-        let tables = chosen(self.config, &self.publication, &definitions, &snapshot.tables);
+        let publication = match load_publication(self.config, &self.facts, session).await {
+            Err(error) if error.kind() == ErrorKind::Missing => return Ok(Err(error)),
+            loaded => loaded?,
+        };
+        let definitions = TableDefinition::load(session, None).await?;
+        let tables = chosen(self.config, &publication, &definitions, &snapshot.tables);
         let names: Vec<String> = tables.iter().map(TableDefinition::full_name).collect();
         let unknown: Vec<(usize, &str)> = snapshot.tables.without_match(&names).collect();
         if names.is_empty() {
@@ -132,7 +137,7 @@ impl Streaming<'_> {
         if snapshot.blocking {
             self.blocking.add(tables);
         } else {
-            self.chunks.add(tables);
+            self.chunks.add(tables, publication);
             self.tell(id, Happening::Started, &[("data_collections", &names)]);
         }
         self.moved = true;
@@ -213,17 +218,12 @@ impl Streaming<'_> {
 }
 
 /// The tables that a signal names, in the order in which it names them.
-fn chosen(
-    config: &PostgresConfig,
-    publication: &Option<crate::catalog::Publication>,
-    definitions: &[TableDefinition],
-    names: &NameList,
-) -> Vec<TableDefinition> {
+fn chosen(config: &PostgresConfig, publication: &Publication, definitions: &[TableDefinition], names: &NameList) -> Vec<TableDefinition> {
     let mut config = config.clone();
     config.relational.snapshot_tables = names.clone();
     let mut captured = captured(&config, definitions);
     captured.retain(|table| config.relational.tables.accepts(&table.schema, &table.name));
-    let mut tables = tables_to_read(&config, publication.as_ref(), &captured);
+    let mut tables = tables_to_read(&config, Some(publication), &captured);
     tables.sort_by_cached_key(|table| names.place(&table.full_name()));
     tables
 }

@@ -90,7 +90,7 @@ impl Streaming<'_> {
                 Some(part) => {
                     let message = match part {
                         Part::InProgress => FramedMessage::of_part(payload),
-                        Part::Prepared => FramedMessage::of_prepared(payload),
+                        Part::Prepared => FramedMessage::of_whole(payload),
                     };
                     let message = message.map_err(at)?;
                     if let Some((oid, shape)) = message.description().map_err(at)? {
@@ -104,7 +104,7 @@ impl Streaming<'_> {
                 }
                 None => {
                     if payload.first() == Some(&b'R') {
-                        let message = FramedMessage::of_prepared(payload.clone()).map_err(at)?;
+                        let message = FramedMessage::of_whole(payload.clone()).map_err(at)?;
                         if let Some((oid, shape)) = message.description().map_err(at)? {
                             self.said.insert(oid, Said::new(shape, &message));
                         }
@@ -147,7 +147,7 @@ impl Streaming<'_> {
         self.begin(Begin { final_lsn: commit.commit_lsn, commit_time: commit.commit_time, xid })?;
         let mut described = BTreeSet::new();
         while let Some((place, payload)) = messages.next()? {
-            let kept = FramedMessage::of_prepared(payload.clone())?;
+            let kept = FramedMessage::of_whole(payload.clone())?;
             if let Some((oid, shape)) = kept.description().map_err(|error| error.at(place))? {
                 described.insert(oid);
                 self.foretold.insert(oid, shape);

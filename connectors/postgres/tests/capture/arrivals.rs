@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::chunks::{release_commits, stall_commits};
-use crate::harness::{Log, config, eventually, server, show, start};
+use crate::harness::{Log, config, eventually, line, server, show, start};
 
 const READ: (&str, &str) = ("snapshot.new.tables", "read");
 const FILTERED: (&str, &str) = ("publication.autocreate.mode", "filtered");
@@ -325,6 +325,43 @@ async fn a_keyless_table_added_while_commits_hang_has_each_row_once() {
 }
 
 #[tokio::test]
+async fn rows_of_a_partition_that_is_attached_to_a_root_appear_once_under_its_name() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE one PARTITION OF root FOR VALUES FROM (0) TO (100); INSERT INTO root VALUES (1, 'a');
+             CREATE TABLE two (id int PRIMARY KEY, v text); INSERT INTO two SELECT i, 'b' FROM generate_series(100, 104) i;
+             CREATE TABLE three (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE three_leaf PARTITION OF three FOR VALUES FROM (200) TO (300); INSERT INTO three VALUES (200, 'c')",
+        )
+        .await
+        .unwrap();
+    let keys = [READ, SOON, ("publish.via.partition.root", "true"), ("table.include.list", r"public\.(root|one|two|three|three_leaf)")];
+    let mut running = start(&config(&server, &keys), Log::default());
+    running.records(7).await;
+    tokio::select! {
+        () = running.until(|_| false) => {}
+        () = eventually(&client, ACTIVE) => {}
+    }
+    let before = running.log.records.len();
+    for (partition, from, to) in [("two", 100, 200), ("three", 200, 300)] {
+        let attach = format!("ALTER TABLE root ATTACH PARTITION {partition} FOR VALUES FROM ({from}) TO ({to})");
+        client.batch_execute(&attach).await.unwrap();
+    }
+    running.until(|log| log.records.len() >= before + 6).await;
+    client.batch_execute("UPDATE root SET v = 'new' WHERE id IN (1, 100, 200)").await.unwrap();
+    running.until(|log| of_table(log, "public.root").iter().filter(|line| line.starts_with('u')).count() == 3).await;
+    let log = running.stop().await;
+    let mut read: Vec<_> = log.records[before..].iter().map(line).filter(|line| line.starts_with('r')).collect();
+    read.sort();
+    let row = |id: i32, v: &str| format!("r public.root {{{id}}} null->{{{id},{v}}}");
+    let expected: Vec<_> = (100..105).map(|id| row(id, "b")).chain([row(200, "c")]).collect();
+    assert_eq!(read, expected);
+}
+
+#[tokio::test]
 async fn a_crash_while_a_new_table_is_read_loses_nothing_and_repeats_nothing() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
@@ -370,4 +407,35 @@ fn rows(log: &Log, table: &str) -> BTreeMap<String, String> {
         rows.insert(format!("{{{}}}", show(id)), show(envelope.after()));
     }
     rows
+}
+
+#[tokio::test]
+async fn a_table_of_somebody_else_that_passes_the_filters_stops_nothing() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE ROLE capturing LOGIN REPLICATION; GRANT CREATE ON DATABASE postgres TO capturing; GRANT CREATE ON SCHEMA public TO capturing;
+             SET ROLE capturing; CREATE TABLE a (id int PRIMARY KEY)",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[FILTERED, SOON, ("snapshot.mode", "no_data"), ("database.user", "capturing")]);
+    let running = start(&config, Log::default());
+    eventually(&client, ACTIVE).await;
+    client
+        .batch_execute("RESET ROLE; CREATE TABLE strange (id int PRIMARY KEY); SET ROLE capturing; CREATE TABLE b (id int PRIMARY KEY)")
+        .await
+        .unwrap();
+    // What can be published is, and nothing else is tried.
+    let (result, log) = running.ended().await;
+    let error = result.unwrap_err();
+    assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains(r#"ADD TABLE "public"."b""#), "{error}");
+    assert!(!error.to_string().contains("strange"), "{error}");
+    let mut running = start(&config, log);
+    eventually(&client, "SELECT count(*) = 2 FROM pg_publication_tables").await;
+    eventually(&client, ACTIVE).await;
+    client.batch_execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); RESET ROLE; INSERT INTO strange VALUES (1)").await.unwrap();
+    running.records(2).await;
+    assert_eq!(running.stop().await.lines(), ["c public.a {1} null->{1}", "c public.b {1} null->{1}"]);
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tailwater_api::Value;
 use tailwater_api::envelope::{Envelope, Operation};
 use tailwater_api::record::Record;
+use tailwater_api::{ErrorKind, Value};
 use tokio_postgres::Client;
 
 use crate::harness::{Log, config, eventually, line, server, start};
@@ -210,4 +210,30 @@ async fn a_snapshot_that_waits_for_open_transactions_is_stopped_by_a_signal() {
     client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
     running.records(2).await;
     assert_eq!(running.stop().await.lines(), ["c public.t {2} null->{2}", "c public.t {3} null->{3}"]);
+}
+
+#[tokio::test]
+async fn it_is_taken_later_where_the_server_has_no_room_for_its_connections_now() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE PUBLICATION shop FOR ALL TABLES;
+             CREATE ROLE capturing LOGIN REPLICATION; GRANT SELECT ON t TO capturing",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[NO_DATA, ("database.user", "capturing")]);
+    let running = start(&config, Log::default());
+    is_streaming(&client).await;
+    client.batch_execute("ALTER ROLE capturing CONNECTION LIMIT 0").await.unwrap();
+    let _answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
+    let (result, log) = running.ended().await;
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Throttled, "{error}");
+    assert!(is_asked_for(&log), "what was asked for stays");
+    client.batch_execute("ALTER ROLE capturing CONNECTION LIMIT -1").await.unwrap();
+    let mut running = start(&config, log);
+    running.until(is_read).await;
+    assert_eq!(running.stop().await.lines(), ["r public.t {1} null->{1}"]);
 }

@@ -244,6 +244,11 @@ impl Running {
         self.figures.gauge(name, "", table).get()
     }
 
+    /// A figure that can be looked at while the source goes on.
+    pub(crate) fn gauge(&self, name: &'static str) -> Gauge {
+        self.figures.gauge(name, "", None)
+    }
+
     /// A count as it is now.
     pub(crate) fn count(&self, name: &'static str) -> u64 {
         self.figures.counter(name, "", None).get()

@@ -1,6 +1,7 @@
 //! Publications and replica identities: which are made, which are extended, and what of them is heeded.
 
 use crate::harness::{Log, config, eventually, server, start};
+use crate::signals::{NO_DATA, answered, is_asked_for, is_streaming, request};
 
 const NAMED: &str = "SELECT coalesce(string_agg(tablename, ',' ORDER BY tablename), '') FROM pg_publication_tables WHERE pubname = $1";
 
@@ -131,4 +132,38 @@ async fn replica_identities_are_set_and_tables_of_which_the_log_tells_no_keys_ar
             "d public.coded {?} {?,d,?}->null",
         ]
     );
+}
+
+#[tokio::test]
+async fn a_snapshot_that_a_signal_asks_for_heeds_the_publication_as_it_is_then() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2); CREATE PUBLICATION shop FOR TABLE t")
+        .await
+        .unwrap();
+    let settings = [NO_DATA, ("publication.autocreate.mode", "disabled")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    is_streaming(&client).await;
+    client
+        .batch_execute(
+            "CREATE TABLE listed (id int PRIMARY KEY, v text, secret text); INSERT INTO listed VALUES (1, 'a', 's');
+             CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE leaf PARTITION OF root FOR VALUES FROM (0) TO (10); INSERT INTO root VALUES (7);
+             ALTER PUBLICATION shop SET (publish_via_partition_root = true);
+             ALTER PUBLICATION shop SET TABLE t WHERE (id > 1), listed (id, v), root",
+        )
+        .await
+        .unwrap();
+    let tables = r#"["public.t", "public.listed", "public.root"]"#;
+    for kind in ["incremental", "blocking"] {
+        let known = running.log.records.len();
+        let answer = request(&running, "execute-snapshot", &format!(r#"{{"data-collections": {tables}, "type": "{kind}"}}"#)).await;
+        answered(&mut running, answer).await.unwrap();
+        running.until(|log| !is_asked_for(log)).await;
+        let mut lines = running.log.lines()[known..].to_vec();
+        lines.sort();
+        assert_eq!(lines, ["r public.listed {1} null->{1,a}", "r public.root {7} null->{7}", "r public.t {2} null->{2}"], "{kind}");
+    }
+    running.stop().await;
 }

@@ -70,6 +70,8 @@ async fn a_wrong_password_is_refused_and_not_shown() {
     let report = PostgresConnector::probe(&config(&server, &settings)).await;
     assert!(!report.is_ready() && !format!("{report:?}").contains("hunter2"));
     assert_eq!(report.findings[0].key, Some("database.password"));
+    both_refuse(&server, &[("database.user", "guarded")], ErrorKind::Unauthorised, "set database.password").await;
+    both_refuse(&server, &[("database.sslmode", "require")], ErrorKind::Misconfigured, "ssl = on").await;
     let right = [("database.user", "guarded"), ("database.password", "right")];
     let mut running = start(&config(&server, &right), Log::default());
     running.until(|log| !log.state.is_empty()).await;

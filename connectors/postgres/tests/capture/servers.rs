@@ -90,6 +90,11 @@ async fn both_sides_show_certificates() {
     let error = start(&config(&server, &without), Log::default()).failed().await;
     assert_eq!(error.kind(), ErrorKind::Unauthorised, "{error}");
     assert!(error.remedy().is_some_and(|mend| mend.contains("database.sslcert")), "{error}");
+    // For another name than the one that is asked for.
+    let named = [&without[..], &[("database.hostname", "127.0.0.1")]].concat();
+    let error = start(&config(&server, &named), Log::default()).failed().await;
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert!(error.remedy().is_some_and(|mend| mend.contains("database.sslrootcert")), "{error}");
     let strange = [&without[..], &[("database.sslcert", other.as_str()), ("database.sslkey", &other_key)]].concat();
     let error = start(&config(&server, &strange), Log::default()).failed().await;
     // The server says why and closes; where what we send meets the closed connection first, its word is lost.

@@ -449,3 +449,55 @@ async fn figures_say_how_far_each_table_is() {
     assert_eq!((running.figure(names::TABLES, None), running.figure(names::TABLES_REMAINING, None)), (4, 0));
     assert_eq!((large(&running, names::TABLE_STATE), large(&running, names::TABLE_ROWS)), (names::COMPLETE, 20_000));
 }
+
+#[tokio::test]
+async fn a_table_renamed_before_it_is_read_is_read_under_its_new_name_and_the_one_in_its_place_is_not_taken_for_it() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(LARGE_AND_SMALL).await.unwrap();
+    client.batch_execute("CREATE TABLE new_small (LIKE small INCLUDING ALL); INSERT INTO new_small VALUES (7, 'y')").await.unwrap();
+    let filter = ("table.exclude.list", r"public\.(new|old)_small");
+    let mut running = start(&config(&server, &[filter]), Log::default());
+    // Nobody takes more batches, so the first table is being read.
+    running.until(|log| log.points.len() >= 2).await;
+    client
+        .batch_execute(
+            "ALTER TABLE medium RENAME TO renamed;
+             BEGIN; ALTER TABLE small RENAME TO old_small; ALTER TABLE new_small RENAME TO small; COMMIT;",
+        )
+        .await
+        .unwrap();
+    running.until(|log| marks(log).last().is_some_and(|mark| mark == "last")).await;
+    let log = running.stop().await;
+    let of = |topic: &str| log.records.iter().filter(|record| *record.topic == *format!("shop.public.{topic}")).count();
+    assert_eq!((of("large"), of("renamed"), log.records.len()), (20_000, 2000, 22_000));
+    let complete: Vec<_> = log.state.iter().filter_map(|(partition, _)| partition.get("tailwater.table")?.as_str()).collect();
+    assert_eq!(complete, ["public.large", "public.renamed"], "the table that is called small now was not read");
+
+    // It came while the connector ran, as any that is renamed into the filters.
+    let mut running = start(&config(&server, &[filter, ("snapshot.new.tables", "read")]), log);
+    running.records(22_001).await;
+    assert_eq!(running.stop().await.lines()[22_000..], ["r public.small {7} null->{7,y}"]);
+}
+
+#[tokio::test]
+async fn tables_renamed_and_dropped_while_all_are_being_locked_are_read_under_their_new_names_and_left_out() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY); CREATE TABLE c (id int PRIMARY KEY);
+             CREATE TABLE d (id int PRIMARY KEY); INSERT INTO a VALUES (1); INSERT INTO b VALUES (2); INSERT INTO d VALUES (4)",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("BEGIN; DROP TABLE a; ALTER TABLE b RENAME TO renamed; DROP TABLE c").await.unwrap();
+    let running = start(&config(&server, &[("snapshot.mode", "initial_only"), ("snapshot.max.threads", "2")]), Log::default());
+    eventually(&server.connect("postgres").await.unwrap(), "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)").await;
+    client.batch_execute("COMMIT").await.unwrap();
+    let (result, log) = running.ended().await;
+    result.unwrap();
+    let mut lines = log.lines();
+    lines.sort();
+    assert_eq!(lines, ["r public.d {4} null->{4}", "r public.renamed {2} null->{2}"]);
+}

@@ -2,12 +2,14 @@
 
 use std::process::Command;
 
+use tailwater_api::ErrorKind;
 use tailwater_api::signal::{Signal, SignalRequest};
+use tailwater_api::state::StateChange;
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-use crate::harness::{Log, config, eventually, line, start};
+use crate::harness::{Log, PATIENCE, config, eventually, line, start};
 
 /// A primary with a publication for all tables, and its standby. Standbys decode since PostgreSQL 16.
 async fn pair() -> Option<(PostgresServer, PostgresServer)> {
@@ -80,7 +82,7 @@ async fn a_standby_that_cannot_decode_is_refused_with_the_way_out() {
     let Some(mut primary) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
     let standby = primary.standby().await.unwrap();
     let error = start(&config(&standby, &[]), Log::default()).failed().await;
-    assert_eq!(error.kind(), tailwater_api::ErrorKind::Unsupported);
+    assert_eq!(error.kind(), ErrorKind::Restarting, "it may be promoted: {error}");
     assert!(error.remedy().is_some_and(|mend| mend.contains("target_session_attrs")), "{error}");
 }
 
@@ -141,4 +143,83 @@ async fn a_row_read_while_its_transaction_was_open_on_the_primary_does_not_follo
     let of_the_row: Vec<_> = lines.iter().filter(|line| line.contains(" {7} ")).collect();
     assert_eq!(of_the_row, ["u public.t {7} null->{7,1}"]);
     assert_eq!(lines.len(), 3001, "each other row once");
+}
+
+#[tokio::test]
+async fn a_standby_is_followed_over_its_promotion_by_the_next_run_too() {
+    let Some((primary, standby)) = pair().await else { return };
+    let (client, on_standby) = (primary.connect("postgres").await.unwrap(), standby.connect("postgres").await.unwrap());
+    let telling = tell_what_runs(&primary).await;
+    let config = config(&standby, &[("snapshot.mode", "no_data")]);
+    let mut running = start(&config, Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    eventually(&on_standby, "SELECT bool_or(active) FROM pg_replication_slots").await;
+    telling.abort();
+    client.batch_execute("INSERT INTO keyless VALUES (2)").await.unwrap();
+    running.records(1).await;
+    on_standby.batch_execute("SELECT pg_promote()").await.unwrap();
+    eventually(&on_standby, "SELECT NOT pg_is_in_recovery()").await;
+    on_standby.batch_execute("INSERT INTO keyless VALUES (3)").await.unwrap();
+    running.records(2).await;
+    // What was stored last stands behind the place where the timelines part.
+    let log = running.crash().await;
+    on_standby.batch_execute("INSERT INTO keyless VALUES (4)").await.unwrap();
+    let mut running = start(&config, log);
+    running.records(3).await;
+    let expected = [2, 3, 4].map(|id| format!("c public.keyless null null->{{{id}}}"));
+    assert_eq!(running.stop().await.lines(), expected);
+}
+
+#[tokio::test]
+async fn a_standby_that_has_not_replayed_what_is_published_is_waited_for() {
+    let Some((primary, standby)) = pair().await else { return };
+    let telling = tell_what_runs(&primary).await;
+    let config = config(&standby, &[("snapshot.mode", "no_data")]);
+    let mut running = start(&config, Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    telling.abort();
+    let mut log = running.stop().await;
+    let (partition, offset) = log.state.iter().next().map(|(partition, offset)| (partition.clone(), offset.clone())).unwrap();
+    let mut ahead = offset.clone();
+    let resume = offset["tailwater.resume"].as_u64().unwrap();
+    ahead.insert("tailwater.resume".into(), (resume + (1 << 30)).into());
+    log.state.apply(&StateChange { partition, offset: Some(ahead) });
+    let error = start(&config, log).failed().await;
+    assert_eq!(error.kind(), ErrorKind::Restarting, "{error}");
+    assert!(error.to_string().contains("has come to"), "{error}");
+}
+
+#[tokio::test]
+async fn a_standby_with_a_copy_of_the_slot_is_waited_for_until_it_is_promoted() {
+    let Some((primary, standby)) = pair().await else { return };
+    let (client, on_standby) = (primary.connect("postgres").await.unwrap(), standby.connect("postgres").await.unwrap());
+    let entries = [("snapshot.mode", "no_data"), ("slot.failover", "true")];
+    let mut running = start(&config(&primary, &entries), Log::default());
+    eventually(&client, "SELECT bool_or(active) FROM pg_replication_slots WHERE slot_name = 'shop'").await;
+    let telling = tell_what_runs(&primary).await;
+    // The copy is of use once the primary's slot has come to what the standby still has.
+    let deadline = tokio::time::Instant::now() + PATIENCE * 2;
+    let mut count = 0;
+    let is_copied = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = 'shop' AND synced AND NOT temporary)";
+    while !on_standby.query_one(is_copied, &[]).await.unwrap().get::<_, bool>(0) {
+        assert!(tokio::time::Instant::now() < deadline, "the slot is never copied");
+        count += 1;
+        client.execute("INSERT INTO keyless VALUES ($1)", &[&i32::try_from(count).unwrap()]).await.unwrap();
+        running.records(count).await;
+        // Refused while the slot is not ready for it.
+        let _ = on_standby.batch_execute("SELECT pg_sync_replication_slots()").await;
+    }
+    telling.abort();
+    let log = running.stop().await;
+    replayed(&client, &standby).await;
+
+    let error = start(&config(&standby, &entries), log.clone()).failed().await;
+    assert_eq!(error.kind(), ErrorKind::Restarting, "{error}");
+    assert!(error.remedy().is_some_and(|mend| mend.contains("follow the primary")), "{error}");
+    on_standby.batch_execute("SELECT pg_promote()").await.unwrap();
+    eventually(&on_standby, "SELECT NOT pg_is_in_recovery()").await;
+    on_standby.batch_execute("INSERT INTO keyless VALUES (-1)").await.unwrap();
+    let mut running = start(&config(&standby, &entries), log);
+    running.records(count + 1).await;
+    assert_eq!(running.stop().await.lines().last().unwrap(), "c public.keyless null null->{-1}");
 }

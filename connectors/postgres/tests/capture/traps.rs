@@ -405,7 +405,11 @@ const TRAPS: &[(&str, &str, Answer)] = &[
     (
         "T137",
         "an identity that does not hold the key",
-        Tests(&["replica_identities_are_set_and_tables_of_which_the_log_tells_no_keys_are_known", "postgres/identity-autoset"]),
+        Tests(&[
+            "t137_a_key_that_the_log_does_not_tell_is_named_at_the_start_with_the_statement_that_mends_it",
+            "replica_identities_are_set_and_tables_of_which_the_log_tells_no_keys_are_known",
+            "postgres/identity-autoset",
+        ]),
     ),
     ("T138", "a partial or nullable unique index", Tests(&["postgres/unique-index-as-key", "postgres/no-primary-key"])),
     (

@@ -1,0 +1,68 @@
+//! What the source says at WARN and above, on the thread of one test.
+
+use std::fmt::{Debug, Write};
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+/// Collects warnings until it is dropped. A test that runs on one thread has its source on that, too.
+pub(crate) struct Warnings {
+    lines: Arc<Mutex<Vec<String>>>,
+    _guard: DefaultGuard,
+}
+
+impl Warnings {
+    pub(crate) fn collect() -> Self {
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let guard = set_default(Collector(lines.clone()));
+        Self { lines, _guard: guard }
+    }
+
+    /// The warnings that hold all of these words.
+    pub(crate) fn with(&self, words: &[&str]) -> Vec<String> {
+        let lines = self.lines.lock().expect("nobody panics with it");
+        lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).cloned().collect()
+    }
+}
+
+struct Collector(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Collector {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::WARN)
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.0.lock().expect("nobody panics with it").push(line.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let _ = write!(self.0, "{}={value:?} ", field.name());
+    }
+}
