@@ -7,7 +7,15 @@
 //! durable chunk (I3).
 //!
 //! The log may stand still before the place that it has to pass, because what is written is not flushed. Then a
-//! transaction that changes nothing is committed, which makes the server flush; no right is needed for it.
+//! transaction that changes nothing is committed, which makes the server flush; no right is needed for it. While that does not help,
+//! the pause between two such transactions grows.
+//!
+//! Keys that the log touches are remembered of each table that is still to be read, though it is not being read yet: a read that
+//! begins later may not see a transaction whose events are emitted already. To remember them only from then on, the table would have
+//! to wait as a new session does, until all that runs has ended.
+//!
+//! A session that reads may be ended by others. That is told, and the read made again; the stream goes on. Where it happens again and
+//! again in a row, it is the task's error.
 //!
 //! Room for the keys that the log touches meanwhile, and for each chunk, is reserved (I6). Where the stream waits for room, they give way:
 //! all is forgotten and read again, since a chunk that waits for the log may hold what the log waits for. Then one chunk is read at a
@@ -50,7 +58,7 @@ use tracing::warn;
 use self::keys::RowKey;
 use self::read::TableRead;
 pub(crate) use self::readable::{can_be_chunked, is_chunked};
-use self::table::{Read, Table};
+use self::table::{Read, TRIES, Table};
 use crate::catalog::Publication;
 use crate::config::PostgresConfig;
 use crate::connect::{SqlSession, sql_error};
@@ -67,6 +75,8 @@ const TOUCHED_LIMIT: usize = 1 << 20;
 const AHEAD: usize = 3;
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The same where the last tries did not help
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long transactions may be waited for before it is told.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -106,6 +116,10 @@ pub(crate) struct Chunks {
     looks_from: Instant,
     /// Before this the log may pass by itself what it has to.
     pushes_from: Instant,
+    /// Time until the next push, which grows until rows are emitted
+    push_pause: Duration,
+    /// Steps in a row that failed
+    failures: u32,
     /// When the next step can be begun, unless something is told before
     due: Option<Instant>,
     waiting_since: Option<Instant>,
@@ -168,6 +182,8 @@ impl Chunks {
             turn: 0,
             looks_from: now,
             pushes_from: now,
+            push_pause: PAUSE,
+            failures: 0,
             due: Some(now),
             waiting_since: None,
             config,
@@ -329,7 +345,8 @@ impl Chunks {
     fn take_back(&mut self, ended: std::result::Result<(SqlSession, Result<Step>), tokio::task::JoinError>) -> Result<Step> {
         match ended {
             Ok((session, step)) => {
-                self.session = Some(session);
+                // One that failed may not say yet that its connection is gone.
+                self.session = Some(if step.is_ok() { session } else { SqlSession::new(self.config.clone()) });
                 step
             }
             Err(error) => Err(Error::new(ErrorKind::Bug, "look what is visible").because(error)),
@@ -347,8 +364,19 @@ impl Chunks {
         if let Some(ended) = self.under_way.try_join_next() {
             self.finished = Some(self.take_back(ended));
         }
-        if let Some(step) = self.finished.take() {
-            self.take(step?);
+        match self.finished.take() {
+            Some(Ok(step)) => {
+                self.failures = 0;
+                self.take(step);
+            }
+            Some(Err(error)) if error.kind().is_transient() && self.failures < TRIES => {
+                self.failures += 1;
+                warn!(tries = self.failures, "a look beside the log failed and is made again: {error}");
+                let next = Instant::now() + PAUSE * self.failures;
+                (self.looks_from, self.pushes_from) = (next, next);
+            }
+            Some(Err(error)) => return Err(error),
+            None => {}
         }
         let emission = self.next_emission(reached)?;
         if self.rests() {
@@ -476,7 +504,10 @@ impl Chunks {
                 self.room = Some(room);
                 self.windows.restart();
             }
-            Step::Ended => self.pushes_from = Instant::now() + PAUSE,
+            Step::Ended => {
+                self.pushes_from = Instant::now() + self.push_pause;
+                self.push_pause = (self.push_pause * 2).min(LONGEST_PAUSE);
+            }
             Step::Looked(look, sight) => {
                 self.windows.learn(look, &sight);
                 self.tell_of_wait();

@@ -16,7 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::catalog::quote_identifier;
 use crate::config::PostgresConfig;
-use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeRow};
+use crate::data_types::{SESSION_SETTINGS, TypeCatalog, TypeOptions, TypeRow};
 use crate::replication::{
     CERTIFICATE_REMEDY, ConnectOptions, LIFT_LATER_LIMITS, METHOD_REMEDY, NOT_UTF_8_REMEDY, PASSWORD_REMEDY, POOLER_REMEDY, SESSION_RIGHTS,
     TLS_REMEDY, TOO_LONG_REMEDY, UNREACHABLE_REMEDY, is_from_pooler, kind_of, tls_refusal,
@@ -158,6 +158,27 @@ impl SqlConnection {
         Ok(())
     }
 
+    /// Reads the types of the database.
+    pub(crate) async fn load_types(&self, options: TypeOptions) -> Result<TypeCatalog> {
+        let rows = self.query(TypeCatalog::QUERY, &[]).await.map_err(|error| sql_error("read the types of the database", error))?;
+        let types = rows
+            .iter()
+            .map(|row| TypeRow {
+                oid: row.get(0),
+                name: row.get(1),
+                namespace: row.get(2),
+                // A letter, as pg_type.typtype always is.
+                kind: row.get::<_, &str>(3).chars().next().unwrap_or('b'),
+                element: row.get(4),
+                delimiter: row.get::<_, &str>(5).bytes().next().unwrap_or(b','),
+                base: row.get(6),
+                modifier: row.get(7),
+                labels: row.get(8),
+            })
+            .collect();
+        Ok(TypeCatalog::new(types, options))
+    }
+
     /// The transaction number that the server gives out next, as a mark of now.
     pub(crate) async fn next_xid(&self) -> Result<u32> {
         let query = "SELECT (txid_snapshot_xmax(txid_current_snapshot()) & 4294967295)::int8";
@@ -229,24 +250,7 @@ impl SqlSession {
     /// Reads the types of the database.
     pub(crate) async fn load_types(&mut self) -> Result<TypeCatalog> {
         let options = self.config.values;
-        let rows =
-            self.get().await?.query(TypeCatalog::QUERY, &[]).await.map_err(|error| sql_error("read the types of the database", error))?;
-        let types = rows
-            .iter()
-            .map(|row| TypeRow {
-                oid: row.get(0),
-                name: row.get(1),
-                namespace: row.get(2),
-                // A letter, as pg_type.typtype always is.
-                kind: row.get::<_, &str>(3).chars().next().unwrap_or('b'),
-                element: row.get(4),
-                delimiter: row.get::<_, &str>(5).bytes().next().unwrap_or(b','),
-                base: row.get(6),
-                modifier: row.get(7),
-                labels: row.get(8),
-            })
-            .collect();
-        Ok(TypeCatalog::new(types, options))
+        self.get().await?.load_types(options).await
     }
 }
 

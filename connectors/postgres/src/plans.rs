@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use crate::catalog::{ColumnDefinition, TableDefinition};
 use crate::config::PostgresConfig;
-use crate::connect::SqlSession;
+use crate::connect::{SqlConnection, SqlSession};
 use crate::data_types::TypeCatalog;
 use crate::definitions::{Described, describe};
 use crate::event::Blocks;
@@ -32,10 +32,10 @@ pub(crate) struct Compiler {
 }
 
 impl Compiler {
-    /// The plan of the table in this shape. `session` is asked about types that came since.
-    pub(crate) async fn compile(&mut self, session: &mut SqlSession, table: &TableDefinition, shape: Shape) -> Result<TablePlan> {
+    /// The plan of the table in this shape. The connection is asked about types that came since.
+    pub(crate) async fn compile(&mut self, sql: &SqlConnection, table: &TableDefinition, shape: Shape) -> Result<TablePlan> {
         if shape.columns.iter().any(|column| !self.types.knows(column.type_oid)) {
-            self.types = Arc::new(session.load_types().await?);
+            self.types = Arc::new(sql.load_types(self.config.values).await?);
         }
         let context = PlanContext { config: &self.config, types: &self.types, source_schema: &self.source_schema, headers: &self.headers };
         TablePlan::compile(&context, shape, Some(table), Lsn::INVALID, self.previous.as_deref())

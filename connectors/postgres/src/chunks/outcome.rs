@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::read::{End, Piece, Told};
+use super::table::TRIES;
 use super::{AHEAD, Chunks, Emission, PAUSE};
 use crate::lsn::Lsn;
 use crate::position::{CompletedTable, ReadingTable};
@@ -50,9 +51,8 @@ impl Chunks {
                     read.waits = false;
                     return Ok(self.emit(number, piece));
                 }
-                Told::Ended(session, ended) => {
+                Told::Ended(session, ended, lasted) => {
                     self.sessions.push(session);
-                    let lasted = read.since.elapsed();
                     self.windows.end_read(read.look);
                     table.read = None;
                     return self.end(number, lasted, ended);
@@ -81,6 +81,7 @@ impl Chunks {
         }
         let plan = Some((begun.plan.clone(), reservation));
         table.has_come_on();
+        self.push_pause = PAUSE;
         table.reading.rows += count;
         table.reading.range = Some(range);
         if let Some(figures) = self.figures.get_mut(&table.reading.name) {
@@ -100,7 +101,14 @@ impl Chunks {
     /// The read of a table is over, behind all its rows.
     fn end(&mut self, number: usize, lasted: Duration, ended: Result<End>) -> Result<Option<Emission>> {
         let table = &mut self.tables[number];
+        if ended.is_ok() {
+            table.broken = 0;
+        }
         match ended {
+            Ok(End::Cut) => {
+                table.resize(lasted);
+                Ok(None)
+            }
             Ok(End::More) => {
                 table.resize(lasted);
                 self.ahead = AHEAD;
@@ -116,6 +124,13 @@ impl Chunks {
             Ok(End::Unfit(unfit)) => Ok(Some(self.leave_to_rest(number, &unfit.why))),
             Err(error) if table.reading.request.is_some() && concerns_one_table(&error) => {
                 Ok(Some(self.leave_out(number, "SQL_EXCEPTION", &error.to_string())))
+            }
+            Err(error) if error.kind().is_transient() && table.broken < TRIES => {
+                // I10: the log's own connection may be well.
+                table.broken += 1;
+                warn!(table = %table.reading.name, tries = table.broken, "a read of the table broke off and is made again: {error}");
+                table.try_again(&error.to_string(), false);
+                Ok(None)
             }
             Err(error) => Err(error),
         }

@@ -8,14 +8,19 @@
 //! gone on behind, by itself. A few pieces may wait to be taken, in memory that was reserved for them before they were decoded (I6); so
 //! the next ones are read and decoded while one is reconciled and appended.
 //!
+//! While the transaction lasts, nobody can alter the table and the server cannot remove what the read may see. So nothing is waited
+//! for in it without limit. Room for the first piece is waited for before it begins. If there is none for a later one, because the
+//! log stands still, or the topics do, or the pace is slow, the read is cut off behind the last piece that it told: that one is as
+//! good as before, and the next read goes on behind it.
+//!
 //! The greatest key is looked up with the first read. Rows that come later, or that this read could not see, are of
 //! transactions that the log tells of, so a table that grows at its end has one, too.
 //!
-//! Without a key the column that stands for it has to tell the rows apart, and the read fails where it does not: what was counted as
-//! read would not be what was written.
+//! Without a key the columns that stand for it have to tell the rows apart, and the read fails where they do not: what was counted
+//! as read would not be what was written.
 //!
-//! A read that nobody wants any more is dropped, and one that fails gives its session up: then its query is cancelled, and with the
-//! session the transaction ends.
+//! A read that nobody wants any more is dropped, and one that fails or is cut off gives its session up: then its query is cancelled,
+//! and with the session the transaction ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +32,7 @@ use tailwater_api::{Error, ErrorKind, Result, Scope, Value};
 use tailwater_kit::envelope::Change;
 use tailwater_kit::pace::Pace;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::keys::RowKey;
@@ -46,6 +52,8 @@ use crate::visibility::{Sight, replayed, sight};
 /// What is reserved for a piece (I6), and what its rows weigh at most, so that there is room for what records hold besides.
 const PIECE: usize = 512 << 10;
 const PIECE_ROWS: usize = PIECE / 2;
+/// Longest wait for the room of a piece while the transaction lasts
+const ROOM_WAIT: Duration = Duration::from_secs(1);
 /// Longest wait for the lock of a table: who waits for a stronger one has to go first.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
 pub(super) const DOING: &str = "read a chunk of the table";
@@ -71,8 +79,8 @@ pub(super) enum Told {
     Begun(Begun),
     /// Some of them
     Rows(Piece),
-    /// It is over. The session is free again.
-    Ended(SqlSession, Result<End>),
+    /// It is over, after that time. The session is free again.
+    Ended(SqlSession, Result<End>, Duration),
 }
 
 pub(super) struct Begun {
@@ -104,6 +112,8 @@ pub(super) enum End {
     Complete,
     /// There may be further rows.
     More,
+    /// There may be further rows, and there was no room for them.
+    Cut,
     /// Somebody holds the table, or waits for it, or its standby has to replay what the read stands in the way of.
     Contended(String),
     /// The table is gone.
@@ -114,22 +124,25 @@ pub(super) enum End {
 
 impl TableRead {
     pub(super) async fn run(mut self, mut session: SqlSession) {
+        let first = self.begin_piece().await;
+        let since = Instant::now();
         let mut cancelling = Cancelling::default();
-        let ended = self.read(&mut session, &mut cancelling).await;
-        if ended.is_err() {
+        let ended = self.read(&mut session, &mut cancelling, first).await;
+        if matches!(ended, Ok(End::Cut) | Err(_)) {
             // Rows may still be on their way: the session goes with them.
             session = SqlSession::new(self.config.clone());
         } else {
             cancelling.is_over();
         }
         // Who does not listen any more wants to know nothing.
-        let _ = self.told.send(Told::Ended(session, ended)).await;
+        let _ = self.told.send(Told::Ended(session, ended, since.elapsed())).await;
     }
 
-    /// The session's transaction is over when it returns without an error.
-    async fn read(&mut self, session: &mut SqlSession, cancelling: &mut Cancelling) -> Result<End> {
+    /// The session's transaction is over when it returns without an error, unless it was cut off.
+    async fn read(&mut self, session: &mut SqlSession, cancelling: &mut Cancelling, first: Filled) -> Result<End> {
         let table = self.table.name.clone();
         let failed = |error: tokio_postgres::Error| sql_error(DOING, error).scoped(Scope::Table(table.clone()));
+        // One connection to the end: another one would have neither the lock nor the snapshot.
         let sql = session.get().await?;
         *cancelling = sql.cancelling();
         let replayed = replayed(sql).await?;
@@ -142,7 +155,8 @@ impl TableRead {
             LOCK_WAIT.as_millis(),
         );
         let end = match sql.batch_execute(&begin).await {
-            Ok(()) => match self.locked(session, replayed).await {
+            Ok(()) => match self.locked(sql, replayed, first).await {
+                Ok(End::Cut) => return Ok(End::Cut),
                 Ok(end) => end,
                 // A standby ends reads that stand in the way of what it replays.
                 Err(error) if error.kind() == ErrorKind::Conflict => End::Contended(error.to_string()),
@@ -157,15 +171,14 @@ impl TableRead {
             Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => End::Gone,
             Err(error) => return Err(failed(error)),
         };
-        session.get().await?.batch_execute("ROLLBACK").await.map_err(&failed)?;
+        sql.batch_execute("ROLLBACK").await.map_err(&failed)?;
         Ok(end)
     }
 
-    async fn locked(&mut self, session: &mut SqlSession, replayed: Option<Lsn>) -> Result<End> {
+    async fn locked(&mut self, sql: &SqlConnection, replayed: Option<Lsn>, first: Filled) -> Result<End> {
         let name = self.table.name.clone();
         let scoped = |error: Error| error.scoped(Scope::Table(name.clone()));
         let failed = |error: tokio_postgres::Error| scoped(sql_error(DOING, error));
-        let sql = session.get().await?;
         // The first statement that takes a snapshot, behind the lock.
         let found = TableDefinition::load(sql, Some(self.table.oid)).await?.into_iter().next();
         let Some(table) = found.filter(|found| found.full_name() == name) else { return Ok(End::Gone) };
@@ -173,7 +186,7 @@ impl TableRead {
         let published = self.publication.as_ref().as_ref().and_then(|publication| publication.table(&table));
         let generated = self.publication.as_ref().as_ref().is_some_and(|publication| publication.generated);
         let shape = Shape::of_definition(&table, published.and_then(|published| published.columns.as_deref()), generated);
-        let plan = Arc::new(self.compiler.compile(session, &table, shape).await.map_err(scoped)?);
+        let plan = Arc::new(self.compiler.compile(sql, &table, shape).await.map_err(scoped)?);
         let request = self.table.request.as_ref();
         let surrogate = request.and_then(|request| request.surrogate.as_deref());
         let mut order = match Order::of(&self.config, &table, &plan, surrogate) {
@@ -188,7 +201,6 @@ impl TableRead {
             [published.and_then(|published| published.row_filter.as_deref()), request.and_then(|request| request.condition.as_deref())];
         // A line break, since a condition may end in a comment.
         let filters: Vec<String> = filters.into_iter().flatten().map(|filter| format!("({filter}\n)")).collect();
-        let sql = session.get().await?;
         find_operators(sql, &table, &mut order).await.map_err(failed)?;
         // I9: behind a change of the key the table is read anew.
         let stored = self.table.range.as_ref().filter(|range| range.columns == order.described);
@@ -212,7 +224,7 @@ impl TableRead {
             let settings = "SET LOCAL enable_sort = off; SET LOCAL max_parallel_workers_per_gather = 0";
             sql.batch_execute(settings).await.map_err(failed)?;
         }
-        self.copy(sql, &query, &plan, &order, until).await.map_err(scoped)
+        self.copy(sql, &query, &plan, &order, until, first).await.map_err(scoped)
     }
 
     async fn tell(&self, told: Told) -> Result<()> {
@@ -221,22 +233,25 @@ impl TableRead {
     }
 
     /// Runs the COPY. The rows are ordered by the key.
-    async fn copy(&self, sql: &SqlConnection, query: &str, plan: &TablePlan, order: &Order<'_>, until: Vec<String>) -> Result<End> {
+    async fn copy(
+        &self,
+        sql: &SqlConnection,
+        query: &str,
+        plan: &TablePlan,
+        order: &Order<'_>,
+        until: Vec<String>,
+        mut piece: Filled,
+    ) -> Result<End> {
         let columns: Vec<usize> = (0..plan.shape.columns.len()).filter(|&index| plan.codec(index).is_some()).collect();
         let formats: Vec<Format> = columns.iter().filter_map(|&index| plan.codec(index)).map(copy_format).collect();
         let mut reader = CopyRows::default();
         let mut arena = BytesMut::new();
         let mut rows = 0;
-        let mut filled: Option<Filled> = None;
         let pieces = sql.copy_out(query).await.map_err(|error| sql_error(DOING, error))?;
         pin_mut!(pieces);
         while let Some(received) = pieces.next().await {
             reader.push(received.map_err(|error| sql_error(DOING, error))?);
             while let Some(row) = reader.next_row(columns.len() + order.columns.len())? {
-                let piece = match &mut filled {
-                    Some(piece) => piece,
-                    None => filled.insert(self.begin_piece().await),
-                };
                 let mut fields = CopyRow::new(&row);
                 let mut formats = formats.iter();
                 let change = plan.read(|_, codec| match (fields.next_field(), formats.next()) {
@@ -251,14 +266,13 @@ impl TableRead {
                         .because(format!("several rows have the value {value} in {}, and no key", order.columns.join(",")))
                         .mend("name a column with surrogate-key that tells rows apart, or take a blocking snapshot"));
                 }
-                let piece = if piece.weight > PIECE_ROWS && !is_tied {
-                    if let Some(full) = filled.take() {
-                        self.send(full, order, &until).await?;
+                if piece.weight > PIECE_ROWS && !is_tied {
+                    self.send(piece, order, &until).await?;
+                    match timeout(ROOM_WAIT, self.begin_piece()).await {
+                        Ok(next) => piece = next,
+                        Err(_) => return Ok(End::Cut),
                     }
-                    filled.insert(self.begin_piece().await)
-                } else {
-                    piece
-                };
+                }
                 rows += 1;
                 piece.add(change, row.len(), key);
             }
@@ -266,13 +280,18 @@ impl TableRead {
         if !reader.has_ended() {
             return Err(Error::new(ErrorKind::Unreadable, DOING).because("the COPY ended without its trailer"));
         }
-        let Some(last) = filled else { return Ok(End::Complete) };
-        let is_last = rows < self.rows || texts(&last.last_key, order.columns.len())? == until;
-        self.send(last, order, &until).await?;
+        if rows == 0 {
+            return Ok(End::Complete);
+        }
+        let is_last = rows < self.rows || texts(&piece.last_key, order.columns.len())? == until;
+        self.send(piece, order, &until).await?;
         Ok(if is_last { End::Complete } else { End::More })
     }
 
+    /// Waits for the room of a piece. Cancel-safe.
     async fn begin_piece(&self) -> Filled {
+        // What was read before is paid for first.
+        self.pace.pass(0).await;
         let ahead = self.ahead.clone().acquire_owned().await.expect("nobody closes the semaphore");
         // I6: before a row is decoded.
         let reservation = self.budget.clone().reserve(PIECE).await;
@@ -284,7 +303,7 @@ impl TableRead {
         let after = texts(&last_key, order.columns.len())?;
         let range = KeyRange { columns: order.described.clone(), after, until: until.to_vec() };
         self.tell(Told::Rows(Piece { rows, range, octets, reservation, _ahead: ahead })).await?;
-        self.pace.pass(octets).await;
+        self.pace.count(octets);
         Ok(())
     }
 }

@@ -17,8 +17,8 @@ use crate::position::ReadingTable;
 const FIRST_ROWS: usize = 1024;
 const MOST_ROWS: usize = 1 << 20;
 const LASTS: Duration = Duration::from_millis(500);
-/// Tries of one read after which it is told why it does not come about.
-const TRIES: u32 = 5;
+/// Tries of one read after which it is told why it does not come about, and reads in a row that may break off.
+pub(super) const TRIES: u32 = 5;
 
 pub(super) struct Table {
     pub(super) reading: ReadingTable,
@@ -28,6 +28,8 @@ pub(super) struct Table {
     rows: usize,
     /// Reads since the last row that came to nothing
     tries: u32,
+    /// Reads in a row that broke off by an error
+    pub(super) broken: u32,
     /// Before this it is not read.
     pub(super) due: Instant,
     pub(super) read: Option<Read>,
@@ -42,20 +44,19 @@ pub(super) struct Read {
     /// Such rows are next.
     pub(super) waits: bool,
     pub(super) begun: Option<Begun>,
-    pub(super) since: Instant,
     /// Ends with this
     _running: JoinSet<()>,
 }
 
 impl Read {
     pub(super) fn new(look: Look, told: mpsc::Receiver<Told>, running: JoinSet<()>) -> Self {
-        Self { look, told, next: None, waits: false, begun: None, since: Instant::now(), _running: running }
+        Self { look, told, next: None, waits: false, begun: None, _running: running }
     }
 }
 
 impl Table {
     pub(super) fn new(reading: ReadingTable, number: u32) -> Self {
-        Self { reading, number, rows: FIRST_ROWS, tries: 0, due: Instant::now(), read: None }
+        Self { reading, number, rows: FIRST_ROWS, tries: 0, broken: 0, due: Instant::now(), read: None }
     }
 
     /// The column by which a signal wants it to be read

@@ -19,6 +19,7 @@ mod origins;
 mod own_keys;
 mod positions;
 mod publications;
+mod reads;
 mod refusals;
 mod roles;
 mod rows;
