@@ -162,7 +162,8 @@ impl SourceBlocks {
     #[must_use]
     pub fn block<const OWN: usize>(&self, moment: SourceMoment, own: [Value; OWN]) -> Value {
         let nanoseconds = moment.timestamp_ns;
-        let common = [
+        let mut values = Vec::with_capacity(self.schema.fields().len());
+        values.extend([
             Value::String(self.version.clone()),
             Value::String(self.connector.clone()),
             Value::String(self.name.clone()),
@@ -172,9 +173,10 @@ impl SourceBlocks {
             moment.sequence,
             Value::Int64(nanoseconds.div_euclid(1_000)),
             Value::Int64(nanoseconds),
-        ];
-        debug_assert_eq!(common.len() + OWN, self.schema.fields().len());
-        Value::Struct(common.into_iter().chain(own).collect())
+        ]);
+        values.extend(own);
+        debug_assert_eq!(values.len(), self.schema.fields().len());
+        Value::Struct(values.into_boxed_slice())
     }
 }
 

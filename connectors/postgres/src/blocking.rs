@@ -79,6 +79,11 @@ impl BlockingSnapshots {
         stopped
     }
 
+    /// Whether no snapshot is asked for, nor left of one that was given up.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.tables.is_empty() && self.anchor.is_none() && self.taking.is_empty()
+    }
+
     /// Begins to take the snapshot that is asked for, if none is there or on its way.
     pub(crate) fn begin(&mut self, config: &PostgresConfig) {
         if self.tables.is_empty() || self.anchor.is_some() || self.is_on_its_way() {

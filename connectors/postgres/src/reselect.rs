@@ -50,7 +50,7 @@ pub(crate) async fn reselect(
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    match select(session, xid, plan, &wanted, new).await {
+    match Box::pin(select(session, xid, plan, &wanted, new)).await {
         Ok(found) => Ok(found),
         Err(error) if options.fails => Err(error.scoped(Scope::Table(plan.full_name.clone()))),
         Err(error) => {

@@ -505,7 +505,8 @@ impl<'a> Streaming<'a> {
         let position = self.position();
         let durable = Durable { resume: position.resume, through: position.through };
         let batch = &mut self.batch;
-        let records = std::mem::take(&mut batch.records);
+        let room = Vec::with_capacity(batch.records.len());
+        let records = std::mem::replace(&mut batch.records, room);
         // A row larger than what was reserved: ask for all of it, holding nothing, so that it is granted.
         if batch.reservation.as_ref().is_none_or(|held| held.bytes() < batch.weight) {
             batch.reservation = None;

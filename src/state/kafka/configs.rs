@@ -125,6 +125,8 @@ fn object(topic: &str, key: &str, text: &str) -> Result<JsonMap> {
 impl ConnectorStore for KafkaConfigs {
     fn list(&self) -> BoxFuture<'_, Result<Vec<StoredConnector>>> {
         Box::pin(async move {
+            // Where Connect's sources write exactly once, its leader writes here in transactions, too (KIP-618).
+            self.table.wait_for_transactions().await?;
             self.table.read_to_end().await?;
             self.table.with_entries(|entries| connectors(self.table.topic(), entries))
         })

@@ -281,6 +281,46 @@ async fn what_others_write_is_seen_also_behind_a_transaction() {
 }
 
 #[tokio::test]
+async fn a_connector_that_another_worker_writes_in_a_transaction_is_not_missed() {
+    use rdkafka::producer::Producer;
+    let Some(broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
+    let state = KafkaState::open(&worker(&broker), "127.0.0.1:8083").await.unwrap();
+    let names = async |state: &KafkaState| -> Vec<String> {
+        state.configs.list().await.unwrap().into_iter().map(|connector| connector.name).collect()
+    };
+    let leader: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker.bootstrap_servers())
+        .set("transactional.id", "connect-cluster-leader")
+        .create()
+        .unwrap();
+    let wait = std::time::Duration::from_secs(30);
+    let ended = async |end: fn(&FutureProducer, std::time::Duration) -> rdkafka::error::KafkaResult<()>| {
+        let leader = leader.clone();
+        tokio::task::spawn_blocking(move || end(&leader, wait).unwrap()).await.unwrap();
+    };
+    let write = async |name: &str| {
+        leader.begin_transaction().unwrap();
+        let key = format!("connector-{name}");
+        let record = FutureRecord::<str, str>::to("tailwater-configs").key(&key).payload(r#"{"properties":{}}"#);
+        leader.send(record, Timeout::Never).await.unwrap();
+    };
+    ended(Producer::init_transactions).await;
+    write("shop").await;
+    let (listed, ()) = tokio::join!(names(&state), async {
+        // However early or late this comes, the answer is the same.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        ended(Producer::commit_transaction).await;
+    });
+    assert_eq!(listed, ["shop"]);
+    write("given-up").await;
+    ended(Producer::abort_transaction).await;
+    // The end of the topic is the mark of a transaction now, for who goes on and for who begins.
+    assert_eq!(names(&state).await, ["shop"]);
+    let next = KafkaState::open(&worker(&broker), "127.0.0.1:8083").await.unwrap();
+    assert_eq!(names(&next).await, ["shop"]);
+}
+
+#[tokio::test]
 async fn a_topic_that_forgets_by_age_is_refused() {
     let Some(broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
     let admin: rdkafka::admin::AdminClient<_> = ClientConfig::new().set("bootstrap.servers", broker.bootstrap_servers()).create().unwrap();

@@ -179,8 +179,8 @@ impl Topics {
             let admin = AdminClient::from_config_and_context(&self.admin, DefaultClientContext)
                 .map_err(|error| failed("make a Kafka admin client", &error))?;
             let made = make(&admin, topic, self.creation.of(topic)).await;
-            made.map_err(|error| producer.context().take_failure().unwrap_or(error))?;
             drop_off_the_async_threads(admin);
+            made.map_err(|error| producer.context().take_failure().unwrap_or(error))?;
         }
         let (producer, name) = (Arc::clone(producer), Arc::clone(topic));
         blocking(move || wait_for_leaders(&producer, &name)).await

@@ -59,7 +59,7 @@ use self::observer::ObservingClient;
 use self::offset_store::OffsetStore;
 use self::producer::{Deliveries, LeavesOut, Producer};
 use self::reader::KafkaReader;
-use self::transactions::{TransactionOptions, Transactions, keep_committing};
+use self::transactions::{LostIds, TransactionOptions, Transactions, keep_committing};
 use self::writer::{HeldProducer, KafkaWriter, Refused, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
 use crate::state::kafka::{OffsetsOf, TopicUse};
@@ -138,6 +138,7 @@ pub struct KafkaLog {
     /// Connect's own topics, which hold no records
     internal: Arc<[String]>,
     changed: watch::Sender<u64>,
+    lost_ids: Arc<LostIds>,
 }
 
 /// Which topics the connectors have written and read: those of this process, and what the status topic remembers of earlier ones.
@@ -236,6 +237,7 @@ impl KafkaLog {
             uses: Arc::default(),
             internal,
             changed: watch::Sender::new(0),
+            lost_ids: Arc::default(),
         })
     }
 
@@ -264,18 +266,22 @@ impl KafkaLog {
         let mut config = self.options.client(Role::Producer, Some(&user.config))?;
         if let Some(options) = &options {
             options.configure(&mut config);
+            self.lost_ids.check(&options.id, &*self.offsets, &of).await?;
         }
         let refusals = user.refusals.clone().filter(|refusals| options.is_none() && refusals.tolerates());
         let (refused, records) = mpsc::channel(1);
         let leaves_out = refusals.as_ref().map(|_| LeavesOut { refused, batch: producer::batch_size(&config) });
         let producer = self.producer(&mut config, user, leaves_out)?;
         let transactions = match options {
-            Some(options) => Some(Arc::new(Transactions::open(&producer, options, &config).await?)),
+            Some(options) => Some(Arc::new(Transactions::open(&producer, options, &config, Arc::clone(&self.lost_ids)).await?)),
             None => None,
         };
         // I12: what a transaction of before has come to is settled by now.
         self.offsets.settled(&of).await?;
         let state = self.offsets.load(&of).await?;
+        if let Some(transactions) = &transactions {
+            transactions.begin_with(&state);
+        }
         let (keeper, durable) = match &transactions {
             Some(transactions) => keep_committing(Arc::clone(transactions), producer.clone(), of, Arc::clone(&self.offsets), self),
             None => {
@@ -285,7 +291,7 @@ impl KafkaLog {
         };
         let creation = TopicCreation::read(&user.config).map_err(|report| misconfigured(&report))?;
         let topics = self.topics_of(user, creation, Some(Arc::clone(&user.connector)))?;
-        let sender = Sender { producer, converters: self.converters(user)?, bytes: KeyAndValue::default() };
+        let sender = Sender { producer, converters: self.converters(user)?, bytes: KeyAndValue::default(), headers: None };
         let refusals = user.refusals.clone();
         Ok(KafkaWriter { topics, state, sender, transactions, durable, accepted: 0, known: HashSet::new(), queued: None, refusals, keeper })
     }
@@ -297,7 +303,7 @@ impl KafkaLog {
         let of = OffsetsOf::read(&user.connector, &user.config);
         let (keeper, durable) = keep_offsets(Arc::clone(producer.context()), of, Arc::clone(&self.offsets), None, self);
         let topics = self.topics_of(&user, TopicCreation::with_default(TopicOptions::of_one_partition()), None)?;
-        let sender = Sender { producer, converters: self.converters(&user)?, bytes: KeyAndValue::default() };
+        let sender = Sender { producer, converters: self.converters(&user)?, bytes: KeyAndValue::default(), headers: None };
         let state = SourceState::default();
         Ok(KafkaWriter {
             topics,

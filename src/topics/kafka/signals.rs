@@ -251,10 +251,31 @@ fn commit(client: &ObservingClient, topic: &str, offset: i64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
     use super::*;
 
     fn values(entries: &[(&str, &str)]) -> ConfigValues {
         [("topic.prefix", "shop"), ("signal.enabled.channels", "source, kafka")].iter().chain(entries).copied().collect()
+    }
+
+    #[tokio::test]
+    async fn a_topic_or_a_group_that_may_not_be_read_is_the_tasks_error() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("shop-signal", 1, 1).unwrap();
+        let servers = cluster.bootstrap_servers();
+        for (request, refusal, right) in [
+            (RDKafkaApiKey::ListOffsets, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "--topic"),
+            (RDKafkaApiKey::OffsetFetch, RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "--group"),
+        ] {
+            cluster.request_errors(request, &[refusal]);
+            let (signals, _taken) = mpsc::channel(1);
+            let error = SignalTopic::listen("orders", &values(&[("signal.kafka.bootstrap.servers", &servers)]), signals).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unauthorised, "{error}");
+            assert!(error.remedy().is_some_and(|mend| mend.starts_with("kafka-acls.sh --add") && mend.contains(right)), "{error:?}");
+            cluster.clear_request_errors(request);
+        }
     }
 
     #[test]

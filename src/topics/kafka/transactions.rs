@@ -15,7 +15,9 @@
 //! **Fencing.** The transactional id is Connect's, `GROUP-CONNECTOR-TASK`. To open a writer is to take the id over: the brokers abort what an
 //! older holder left open, or complete what it had asked to commit, and refuse whatever it still sends. Only then is the offset read. A holder that is
 //! refused stops for good: to take the id back would fence the other one, and so on for ever. One exception heals by itself: the brokers
-//! end a transaction that stays open for `transaction.timeout.ms`, such as one of a network that was gone, and refuse its producer alike.
+//! end a transaction that stays open for `transaction.timeout.ms`, such as one of a network that was gone, and refuse its producer alike. While it
+//! was away, as a process is whose machine was frozen, another one may have taken its place all the same. So its next run looks at the offsets
+//! before it takes the id over: if they are not what this process has written, another one has, and keeps the id ([`LostIds`]).
 //!
 //! The refusal may come at any moment: with a delivery report, with a commit, or when a record is handed to the producer, which then says
 //! only that it takes none. Each way leads to [`Transactions::failed`] or [`Transactions::cause`], which tell a holder that was fenced from all else.
@@ -26,8 +28,9 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -35,6 +38,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use tailwater_api::config::{ConfigReport, ConfigValues};
 use tailwater_api::source::BatchNumber;
+use tailwater_api::state::{SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex, Notify, OwnedMutexGuard, watch};
 use tokio::task::JoinHandle;
@@ -63,7 +67,7 @@ const ABORT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TransactionOptions {
     /// The transactional id
-    id: String,
+    pub(super) id: String,
     /// Where `transaction.boundary=interval`, how long transactions are
     interval: Option<Duration>,
 }
@@ -143,9 +147,53 @@ impl TransactionOptions {
     }
 }
 
+/// A source's offsets as far as one writer knows them.
+#[derive(Clone, Default)]
+struct KnownOffsets {
+    committed: SourceState,
+    /// With those whose commit was not answered (I12)
+    sent: SourceState,
+}
+
+/// Transactional ids that writers of this process have lost because they were away for too long.
+#[derive(Default)]
+pub(super) struct LostIds(std::sync::Mutex<HashMap<String, KnownOffsets>>);
+
+impl LostIds {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, KnownOffsets>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees that nobody has used `id` since a writer of this process lost it (I13). To be called before it is taken over.
+    ///
+    /// # Errors
+    /// `misconfigured` where somebody has, once: who starts the task again after that wants it to run here. And those of Kafka.
+    pub(super) async fn check(&self, id: &str, offsets: &dyn OffsetStore, of: &OffsetsOf) -> Result<()> {
+        let Some(KnownOffsets { committed, sent }) = self.lock().get(id).cloned() else { return Ok(()) };
+        offsets.settled(of).await?;
+        let found = offsets.load(of).await?;
+        self.lock().remove(id);
+        let is_found = |known: &SourceState| {
+            let all_in =
+                |one: &SourceState, other: &SourceState| one.iter().all(|(partition, offset)| other.get(partition) == Some(offset));
+            all_in(known, &found) && all_in(&found, known)
+        };
+        if is_found(&committed) || is_found(&sent) { Ok(()) } else { Err(taken_over("take the transactional id over", id)) }
+    }
+}
+
+/// I13
+fn taken_over(doing: &str, id: &str) -> Error {
+    Error::new(ErrorKind::Misconfigured, doing)
+        .because(format!("another producer has taken the transactional id {id} over; what this one has not committed is not in the topics"))
+        .mend("see that one worker alone runs this connector under this group.id, then restart the task")
+}
+
 /// The transactions of a writer.
 pub(super) struct Transactions {
     options: TransactionOptions,
+    known: std::sync::Mutex<KnownOffsets>,
+    lost: Arc<LostIds>,
     /// `transaction.timeout.ms`
     timeout: Duration,
     /// Held by who sends a batch and by who commits; when the transaction began, `None` while there is none
@@ -166,10 +214,17 @@ impl Transactions {
     ///
     /// # Errors
     /// Those of Kafka.
-    pub(super) async fn open(producer: &HeldProducer, options: TransactionOptions, config: &ClientConfig) -> Result<Self> {
+    pub(super) async fn open(
+        producer: &HeldProducer,
+        options: TransactionOptions,
+        config: &ClientConfig,
+        lost: Arc<LostIds>,
+    ) -> Result<Self> {
         let timeout = config.get("transaction.timeout.ms").and_then(|timeout| timeout.parse().ok()).map_or(TIMEOUT, Duration::from_millis);
         let transactions = Self {
             options,
+            known: std::sync::Mutex::default(),
+            lost,
             timeout,
             began: Arc::default(),
             bytes: AtomicUsize::new(0),
@@ -179,6 +234,15 @@ impl Transactions {
         let opened = until_settled(producer, timeout, Producer::init_transactions).await;
         opened.map_err(|error| transactions.failed("take the transactional id over", producer, &error, None))?;
         Ok(transactions)
+    }
+
+    /// Takes note of the offsets with which the writer begins.
+    pub(super) fn begin_with(&self, offsets: &SourceState) {
+        *self.known() = KnownOffsets { committed: offsets.clone(), sent: offsets.clone() };
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, KnownOffsets> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a transaction where none is open. It is not committed while the answer is held.
@@ -231,6 +295,7 @@ impl Transactions {
         let failed = |doing: &str, error: &KafkaError| self.failed(doing, producer, error, Some(since));
         let Settled { number, state } = delivered(producer).await.map_err(|error| self.undelivered(producer, error, Some(since)))?;
         let OffsetRecords { topic, records } = offsets.records(of, &state).await?;
+        apply(&state, &mut self.known().sent);
         let in_flight = producer.context().enter(number, records.len(), Vec::new());
         for (key, value) in &records {
             let record = BaseRecord::<str, str, _>::with_opaque_to(&topic, Arc::clone(&in_flight)).key(key);
@@ -240,6 +305,7 @@ impl Transactions {
         until_settled(producer, self.timeout, Producer::commit_transaction)
             .await
             .map_err(|error| failed("commit a transaction", &error))?;
+        apply(&state, &mut self.known().committed);
         // That of the offset itself.
         while producer.context().take_settled().is_some() {}
         *began = None;
@@ -264,6 +330,7 @@ impl Transactions {
                 return self.undelivered(producer, error, since);
             }
             if Instant::now() >= deadline {
+                self.lose_if_overdue(since);
                 return Error::new(ErrorKind::Restarting, "write to Kafka").because(refusal);
             }
             tokio::time::sleep(LOOK).await;
@@ -272,21 +339,23 @@ impl Transactions {
 
     /// The error of a record that was not delivered.
     fn undelivered(&self, producer: &Producer, error: Error, since: Option<Instant>) -> Error {
+        let is_overdue = self.lose_if_overdue(since);
         match producer.client().fatal_error() {
             Some((code, _)) => self.failed("write to Kafka", producer, &KafkaError::Global(code), since),
             // Codes of fencing alone are of this kind.
-            None if error.kind() == ErrorKind::Conflict => self.fenced("write to Kafka", since),
+            None if error.kind() == ErrorKind::Conflict => self.fenced("write to Kafka", is_overdue),
             None => error,
         }
     }
 
     /// The error of a call about transactions. `since` is when the open one began.
     fn failed(&self, doing: &str, producer: &Producer, error: &KafkaError, since: Option<Instant>) -> Error {
+        let is_overdue = self.lose_if_overdue(since);
         // What made the producer unusable says more than the call that found it so.
         let code = producer.client().fatal_error().map(|(code, _)| code).or_else(|| error.rdkafka_error_code());
         match code {
             Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch) => {
-                self.fenced(doing, since)
+                self.fenced(doing, is_overdue)
             }
             // The transaction has failed for a reason of its own; the next run begins another.
             Some(RDKafkaErrorCode::State) => Error::new(ErrorKind::Restarting, doing).because(error.clone()),
@@ -295,17 +364,28 @@ impl Transactions {
         }
     }
 
-    fn fenced(&self, doing: &str, since: Option<Instant>) -> Error {
+    /// Gives the id up where the transaction has been open for longer than the brokers allow, whatever the error is that tells of it: one who
+    /// was frozen for so long may first see that messages or connections are too old.
+    fn lose_if_overdue(&self, since: Option<Instant>) -> bool {
+        let is_overdue = since.is_some_and(|since| since.elapsed() >= self.timeout);
+        if is_overdue {
+            self.lost.lock().insert(self.options.id.clone(), self.known().clone());
+        }
+        is_overdue
+    }
+
+    fn fenced(&self, doing: &str, is_overdue: bool) -> Error {
         let id = &self.options.id;
-        if since.is_some_and(|since| since.elapsed() >= self.timeout) {
+        if is_overdue {
             return Error::new(ErrorKind::Restarting, doing)
                 .because(format!("the brokers have ended a transaction of {id} that was open for longer than transaction.timeout.ms"));
         }
-        // I13
-        Error::new(ErrorKind::Misconfigured, doing)
-            .because(format!("another producer has taken the transactional id {id} over; what it has not committed is not in the topics"))
-            .mend("see that one worker alone runs this connector under this group.id, then restart the task")
+        taken_over(doing, id)
     }
+}
+
+fn apply(changes: &[StateChange], offsets: &mut SourceState) {
+    changes.iter().for_each(|change| offsets.apply(change));
 }
 
 /// Waits until all that was sent is delivered, and takes it out of the ledger.

@@ -30,8 +30,8 @@ pub(super) struct UnknownFields<'a> {
 impl<'a> UnknownFields<'a> {
     /// The fields of a record's value; `None` where there are none, which costs a look at each field and nothing more.
     pub(super) fn of(schema: Option<&'a Schema>, value: &Value) -> Option<Self> {
-        let (schema, Value::Struct(_)) = (schema?, value) else { return None };
-        if !has_unknown(value, DEPTH) {
+        let (schema, Value::Struct(values)) = (schema?, value) else { return None };
+        if !has_unknown(values, DEPTH) {
             return None;
         }
         let mut found = Self::default();
@@ -74,12 +74,12 @@ impl<'a> UnknownFields<'a> {
     }
 }
 
-fn has_unknown(value: &Value, depth: usize) -> bool {
-    match value {
+fn has_unknown(values: &[Value], depth: usize) -> bool {
+    values.iter().any(|value| match value {
         Value::Unchanged | Value::NotInIdentity => true,
-        Value::Struct(values) if depth > 0 => values.iter().any(|value| has_unknown(value, depth - 1)),
+        Value::Struct(values) if depth > 1 => has_unknown(values, depth - 1),
         _ => false,
-    }
+    })
 }
 
 fn put(schema: Option<&Schema>, value: &mut Value, path: &[Cow<'_, str>], unknown: Value) {

@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
-use tailwater_api::record::Record;
+use tailwater_api::record::{Headers, Record};
 use tailwater_api::source::{BatchNumber, SourceBatch};
 use tailwater_api::state::SourceState;
 use tailwater_api::{Error, ErrorKind, Result, Scope};
@@ -81,6 +81,14 @@ pub(super) struct Sender {
     pub(super) producer: HeldProducer,
     pub(super) converters: Converters,
     pub(super) bytes: KeyAndValue,
+    pub(super) headers: Option<WrittenHeaders>,
+}
+
+/// The headers of the last record as librdkafka has them: those of the next one are mostly the same.
+pub(super) struct WrittenHeaders {
+    topic: Arc<str>,
+    headers: Headers,
+    written: OwnedHeaders,
 }
 
 /// A producer that is dropped off the async threads.
@@ -154,20 +162,26 @@ impl Sender {
     }
 
     fn headers(&mut self, record: &Record) -> Result<Option<OwnedHeaders>> {
-        let unknown = UnknownFields::of(record.value.schema.as_deref(), &record.value.value);
-        let own = record.headers.as_slice();
-        if own.is_empty() && unknown.is_none() {
-            return Ok(None);
+        let own = if record.headers.as_slice().is_empty() { None } else { Some(self.own_headers(record)?) };
+        Ok(match UnknownFields::of(record.value.schema.as_deref(), &record.value.value) {
+            Some(unknown) => Some(own.unwrap_or_default().insert(Header { key: unchanged::HEADER, value: Some(&unknown.to_bytes()) })),
+            None => own,
+        })
+    }
+
+    /// The headers that the record has itself.
+    fn own_headers(&mut self, record: &Record) -> Result<OwnedHeaders> {
+        let Record { topic, headers, .. } = record;
+        if let Some(last) = self.headers.as_ref().filter(|last| last.headers.shares_with(headers) && last.topic == *topic) {
+            return Ok(last.written.clone());
         }
-        let mut headers = OwnedHeaders::new_with_capacity(own.len() + usize::from(unknown.is_some()));
-        for header in own {
-            let value = self.converters.header(&record.topic, &header.value)?;
-            headers = headers.insert(Header { key: &header.name, value });
+        let mut written = OwnedHeaders::new_with_capacity(headers.as_slice().len());
+        for header in headers.iter() {
+            let value = self.converters.header(topic, &header.value)?;
+            written = written.insert(Header { key: &header.name, value });
         }
-        if let Some(unknown) = unknown {
-            headers = headers.insert(Header { key: unchanged::HEADER, value: Some(&unknown.to_bytes()) });
-        }
-        Ok(Some(headers))
+        self.headers = Some(WrittenHeaders { topic: Arc::clone(topic), headers: headers.clone(), written: written.clone() });
+        Ok(written)
     }
 }
 

@@ -56,7 +56,7 @@ impl Streaming<'_> {
             Message::Commit(commit) => self.commit(commit.end_lsn).await?,
             Message::Relation(relation) => {
                 self.foretold.remove(&relation.oid);
-                self.describe(relation.oid, Shape::of_relation(&relation), wal_start).await?;
+                Box::pin(self.describe(relation.oid, Shape::of_relation(&relation), wal_start)).await?;
             }
             Message::Insert(insert) => {
                 self.recall(&[insert.relation], wal_start).await?;
@@ -116,7 +116,6 @@ impl Streaming<'_> {
         if !self.foretold.is_empty() {
             for oid in relations {
                 if let Some(shape) = self.foretold.remove(oid) {
-                    // Rare; the future of each row is kept small.
                     Box::pin(self.describe(*oid, shape, lsn)).await?;
                 }
             }
@@ -178,7 +177,7 @@ impl Streaming<'_> {
         self.last_commit = Some(end);
         self.last = LastMessage { lsn: end, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind: MessageKind::Commit };
         self.batch.counts.transactions += u64::from(transaction.ours);
-        if self.heard.is_empty() { Ok(()) } else { self.obey_heard(transaction.xid).await }
+        if self.heard.is_empty() { Ok(()) } else { Box::pin(self.obey_heard(transaction.xid)).await }
     }
 
     /// Counts a row message, and the first of a transaction tells that it began. Says whether the message is durable since
@@ -246,7 +245,7 @@ impl Streaming<'_> {
         let at = |error: Error| error.at(lsn);
         let mut decoded = decode(&plan, &mut self.batch.arena);
         if decoded.is_ok() && plan.unlisted_label().is_some() {
-            plan = self.plans.relist(&mut self.session, &self.blocks, relation, &plan).await.map_err(at)?;
+            plan = Box::pin(self.plans.relist(&mut self.session, &self.blocks, relation, &plan)).await.map_err(at)?;
             decoded = decode(&plan, &mut self.batch.arena);
         }
         let change = match decoded {

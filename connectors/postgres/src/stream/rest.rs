@@ -19,6 +19,10 @@ impl Streaming<'_> {
     /// Rests for a blocking snapshot, if one is asked for: to take it, or to read it where the log, which was followed to `place`,
     /// has reached its place. To be called between two transactions.
     pub(super) async fn rest(&mut self, place: Lsn) -> Result<()> {
+        if self.blocking.is_idle() { Ok(()) } else { Box::pin(self.rest_for_snapshot(place)).await }
+    }
+
+    async fn rest_for_snapshot(&mut self, place: Lsn) -> Result<()> {
         self.blocking.begin(self.config);
         if self.blocking.is_on_its_way() {
             let mut stopping = self.context.stopping();

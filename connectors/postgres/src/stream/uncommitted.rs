@@ -46,6 +46,8 @@ impl Streaming<'_> {
     }
 
     /// Takes a message: of a whole transaction, or of one that has no commit yet.
+    ///
+    /// It is made for each row, and moved: what is rare in it is boxed, here and in what it calls.
     pub(super) async fn take(&mut self, place: Lsn, payload: Bytes) -> Result<Taken> {
         let Some(spill) = &mut self.spill else {
             self.received(place, payload).await?;
@@ -74,9 +76,9 @@ impl Streaming<'_> {
             }
             Some(TransactionControl::StreamCommit { xid, commit }) => {
                 let messages = spill.commit(xid).map_err(at)?;
-                return self.replay(xid, commit, messages).await;
+                return Box::pin(self.replay(xid, commit, messages)).await;
             }
-            Some(TransactionControl::CommitPrepared { xid, gid, commit }) => return self.commit_prepared(xid, gid, commit).await,
+            Some(TransactionControl::CommitPrepared { xid, gid, commit }) => return Box::pin(self.commit_prepared(xid, gid, commit)).await,
             Some(TransactionControl::RollbackPrepared { xid, gid: _, prepare_end_lsn: _, end_lsn, prepare_time: _, rollback_time: _ }) => {
                 // Where it was prepared before this reader's time, nothing of it came, and nothing of it is wanted.
                 spill.abort(xid, xid);

@@ -90,11 +90,14 @@ async fn a_log_of_transactions_keeps_what_every_engine_promises() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_and_offset_are_seen_together_or_not_at_all() {
-    let Some(mut broker) = required_or_skip(KafkaBroker::start(&[]).await) else { return };
+    // Brokers look for transactions that are open for too long each ten seconds by default.
+    let looks = [("transaction.abort.timed.out.transaction.cleanup.interval.ms", "500")];
+    let Some(mut broker) = required_or_skip(KafkaBroker::start(&looks).await) else { return };
     let servers = broker.bootstrap_servers();
     let (log, state) = opened(&servers).await;
     i1_what_is_not_committed_is_seen_by_nobody_and_written_again(&log).await;
     i13_the_older_writer_is_refused_and_says_so(&log).await;
+    i13_who_was_away_for_too_long_takes_his_id_back_only_where_nobody_else_has_it(&log, &servers).await;
     a_record_that_is_refused_takes_its_transaction_along(&log).await;
     i13_a_writer_that_is_fenced_in_the_middle_of_a_batch_stops_for_good(&log, &servers).await;
     a_record_that_is_refused_in_the_middle_of_a_batch_is_told(&log).await;
@@ -148,6 +151,58 @@ async fn i13_the_older_writer_is_refused_and_says_so(log: &KafkaLog) {
     durable(&*younger, 2).await.unwrap();
     assert_eq!(committed(log, "fenced").await, ["1", "3", "4"]);
     younger.close().await.unwrap();
+}
+
+async fn i13_who_was_away_for_too_long_takes_his_id_back_only_where_nobody_else_has_it(log: &KafkaLog, servers: &str) {
+    const TIMEOUT: Duration = Duration::from_secs(5);
+    let of = |connector: &str| {
+        let timeout = TIMEOUT.as_millis().to_string();
+        let patient = [("transaction.boundary", "interval"), ("transaction.boundary.interval.ms", "600000")];
+        user(connector, &[&patient[..], &[("producer.override.transaction.timeout.ms", &timeout)]].concat())
+    };
+    let (alone, followed) = (of("alone"), of("followed"));
+    let mut writers = Vec::new();
+    for user in [&alone, &followed] {
+        let mut writer = log.writer(user).await.unwrap();
+        writer.append(1, batch(&user.connector, 1)).await.unwrap();
+        writers.push((writer, Arc::clone(&user.connector)));
+    }
+    // Another process, which goes on meanwhile.
+    let (another, _) = opened(servers).await;
+    let mut successor = another.writer(&user("followed", &[])).await.unwrap();
+    successor.append(1, batch("followed", 2)).await.unwrap();
+    durable(&*successor, 1).await.unwrap();
+    tokio::time::sleep(TIMEOUT).await;
+    for (mut writer, topic) in writers {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut number = 1;
+        let error = loop {
+            number += 1;
+            let appended = writer.append(number, batch(&topic, number)).await;
+            if let Err(error) = appended.and_then(|()| writer.durable().borrow().as_ref().map(drop).map_err(|error| error.again())) {
+                break error;
+            }
+            assert!(Instant::now() < deadline, "the transaction is open for ever");
+            tokio::time::sleep(LOOK).await;
+        };
+        assert!(error.kind().is_transient(), "{error}");
+    }
+    let mut writer = log.writer(&alone).await.unwrap();
+    writer.append(1, batch("alone", 3)).await.unwrap();
+    writer.close().await.unwrap();
+    assert_eq!(committed(log, "alone").await, ["3"]);
+
+    let error = log.writer(&followed).await.err().expect("the successor keeps the id");
+    assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error}");
+    assert!(error.to_string().contains("workers-followed-0") && error.remedy().unwrap().contains("group.id"), "{error}");
+    successor.append(2, batch("followed", 4)).await.unwrap();
+    durable(&*successor, 2).await.unwrap();
+    assert_eq!(committed(log, "followed").await, ["2", "4"]);
+    successor.close().await.unwrap();
+    // Who starts the task again wants it to run here.
+    let writer = log.writer(&followed).await.unwrap();
+    assert_eq!(stored(&*writer), Some(4));
+    writer.close().await.unwrap();
 }
 
 async fn a_record_that_is_refused_takes_its_transaction_along(log: &KafkaLog) {
