@@ -202,12 +202,13 @@ fn plain(value: &Value, schema: &Schema) -> Option<String> {
             (name, _) => panic!("{name:?}"),
         },
         (Value::Array(values), Kind::Array(element)) => {
-            let elements: Vec<_> = values.iter().map(|value| plain(value, element).map_or("NULL".to_owned(), quoted)).collect();
+            let elements: Vec<_> =
+                values.iter().map(|value| plain(value, element).map_or("NULL".to_owned(), |text| quoted(&text))).collect();
             format!("{{{}}}", elements.join(","))
         }
         (Value::Map(entries), Kind::Map(key, value)) => {
             let pair = |(of, is): &(Value, Value)| {
-                format!("{}=>{}", quoted(plain(of, key).unwrap()), plain(is, value).map_or("NULL".to_owned(), quoted))
+                format!("{}=>{}", quoted(&plain(of, key).unwrap()), plain(is, value).map_or("NULL".to_owned(), |text| quoted(&text)))
             };
             entries.iter().map(pair).collect::<Vec<_>>().join(",")
         }
@@ -215,7 +216,7 @@ fn plain(value: &Value, schema: &Schema) -> Option<String> {
     })
 }
 
-fn quoted(text: String) -> String {
+fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
