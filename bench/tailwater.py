@@ -78,7 +78,7 @@ class Daemon:
         def is_served():
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
             try:
-                connection.request("GET", f"/topics/{self.topic}/records?follow=true")
+                connection.request("GET", f"/topics/{self.topic}/follow")
                 answer = connection.getresponse()
             except OSError:
                 return False

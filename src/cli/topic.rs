@@ -151,21 +151,18 @@ impl Read {
     async fn follow(&self, mut offset: u64, mut left: u64) -> Result<Exit, Failure> {
         let client = self.place.address.client()?;
         while left > 0 {
-            let path = format!("/topics/{}/records?partition={}&offset={offset}&follow=true", segment(&self.name), self.partition);
+            let path = format!("/topics/{}/follow?partition={}&offset={offset}&limit={left}", segment(&self.name), self.partition);
             let mut answer = client.begin(reqwest::Method::GET, &path, None).await?;
             let mut received = Vec::new();
-            while left > 0
-                && let Ok(Some(chunk)) = answer.chunk().await
-            {
+            while let Ok(Some(chunk)) = answer.chunk().await {
                 received.extend_from_slice(&chunk);
                 let Some(end) = memchr::memrchr(b'\n', &received) else { continue };
                 let whole: Vec<u8> = received.drain(..=end).collect();
-                let mut shown = 0;
-                for line in whole.split_inclusive(|octet| *octet == b'\n').take(usize::try_from(left).unwrap_or(usize::MAX)) {
+                for line in whole.split_inclusive(|octet| *octet == b'\n') {
                     offset = offset_of(line).map_err(|error| not_a_worker(&error))? + 1;
-                    (left, shown) = (left - 1, shown + line.len());
+                    left = left.saturating_sub(1);
                 }
-                print(&String::from_utf8_lossy(&whole[..shown]))?;
+                print(&String::from_utf8_lossy(&whole))?;
             }
             if left > 0 {
                 tokio::time::sleep(PAUSE).await;

@@ -193,7 +193,19 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         parameter("partition", "integer", "Number of the partition, from 0"),
         parameter("offset", "integer", "The first offset; 0 where not given"),
         parameter("limit", "integer", "Most records; 100 where not given, never above 10000"),
-        parameter("follow", "boolean", "Without end: one record a line, each as soon as it is durable; limit has no effect"),
+    ]),
+    endpoint(
+        "GET",
+        "/topics/{topic}/follow",
+        READ,
+        "Records of a topic, one a line, each as soon as it is durable.",
+        &[(200, None)],
+        || get(topics::follow),
+    )
+    .query(&[
+        parameter("partition", "integer", "Number of the partition, from 0"),
+        parameter("offset", "integer", "The first offset; 0 where not given"),
+        parameter("limit", "integer", "The answer ends behind so many records; without end where not given"),
     ]),
 ];
 

@@ -1,5 +1,5 @@
 //! The REST API: Kafka Connect's endpoints (Kafka 4.3, `ConnectorsResource`), and ours: `/topics`,
-//! `/topics/NAME/records`, `/connectors/NAME/snapshot`, `/metrics`.
+//! `/topics/NAME/records`, `/topics/NAME/follow`, `/connectors/NAME/snapshot`, `/metrics`.
 //!
 //! What clients parse is Connect's: paths, statuses, shapes, the texts of errors, `{"error_code":…,"message":…}` for
 //! every failure. Where Connect answers 500 with a Java message to a request that is merely wrong, the answer is 400

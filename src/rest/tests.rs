@@ -210,14 +210,13 @@ fn a_name_is_one_segment_of_the_location() {
 #[test]
 fn a_range_has_defaults_and_limits() {
     let parameters = |pairs: &[(&str, &str)]| pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>();
-    assert_eq!(topics::range(&[]).unwrap(), topics::Range { partition: 0, offset: 0, limit: 100, follow: false });
+    assert_eq!(topics::range(&[]).unwrap(), topics::Range { partition: 0, offset: 0, limit: None });
     assert_eq!(
-        topics::range(&parameters(&[("limit", "1000000"), ("offset", "7"), ("follow", "true")])).unwrap(),
-        topics::Range { partition: 0, offset: 7, limit: 10_000, follow: true }
+        topics::range(&parameters(&[("limit", "1000000"), ("offset", "7")])).unwrap(),
+        topics::Range { partition: 0, offset: 7, limit: Some(1_000_000) }
     );
     assert!(topics::range(&parameters(&[("offset", "-1")])).is_err());
     assert!(topics::range(&parameters(&[("ofset", "1")])).is_err());
-    assert!(topics::range(&parameters(&[("follow", "yes")])).is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,6 +243,9 @@ async fn topics_and_their_records_are_listed_as_lines() {
     assert_eq!((status, records.len(), body.lines().count()), (200, 220, 221));
     assert!(records.iter().zip(20..).all(|(record, offset)| record["offset"] == offset && record["topic"] == "rest.rows"));
     assert_eq!(send(&api, "GET", "/topics/rest.rows/records?offset=250", None, "").await.2, "[]\n");
+    let (_, _, body) = send(&api, "GET", "/topics/rest.rows/follow?offset=20&limit=220", None, "").await;
+    assert_eq!(body.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>(), records);
+    assert_eq!(send(&api, "GET", "/topics/nothing/follow", None, "").await.0, 404);
     let (status, _, body) = send(&api, "GET", "/topics/nothing/records", None, "").await;
     assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()["error_code"].as_u64()), (404, Some(404)));
     assert!(send(&api, "GET", "/metrics", None, "").await.2.contains("connector=\"rest-rows\""));

@@ -1,4 +1,4 @@
-//! `/topics` and `/topics/NAME/records`: what stands in the topic log.
+//! `/topics`, `/topics/NAME/records` and `/topics/NAME/follow`: what stands in the topic log, and what comes.
 
 use axum::body::Body;
 use axum::extract::State;
@@ -31,46 +31,35 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Response, Failure> {
 pub(super) struct Range {
     pub(super) partition: u32,
     pub(super) offset: u64,
-    pub(super) limit: usize,
-    /// Whether the answer goes on with what comes
-    pub(super) follow: bool,
+    pub(super) limit: Option<usize>,
 }
 
-/// Reads `partition` (0), `offset` (0), `limit` (100) and `follow` (false).
+/// Reads `partition` (0), `offset` (0) and `limit`.
 pub(super) fn range(parameters: &[(String, String)]) -> Result<Range, Failure> {
     fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, Failure> {
         value.parse().map_err(|_| Failure::bad_request(format!("{key} must be a number, not {value:?}")))
     }
-    let mut range = Range { partition: 0, offset: 0, limit: DEFAULT_LIMIT, follow: false };
+    let mut range = Range { partition: 0, offset: 0, limit: None };
     for (key, value) in parameters {
         match key.as_str() {
             "partition" => range.partition = number(key, value)?,
             "offset" => range.offset = number(key, value)?,
-            "limit" => range.limit = number::<usize>(key, value)?.min(MAX_LIMIT),
-            "follow" => {
-                range.follow = value.parse().map_err(|_| Failure::bad_request(format!("follow must be true or false, not {value:?}")))?;
-            }
-            _ => return Err(Failure::bad_request(format!("Unknown parameter {key:?}; known are partition, offset, limit and follow"))),
+            "limit" => range.limit = Some(number(key, value)?),
+            _ => return Err(Failure::bad_request(format!("Unknown parameter {key:?}; known are partition, offset and limit"))),
         }
     }
     Ok(range)
 }
 
-/// A JSON array of records, one a line, in the form of [`record_line::write`]. Empty at the end of the partition. With `follow` the lines
-/// stand by themselves, and the answer has no end: what becomes durable is sent at once.
+/// A JSON array of records, one a line, in the form of [`record_line::write`]. Empty at the end of the partition.
 pub(super) async fn records(
     State(api): State<Api>,
     Segments(topic): Segments<String>,
     parameters: Parameters,
 ) -> Result<Response, Failure> {
-    let Range { partition, mut offset, limit, follow } = range(parameters.as_slice())?;
+    let Range { partition, mut offset, limit } = range(parameters.as_slice())?;
+    let limit = limit.unwrap_or(DEFAULT_LIMIT).min(MAX_LIMIT);
     let mut reader = api.worker()?.topic_reader(topic, partition).await?;
-    if follow {
-        // What is wrong is answered while it can be.
-        reader.read(offset, 1).await?;
-        let lines = try_unfold((reader, offset), follow_on);
-        return Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response());
-    }
     let mut answer = String::from("[");
     let mut count = 0;
     while count < limit && answer.len() < MAX_ANSWER {
@@ -87,9 +76,24 @@ pub(super) async fn records(
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }
 
-/// The next lines of an answer that follows a topic; none when the worker stops.
-async fn follow_on((mut reader, offset): (TopicReader, u64)) -> Result<Option<(String, (TopicReader, u64))>, Error> {
-    let records = reader.follow(offset, STEP).await?;
+/// Records, one a line, each sent as soon as it is durable: an answer that ends behind `limit` records, or when the worker stops.
+pub(super) async fn follow(State(api): State<Api>, Segments(topic): Segments<String>, parameters: Parameters) -> Result<Response, Failure> {
+    let Range { partition, offset, limit } = range(parameters.as_slice())?;
+    let mut reader = api.worker()?.topic_reader(topic, partition).await?;
+    // What is wrong is answered while it can be.
+    reader.read(offset, 1).await?;
+    let lines = try_unfold((reader, offset, limit.unwrap_or(usize::MAX)), next_lines);
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// Where an answer stands that follows a topic: at an offset, with so many records left.
+type Following = (TopicReader, u64, usize);
+
+async fn next_lines((mut reader, offset, left): Following) -> Result<Option<(String, Following)>, Error> {
+    if left == 0 {
+        return Ok(None);
+    }
+    let records = reader.follow(offset, STEP.min(left)).await?;
     let Some((last, _)) = records.last() else { return Ok(None) };
     let next = last.offset + 1;
     let mut lines = String::new();
@@ -97,5 +101,5 @@ async fn follow_on((mut reader, offset): (TopicReader, u64)) -> Result<Option<(S
         record_line::write(stored, converted, &mut lines);
         lines.push('\n');
     }
-    Ok(Some((lines, (reader, next))))
+    Ok(Some((lines, (reader, next, left - records.len()))))
 }

@@ -220,9 +220,9 @@ async fn schemathesis() {
     let daemon = Daemon::start(&home, &options).await;
     daemon.put_connector("shop", &config(5)).await;
     let openapi = format!("{}/openapi.json", daemon.url());
-    // A configuration of the right form may still be none that can run, so that "400" is a good answer to good data.
+    // An answer that follows a topic has no end. A configuration of the right form may still be none that can run, so that "400" is a good answer to good data.
     let arguments = "--phases coverage,fuzzing --max-examples 5 --generation-deterministic --checks all \
-        --exclude-checks positive_data_acceptance,ignored_auth --continue-on-failure --no-color";
+        --exclude-checks positive_data_acceptance,ignored_auth --exclude-path /topics/{topic}/follow --continue-on-failure --no-color";
     let arguments: Vec<&str> = ["run", &openapi].into_iter().chain(arguments.split_whitespace()).collect();
     run(&schemathesis, &arguments).await;
     daemon.stop().await;
