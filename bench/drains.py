@@ -8,7 +8,7 @@ from tailwater import Daemon
 
 FIRST = 1_000_000
 # Milliseconds that both sides' producers wait for company.
-LINGER = 5
+LINGER = 50
 
 
 @dataclass
@@ -45,10 +45,11 @@ def tail_embedded(run, server, slot, rows, end, more=None):
     return ended(daemon, "Tailwater, embedded log", rows, start)
 
 
-def snapshot_embedded(run, server, slot, table, rows, strategy="consistent"):
+def snapshot_embedded(run, server, slot, table, rows, strategy="consistent", connections=1):
     """Reads a table into the embedded log. It ends when a row behind the snapshot is confirmed: then all rows before it are durable."""
     start = time.monotonic()
-    daemon = Daemon(run, server, slot, table, "tailwater", snapshot="initial", more={"snapshot.strategy": strategy})
+    more = {"snapshot.strategy": strategy, "snapshot.max.threads": connections}
+    daemon = Daemon(run, server, slot, table, "tailwater", snapshot="initial", more=more)
     server.wait_for_slot(slot, "confirmed_flush_lsn IS NOT NULL", daemon.process)
     if strategy == "watermark":
         # The log goes on beside the snapshot.

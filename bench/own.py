@@ -50,12 +50,13 @@ def figures(run, rows, rounds):
     server.sql("VACUUM (FREEZE, ANALYZE) stock")
     server.sql("CHECKPOINT")
     server.copy("stock")
-    copied, snapshots, chunked = [], [], []
+    copied, snapshots, by_two, chunked = [], [], [], []
     for round in range(rounds):
         copied.append(server.copy("stock")[0])
         snapshots.append(drains.snapshot_embedded(run, server, f"stock_{round}", "stock", rows))
+        by_two.append(drains.snapshot_embedded(run, server, f"stock_by_two_{round}", "stock", rows, connections=2))
         chunked.append(drains.snapshot_embedded(run, server, f"stock_in_chunks_{round}", "stock", rows, "watermark"))
-        say(f"snapshot {round}: psql {copied[-1]:.2f} s, {describe(snapshots[-1])}, in chunks {describe(chunked[-1])}")
+        say(f"snapshot {round}: psql {copied[-1]:.2f} s, {describe(snapshots[-1])}, by two {describe(by_two[-1])}, in chunks {describe(chunked[-1])}")
     server.sql("TRUNCATE changes")
 
     huge = 3 * rows
@@ -84,7 +85,7 @@ def figures(run, rows, rounds):
     def cpu(all_drains):
         return statistics.median(drain.cpu for drain in all_drains) / rows * 1e6
 
-    largest = max(drain.anonymous for drain in tails + snapshots + chunked)
+    largest = max(drain.anonymous for drain in tails + snapshots + by_two + chunked)
     of_consistent = statistics.median(one.seconds / other.seconds for one, other in zip(snapshots, chunked, strict=True))
     return [
         ("figure", "Tailwater", "beside it, in the same run"),
@@ -94,6 +95,7 @@ def figures(run, rows, rounds):
         (f"consistent snapshot of {rows} rows, from exec", f"{rate([drain.seconds for drain in snapshots]):.0f} thousand rows/s",
          f'`psql -c "COPY … TO STDOUT" >/dev/null` {rate(copied):.0f} thousand; ratio {ratio(copied, snapshots):.2f}'),
         ("CPU of the process", f"{cpu(snapshots):.1f} µs a row", ""),
+        ("… with `snapshot.max.threads: 2`", f"{rate([drain.seconds for drain in by_two]):.0f} thousand rows/s", f"ratio {ratio(copied, by_two):.2f}"),
         (f"watermark snapshot of {rows} rows, from exec", f"{rate([drain.seconds for drain in chunked]):.0f} thousand rows/s",
          f"the consistent one; ratio {of_consistent:.2f}"),
         ("CPU of the process", f"{cpu(chunked):.1f} µs a row", ""),

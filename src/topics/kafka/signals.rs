@@ -269,9 +269,12 @@ mod tests {
             (RDKafkaApiKey::ListOffsets, RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "--topic"),
             (RDKafkaApiKey::OffsetFetch, RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED, "--group"),
         ] {
-            cluster.request_errors(request, &[refusal]);
+            // As often as the client may ask by itself.
+            cluster.request_errors(request, &[refusal; 100]);
             let (signals, _taken) = mpsc::channel(1);
-            let error = SignalTopic::listen("orders", &values(&[("signal.kafka.bootstrap.servers", &servers)]), signals).await.unwrap_err();
+            let values = values(&[("signal.kafka.bootstrap.servers", &servers)]);
+            let listening = SignalTopic::listen("orders", &values, signals);
+            let error = tokio::time::timeout(Duration::from_secs(60), listening).await.expect("it ends").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unauthorised, "{error}");
             assert!(error.remedy().is_some_and(|mend| mend.starts_with("kafka-acls.sh --add") && mend.contains(right)), "{error:?}");
             cluster.clear_request_errors(request);
