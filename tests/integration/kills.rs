@@ -17,7 +17,7 @@ use sqlx::Row as _;
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio_postgres::Client;
 
-use crate::harness::{Daemon, Home, Options, payload, shop};
+use crate::harness::{Daemon, Home, Options, payload, shop, wait_at_most};
 
 /// Rows that each table has before the first start, so that a kill finds the snapshot at work.
 const ROWS: u32 = 20_000;
@@ -239,14 +239,16 @@ async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target, w
     }
 
     let daemon = Daemon::start(&home, &options).await;
-    shop::wait_for_streaming(&source, shop::SHOP).await;
-    shop::wait_for_confirmed(&source, shop::SHOP).await;
+    // What was written between the kills is caught up with, the more the longer they took.
+    let limit = Duration::from_secs(60) + Duration::from_secs(2) * kills;
+    let end = shop::log_end(&source).await;
+    wait_at_most(limit, &format!("the slot to confirm {end}"), async || shop::has_confirmed(&source, shop::SHOP, &end).await).await;
     for (table, text) in [("orders", "note"), ("visits", "page")] {
         let expected = source_rows(&source, table, text).await;
         let topic = format!("{}.public.{table}", shop::SHOP);
         let name = format!("{}_public_{table}", shop::SHOP);
         let mut rows = Rows::new();
-        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + limit;
         while std::time::Instant::now() < deadline {
             rows = target.rows(&name, text).await;
             if rows == expected {
