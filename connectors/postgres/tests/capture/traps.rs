@@ -79,7 +79,7 @@ const TRAPS: &[(&str, &str, Answer)] = &[
     (
         "T010",
         "a log that ages out during the snapshot",
-        Tests(&["a_slot_whose_log_was_removed_is_refused", "the_time_left_is_the_safe_log_over_the_rate"]),
+        Tests(&["a_slot_whose_log_was_removed_is_refused", "the_time_left_is_the_room_over_the_rate"]),
     ),
     (
         "T011",
@@ -274,7 +274,7 @@ const TRAPS: &[(&str, &str, Answer)] = &[
         Tests(&[
             "a_slot_whose_log_was_removed_is_refused",
             "a_slot_that_was_idle_for_too_long_is_refused",
-            "the_time_left_is_the_safe_log_over_the_rate",
+            "the_time_left_is_the_room_over_the_rate",
         ]),
     ),
     (
@@ -349,7 +349,7 @@ const TRAPS: &[(&str, &str, Answer)] = &[
         "T060",
         "extreme numbers and times",
         Tests(&[
-            "snapshot_and_stream_write_the_same_values_and_the_servers_own",
+            "snapshot_and_stream_write_in_every_mode_what_the_server_makes_of_its_values",
             "postgres/types-numeric-precise-special",
             "postgres/types-temporal-infinity",
         ]),
@@ -358,17 +358,21 @@ const TRAPS: &[(&str, &str, Answer)] = &[
         "T061",
         "arrays",
         Tests(&[
-            "snapshot_and_stream_write_the_same_values_and_the_servers_own",
+            "snapshot_and_stream_write_in_every_mode_what_the_server_makes_of_its_values",
             "postgres/types-arrays-dimensions",
             "any_octets_are_decoded_or_refused",
         ]),
     ),
-    ("T062", "JSON", Tests(&["snapshot_and_stream_write_the_same_values_and_the_servers_own", "postgres/types-uuid-json-xml"])),
+    (
+        "T062",
+        "JSON",
+        Tests(&["snapshot_and_stream_write_in_every_mode_what_the_server_makes_of_its_values", "postgres/types-uuid-json-xml"]),
+    ),
     (
         "T063",
         "types of their own",
         Tests(&[
-            "snapshot_and_stream_write_the_same_values_and_the_servers_own",
+            "snapshot_and_stream_write_in_every_mode_what_the_server_makes_of_its_values",
             "postgres/types-hstore-ltree",
             "postgres/types-network",
             "postgres/types-postgis",
@@ -416,7 +420,7 @@ const TRAPS: &[(&str, &str, Answer)] = &[
         "T139",
         "values that others write as null",
         Tests(&[
-            "snapshot_and_stream_write_the_same_values_and_the_servers_own",
+            "snapshot_and_stream_write_in_every_mode_what_the_server_makes_of_its_values",
             "postgres/types-numeric-precise-special",
             "postgres/types-arrays-temporal-and-other",
             "postgres/column-defaults",

@@ -162,8 +162,8 @@ pub(super) fn comparison(name: &str, modes: &[(&str, &str)], is_unknown: impl Fn
         // Debezium takes the array for one bit string, and all are lost.
         return Comparison { written: "v".into(), held: "null::text".into() };
     }
-    // An array in an array has no mapping.
-    let is_opaque = is_unknown(element) || self::element(element).is_some();
+    // An array in an array has no mapping, nor has one of domains.
+    let is_opaque = is_unknown(element) || element.starts_with("over_") || self::element(element).is_some();
     let Comparison { written, held } = scalar(element, modes, is_opaque);
     Comparison {
         written: format!("CASE WHEN v IS NOT NULL THEN array(SELECT {written} FROM unnest(v::text[]) WITH ORDINALITY AS e (v, o) ORDER BY o) END"),
