@@ -97,7 +97,11 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 async fn accept(tcp: &TcpListener) -> (TcpStream, Peer) {
     loop {
         match tcp.accept().await {
-            Ok((stream, address)) => return (stream, Peer(address)),
+            Ok((stream, address)) => {
+                // A line of an answer that goes on is not to wait until the one before is acknowledged. Without it no more is lost than time.
+                let _ = stream.set_nodelay(true);
+                return (stream, Peer(address));
+            }
             Err(error) => {
                 // Too many open files, and the like: others may close some.
                 tracing::debug!("cannot accept a connection: {error}");
