@@ -98,7 +98,7 @@ async fn accept(tcp: &TcpListener) -> (TcpStream, Peer) {
     loop {
         match tcp.accept().await {
             Ok((stream, address)) => {
-                // A line of an answer that goes on is not to wait until the one before is acknowledged. Without it no more is lost than time.
+                // A line of an answer that goes on does not wait until the one before is acknowledged. Where that cannot be set, it does.
                 let _ = stream.set_nodelay(true);
                 return (stream, Peer(address));
             }
