@@ -96,16 +96,27 @@ impl Value {
     /// Buffers shared between values are counted once for each value's own slice.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let held = match self {
+        size_of::<Self>() + self.held()
+    }
+
+    /// What it holds beside its own size.
+    #[inline]
+    fn held(&self) -> usize {
+        match self {
             Self::Bytes(bytes) => bytes.len(),
             Self::String(text) => text.len(),
-            Self::Array(values) | Self::Struct(values) => return size_of::<Self>() + values.iter().map(Self::weight).sum::<usize>(),
-            Self::Map(entries) => {
-                return size_of::<Self>() + entries.iter().map(|(key, value)| key.weight() + value.weight()).sum::<usize>();
-            }
+            Self::Array(_) | Self::Struct(_) | Self::Map(_) => self.parts_weight(),
             _ => 0,
-        };
-        size_of::<Self>() + held
+        }
+    }
+
+    /// What its parts weigh. Apart, so that a look at a part that has none is no call.
+    fn parts_weight(&self) -> usize {
+        match self {
+            Self::Array(values) | Self::Struct(values) => size_of_val(&**values) + values.iter().map(Self::held).sum::<usize>(),
+            Self::Map(entries) => entries.iter().map(|(key, value)| key.weight() + value.weight()).sum(),
+            _ => 0,
+        }
     }
 }
 

@@ -83,8 +83,8 @@ fn decode(wire: &mut BytesMut, codecs: &[ColumnCodec], scratch: &mut BytesMut, r
         let values = insert.new.values().zip(codecs).map(|(value, codec)| match value {
             TupleValue::Null => Value::Null,
             TupleValue::Unchanged => Value::Unchanged,
-            TupleValue::Text(raw) => codec.decode(Format::Text, &raw, scratch).expect("a value"),
-            TupleValue::Binary(raw) => codec.decode(Format::Binary, &raw, scratch).expect("a value"),
+            TupleValue::Text(raw) => codec.decode(Format::Text, raw, scratch).expect("a value"),
+            TupleValue::Binary(raw) => codec.decode(Format::Binary, raw, scratch).expect("a value"),
         });
         rows.push(values.collect());
     }

@@ -19,6 +19,7 @@ mod acknowledge;
 mod arrivals;
 mod batch;
 mod blocking;
+mod buffer_slice;
 mod catalog;
 mod chunks;
 mod config;
@@ -52,5 +53,6 @@ mod stream;
 mod transaction;
 mod visibility;
 
+pub use buffer_slice::BufferSlice;
 pub use config::PostgresConfig;
 pub use source::PostgresConnector;

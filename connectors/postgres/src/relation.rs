@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tailwater_api::record::Headers;
 use tailwater_api::{Error, ErrorKind, Field, Kind, Result, Schema, Scope, Value};
 use tailwater_kit::column_rules::{ColumnRule, Disguise};
@@ -22,6 +22,7 @@ use tailwater_kit::envelope::{Change, ChangeEvents, EnvelopeSchemas};
 use tailwater_kit::reselect::ReselectOptions;
 use tracing::{info, warn};
 
+use crate::buffer_slice::BufferSlice;
 use crate::catalog::{ColumnDefinition, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::data_types::{ColumnCodec, Format, SourceType, TypeCatalog};
@@ -260,7 +261,7 @@ impl TablePlan {
             let Some(column) = &self.columns[*column] else { continue };
             // A column that is in the key alone has no place in the row.
             let Some(place) = row.get_mut(column.place) else { continue };
-            let value = value.as_ref().map_or(Ok(Value::Null), |octets| self.decode(column, *format, octets, arena))?;
+            let value = value.as_ref().map_or(Ok(Value::Null), |octets| self.decode(column, *format, octets.into(), arena))?;
             *place = match &column.masked {
                 Some(masked) => masked.own.apply(value),
                 None => value,
@@ -295,7 +296,7 @@ impl TablePlan {
 
     /// A row read by a snapshot, from its values in the tuple's order; a column in no record has no value there.
     pub(crate) fn read(&self, mut decode: impl FnMut(usize, &ColumnCodec) -> Result<Value>) -> Result<Change> {
-        let mut values = vec![Value::Null; self.places];
+        let mut values = self.nulls();
         for (index, column) in self.columns.iter().enumerate() {
             if let Some(column) = column {
                 column.put(decode(index, &column.codec)?, &mut values);
@@ -332,7 +333,7 @@ impl TablePlan {
     }
 
     fn new_values(&self, tuple: &Tuple<'_>, before: Option<&[Value]>, arena: &mut BytesMut) -> Result<Vec<Value>> {
-        let mut values = vec![Value::Null; self.places];
+        let mut values = self.nulls();
         self.each(tuple, |column, value| {
             let value = match value {
                 TupleValue::Null => Value::Null,
@@ -347,8 +348,8 @@ impl TablePlan {
                     }
                     return Ok(());
                 }
-                TupleValue::Text(bytes) => self.decode(column, Format::Text, &bytes, arena)?,
-                TupleValue::Binary(bytes) => self.decode(column, Format::Binary, &bytes, arena)?,
+                TupleValue::Text(octets) => self.decode(column, Format::Text, octets, arena)?,
+                TupleValue::Binary(octets) => self.decode(column, Format::Binary, octets, arena)?,
             };
             column.put(value, &mut values);
             Ok(())
@@ -361,15 +362,15 @@ impl TablePlan {
             OldTuple::Full(tuple) => (tuple, true),
             OldTuple::Key(tuple) => (tuple, false),
         };
-        let mut values = vec![Value::Null; self.places];
+        let mut values = self.nulls();
         self.each(tuple, |column, value| {
             let value = match value {
                 // I8: the server writes null for what is outside the identity.
                 TupleValue::Null if !whole && !column.in_identity => Value::NotInIdentity,
                 TupleValue::Null => Value::Null,
                 TupleValue::Unchanged => Value::Unchanged,
-                TupleValue::Text(bytes) => self.decode(column, Format::Text, &bytes, arena)?,
-                TupleValue::Binary(bytes) => self.decode(column, Format::Binary, &bytes, arena)?,
+                TupleValue::Text(octets) => self.decode(column, Format::Text, octets, arena)?,
+                TupleValue::Binary(octets) => self.decode(column, Format::Binary, octets, arena)?,
             };
             column.put(value, &mut values);
             Ok(())
@@ -377,7 +378,15 @@ impl TablePlan {
         Ok(values)
     }
 
-    fn each(&self, tuple: &Tuple<'_>, mut take: impl FnMut(&PlannedColumn, TupleValue) -> Result<()>) -> Result<()> {
+    /// A place for each value.
+    fn nulls(&self) -> Vec<Value> {
+        // Without a clone for each, as `vec!` would make them.
+        let mut values = Vec::with_capacity(self.places);
+        values.resize_with(self.places, || Value::Null);
+        values
+    }
+
+    fn each(&self, tuple: &Tuple<'_>, mut take: impl FnMut(&PlannedColumn, TupleValue<'_>) -> Result<()>) -> Result<()> {
         if tuple.len() != self.columns.len() {
             let message = format!("it has {} columns, its relation {}", tuple.len(), self.columns.len());
             return Err(Error::new(ErrorKind::Unreadable, "decode a row").because(message).scoped(Scope::Table(self.full_name.clone())));
@@ -390,8 +399,8 @@ impl TablePlan {
         Ok(())
     }
 
-    fn decode(&self, column: &PlannedColumn, format: Format, bytes: &Bytes, arena: &mut BytesMut) -> Result<Value> {
-        column.codec.decode(format, bytes, arena).map_err(|error| error.scoped(Scope::Table(self.full_name.clone())))
+    fn decode(&self, column: &PlannedColumn, format: Format, octets: BufferSlice<'_>, arena: &mut BytesMut) -> Result<Value> {
+        column.codec.decode(format, octets, arena).map_err(|error| error.scoped(Scope::Table(self.full_name.clone())))
     }
 
     fn key(&self, values: &[Value]) -> Value {

@@ -86,7 +86,7 @@ async fn select(
         conditions.collect::<Vec<_>>().join(" AND ")
     );
     let values: Vec<_> = new.values().collect();
-    let parameters = key.iter().map(|&index| values[index].clone()).map(RawParameter).collect::<Vec<_>>();
+    let parameters = key.iter().map(|&index| values[index]).map(RawParameter).collect::<Vec<_>>();
     let parameters: Vec<&(dyn ToSql + Sync)> = parameters.iter().map(|parameter| parameter as _).collect();
     let sql = session.get().await?;
     if let Some(xid) = xid {
@@ -107,9 +107,9 @@ async fn select(
 
 /// A value of the log as the parameter of a statement.
 #[derive(Debug)]
-struct RawParameter(TupleValue);
+struct RawParameter<'a>(TupleValue<'a>);
 
-impl ToSql for RawParameter {
+impl ToSql for RawParameter<'_> {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn StdError + Sync + Send>> {
         match &self.0 {
             TupleValue::Text(octets) | TupleValue::Binary(octets) => {

@@ -7,15 +7,16 @@ use bytes::{BufMut, Bytes};
 use tailwater_api::Value;
 
 use super::Format;
-use super::codec::{Codec, Fault, Output, share};
+use super::codec::{Codec, Fault, Output};
+use crate::buffer_slice::BufferSlice;
 use crate::octets::Octets;
 
 /// The largest number of dimensions of the server (`MAXDIM`).
 const MOST_DIMENSIONS: i32 = 6;
 
 /// Number of dimensions, flags, type of the elements, length and lower bound of each dimension, elements (`array_send`).
-pub(super) fn of_binary(element: &Codec, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
-    let mut octets = Octets::new(raw);
+pub(super) fn of_binary(element: &Codec, raw: BufferSlice<'_>, output: &mut Output<'_>) -> Result<Value, Fault> {
+    let mut octets = Octets::new(raw.octets());
     let (dimensions, _has_nulls, _element) = (octets.i32()?, octets.i32()?, octets.u32()?);
     if !(0..=MOST_DIMENSIONS).contains(&dimensions) {
         return Err(Fault::Unreadable);
@@ -38,7 +39,7 @@ pub(super) fn of_binary(element: &Codec, raw: &Bytes, output: &mut Output<'_>) -
                     -1 => Value::Null,
                     length => {
                         let length = usize::try_from(length).map_err(|_| Fault::Unreadable)?;
-                        element.decode(Format::Binary, &share(raw, octets.take(length)?), output)?
+                        element.decode(Format::Binary, raw.part(octets.take(length)?), output)?
                     }
                 });
             }
@@ -54,9 +55,9 @@ pub(super) fn of_binary(element: &Codec, raw: &Bytes, output: &mut Output<'_>) -
 /// `{1,NULL,"a \"b\""}`, with bounds before it where they are not the usual ones: `[0:1]={7,8}`.
 ///
 /// Between the elements stands the delimiter of their type, a comma for nearly all.
-pub(super) fn of_text(element: &Codec, delimiter: u8, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
-    let start = if raw.first() == Some(&b'[') { memchr::memchr(b'=', raw).ok_or(Fault::Unreadable)? + 1 } else { 0 };
-    let Some(mut rest) = raw[start..].strip_prefix(b"{").and_then(|inner| inner.strip_suffix(b"}")) else {
+pub(super) fn of_text(element: &Codec, delimiter: u8, raw: BufferSlice<'_>, output: &mut Output<'_>) -> Result<Value, Fault> {
+    let start = if raw.first() == Some(&b'[') { memchr::memchr(b'=', &raw).ok_or(Fault::Unreadable)? + 1 } else { 0 };
+    let Some(mut rest) = raw.octets()[start..].strip_prefix(b"{").and_then(|inner| inner.strip_suffix(b"}")) else {
         return Err(Fault::Unreadable);
     };
     let mut values = Vec::new();
@@ -65,7 +66,7 @@ pub(super) fn of_text(element: &Codec, delimiter: u8, raw: &Bytes, output: &mut 
         (value, rest) = match rest {
             [b'"', quoted @ ..] => {
                 let (text, rest) = unquote(raw, quoted, output)?;
-                (element.decode(Format::Text, &text, output)?, rest)
+                (element.decode(Format::Text, (&text).into(), output)?, rest)
             }
             [b'{', ..] => (output.lose(Value::Null), skip_inner(rest)?),
             plain => {
@@ -73,7 +74,7 @@ pub(super) fn of_text(element: &Codec, delimiter: u8, raw: &Bytes, output: &mut 
                 let (text, rest) = plain.split_at(end);
                 // Any other text of these letters is quoted.
                 let is_null = text.eq_ignore_ascii_case(b"NULL");
-                (if is_null { Value::Null } else { element.decode(Format::Text, &share(raw, text), output)? }, rest)
+                (if is_null { Value::Null } else { element.decode(Format::Text, raw.part(text), output)? }, rest)
             }
         };
         values.push(value);
@@ -88,10 +89,10 @@ pub(super) fn of_text(element: &Codec, delimiter: u8, raw: &Bytes, output: &mut 
 }
 
 /// The text up to the closing quote, and what follows it.
-fn unquote<'a>(raw: &Bytes, quoted: &'a [u8], output: &mut Output<'_>) -> Result<(Bytes, &'a [u8]), Fault> {
+fn unquote<'a>(raw: BufferSlice<'a>, quoted: &'a [u8], output: &mut Output<'_>) -> Result<(Bytes, &'a [u8]), Fault> {
     let end = memchr::memchr2(b'"', b'\\', quoted).ok_or(Fault::Unreadable)?;
     if quoted[end] == b'"' {
-        return Ok((share(raw, &quoted[..end]), &quoted[end + 1..]));
+        return Ok((raw.part(&quoted[..end]).to_bytes(), &quoted[end + 1..]));
     }
     let mut rest = quoted;
     let mut is_closed = false;

@@ -9,6 +9,7 @@ use tailwater_api::{Error, ErrorKind, Result, Schema, Value};
 
 use super::numeric::{self, Number};
 use super::{BinaryMode, Format, HstoreMode, array, geometry, hstore, network, octet_string, temporal, vector};
+use crate::buffer_slice::BufferSlice;
 use crate::octets::Malformed;
 
 /// How much room the scratch buffer gets at once.
@@ -191,15 +192,15 @@ impl ColumnCodec {
         self.unlisted.get().map(|label| &**label)
     }
 
-    /// Decodes a value that is not null. Text and octets of the result are slices of `raw` or of `scratch`, which has to be
-    /// empty and is left so.
+    /// Decodes a value that is not null. Text and octets of the result share the buffer of `raw` or that of `scratch`, which has to
+    /// be empty and is left so.
     ///
     /// # Errors
     /// `unreadable`: it is not what the server writes for the type; `unsupported`: a binary form that is not read here, or a
     /// value without room in the schema where the configuration asks to fail then.
-    pub fn decode(&self, format: Format, raw: &Bytes, scratch: &mut BytesMut) -> Result<Value> {
+    pub fn decode<'a>(&self, format: Format, raw: impl Into<BufferSlice<'a>>, scratch: &mut BytesMut) -> Result<Value> {
         let mut output = Output::new(scratch);
-        let decoded = self.codec.decode(format, raw, &mut output);
+        let decoded = self.codec.decode(format, raw.into(), &mut output);
         if let Some(label) = output.unlisted.take() {
             self.unlisted.get_or_init(|| label);
         }
@@ -243,121 +244,123 @@ impl Codec {
         }
     }
 
-    pub(super) fn decode(&self, format: Format, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
+    pub(super) fn decode(&self, format: Format, raw: BufferSlice<'_>, output: &mut Output<'_>) -> Result<Value, Fault> {
         match format {
             Format::Text => self.decode_text(raw, output),
             Format::Binary => self.decode_binary(raw, output),
         }
     }
 
-    fn decode_text(&self, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
+    fn decode_text(&self, raw: BufferSlice<'_>, output: &mut Output<'_>) -> Result<Value, Fault> {
+        let octets = raw.octets();
         match self {
-            Self::Boolean => match raw.as_ref() {
+            Self::Boolean => match octets {
                 b"t" | b"true" => Ok(Value::Boolean(true)),
                 b"f" | b"false" => Ok(Value::Boolean(false)),
                 _ => Err(Fault::Unreadable),
             },
-            Self::Int16 => parse(raw).map(Value::Int16),
-            Self::Int32 => parse(raw).map(Value::Int32),
-            Self::Int64 => parse(raw).map(Value::Int64),
-            Self::Oid => parse::<u32>(raw).map(|oid| Value::Int64(oid.into())),
-            Self::Float32 => parse(raw).map(Value::Float32),
-            Self::Float64 => parse(raw).map(Value::Float64),
+            Self::Int16 => parse(octets).map(Value::Int16),
+            Self::Int32 => parse(octets).map(Value::Int32),
+            Self::Int64 => parse(octets).map(Value::Int64),
+            Self::Oid => parse::<u32>(octets).map(|oid| Value::Int64(oid.into())),
+            Self::Float32 => parse(octets).map(Value::Float32),
+            Self::Float64 => parse(octets).map(Value::Float64),
             Self::Text | Self::VersionedText | Self::OnlyText | Self::Character | Self::Uuid | Self::Network | Self::HardwareAddress => {
-                text(raw.clone())
+                text(raw.to_bytes())
             }
             Self::Enum(labels) => label(raw, labels, output),
-            Self::Bytea(mode) => octet_string::bytea_of_text(raw, *mode, output),
-            Self::Bit => octet_string::bit_of_text(raw),
-            Self::Bits => octet_string::bits_of_text(raw, output),
-            Self::Decimal { .. } | Self::VariableScaleDecimal | Self::NumericDouble => self.number(&Number::of_text(raw)?, output),
-            Self::NumericText => match Number::of_text(raw)? {
+            Self::Bytea(mode) => octet_string::bytea_of_text(octets, *mode, output),
+            Self::Bit => octet_string::bit_of_text(octets),
+            Self::Bits => octet_string::bits_of_text(octets, output),
+            Self::Decimal { .. } | Self::VariableScaleDecimal | Self::NumericDouble => self.number(&Number::of_text(octets)?, output),
+            Self::NumericText => match Number::of_text(octets)? {
                 number @ (Number::Nan | Number::Infinity | Number::MinusInfinity) => self.number(&number, output),
-                Number::Finite { .. } => text(raw.clone()),
+                Number::Finite { .. } => text(raw.to_bytes()),
             },
-            Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(numeric::money_of_text(raw)?, output),
-            Self::Date => temporal::date_of_text(raw).map(Value::Int32),
-            Self::Time => temporal::time_of_text(raw).map(temporal::milliseconds_of_day),
-            Self::MicroTime => temporal::time_of_text(raw).map(Value::Int64),
-            Self::Timestamp => temporal::timestamp_of_text(raw).map(temporal::milliseconds),
-            Self::MicroTimestamp => temporal::timestamp_of_text(raw).map(|time| temporal::microseconds(time, output)),
-            Self::ZonedTime => temporal::zoned_time(temporal::time_with_zone_of_text(raw)?, output),
-            Self::ZonedTimestamp { digits } => temporal::zoned_timestamp(temporal::timestamp_of_text(raw)?, *digits, output),
-            Self::Interval => temporal::interval_of_text(raw).map(|interval| temporal::duration(&interval, output)),
-            Self::IsoDate => temporal::iso_date(temporal::date_of_text(raw)?, output),
-            Self::IsoTime => temporal::iso_time(temporal::time_of_text(raw)?, output),
-            Self::IsoTimestamp => temporal::iso_timestamp(temporal::timestamp_of_text(raw)?, output),
-            Self::NanoTime => temporal::time_of_text(raw).map(temporal::nanoseconds_of_day),
-            Self::NanoTimestamp => temporal::timestamp_of_text(raw).map(|time| temporal::nanoseconds(time, output)),
-            Self::IsoInterval => temporal::iso_interval(&temporal::interval_of_text(raw)?, output),
-            Self::Hstore(mode) => hstore::of_text(raw, *mode, output),
-            Self::Point => geometry::point_of_text(raw, output),
-            Self::Shape => geometry::shape_of_text(raw, output),
-            Self::DoubleVector => vector::doubles_of_text(raw),
-            Self::FloatVector => vector::floats_of_text(raw),
-            Self::SparseVector => vector::sparse_of_text(raw, output),
+            Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(numeric::money_of_text(octets)?, output),
+            Self::Date => temporal::date_of_text(octets).map(Value::Int32),
+            Self::Time => temporal::time_of_text(octets).map(temporal::milliseconds_of_day),
+            Self::MicroTime => temporal::time_of_text(octets).map(Value::Int64),
+            Self::Timestamp => temporal::timestamp_of_text(octets).map(temporal::milliseconds),
+            Self::MicroTimestamp => temporal::timestamp_of_text(octets).map(|time| temporal::microseconds(time, output)),
+            Self::ZonedTime => temporal::zoned_time(temporal::time_with_zone_of_text(octets)?, output),
+            Self::ZonedTimestamp { digits } => temporal::zoned_timestamp(temporal::timestamp_of_text(octets)?, *digits, output),
+            Self::Interval => temporal::interval_of_text(octets).map(|interval| temporal::duration(&interval, output)),
+            Self::IsoDate => temporal::iso_date(temporal::date_of_text(octets)?, output),
+            Self::IsoTime => temporal::iso_time(temporal::time_of_text(octets)?, output),
+            Self::IsoTimestamp => temporal::iso_timestamp(temporal::timestamp_of_text(octets)?, output),
+            Self::NanoTime => temporal::time_of_text(octets).map(temporal::nanoseconds_of_day),
+            Self::NanoTimestamp => temporal::timestamp_of_text(octets).map(|time| temporal::nanoseconds(time, output)),
+            Self::IsoInterval => temporal::iso_interval(&temporal::interval_of_text(octets)?, output),
+            Self::Hstore(mode) => hstore::of_text(octets, *mode, output),
+            Self::Point => geometry::point_of_text(octets, output),
+            Self::Shape => geometry::shape_of_text(octets, output),
+            Self::DoubleVector => vector::doubles_of_text(octets),
+            Self::FloatVector => vector::floats_of_text(octets),
+            Self::SparseVector => vector::sparse_of_text(octets, output),
             Self::Opaque(mode) => octet_string::bytea(raw, *mode, output),
             Self::Lost => Ok(output.lose(Value::Null)),
-            Self::Dropped => text(raw.clone()).map(|text| output.lose(text)),
+            Self::Dropped => text(raw.to_bytes()).map(|text| output.lose(text)),
             Self::Array { element, delimiter } => array::of_text(element, *delimiter, raw, output),
         }
     }
 
-    fn decode_binary(&self, raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
+    fn decode_binary(&self, raw: BufferSlice<'_>, output: &mut Output<'_>) -> Result<Value, Fault> {
+        let octets = raw.octets();
         match self {
-            Self::Boolean => match raw.as_ref() {
+            Self::Boolean => match octets {
                 [value] => Ok(Value::Boolean(*value != 0)),
                 _ => Err(Fault::Unreadable),
             },
-            Self::Int16 => exact(raw).map(i16::from_be_bytes).map(Value::Int16),
-            Self::Int32 => exact(raw).map(i32::from_be_bytes).map(Value::Int32),
-            Self::Int64 => exact(raw).map(i64::from_be_bytes).map(Value::Int64),
-            Self::Oid => exact(raw).map(u32::from_be_bytes).map(|oid| Value::Int64(oid.into())),
-            Self::Float32 => exact(raw).map(f32::from_be_bytes).map(Value::Float32),
-            Self::Float64 => exact(raw).map(f64::from_be_bytes).map(Value::Float64),
-            Self::Text => text(raw.clone()),
+            Self::Int16 => exact(octets).map(i16::from_be_bytes).map(Value::Int16),
+            Self::Int32 => exact(octets).map(i32::from_be_bytes).map(Value::Int32),
+            Self::Int64 => exact(octets).map(i64::from_be_bytes).map(Value::Int64),
+            Self::Oid => exact(octets).map(u32::from_be_bytes).map(|oid| Value::Int64(oid.into())),
+            Self::Float32 => exact(octets).map(f32::from_be_bytes).map(Value::Float32),
+            Self::Float64 => exact(octets).map(f64::from_be_bytes).map(Value::Float64),
+            Self::Text => text(raw.to_bytes()),
             Self::Enum(labels) => label(raw, labels, output),
-            Self::VersionedText => match raw.first() {
-                Some(1) => text(raw.slice(1..)),
+            Self::VersionedText => match octets.first() {
+                Some(1) => text(raw.part(&octets[1..]).to_bytes()),
                 Some(_) | None => Err(Fault::Unreadable),
             },
             Self::OnlyText | Self::Opaque(_) | Self::Dropped => Err(Fault::OnlyText),
             Self::Character => octet_string::character(raw, output),
-            Self::Uuid => octet_string::uuid(exact(raw)?, output),
-            Self::Network => network::address(raw, output),
-            Self::HardwareAddress => network::hardware_address(raw, output),
+            Self::Uuid => octet_string::uuid(exact(octets)?, output),
+            Self::Network => network::address(octets, output),
+            Self::HardwareAddress => network::hardware_address(octets, output),
             Self::Bytea(mode) => octet_string::bytea(raw, *mode, output),
-            Self::Bit => octet_string::bit_of_binary(raw),
-            Self::Bits => octet_string::bits_of_binary(raw, output),
-            Self::Decimal { scale } => match numeric::decimal_of_binary(raw, *scale)? {
+            Self::Bit => octet_string::bit_of_binary(octets),
+            Self::Bits => octet_string::bits_of_binary(octets, output),
+            Self::Decimal { scale } => match numeric::decimal_of_binary(octets, *scale)? {
                 Some(unscaled) => Ok(Value::Bytes(output.cut(16, |out| numeric::put_minimal(unscaled, out)))),
-                None => numeric::with_text(raw, output, |number, output| self.number(number, output)),
+                None => numeric::with_text(octets, output, |number, output| self.number(number, output)),
             },
             Self::VariableScaleDecimal | Self::NumericDouble => {
-                numeric::with_text(raw, output, |number, output| self.number(number, output))
+                numeric::with_text(octets, output, |number, output| self.number(number, output))
             }
-            Self::NumericText => numeric::text_of_binary(raw, output),
-            Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(exact(raw).map(i64::from_be_bytes)?, output),
-            Self::Date => exact(raw).map(i32::from_be_bytes).and_then(temporal::date).map(Value::Int32),
-            Self::Time => exact(raw).map(i64::from_be_bytes).map(temporal::milliseconds_of_day),
-            Self::MicroTime => exact(raw).map(i64::from_be_bytes).map(Value::Int64),
-            Self::Timestamp => exact(raw).map(i64::from_be_bytes).map(temporal::milliseconds),
-            Self::MicroTimestamp => exact(raw).map(i64::from_be_bytes).map(|time| temporal::microseconds(time, output)),
-            Self::ZonedTime => temporal::zoned_time(temporal::time_with_zone_of_binary(raw)?, output),
-            Self::ZonedTimestamp { digits } => temporal::zoned_timestamp(exact(raw).map(i64::from_be_bytes)?, *digits, output),
-            Self::Interval => temporal::interval_of_binary(raw).map(|interval| temporal::duration(&interval, output)),
-            Self::IsoDate => temporal::iso_date(exact(raw).map(i32::from_be_bytes).and_then(temporal::date)?, output),
-            Self::IsoTime => temporal::iso_time(exact(raw).map(i64::from_be_bytes)?, output),
-            Self::IsoTimestamp => temporal::iso_timestamp(exact(raw).map(i64::from_be_bytes)?, output),
-            Self::NanoTime => exact(raw).map(i64::from_be_bytes).map(temporal::nanoseconds_of_day),
-            Self::NanoTimestamp => exact(raw).map(i64::from_be_bytes).map(|time| temporal::nanoseconds(time, output)),
-            Self::IsoInterval => temporal::iso_interval(&temporal::interval_of_binary(raw)?, output),
+            Self::NumericText => numeric::text_of_binary(octets, output),
+            Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(exact(octets).map(i64::from_be_bytes)?, output),
+            Self::Date => exact(octets).map(i32::from_be_bytes).and_then(temporal::date).map(Value::Int32),
+            Self::Time => exact(octets).map(i64::from_be_bytes).map(temporal::milliseconds_of_day),
+            Self::MicroTime => exact(octets).map(i64::from_be_bytes).map(Value::Int64),
+            Self::Timestamp => exact(octets).map(i64::from_be_bytes).map(temporal::milliseconds),
+            Self::MicroTimestamp => exact(octets).map(i64::from_be_bytes).map(|time| temporal::microseconds(time, output)),
+            Self::ZonedTime => temporal::zoned_time(temporal::time_with_zone_of_binary(octets)?, output),
+            Self::ZonedTimestamp { digits } => temporal::zoned_timestamp(exact(octets).map(i64::from_be_bytes)?, *digits, output),
+            Self::Interval => temporal::interval_of_binary(octets).map(|interval| temporal::duration(&interval, output)),
+            Self::IsoDate => temporal::iso_date(exact(octets).map(i32::from_be_bytes).and_then(temporal::date)?, output),
+            Self::IsoTime => temporal::iso_time(exact(octets).map(i64::from_be_bytes)?, output),
+            Self::IsoTimestamp => temporal::iso_timestamp(exact(octets).map(i64::from_be_bytes)?, output),
+            Self::NanoTime => exact(octets).map(i64::from_be_bytes).map(temporal::nanoseconds_of_day),
+            Self::NanoTimestamp => exact(octets).map(i64::from_be_bytes).map(|time| temporal::nanoseconds(time, output)),
+            Self::IsoInterval => temporal::iso_interval(&temporal::interval_of_binary(octets)?, output),
             Self::Hstore(mode) => hstore::of_binary(raw, *mode, output),
-            Self::Point => geometry::point_of_binary(raw, output),
+            Self::Point => geometry::point_of_binary(octets, output),
             Self::Shape => geometry::shape_of_binary(raw),
-            Self::DoubleVector => vector::doubles_of_binary(raw),
-            Self::FloatVector => vector::floats_of_binary(raw),
-            Self::SparseVector => vector::sparse_of_binary(raw, output),
+            Self::DoubleVector => vector::doubles_of_binary(octets),
+            Self::FloatVector => vector::floats_of_binary(octets),
+            Self::SparseVector => vector::sparse_of_binary(octets, output),
             Self::Lost => Ok(output.lose(Value::Null)),
             Self::Array { element, .. } => array::of_binary(element, raw, output),
         }
@@ -392,8 +395,8 @@ impl Codec {
     }
 }
 
-fn label(raw: &Bytes, labels: &[Box<str>], output: &mut Output<'_>) -> Result<Value, Fault> {
-    let label = ByteString::try_from(raw.clone()).map_err(|_| Fault::Unreadable)?;
+fn label(raw: BufferSlice<'_>, labels: &[Box<str>], output: &mut Output<'_>) -> Result<Value, Fault> {
+    let label = ByteString::try_from(raw.to_bytes()).map_err(|_| Fault::Unreadable)?;
     if labels.binary_search_by(|listed| (**listed).cmp(&label)).is_err() {
         output.unlisted.get_or_insert_with(|| label.clone());
     }
@@ -407,9 +410,4 @@ pub(super) fn exact<const LENGTH: usize>(raw: &[u8]) -> Result<[u8; LENGTH], Fau
 
 pub(super) fn parse<T: std::str::FromStr>(raw: &[u8]) -> Result<T, Fault> {
     str::from_utf8(raw).ok().and_then(|text| text.parse().ok()).ok_or(Fault::Unreadable)
-}
-
-/// Octets of `raw` that `part`, a slice of it, points at.
-pub(super) fn share(raw: &Bytes, part: &[u8]) -> Bytes {
-    if part.is_empty() { Bytes::new() } else { raw.slice_ref(part) }
 }

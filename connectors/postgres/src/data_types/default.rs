@@ -47,7 +47,7 @@ pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value
     let text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };
     let mut scratch = BytesMut::new();
     let mut output = Output::new(&mut scratch);
-    let value = mapping.codec.decode(Format::Text, &Bytes::from(text), &mut output).ok()?;
+    let value = mapping.codec.decode(Format::Text, (&Bytes::from(text)).into(), &mut output).ok()?;
     // A default of null is none.
     (!output.lost && !value.is_null()).then_some(value)
 }

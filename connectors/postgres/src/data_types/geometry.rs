@@ -4,11 +4,12 @@
 //! shape in four octets, coordinates as doubles. PostGIS 3 sends its own extension of it (EWKB), in which a bit of the type says
 //! that the identifier of a reference system follows; its text is the same in hexadecimal.
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 use tailwater_api::Value;
 
 use super::codec::{Fault, Output, parse};
 use super::octet_string;
+use crate::buffer_slice::BufferSlice;
 use crate::octets::Octets;
 
 /// Little-endian, a point.
@@ -40,7 +41,7 @@ fn point(x: f64, y: f64, output: &mut Output<'_>) -> Value {
 }
 
 /// A geometry or geography; its reference system stands beside it.
-pub(super) fn shape_of_binary(raw: &Bytes) -> Result<Value, Fault> {
+pub(super) fn shape_of_binary(raw: BufferSlice<'_>) -> Result<Value, Fault> {
     let (order, rest) = raw.split_first().ok_or(Fault::Unreadable)?;
     let word = |octets: &[u8]| -> Result<u32, Fault> {
         let octets = *octets.first_chunk().ok_or(Fault::Unreadable)?;
@@ -51,9 +52,9 @@ pub(super) fn shape_of_binary(raw: &Bytes) -> Result<Value, Fault> {
         }
     };
     let reference = if word(rest)? & HAS_REFERENCE == 0 { Value::Null } else { Value::Int32(word(&rest[4..])?.cast_signed()) };
-    Ok(Value::Struct(Box::new([Value::Bytes(raw.clone()), reference])))
+    Ok(Value::Struct(Box::new([Value::Bytes(raw.to_bytes()), reference])))
 }
 
 pub(super) fn shape_of_text(raw: &[u8], output: &mut Output<'_>) -> Result<Value, Fault> {
-    shape_of_binary(&octet_string::octets_of_hexadecimal(raw, output)?)
+    shape_of_binary((&octet_string::octets_of_hexadecimal(raw, output)?).into())
 }

@@ -8,23 +8,27 @@ use tailwater_api::Value;
 use tailwater_kit::java_hash;
 
 use super::HstoreMode;
-use super::codec::{Fault, Output, share};
+use super::codec::{Fault, Output};
+use crate::buffer_slice::BufferSlice;
 use crate::octets::Octets;
 
 type Pair = (ByteString, Option<ByteString>);
 
 /// Number of pairs; of each the length of its key, the key, the length of its value (-1 for null), the value
 /// (`hstore_send`).
-pub(super) fn of_binary(raw: &Bytes, mode: HstoreMode, output: &mut Output<'_>) -> Result<Value, Fault> {
-    let mut octets = Octets::new(raw);
+pub(super) fn of_binary(raw: BufferSlice<'_>, mode: HstoreMode, output: &mut Output<'_>) -> Result<Value, Fault> {
+    let mut octets = Octets::new(raw.octets());
     let count = usize::try_from(octets.i32()?).map_err(|_| Fault::Unreadable)?;
     let mut pairs = Vec::new();
     for _ in 0..count {
         let length = usize::try_from(octets.i32()?).map_err(|_| Fault::Unreadable)?;
-        let key = text(share(raw, octets.take(length)?))?;
+        let key = text(raw.part(octets.take(length)?).to_bytes())?;
         let value = match octets.i32()? {
             -1 => None,
-            length => Some(text(share(raw, octets.take(usize::try_from(length).map_err(|_| Fault::Unreadable)?)?))?),
+            length => {
+                let length = usize::try_from(length).map_err(|_| Fault::Unreadable)?;
+                Some(text(raw.part(octets.take(length)?).to_bytes())?)
+            }
         };
         pairs.push((key, value));
     }

@@ -7,6 +7,7 @@ use tailwater_api::Value;
 
 use super::BinaryMode;
 use super::codec::{Fault, Output, text};
+use crate::buffer_slice::BufferSlice;
 use crate::octets::Octets;
 
 const HEXADECIMAL: &[u8; 16] = b"0123456789abcdef";
@@ -18,12 +19,12 @@ pub(super) fn put_hexadecimal(octets: &[u8], out: &mut BytesMut) {
 }
 
 /// bytea as the mode wants it.
-pub(super) fn bytea(octets: &Bytes, mode: BinaryMode, output: &mut Output<'_>) -> Result<Value, Fault> {
+pub(super) fn bytea(octets: BufferSlice<'_>, mode: BinaryMode, output: &mut Output<'_>) -> Result<Value, Fault> {
     match mode {
-        BinaryMode::Bytes => Ok(Value::Bytes(octets.clone())),
-        BinaryMode::Hex => output.text(2 * octets.len(), |out| put_hexadecimal(octets, out)),
-        BinaryMode::Base64 => text(STANDARD.encode(octets).into()),
-        BinaryMode::Base64UrlSafe => text(URL_SAFE.encode(octets).into()),
+        BinaryMode::Bytes => Ok(Value::Bytes(octets.to_bytes())),
+        BinaryMode::Hex => output.text(2 * octets.len(), |out| put_hexadecimal(&octets, out)),
+        BinaryMode::Base64 => text(STANDARD.encode(&*octets).into()),
+        BinaryMode::Base64UrlSafe => text(URL_SAFE.encode(&*octets).into()),
     }
 }
 
@@ -31,7 +32,7 @@ pub(super) fn bytea(octets: &Bytes, mode: BinaryMode, output: &mut Output<'_>) -
 pub(super) fn bytea_of_text(raw: &[u8], mode: BinaryMode, output: &mut Output<'_>) -> Result<Value, Fault> {
     let mut is_readable = true;
     let octets = output.cut(raw.len(), |out| is_readable = put_bytea(raw, out).is_some());
-    if is_readable { bytea(&octets, mode, output) } else { Err(Fault::Unreadable) }
+    if is_readable { bytea((&octets).into(), mode, output) } else { Err(Fault::Unreadable) }
 }
 
 /// The octets whose hexadecimal digits these are.
@@ -128,10 +129,10 @@ fn bits(length: usize, is_set: impl Fn(usize) -> bool, output: &mut Output<'_>) 
 }
 
 /// The type `"char"`: one octet, written as an escape where it is no letter of ASCII (since PostgreSQL 15).
-pub(super) fn character(raw: &Bytes, output: &mut Output<'_>) -> Result<Value, Fault> {
-    match raw.as_ref() {
+pub(super) fn character(raw: BufferSlice<'_>, output: &mut Output<'_>) -> Result<Value, Fault> {
+    match raw.octets() {
         [0] => Ok(Value::text("")),
-        [1..=0x7f] => text(raw.clone()),
+        [1..=0x7f] => text(raw.to_bytes()),
         [octet] => output.text(4, |out| out.put_slice(&[b'\\', b'0' + (octet >> 6), b'0' + (octet >> 3 & 7), b'0' + (octet & 7)])),
         _ => Err(Fault::Unreadable),
     }

@@ -12,9 +12,9 @@ enum OwnMessage {
     Origin(u64, String),
     Relation(u32, String, String, u8, Vec<(bool, String, u32, i32)>),
     Type(u32, String, String),
-    Insert(u32, Vec<TupleValue>),
-    Update(u32, Option<(bool, Vec<TupleValue>)>, Vec<TupleValue>),
-    Delete(u32, bool, Vec<TupleValue>),
+    Insert(u32, Vec<OwnValue>),
+    Update(u32, Option<(bool, Vec<OwnValue>)>, Vec<OwnValue>),
+    Delete(u32, bool, Vec<OwnValue>),
     Truncate(Truncate),
     Logical(bool, u64, String, Vec<u8>),
 }
@@ -23,13 +23,33 @@ fn text() -> impl Strategy<Value = String> {
     "[a-zA-Z_ äßé漢😀]{0,8}"
 }
 
-fn tuple() -> impl Strategy<Value = Vec<TupleValue>> {
+/// A value with octets of its own.
+#[derive(Clone, Debug, PartialEq)]
+enum OwnValue {
+    Null,
+    Unchanged,
+    Text(Bytes),
+    Binary(Bytes),
+}
+
+impl From<TupleValue<'_>> for OwnValue {
+    fn from(value: TupleValue<'_>) -> Self {
+        match value {
+            TupleValue::Null => Self::Null,
+            TupleValue::Unchanged => Self::Unchanged,
+            TupleValue::Text(octets) => Self::Text(octets.to_bytes()),
+            TupleValue::Binary(octets) => Self::Binary(octets.to_bytes()),
+        }
+    }
+}
+
+fn tuple() -> impl Strategy<Value = Vec<OwnValue>> {
     let octets = || proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from);
     let value = prop_oneof![
-        Just(TupleValue::Null),
-        Just(TupleValue::Unchanged),
-        octets().prop_map(TupleValue::Text),
-        octets().prop_map(TupleValue::Binary),
+        Just(OwnValue::Null),
+        Just(OwnValue::Unchanged),
+        octets().prop_map(OwnValue::Text),
+        octets().prop_map(OwnValue::Binary),
     ];
     proptest::collection::vec(value, 0..6)
 }
@@ -72,15 +92,15 @@ fn put_text(out: &mut BytesMut, text: &str) {
     out.put_u8(0);
 }
 
-fn put_tuple(out: &mut BytesMut, tag: u8, values: &[TupleValue]) {
+fn put_tuple(out: &mut BytesMut, tag: u8, values: &[OwnValue]) {
     out.put_u8(tag);
     out.put_i16(values.len() as i16);
     for value in values {
         match value {
-            TupleValue::Null => out.put_u8(b'n'),
-            TupleValue::Unchanged => out.put_u8(b'u'),
-            TupleValue::Text(octets) | TupleValue::Binary(octets) => {
-                out.put_u8(if matches!(value, TupleValue::Text(_)) { b't' } else { b'b' });
+            OwnValue::Null => out.put_u8(b'n'),
+            OwnValue::Unchanged => out.put_u8(b'u'),
+            OwnValue::Text(octets) | OwnValue::Binary(octets) => {
+                out.put_u8(if matches!(value, OwnValue::Text(_)) { b't' } else { b'b' });
                 out.put_u32(octets.len() as u32);
                 out.put_slice(octets);
             }
@@ -165,12 +185,12 @@ fn encode(message: &OwnMessage) -> Bytes {
     out.freeze()
 }
 
-fn values(tuple: &Tuple<'_>) -> Vec<TupleValue> {
+fn values(tuple: &Tuple<'_>) -> Vec<OwnValue> {
     assert_eq!(tuple.len(), tuple.values().len());
-    tuple.values().collect()
+    tuple.values().map(OwnValue::from).collect()
 }
 
-fn old(tuple: &OldTuple<'_>) -> (bool, Vec<TupleValue>) {
+fn old(tuple: &OldTuple<'_>) -> (bool, Vec<OwnValue>) {
     match tuple {
         OldTuple::Full(tuple) => (true, values(tuple)),
         OldTuple::Key(tuple) => (false, values(tuple)),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Fault;
+use crate::buffer_slice::BufferSlice;
 use crate::octets::Octets;
 
 /// The values of a row, in the order of the relation's columns. Found whole when its message was decoded.
@@ -24,16 +25,16 @@ pub enum OldTuple<'a> {
 }
 
 /// A value as the log holds it (I8).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TupleValue {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TupleValue<'a> {
     /// Null
     Null,
     /// Stored apart and not changed, so not in the log
     Unchanged,
-    /// The type's text, sharing the payload's buffer
-    Text(Bytes),
-    /// The type's binary form, sharing the payload's buffer
-    Binary(Bytes),
+    /// The type's text, within the payload
+    Text(BufferSlice<'a>),
+    /// The type's binary form, within the payload
+    Binary(BufferSlice<'a>),
 }
 
 impl<'a> Tuple<'a> {
@@ -82,20 +83,20 @@ pub struct TupleValues<'a> {
     left: usize,
 }
 
-impl TupleValues<'_> {
-    fn octets(&mut self) -> Bytes {
+impl<'a> TupleValues<'a> {
+    fn octets(&mut self) -> BufferSlice<'a> {
         // `read` walked over this value: four octets of a length that is not negative, then as many.
         let length = self.payload[self.at..].first_chunk().map_or(0, |length| u32::from_be_bytes(*length) as usize);
         let start = self.at + 4;
         self.at = start + length;
-        self.payload.slice(start..self.at)
+        BufferSlice::new(self.payload, start..self.at)
     }
 }
 
-impl Iterator for TupleValues<'_> {
-    type Item = TupleValue;
+impl<'a> Iterator for TupleValues<'a> {
+    type Item = TupleValue<'a>;
 
-    fn next(&mut self) -> Option<TupleValue> {
+    fn next(&mut self) -> Option<TupleValue<'a>> {
         self.left = self.left.checked_sub(1)?;
         let tag = self.payload[self.at];
         self.at += 1;
