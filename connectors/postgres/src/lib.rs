@@ -10,6 +10,7 @@
 //! | `position`, `restart` | where to resume, and whether that can be done |
 //! | `relation`, `plans`, `event`, `definitions` | from tuples and their descriptions to records |
 //! | `copy`, `snapshot`, `chunks`, `visibility` | reading the rows that are there, before the log is followed or while it is |
+//! | `truncation` | what the rows of a table begin with that is read anew |
 //! | `stream`, `transaction`, `spill`, `progress` | following the log: whole transactions, those without a commit, how far it is followed |
 //! | `acknowledge` | answering the server |
 //! | `arrivals` | tables that come while the log is followed |
@@ -51,6 +52,7 @@ mod source;
 mod spill;
 mod stream;
 mod transaction;
+mod truncation;
 mod visibility;
 
 pub use config::PostgresConfig;
