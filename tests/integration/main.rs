@@ -13,6 +13,7 @@
 //! - [`rest`]: the REST API and the directory of connector files of a running daemon
 //! - [`access`]: TLS, users and roles, limits, the log of changes, secrets of the REST API
 //! - [`clients`]: clients of the REST API that others wrote
+//! - [`rereads`]: a source whose slot is lost is read anew
 //! - [`snapshot`]: one shot of a source into a database
 //! - [`takeover`]: from real Debezium and back
 //! - [`cli`]: commands, their output and exit codes
@@ -35,6 +36,7 @@ mod kafka_kills;
 mod kills;
 mod operation;
 mod progress;
+mod rereads;
 mod rest;
 mod signals;
 mod snapshot;

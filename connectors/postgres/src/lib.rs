@@ -10,6 +10,7 @@
 //! | `position`, `restart` | where to resume, and whether that can be done |
 //! | `relation`, `plans`, `event`, `definitions` | from tuples and their descriptions to records |
 //! | `copy`, `snapshot`, `chunks`, `visibility` | reading the rows that are there, before the log is followed or while it is |
+//! | `truncation` | what the rows of a table begin with that is read anew |
 //! | `stream`, `transaction`, `spill`, `progress` | following the log: whole transactions, those without a commit, how far it is followed |
 //! | `acknowledge` | answering the server |
 //! | `arrivals` | tables that come while the log is followed |
@@ -32,6 +33,7 @@ mod heartbeat;
 mod identity;
 pub mod lsn;
 mod octets;
+mod open_transactions;
 pub mod pgoutput;
 mod plans;
 mod position;
@@ -51,6 +53,7 @@ mod source;
 mod spill;
 mod stream;
 mod transaction;
+mod truncation;
 mod visibility;
 
 pub use buffer_slice::BufferSlice;

@@ -22,7 +22,8 @@
 //! `{"state": "complete", "oid": …, "anchor": …, "rows": …}` once its snapshot is published (I10). While it is read in chunks, that is
 //! `{"state": "reading", "oid": …, "rows": …, "after": […], "until": […]}`: the key of the last row of the last chunk and the
 //! greatest key of all, as the database writes them. Both are missing before the first chunk. What a signal asked for has
-//! further partitions (see `request`).
+//! further partitions (see `request`). `{"state": "outdated"}` says that the table was captured before and is to be read anew (see
+//! `truncation`).
 //! Where tables that come later are to be told from those that were never read, `{"server": …, "tailwater.tables": "known"}` with
 //! `{"since": …}` says that each table from before has a state.
 
@@ -310,6 +311,23 @@ impl CompletedTable {
     }
 }
 
+/// The tables of `server` that were captured before and are to be read anew: what consumers have of them is outdated. Names as
+/// `schema.table`.
+pub(crate) fn outdated_tables(state: &SourceState, server: &str) -> Vec<String> {
+    let of_table = |(partition, offset): (&JsonMap, &JsonMap)| {
+        let is_outdated = partition.get("server")?.as_str()? == server && offset.get("state")?.as_str()? == "outdated";
+        if is_outdated { partition.get("tailwater.table")?.as_str().map(str::to_owned) } else { None }
+    };
+    state.iter().filter_map(of_table).collect()
+}
+
+/// What consumers have of the table is outdated.
+pub(crate) fn outdated(server: &str, table: &str) -> StateChange {
+    let mut offset = JsonMap::new();
+    offset.insert("state".into(), "outdated".into());
+    StateChange { partition: table_partition(server, table), offset: Some(offset) }
+}
+
 /// A table that is read in chunks, and how far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReadingTable {
@@ -328,7 +346,7 @@ pub(crate) struct ReadingTable {
 /// The rows behind one key, up to another; texts of the key's columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyRange {
-    /// The key's columns with their types
+    /// The key's columns with their types; behind them what the publication says of the table, if it does not publish all of it
     pub(crate) columns: Vec<String>,
     pub(crate) after: Vec<String>,
     pub(crate) until: Vec<String>,

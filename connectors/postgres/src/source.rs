@@ -37,14 +37,18 @@ use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, tables_known};
+use crate::position::{
+    CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, outdated, outdated_tables,
+    tables_known,
+};
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::request::are_paused;
 use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
-use crate::{heartbeat, identity, probe, publication, servers, slot};
+use crate::truncation::truncations;
+use crate::{heartbeat, identity, probe, publication, servers, slot, truncation};
 
 pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
@@ -103,6 +107,8 @@ struct Run {
     session: SqlSession,
     /// Tables to read in chunks while the log is followed
     reading: Vec<ReadingTable>,
+    /// Names of tables whose rows begin with a truncation
+    outdated: Vec<String>,
 }
 
 /// The server as the replication protocol sees it.
@@ -146,7 +152,7 @@ impl Run {
             Headers::default()
         };
         let plans = Plans::new(config.clone(), types, headers, definitions.clone());
-        Ok(Self { config, sql, facts, definitions, publication, blocks, plans, session, reading: Vec::new() })
+        Ok(Self { config, sql, facts, definitions, publication, blocks, plans, session, reading: Vec::new(), outdated: Vec::new() })
     }
 
     /// Does what has to be done before the stream; `None` where nothing is streamed.
@@ -155,6 +161,7 @@ impl Run {
         let stored = Position::load(context.state(), &server)?;
         let mut completed = CompletedTable::load_all(context.state(), &server);
         self.reading = ReadingTable::load_all(context.state(), &server)?;
+        self.outdated = outdated_tables(context.state(), &server);
         self.forget_left_out(context, &mut completed).await?;
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
@@ -164,6 +171,7 @@ impl Run {
             return Ok(None);
         }
         let mut offered = self.identify().await?;
+        let was_captured = stored.is_some();
         let stored = self.hold_against(stored, &offered.offer)?;
         let continues = stored.as_ref().is_some_and(|position| position.snapshot == SnapshotProgress::Running);
         let reads = match self.config.snapshot.read {
@@ -208,7 +216,7 @@ impl Run {
             (stored, true) => {
                 tokio::time::sleep(self.config.relational.snapshot_delay).await;
                 let kept = stored.filter(|_| continues && self.config.snapshot.read != SnapshotWhen::Always);
-                let position = self.read_with_slot(context, offered, kept, completed).await?;
+                let position = self.read_with_slot(context, offered, kept, completed, was_captured).await?;
                 tokio::time::sleep(self.config.relational.streaming_delay).await;
                 Ok(Some(position))
             }
@@ -216,7 +224,7 @@ impl Run {
     }
 
     /// Forgets the tables that the filters leave out by now, under whatever name. From here on no record tells of their changes, so
-    /// one that comes back is new.
+    /// one that comes back is read anew, if it is read.
     async fn forget_left_out(&mut self, context: &mut SourceContext, completed: &mut Vec<CompletedTable>) -> Result<()> {
         let left_out: Vec<_> = self
             .definitions
@@ -227,8 +235,12 @@ impl Run {
         let is_left_out =
             |oid: Option<u32>, name: &str| left_out.iter().any(|(other, full_name)| oid.map_or(full_name == name, |oid| oid == *other));
         let server = self.config.relational.topic_prefix.clone();
-        let complete = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).map(|table| table.removal(&server));
-        let reading = self.reading.extract_if(.., |table| is_left_out(Some(table.oid), &table.name)).map(|table| table.removal(&server));
+        let complete = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).map(|table| outdated(&server, &table.name));
+        let of_snapshot = |table: ReadingTable| match table.request {
+            Some(_) => table.removal(&server),
+            None => outdated(&server, &table.name),
+        };
+        let reading = self.reading.extract_if(.., |table| is_left_out(Some(table.oid), &table.name)).map(of_snapshot);
         let state: Vec<_> = complete.chain(reading).collect();
         if state.is_empty() { Ok(()) } else { send_state(context, state).await }
     }
@@ -336,13 +348,15 @@ impl Run {
         Ok(())
     }
 
-    /// Reads the tables in the snapshot of the new slot, or of a temporary one where the slot is there already.
+    /// Reads the tables in the snapshot of the new slot, or of a temporary one where the slot is there already. `was_captured` says
+    /// whether there was a position, which a new beginning gives up.
     async fn read_with_slot(
         &mut self,
         context: &mut SourceContext,
         mut offered: Server,
         kept: Option<Position>,
         completed: Vec<CompletedTable>,
+        was_captured: bool,
     ) -> Result<Position> {
         let server = self.config.relational.topic_prefix.clone();
         let confirmed = usable_slot(&offered.offer).ok();
@@ -364,10 +378,12 @@ impl Run {
                 state.extend(self.reading.iter().map(|table| table.removal(&server)));
                 let captured = captured(&self.config, &self.definitions);
                 let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
-                let chunked = tables.iter().filter(|table| is_chunked(&self.config, table));
+                self.outdated = if was_captured { truncation::told(&self.config, &captured, &tables) } else { Vec::new() };
+                state.extend(self.outdated.iter().map(|table| outdated(&server, table)));
+                let chunked: Vec<_> = tables.iter().filter(|table| is_chunked(&self.config, table)).collect();
                 let waiting =
                     |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None };
-                self.reading = chunked.map(waiting).collect();
+                self.reading = chunked.iter().map(|table| waiting(table)).collect();
                 state.extend(self.reading.iter().map(|table| table.change(&server)));
                 let mut position = self.new_position(Some(offered.log), anchor.lsn, SnapshotProgress::Running).await?;
                 if let Some(confirmed) = confirmed.filter(|_| self.config.two_phase) {
@@ -375,7 +391,10 @@ impl Run {
                     position.resume = confirmed;
                 }
                 state.push(position.change(&server));
-                send_state(context, state).await?;
+                let emptied = chunked.into_iter().filter(|table| self.outdated.contains(&table.full_name()));
+                let records = truncations(emptied, self.publication.as_ref(), &mut self.plans, &self.blocks, &position)?;
+                let reservation = context.reserve(0).await;
+                context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;
                 (position, Vec::new())
             }
         };
@@ -394,6 +413,7 @@ impl Run {
             place: position.last.clone(),
             position,
             is_asked_for: false,
+            outdated: &self.outdated,
             at_end: Vec::new(),
             figures: &figures,
         };
@@ -419,6 +439,7 @@ impl Run {
             place: position.last.clone(),
             position,
             is_asked_for: false,
+            outdated: &[],
             at_end: Vec::new(),
             figures: &figures,
         };
@@ -478,7 +499,8 @@ impl Run {
         let paused = are_paused(context.state(), &server);
         let chunks = Chunks::new(
             self.config.clone(),
-            Arc::new(self.publication.take()),
+            self.facts.version,
+            self.publication.as_ref(),
             context.budget(),
             context.metrics().clone(),
             reading,

@@ -158,7 +158,10 @@ fn of_extension(options: &TypeOptions, name: &str) -> Option<Mapping> {
 
 fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
     match options.decimal {
-        DecimalMode::String => Mapping::of(Codec::NumericText, Schema::of(Kind::String), DefaultRule::Literal),
+        DecimalMode::String => {
+            let scale = if modifier < MODIFIER_HEADER { 0 } else { precision_and_scale(modifier).1 };
+            Mapping::of(Codec::NumericText, decimal_text(scale), DefaultRule::Literal)
+        }
         DecimalMode::Double => Mapping::of(Codec::NumericDouble, Schema::of(Kind::Float64), DefaultRule::Zero("0")),
         DecimalMode::Precise if modifier < MODIFIER_HEADER => {
             let fields = vec![Field::new("scale", Schema::of(Kind::Int32).build()), Field::new("value", Schema::of(Kind::Bytes).build())];
@@ -176,7 +179,7 @@ fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
 fn money(options: &TypeOptions) -> Mapping {
     let digits = options.money_fraction_digits;
     match options.decimal {
-        DecimalMode::String => Mapping::of(Codec::MoneyText { digits }, Schema::of(Kind::String), DefaultRule::None),
+        DecimalMode::String => Mapping::of(Codec::MoneyText { digits }, decimal_text(digits.into()), DefaultRule::None),
         DecimalMode::Double => Mapping::of(Codec::MoneyDouble, Schema::of(Kind::Float64), DefaultRule::None),
         DecimalMode::Precise => Mapping::of(Codec::Money { digits }, decimal(digits.into()), DefaultRule::None),
     }
@@ -247,6 +250,13 @@ fn connect(kind: Kind, name: &str) -> SchemaBuilder {
 
 fn decimal(scale: i32) -> SchemaBuilder {
     connect(Kind::Bytes, "Decimal").parameter("scale", scale.to_string())
+}
+
+/// A decimal as text, whose zero has the digits of its scale.
+fn decimal_text(scale: i32) -> SchemaBuilder {
+    let digits = usize::try_from(scale).unwrap_or(0);
+    let point = if digits > 0 { "." } else { "" };
+    Schema::of(Kind::String).zero(format!("0{point}{}", "0".repeat(digits)).into())
 }
 
 /// Precision in the upper 16 bits; scale in the lower 11, with its sign since PostgreSQL 15.

@@ -90,6 +90,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) position: Position,
     /// A signal asks for it, and what is stored of the tables stays: one may be read in chunks
     pub(crate) is_asked_for: bool,
+    /// Names of tables whose rows begin with a truncation
+    pub(crate) outdated: &'a [String],
     /// What is stored with it
     pub(crate) at_end: Vec<StateChange>,
     /// Where and when the rows were as they are read
@@ -143,7 +145,7 @@ impl Snapshot<'_> {
         let pace = Arc::new(Pace::new(self.config.relational.snapshot_bytes_per_second));
         let (told, mut telling) = mpsc::channel(sessions.len());
         let (config, blocks, budget) = (self.config.clone(), self.blocks.clone(), self.context.budget());
-        let mut publisher = Publisher::new(self, &tables);
+        let mut publisher = Publisher::new(self, &tables, place.clone());
         publisher.begin().await?;
         // Dropping the set ends the readers, whichever way this function is left.
         let mut readers = JoinSet::new();

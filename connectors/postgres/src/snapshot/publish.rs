@@ -22,11 +22,12 @@ use super::reader::Told;
 use super::select::Select;
 use crate::catalog::{Publication, PublishedTable, TableDefinition};
 use crate::config::PostgresConfig;
-use crate::event::Blocks;
+use crate::event::{Blocks, Place};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{CompletedTable, Position, SnapshotProgress};
 use crate::relation::{Shape, TablePlan};
+use crate::truncation::truncation;
 
 pub(super) struct Publisher<'a> {
     config: &'a Arc<PostgresConfig>,
@@ -44,6 +45,7 @@ pub(super) struct Publisher<'a> {
     ended: VecDeque<usize>,
     /// Whether no earlier run has read a table
     is_first: bool,
+    place: Place,
     scanned: Counter,
     notifications: Notifications,
     /// `data_collections` of notifications: while a table is read, and when it was
@@ -59,6 +61,8 @@ struct Table<'a> {
     published: Option<&'a PublishedTable>,
     pending: PendingId,
     anchor: Lsn,
+    /// Its rows begin with a truncation.
+    is_outdated: bool,
     rows: u64,
     /// The newest row
     held: Option<Held>,
@@ -72,20 +76,34 @@ struct Held {
 }
 
 impl<'a> Publisher<'a> {
-    pub(super) fn new(snapshot: Snapshot<'a>, tables: &[TableDefinition]) -> Self {
-        let Snapshot { config, context, plans, blocks, publication, completed, position, is_asked_for, at_end, place: _, figures } =
-            snapshot;
+    pub(super) fn new(snapshot: Snapshot<'a>, tables: &[TableDefinition], place: Place) -> Self {
+        let Snapshot {
+            config,
+            context,
+            plans,
+            blocks,
+            publication,
+            completed,
+            position,
+            is_asked_for,
+            outdated,
+            at_end,
+            place: _,
+            figures,
+        } = snapshot;
         let relational = &config.relational;
         let table = |table: &TableDefinition| {
             let name = table.full_name();
             let figures = figures.table(&name, 0);
             let published = publication.and_then(|publication| publication.table(table));
-            Table { name, oid: table.oid, published, pending: "".into(), anchor: Lsn::INVALID, rows: 0, held: None, figures }
+            let is_outdated = outdated.contains(&name);
+            Table { name, oid: table.oid, published, pending: "".into(), anchor: Lsn::INVALID, is_outdated, rows: 0, held: None, figures }
         };
         Self {
             tables: tables.iter().map(table).collect(),
             ended: VecDeque::new(),
             is_first: completed.is_empty(),
+            place,
             scanned: context.metrics().counter("snapshot_rows", "Rows that snapshots read.", None),
             notifications: Notifications::new(&relational.notifications, &relational.topic_prefix),
             in_progress: in_progress(tables),
@@ -146,7 +164,10 @@ impl<'a> Publisher<'a> {
         table.pending = format!("{}@{anchor}", table.name).into();
         table.anchor = anchor;
         table.figures.begin(rows);
-        let (name, collections) = (table.name.clone(), self.in_progress.clone());
+        if table.is_outdated {
+            self.send(number, truncation(&plan, self.blocks, &self.place), outside_the_budget()).await?;
+        }
+        let (name, collections) = (self.tables[number].name.clone(), self.in_progress.clone());
         let progress = [("current_collection_in_progress", name.as_str()), ("data_collections", &collections)];
         self.notify(Happening::InProgress, &progress).await?;
         Ok((plan, select))
@@ -211,7 +232,7 @@ impl<'a> Publisher<'a> {
         self.figures.complete(&mut table.figures);
         let complete = CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: table.anchor, rows: table.rows };
         let mut batch = SourceBatch::default();
-        batch.publish.extend((table.rows > 0).then(|| table.pending.clone()));
+        batch.publish.extend((table.rows > 0 || table.is_outdated).then(|| table.pending.clone()));
         if !self.is_asked_for {
             batch.state.push(complete.change(&self.config.relational.topic_prefix));
         }

@@ -1,10 +1,11 @@
 //! Tables that came since the last run: which they are, and reading them.
 //!
 //! Each table has a state once it is read or followed (`position`), with the oid that it had. A captured table without one came
-//! later; so did one of another oid, unless the publication told of all its rows since it was made.
+//! later; so did one of another oid, unless the publication told of all its rows since it was made. Where its name was captured
+//! before, consumers have rows that are none of its own (`truncation`).
 
 use tailwater_api::Result;
-use tailwater_api::source::SourceContext;
+use tailwater_api::source::{SourceBatch, SourceContext};
 use tracing::info;
 
 use super::{Run, captured, figures_of, send_state};
@@ -14,6 +15,7 @@ use crate::chunks::is_chunked;
 use crate::lsn::Lsn;
 use crate::position::{CompletedTable, Position, ReadingTable, are_tables_known, tables_known};
 use crate::snapshot::{Snapshot, tables_to_read, temporary_anchor};
+use crate::truncation::{self, truncations};
 
 impl Run {
     /// The tables that are there, to be followed without having been read.
@@ -59,13 +61,19 @@ impl Run {
         }
         let names = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
         info!("tables came since the last run, and are read: {names}");
+        let is_anew = |name: &String| self.outdated.contains(name) || completed.iter().any(|done| done.name == *name);
+        let anew: Vec<_> = tables.iter().filter(|table| is_anew(&table.full_name())).cloned().collect();
+        self.outdated = truncation::told(&self.config, &captured(&self.config, &self.definitions), &anew);
         let (chunked, whole): (Vec<_>, Vec<_>) = tables.into_iter().partition(|table| is_chunked(&self.config, table));
-        let chunked: Vec<_> = chunked
-            .iter()
-            .map(|table| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None })
-            .collect();
         if !chunked.is_empty() {
-            send_state(context, chunked.iter().map(|table| table.change(&server)).collect()).await?;
+            let emptied = chunked.iter().filter(|table| self.outdated.contains(&table.full_name()));
+            let records = truncations(emptied, self.publication.as_ref(), &mut self.plans, &self.blocks, position)?;
+            let waiting =
+                |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None };
+            let chunked: Vec<_> = chunked.iter().map(waiting).collect();
+            let state = chunked.iter().map(|table| table.change(&server)).collect();
+            let reservation = context.reserve(0).await;
+            context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;
             self.reading.extend(chunked);
         }
         if whole.is_empty() {
@@ -84,6 +92,7 @@ impl Run {
             position: position.clone(),
             place,
             is_asked_for: false,
+            outdated: &self.outdated,
             at_end: Vec::new(),
             figures: &figures,
         };

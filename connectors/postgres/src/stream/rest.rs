@@ -107,6 +107,7 @@ impl Streaming<'_> {
             place: position.last.clone(),
             position,
             is_asked_for: true,
+            outdated: &[],
             at_end: tables.iter().map(|table| table.removal(server)).collect(),
             figures: &figures,
         };

@@ -21,6 +21,7 @@ mod positions;
 mod publications;
 mod reads;
 mod refusals;
+mod rereads;
 mod roles;
 mod rows;
 mod servers;

@@ -129,8 +129,9 @@ const TRAPS: &[(&str, &str, Answer)] = &[
         "T018",
         "deletes missed between two snapshots",
         Tests(&[
-            "a_lost_slot_is_refused_unless_a_snapshot_is_allowed",
-            "a_snapshot_into_a_database_can_be_taken_again_whatever_became_of_the_one_before",
+            "t018_rows_deleted_while_the_slot_was_lost_are_gone_behind_a_new_snapshot_and_every_crash_of_it",
+            "t018_a_table_that_the_filters_bring_back_begins_anew",
+            "t018_behind_a_lost_slot_the_target_equals_the_source",
         ]),
     ),
     ("T019", "a snapshot without a slot", Tests(&["initial_only_reads_without_a_slot_and_ends"])),
