@@ -476,6 +476,10 @@ fn defaults_are_those_of_the_recorded_case() {
         ("text", -1, "lower('a') || upper('b')", None),
         ("text", -1, "'a'::text || 'b'::text", None),
         ("money", -1, "9.99", None),
+        ("oid", -1, "'42'::oid", None),
+        ("char", -1, "'q'::\"char\"", None),
+        ("timetz", -1, "'10:00:00+02'::time with time zone", None),
+        ("citext", -1, "'a'::citext", None),
         ("int4", -1, "'no number'::integer", None),
     ];
     for (name, modifier, expression, expected) in cases {
