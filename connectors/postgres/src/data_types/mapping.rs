@@ -101,7 +101,8 @@ fn own(options: &TypeOptions, name: &str, modifier: i32) -> Option<Mapping> {
         "float8" => plain(Codec::Float64, Kind::Float64, DefaultRule::Zero("0")),
         "numeric" => numeric(options, modifier),
         "money" => money(options),
-        "text" | "varchar" | "bpchar" | "name" => plain(Codec::Text, Kind::String, DefaultRule::Zero("")),
+        "text" | "varchar" | "bpchar" => plain(Codec::Text, Kind::String, DefaultRule::Zero("")),
+        "name" => plain(Codec::Text, Kind::String, DefaultRule::None),
         "char" => plain(Codec::Character, Kind::String, DefaultRule::None),
         "bytea" => Mapping::of(Codec::Bytea(options.binary), octets(options), DefaultRule::None),
         "json" => named(Codec::Text, "Json", DefaultRule::Literal),
@@ -164,7 +165,8 @@ fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
     match options.decimal {
         DecimalMode::String => {
             let scale = if modifier < MODIFIER_HEADER { 0 } else { precision_and_scale(modifier).1 };
-            Mapping::of(Codec::NumericText, decimal_text(scale), DefaultRule::Literal)
+            let digits = usize::try_from(scale).unwrap_or(0);
+            Mapping::of(Codec::NumericText, decimal_text(digits), DefaultRule::Decimal(digits))
         }
         DecimalMode::Double => Mapping::of(Codec::NumericDouble, Schema::of(Kind::Float64), DefaultRule::Zero("0")),
         DecimalMode::Precise if modifier < MODIFIER_HEADER => {
@@ -256,9 +258,8 @@ fn decimal(scale: i32) -> SchemaBuilder {
     connect(Kind::Bytes, "Decimal").parameter("scale", scale.to_string())
 }
 
-/// A decimal as text, whose zero has the digits of its scale.
-fn decimal_text(scale: i32) -> SchemaBuilder {
-    let digits = usize::try_from(scale).unwrap_or(0);
+/// A decimal as text, whose zero has `digits` behind the point.
+fn decimal_text(digits: usize) -> SchemaBuilder {
     let point = if digits > 0 { "." } else { "" };
     Schema::of(Kind::String).zero(format!("0{point}{}", "0".repeat(digits)).into())
 }
