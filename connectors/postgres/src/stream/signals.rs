@@ -137,7 +137,7 @@ impl Streaming<'_> {
         if snapshot.blocking {
             self.blocking.add(tables);
         } else {
-            self.chunks.add(tables, publication);
+            self.chunks.add(tables, &publication);
             self.tell(id, Happening::Started, &[("data_collections", &names)]);
         }
         self.moved = true;
