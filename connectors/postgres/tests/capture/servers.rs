@@ -1,12 +1,13 @@
 //! Ways to a server: sockets, IPv6, TLS with certificates of both sides, several servers, and what is no server.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tailwater_api::ErrorKind;
 use tailwater_api::source::SourceConnector;
 use tailwater_postgres::PostgresConnector;
 use tailwater_testkit::PostgresServer;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Log, config, eventually, server, start};
 
@@ -138,31 +139,51 @@ async fn of_several_servers_the_first_is_followed_that_is_as_asked() {
     running.stop().await;
 }
 
+/// A running PgBouncer in front of a server, which ends when this is dropped.
+struct Pooler {
+    _process: tokio::process::Child,
+    _folder: tempfile::TempDir,
+    port: String,
+}
+
+impl Pooler {
+    /// `settings` stand in its file behind those that it needs.
+    async fn start(server: &PostgresServer, settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (file, behind) = (folder.path().join("pgbouncer.ini"), server.port());
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={behind} user=postgres\n\
+             [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n{settings}\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let mut command = tokio::process::Command::new("/usr/sbin/pgbouncer");
+        if folder.path().metadata().unwrap().uid() == 0 {
+            // It refuses to run as root.
+            command.args(["-u", "postgres"]);
+        }
+        let process = command.arg("-q").arg(file).stderr(std::process::Stdio::null()).kill_on_drop(true).spawn();
+        let process = process.expect("scripts/install-test-servers installs pgbouncer");
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            assert!(tokio::time::Instant::now() < deadline, "PgBouncer does not start");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Self { _process: process, _folder: folder, port: port.to_string() }
+    }
+}
+
 #[tokio::test]
 async fn a_connection_pooler_is_refused_with_a_clear_word() {
-    let pooler = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = pooler.local_addr().unwrap().port().to_string();
-    // PgBouncer's answer to a start-up parameter that it cannot pass on.
-    let answering = tokio::spawn(async move {
-        loop {
-            let (mut socket, _) = pooler.accept().await.unwrap();
-            let mut header = [0; 4];
-            socket.read_exact(&mut header).await.unwrap();
-            let mut rest = vec![0; u32::from_be_bytes(header) as usize - 4];
-            socket.read_exact(&mut rest).await.unwrap();
-            let text = b"SFATAL\0C08P01\0Munsupported startup parameter: options\0\0";
-            let mut answer = vec![b'E'];
-            answer.extend((text.len() as u32 + 4).to_be_bytes());
-            answer.extend_from_slice(text);
-            socket.write_all(&answer).await.unwrap();
-        }
-    });
     let Some(server) = server(&[]).await else { return };
-    let config = config(&server, &[("database.port", &port), ("database.sslmode", "disable")]);
-    let error = start(&config, Log::default()).failed().await;
-    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
-    assert!(error.remedy().is_some_and(|mend| mend.contains("the server itself")), "{error}");
-    let report = PostgresConnector::probe(&config).await;
-    assert!(report.findings.iter().any(|finding| finding.mend.as_deref().is_some_and(|mend| mend.contains("the server itself"))));
-    answering.abort();
+    // The former refuses the settings of a session, the latter replication.
+    for settings in ["", "ignore_startup_parameters = options, application_name, extra_float_digits"] {
+        let pooler = Pooler::start(&server, settings).await;
+        let config = config(&server, &[("database.port", &pooler.port), ("database.sslmode", "disable")]);
+        let error = start(&config, Log::default()).failed().await;
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.remedy().is_some_and(|mend| mend.contains("the server itself")), "{error}");
+        let report = PostgresConnector::probe(&config).await;
+        assert!(report.findings.iter().any(|finding| finding.mend.as_deref().is_some_and(|mend| mend.contains("the server itself"))));
+    }
 }
