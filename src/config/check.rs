@@ -70,6 +70,9 @@ pub fn check(name: &str, config: &ConfigValues, defaults: &ConfigValues) -> Conf
     let plugin = class.and_then(connectors::find);
     match plugin {
         Some(plugin) => {
+            if config.get("connector").is_some_and(|short| connectors::find(short).is_none_or(|named| named.class() != plugin.class())) {
+                report.faults.push(fault("connector", "names another connector than connector.class; leave one of them out"));
+            }
             let own = plugin.fields();
             let common = common_fields(plugin.kind());
             let values = stand_in(config, &[own, common].concat());
@@ -214,6 +217,8 @@ mod tests {
         assert_eq!(keys, ["name", "connector.class", "tasks.max", "errors.tolerance"]);
         let report = check("a", &values(&[]), &values(&[]));
         assert!(faults(&report)[0].starts_with("connector.class: is missing"));
+        let report = check("a", &values(&[("connector", "generator"), ("connector.class", "blackhole"), ("topics", "a")]), &values(&[]));
+        assert_eq!(faults(&report), ["connector: names another connector than connector.class; leave one of them out"]);
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! Connector files: YAML, JSON (`{"name":…,"config":{…}}` or flat) and Java's `.properties`.
+//!
+//! Which connector it is says `connector.class`, as in Connect, or `connector`, our own key. The latter stands for both, so that whoever
+//! reads a configuration finds the class, and a connector can tell a file that was written for us from a configuration of Connect.
 
 use std::path::Path;
 
@@ -34,13 +37,9 @@ pub fn read(path: &Path) -> Result<ConnectorFile, ConfigReport> {
 /// As [`read`].
 pub fn parse(path: &Path, text: &str) -> Result<ConnectorFile, ConfigReport> {
     let entries = document::flatten(&unwrap_config(document::parse(path, text)?)?)?;
-    let mut config = JsonMap::new();
-    for Entry { key, value, line } in entries {
-        let key = if key == "connector" { "connector.class".to_owned() } else { key };
-        if config.contains_key(&key) {
-            return Err(whole(&key, format!("line {line}: is given twice, as connector and as connector.class")));
-        }
-        config.insert(key, Value::String(value));
+    let mut config: JsonMap = entries.into_iter().map(|Entry { key, value, line: _ }| (key, Value::String(value))).collect();
+    if let Some(class) = config.get("connector").cloned() {
+        config.entry("connector.class").or_insert(class);
     }
     match config.get("name").and_then(Value::as_str).map(str::trim) {
         Some(name) if !name.is_empty() => {
@@ -90,19 +89,27 @@ mod tests {
 
     #[test]
     fn the_three_formats_say_the_same() {
-        let yaml = parsed("a.yaml", "name: shop\nconnector: postgres\ndatabase: {port: 5432}\n").unwrap();
+        let yaml = parsed("a.yaml", "name: shop\nconnector.class: postgres\ndatabase: {port: 5432}\n").unwrap();
         let wrapped = parsed("a.json", r#"{"name":"shop","config":{"connector.class":"postgres","database.port":"5432"}}"#).unwrap();
         let flat = parsed("a.json", r#"{"name":"shop","connector.class":"postgres","database.port":5432}"#).unwrap();
         let properties = parsed("a.properties", "name=shop\nconnector.class=postgres\ndatabase.port=5432\n").unwrap();
         assert_eq!(yaml.name, "shop");
-        assert_eq!(yaml.config["connector.class"], "postgres");
+        assert_eq!(wrapped.config["connector.class"], "postgres");
         assert!([wrapped, flat, properties].iter().all(|other| *other == yaml));
+    }
+
+    #[test]
+    fn our_own_key_stands_for_the_class_and_stays() {
+        let short = parsed("a.yaml", "name: a\nconnector: x\n").unwrap();
+        assert_eq!((&short.config["connector"], &short.config["connector.class"]), (&"x".into(), &"x".into()));
+        // As the REST API shows it.
+        let both = parsed("a.json", r#"{"name":"a","connector":"x","connector.class":"x"}"#).unwrap();
+        assert_eq!(both, short);
     }
 
     #[test]
     fn faults_are_clear() {
         assert!(parsed("a.yaml", "connector: postgres\n").unwrap_err().starts_with("name: is missing"));
-        assert!(parsed("a.yaml", "name: a\nconnector: x\nconnector.class: y\n").unwrap_err().contains("given twice"));
         assert!(parsed("a.json", r#"{"name":"a","config":{},"initial_state":"STOPPED"}"#).unwrap_err().contains("cannot be given"));
         assert!(parsed("a.json", r#"{"name":"a","config":{"name":"b"}}"#).unwrap_err().contains("given twice"));
         assert!(parsed("a.json", r#"{"config":{"name":"a","connector.class":"x"},"name":"a"}"#).is_ok());

@@ -19,6 +19,12 @@ pub(crate) const CONNECTOR_FIELDS: &[ConfigField] = &[
     field("name", TEXT, "Name of the connector, unique in the worker.").importance(Importance::High).validator(name),
     field("connector.class", FieldType::Class, "Which connector: a short name such as postgres, or a Java class.")
         .importance(Importance::High),
+    field(
+        "connector",
+        FieldType::Class,
+        "What connector.class says, in a connector file that was written for Tailwater: where our defaults are not those of Connect's \
+         connectors, ours hold.",
+    ),
     field("connector.plugin.version", TEXT, "Version of the connector.").effect(ONE_VERSION),
     field("tasks.max", FieldType::Int, "Most tasks that the connector may have.")
         .default("1")

@@ -239,6 +239,7 @@ fn schemas() -> Value {
                 ("name", text.clone()),
                 ("running", json!({"type": "boolean"})),
                 ("seconds", whole.clone()),
+                ("waits_for", list(&text)),
                 (
                     "tables",
                     list(&object(&[

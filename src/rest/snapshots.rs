@@ -18,8 +18,9 @@ pub(super) async fn show(State(api): State<Api>, Segments(name): Segments<String
     Ok(answers::json(StatusCode::OK, &progress(api.metrics(), &name)))
 }
 
-/// `{"name","running","seconds","tables":[{"table","state","rows","estimated_rows","bytes","remaining_seconds"}]}`, null for what
-/// nobody knows. A source that has read nothing since the worker began has no tables.
+/// `{"name","running","seconds","waits_for":[…],"tables":[{"table","state","rows","estimated_rows","bytes","remaining_seconds"}]}`, null
+/// for what nobody knows. A source that has read nothing since the worker began has no tables. What it waits for are sentences of its
+/// own.
 fn progress(metrics: &Registry, name: &str) -> Value {
     let of_task = |figure| metrics.gauges(figure).into_iter().filter(|(connector, ..)| connector == name).map(|(_, _, _, value)| value);
     let by_table = |figure| -> BTreeMap<String, i64> {
@@ -50,6 +51,7 @@ fn progress(metrics: &Registry, name: &str) -> Value {
         "name": name,
         "running": of_task(names::RUNNING).any(|running| running == 1),
         "seconds": of_task(names::SECONDS).max().unwrap_or(0),
+        "waits_for": metrics.remarks(names::WAITS_FOR, name),
         "tables": tables,
     })
 }
@@ -66,6 +68,7 @@ mod tests {
         let shop = registry.task("shop", 0);
         shop.gauge(names::RUNNING, "", None).set(1);
         shop.gauge(names::SECONDS, "", None).set(12);
+        shop.remarks(names::WAITS_FOR).set(vec!["pid 7".to_owned()]);
         for (table, state, rows, estimated) in
             [("public.a", names::COMPLETE, 7, 7), ("public.b", names::IS_READ, 10, 100), ("public.c", names::WAITS, 0, -1)]
         {
@@ -77,7 +80,9 @@ mod tests {
         let table = |table: &str, state: &str, rows: i64, estimated: Option<i64>| json!({"table": table, "state": state, "rows": rows, "estimated_rows": estimated, "bytes": null, "remaining_seconds": null});
         let tables =
             [table("public.a", "complete", 7, Some(7)), table("public.b", "reading", 10, Some(100)), table("public.c", "waiting", 0, None)];
-        assert_eq!(progress(&registry, "shop"), json!({"name": "shop", "running": true, "seconds": 12, "tables": tables}));
-        assert_eq!(progress(&registry, "copy"), json!({"name": "copy", "running": false, "seconds": 0, "tables": []}));
+        let expected = json!({"name": "shop", "running": true, "seconds": 12, "waits_for": ["pid 7"], "tables": tables});
+        assert_eq!(progress(&registry, "shop"), expected);
+        let nothing = json!({"name": "copy", "running": false, "seconds": 0, "waits_for": [], "tables": []});
+        assert_eq!(progress(&registry, "copy"), nothing);
     }
 }

@@ -29,8 +29,11 @@ impl Guarantee {
                 let (is_exactly_once, why) = topics::write_guarantee(worker);
                 let takes_snapshots = fields_of(plugin).any(|field| field.name == "snapshot.mode");
                 // Where rows become readable as they come, see the topic log of Kafka.
-                let repeats =
-                    if takes_snapshots && topics::is_kafka(worker) { "; a snapshot that is interrupted repeats its rows" } else { "" };
+                let repeats = if takes_snapshots && topics::is_kafka(worker) {
+                    "; a snapshot that is interrupted repeats the rows of tables that it does not read in chunks"
+                } else {
+                    ""
+                };
                 Self { is_exactly_once, why: format!("{why}{repeats}") }
             }
             ConnectorType::Sink if !topics::reads_committed(connector, worker) => {

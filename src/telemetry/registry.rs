@@ -12,7 +12,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use tailwater_api::metrics::{Counter, Gauge, Metrics};
+use tailwater_api::metrics::{Counter, Gauge, Metrics, Remarks};
 
 use super::known_names::{KnownNames, States, TaskState};
 use crate::runtime::worker::MetricsFactory;
@@ -68,6 +68,7 @@ type Key = (&'static str, Option<String>);
 struct TaskMetrics {
     counters: Mutex<BTreeMap<Key, (&'static str, Counter)>>,
     gauges: Mutex<BTreeMap<Key, (&'static str, Gauge)>>,
+    remarks: Mutex<BTreeMap<&'static str, Remarks>>,
 }
 
 impl Metrics for TaskMetrics {
@@ -79,6 +80,10 @@ impl Metrics for TaskMetrics {
 
     fn gauge(&self, name: &'static str, help: &'static str, table: Option<&str>) -> Gauge {
         lock(&self.gauges).entry((name, table.map(str::to_owned))).or_insert_with(|| (help, Gauge::default())).1.clone()
+    }
+
+    fn remarks(&self, name: &'static str) -> Remarks {
+        lock(&self.remarks).entry(name).or_default().clone()
     }
 }
 
@@ -107,6 +112,13 @@ impl Registry {
             }
         }
         found
+    }
+
+    /// The remarks of this name that the tasks of a connector make.
+    pub(crate) fn remarks(&self, wanted: &str, of: &str) -> Vec<String> {
+        let all = lock(&self.0);
+        let tasks = all.iter().filter(|((connector, _), _)| connector == of);
+        tasks.filter_map(|(_, metrics)| Some(lock(&metrics.remarks).get(wanted)?.get())).flatten().collect()
     }
 
     /// The values of a gauge by labels.

@@ -1,7 +1,7 @@
 //! How far a snapshot is, as `/connectors/NAME/snapshot` tells while it is taken, also by a daemon that goes on with what a killed
 //! one began.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 
 use crate::harness::{Daemon, Home, Options, shop, wait_until};
@@ -36,9 +36,11 @@ async fn a_throttled_snapshot_tells_how_far_it_is_and_behind_a_kill_goes_on_from
     // The number of rows that is expected is the server's estimate.
     source.batch_execute("ANALYZE").await.unwrap();
     let mut config = shop::source(&server);
+    // Our own key, with which it goes on behind the last chunk; what Connect's key stands for would begin anew.
+    config.as_object_mut().unwrap().remove("connector.class");
     for (key, value) in [
+        ("connector", "postgres"),
         ("table.include.list", "public.orders"),
-        ("snapshot.strategy", "watermark"),
         ("incremental.snapshot.chunk.size", "100"),
         ("snapshot.max.bytes.per.second", "20000"),
     ] {
@@ -78,5 +80,43 @@ async fn a_throttled_snapshot_tells_how_far_it_is_and_behind_a_kill_goes_on_from
     .await;
     let (_, table) = told(&daemon).await;
     assert_eq!((&table["rows"], &table["remaining_seconds"]), (&ROWS.into(), &0.into()), "{table}");
+    daemon.stop().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_waits_for_transactions_tells_whose_they_are_and_goes_on_when_they_end() {
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[("max_prepared_transactions", "5")]).await) else { return };
+    let source = shop::create(&server, 5).await;
+    let mut config = shop::source(&server);
+    config["snapshot.mode"] = "no_data".into();
+    // After some time the log tells of it, too.
+    let options =
+        Options::default().connector("shop.json", shop::file("shop", &config)).expect("the snapshot waits for transactions to end");
+    let home = Home::new();
+    let daemon = Daemon::start(&home, &options).await;
+    shop::wait_for_streaming(&source, shop::SHOP).await;
+    source.batch_execute("BEGIN; INSERT INTO visits VALUES (6, 6, 'prepared'); PREPARE TRANSACTION 'left behind'").await.unwrap();
+    let open = server.connect(shop::SHOP).await.unwrap();
+    open.batch_execute("BEGIN; INSERT INTO visits VALUES (7, 7, 'open')").await.unwrap();
+    let pid: i32 = open.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    let signal = json!({"type": "execute-snapshot", "data": {"data-collections": ["public.orders"]}});
+    let (status, answer) = daemon.request("POST", "/connectors/shop/signals", Some(&signal)).await;
+    assert_eq!(status, 202, "{answer}");
+    let told = async || daemon.request("GET", "/connectors/shop/snapshot", None).await.1;
+    let waits_for = async |words: &[&str]| {
+        let lines = told().await["waits_for"].to_string();
+        words.iter().all(|word| lines.contains(word))
+    };
+    let ending = format!("SELECT pg_terminate_backend({pid});");
+    wait_until("both transactions to be told of", async || waits_for(&[&ending, "ROLLBACK PREPARED 'left behind';"]).await).await;
+    assert_eq!(told().await["tables"][0]["state"], "waiting", "{}", told().await);
+    open.batch_execute("COMMIT").await.unwrap();
+    wait_until("one to be left", async || waits_for(&["left behind"]).await && !waits_for(&[&ending]).await).await;
+    source.batch_execute("ROLLBACK PREPARED 'left behind'").await.unwrap();
+    wait_until("the end", async || {
+        let told = told().await;
+        told["running"] == false && told["tables"][0]["state"] == "complete" && told["waits_for"] == json!([])
+    })
+    .await;
     daemon.stop().await;
 }

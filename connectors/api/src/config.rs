@@ -350,6 +350,13 @@ impl<'a> ConfigReader<'a> {
         self.values.get(key).is_some() || self.old_names(key).any(|old| self.values.get(old).is_some())
     }
 
+    /// Whether the configuration names its connector by `connector`, our own key. Otherwise it was written for Connect, whose key is
+    /// `connector.class`, and its users rely on the defaults that they have there.
+    #[must_use]
+    pub fn is_our_own(&self) -> bool {
+        self.values.get("connector").is_some()
+    }
+
     /// Text; empty where absent.
     #[must_use]
     pub fn text(&self, key: &str) -> String {

@@ -1,7 +1,7 @@
 //! Figures that connectors report. Handles are made once and touched per batch, never per value.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A figure that only grows.
 #[derive(Clone, Default, Debug)]
@@ -37,6 +37,23 @@ impl Gauge {
     }
 }
 
+/// Lines of text that stand beside figures, for what no number says.
+#[derive(Clone, Default, Debug)]
+pub struct Remarks(Arc<Mutex<Vec<String>>>);
+
+impl Remarks {
+    /// Sets the lines.
+    pub fn set(&self, lines: Vec<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = lines;
+    }
+
+    /// The lines.
+    #[must_use]
+    pub fn get(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// Gives out the figures of one task. Names are snake case without a prefix, in base units:
 /// `retained_wal_bytes`, `lag_seconds`. The same name and table give the same handle.
 pub trait Metrics: Send + Sync + 'static {
@@ -44,6 +61,8 @@ pub trait Metrics: Send + Sync + 'static {
     fn counter(&self, name: &'static str, help: &'static str, table: Option<&str>) -> Counter;
     /// A gauge, of one table or of the whole task.
     fn gauge(&self, name: &'static str, help: &'static str, table: Option<&str>) -> Gauge;
+    /// Remarks of the whole task. They are shown where somebody asks for them by this name, and stand in no scrape.
+    fn remarks(&self, name: &'static str) -> Remarks;
 }
 
 /// Metrics that nobody reads.
@@ -57,6 +76,10 @@ impl Metrics for NoMetrics {
 
     fn gauge(&self, _: &'static str, _: &'static str, _: Option<&str>) -> Gauge {
         Gauge::default()
+    }
+
+    fn remarks(&self, _: &'static str) -> Remarks {
+        Remarks::default()
     }
 }
 
@@ -80,6 +103,8 @@ pub mod snapshot {
     pub const PAUSED_SECONDS: &str = "snapshot_paused_seconds";
     /// How long it has taken
     pub const SECONDS: &str = "snapshot_seconds";
+    /// Remarks: what has to happen before it goes on, a line for each, which names how that is brought about
+    pub const WAITS_FOR: &str = "snapshot_waits_for";
     /// Of a table: [`WAITS`], [`IS_READ`] or [`COMPLETE`]
     pub const TABLE_STATE: &str = "snapshot_table_state";
     /// Of a table: rows that were read

@@ -90,13 +90,14 @@ pub struct Schema {
     doc: Option<Arc<str>>,
     parameters: Box<[(Arc<str>, Arc<str>)]>,
     default: Option<Value>,
+    zero: Option<Value>,
     envelope: OnceLock<Option<EnvelopeLayout>>,
 }
 
 impl Schema {
     /// Starts a schema of `kind`: required, unnamed, without a default.
     pub fn of(kind: Kind) -> SchemaBuilder {
-        SchemaBuilder { kind, optional: false, name: None, version: None, doc: None, parameters: Vec::new(), default: None }
+        SchemaBuilder { kind, optional: false, name: None, version: None, doc: None, parameters: Vec::new(), default: None, zero: None }
     }
 
     /// Starts a struct of `fields` in this order.
@@ -158,6 +159,13 @@ impl Schema {
         self.default.as_ref()
     }
 
+    /// What is written for a value that the source does not tell and that may not be null, where it is another one than the zero of the
+    /// type. It stays with us: no format has a word for it.
+    #[must_use]
+    pub fn zero(&self) -> Option<&Value> {
+        self.zero.as_ref()
+    }
+
     /// Fields of a struct; empty for every other kind.
     #[must_use]
     pub fn fields(&self) -> &[Field] {
@@ -183,6 +191,7 @@ impl Schema {
             doc: self.doc.clone(),
             parameters: self.parameters.to_vec(),
             default: self.default.clone(),
+            zero: self.zero.clone(),
         }
     }
 
@@ -201,7 +210,8 @@ impl PartialEq for Schema {
                 && self.version == other.version
                 && self.doc == other.doc
                 && self.parameters == other.parameters
-                && self.default == other.default)
+                && self.default == other.default
+                && self.zero == other.zero)
     }
 }
 
@@ -230,6 +240,7 @@ pub struct SchemaBuilder {
     doc: Option<Arc<str>>,
     parameters: Vec<(Arc<str>, Arc<str>)>,
     default: Option<Value>,
+    zero: Option<Value>,
 }
 
 impl SchemaBuilder {
@@ -280,6 +291,12 @@ impl SchemaBuilder {
         self
     }
 
+    /// Sets what is written for a value that is not told.
+    pub fn zero(mut self, value: Value) -> Self {
+        self.zero = Some(value);
+        self
+    }
+
     /// Replaces the kind, for instance by a struct of other fields.
     pub fn kind(mut self, kind: Kind) -> Self {
         self.kind = kind;
@@ -298,6 +315,7 @@ impl SchemaBuilder {
             doc: self.doc,
             parameters: self.parameters.into_boxed_slice(),
             default: self.default,
+            zero: self.zero,
             envelope: OnceLock::new(),
         })
     }

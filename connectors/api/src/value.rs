@@ -8,7 +8,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 /// One value. Structs are positional: element `n` belongs to field `n` of the schema.
-#[derive(Clone, Debug, PartialEq, Default)]
+///
+/// Values are equal where they are written alike, as in Java: NaN equals itself, and 0.0 is another number than -0.0.
+#[derive(Clone, Debug, Default)]
 pub enum Value {
     /// The value is known to be null.
     #[default]
@@ -42,6 +44,28 @@ pub enum Value {
     /// Values of the fields, in the schema's order
     Struct(Box<[Value]>),
 }
+
+impl PartialEq for Value {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Null, Self::Null) | (Self::Unchanged, Self::Unchanged) | (Self::NotInIdentity, Self::NotInIdentity) => true,
+            (Self::Boolean(one), Self::Boolean(two)) => one == two,
+            (Self::Int8(one), Self::Int8(two)) => one == two,
+            (Self::Int16(one), Self::Int16(two)) => one == two,
+            (Self::Int32(one), Self::Int32(two)) => one == two,
+            (Self::Int64(one), Self::Int64(two)) => one == two,
+            (Self::Float32(one), Self::Float32(two)) => one.to_bits() == two.to_bits() || (one.is_nan() && two.is_nan()),
+            (Self::Float64(one), Self::Float64(two)) => one.to_bits() == two.to_bits() || (one.is_nan() && two.is_nan()),
+            (Self::Bytes(one), Self::Bytes(two)) => one == two,
+            (Self::String(one), Self::String(two)) => one == two,
+            (Self::Array(one), Self::Array(two)) | (Self::Struct(one), Self::Struct(two)) => one == two,
+            (Self::Map(one), Self::Map(two)) => one == two,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Value {}
 
 impl Value {
     /// Text that is known at compile time, without a copy.
@@ -118,5 +142,20 @@ impl From<&str> for Value {
 impl From<String> for Value {
     fn from(text: String) -> Self {
         Self::String(text.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_are_equal_where_they_are_written_alike() {
+        assert_eq!(Value::Float64(f64::NAN), Value::Float64(-f64::NAN));
+        assert_eq!(Value::Float32(f32::NAN), Value::Float32(-f32::NAN));
+        assert_ne!(Value::Float64(0.0), Value::Float64(-0.0));
+        assert_ne!(Value::Float32(0.0), Value::Float32(-0.0));
+        assert_ne!(Value::Float32(1.0), Value::Float64(1.0));
+        assert_ne!(Value::Null, Value::Unchanged);
     }
 }

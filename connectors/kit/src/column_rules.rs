@@ -149,8 +149,8 @@ impl ColumnRule {
             Self::Mask(count) if is_text => Some(Disguise::Constant(Value::String("*".repeat(*count).into()))),
             Self::Hash(hash) if is_text => Some(Disguise::Hash(hash.clone(), limit)),
             Self::Mask(_) | Self::Hash(_) => Some(Disguise::Constant(not_in_identity(schema))),
-            // Texts that mean something, such as JSON, are no texts any more when they are cut.
-            Self::Truncate(count) => (is_text && schema.name().is_none()).then_some(Disguise::Truncate(*count)),
+            // JSON is cut too: who cuts a column does not want what stands behind.
+            Self::Truncate(count) => is_text.then_some(Disguise::Truncate(*count)),
         }
     }
 

@@ -10,6 +10,8 @@ use tailwater_api::config::{ConfigReader, split_list};
 
 /// What makes an expression match a whole name, without regard to case.
 const BEFORE: &str = "(?i)^(?:";
+/// What makes an expression match a whole name as it is written.
+const BEFORE_EXACT: &str = "^(?:";
 const BEHIND: &str = ")$";
 
 /// One list of expressions.
@@ -33,6 +35,14 @@ impl NameList {
         expressions.iter().map(|expression| whole_name(expression)).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Compiles `expressions` so that they match names as they are written, where upper and lower case differ.
+    ///
+    /// # Errors
+    /// As of [`NameList::parse`].
+    pub fn exact(expressions: &[String]) -> Result<Self, String> {
+        expressions.iter().map(|expression| compile(BEFORE_EXACT, expression)).collect::<Result<_, _>>().map(Self)
+    }
+
     /// Whether one of the expressions matches the whole of `name`. An expression that backtracks without end counts
     /// as not matching.
     #[must_use]
@@ -52,7 +62,8 @@ impl NameList {
         let unmatched = |(_, expression): &(usize, &Regex)| !names.iter().any(|name| expression.is_match(name).unwrap_or(false));
         self.0.iter().enumerate().filter(unmatched).map(|(place, expression)| {
             let text = expression.as_str();
-            (place, text.strip_prefix(BEFORE).and_then(|text| text.strip_suffix(BEHIND)).unwrap_or(text))
+            let own = text.strip_prefix(BEFORE).or_else(|| text.strip_prefix(BEFORE_EXACT));
+            (place, own.and_then(|text| text.strip_suffix(BEHIND)).unwrap_or(text))
         })
     }
 
@@ -68,7 +79,11 @@ impl NameList {
 /// # Errors
 /// A sentence that names the expression.
 pub fn whole_name(expression: &str) -> Result<Regex, String> {
-    Regex::new(&format!("{BEFORE}{expression}{BEHIND}"))
+    compile(BEFORE, expression)
+}
+
+fn compile(before: &str, expression: &str) -> Result<Regex, String> {
+    Regex::new(&format!("{before}{expression}{BEHIND}"))
         .map_err(|error| format!("holds {expression:?}, which is no regular expression: {error}"))
 }
 

@@ -73,7 +73,8 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         Choice(&["fail", "isolate", "warn", "skip", "ignore"]),
         "What happens with an event of the source's log that cannot be decoded: fail stops the task; isolate drops and counts all changes of \
          the table from there on, until it is read again, and goes on with the others; warn leaves the event out, counts it and says so in the \
-         log; skip, or ignore, says so of the first event of each table only.",
+         log; skip, or ignore, says so of the first event of each table only. The default is isolate where a connector file names its connector by connector, and fail \
+         for a configuration of Connect, which has connector.class.",
     )
     .default("fail"),
     ConfigField::new(
@@ -489,16 +490,21 @@ impl RelationalConfig {
                 "event.converting.failure.handling.mode",
                 &[("warn", OnLoss::Warn), ("skip", OnLoss::Skip), ("fail", OnLoss::Fail)],
             ),
-            on_unreadable_event: reader.choice(
-                "event.processing.failure.handling.mode",
-                &[
-                    ("fail", OnUnreadableEvent::Fail),
-                    ("isolate", OnUnreadableEvent::Isolate),
-                    ("warn", OnUnreadableEvent::Warn),
-                    ("skip", OnUnreadableEvent::Skip),
-                    ("ignore", OnUnreadableEvent::Skip),
-                ],
-            ),
+            // Who comes from Connect relies on a stop.
+            on_unreadable_event: if reader.is_our_own() && !reader.is_set("event.processing.failure.handling.mode") {
+                OnUnreadableEvent::Isolate
+            } else {
+                reader.choice(
+                    "event.processing.failure.handling.mode",
+                    &[
+                        ("fail", OnUnreadableEvent::Fail),
+                        ("isolate", OnUnreadableEvent::Isolate),
+                        ("warn", OnUnreadableEvent::Warn),
+                        ("skip", OnUnreadableEvent::Skip),
+                        ("ignore", OnUnreadableEvent::Skip),
+                    ],
+                )
+            },
             // What does not parse is already a fault of its key by its validator.
             key_columns: KeyColumns::parse(&reader.text("message.key.columns")).unwrap_or_default(),
             skipped_operations: SkippedOperations::parse(&reader.text("skipped.operations")).unwrap_or(SkippedOperations {

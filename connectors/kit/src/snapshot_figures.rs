@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tailwater_api::metrics::{Gauge, Metrics, snapshot as names};
+use tailwater_api::metrics::{Gauge, Metrics, Remarks, snapshot as names};
 use tracing::info;
 
 /// Time between two lines of the log about one table.
@@ -26,6 +26,7 @@ pub struct SnapshotFigures {
     aborted: Gauge,
     seconds: Gauge,
     paused_seconds: Gauge,
+    waits_for: Remarks,
     begun: Instant,
     rest: Mutex<Rest>,
 }
@@ -87,6 +88,7 @@ impl SnapshotFigures {
             aborted: gauge(names::ABORTED, "1 where the snapshot ended before all tables were read, until it goes on."),
             seconds: gauge(names::SECONDS, "How long this run has been reading for the snapshot."),
             paused_seconds: gauge(names::PAUSED_SECONDS, "How long of that it has rested."),
+            waits_for: metrics.remarks(names::WAITS_FOR),
             begun: Instant::now(),
             rest: Mutex::default(),
         };
@@ -141,6 +143,11 @@ impl SnapshotFigures {
         self.paused_seconds.set(signed(rest.before.as_secs()));
     }
 
+    /// It goes on when this has happened; a line for each. Nothing is waited for where there are none.
+    pub fn wait_for(&self, lines: Vec<String>) {
+        self.waits_for.set(lines);
+    }
+
     /// The table is none of the snapshot's any more.
     pub fn leave_out(&self, table: &TableFigures) {
         table.state.set(names::COMPLETE);
@@ -166,6 +173,7 @@ impl Drop for SnapshotFigures {
     fn drop(&mut self) {
         self.running.set(0);
         self.paused.set(0);
+        self.waits_for.set(Vec::new());
         self.aborted.set(i64::from(self.remaining.get() > 0));
     }
 }
@@ -244,7 +252,7 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Figures(Mutex<HashMap<(&'static str, Option<String>), Gauge>>);
+    struct Figures(Mutex<HashMap<(&'static str, Option<String>), Gauge>>, Remarks);
 
     impl Metrics for Figures {
         fn counter(&self, _: &'static str, _: &'static str, _: Option<&str>) -> Counter {
@@ -253,6 +261,10 @@ mod tests {
 
         fn gauge(&self, name: &'static str, _: &'static str, table: Option<&str>) -> Gauge {
             self.0.lock().unwrap().entry((name, table.map(str::to_owned))).or_default().clone()
+        }
+
+        fn remarks(&self, _: &'static str) -> Remarks {
+            self.1.clone()
         }
     }
 
@@ -288,7 +300,10 @@ mod tests {
         assert_eq!((figure(names::TABLE_ROWS, Some("public.orders")), figure(names::TABLE_BYTES, Some("public.orders"))), (4, 400));
         snapshot.complete(&mut orders);
         assert_eq!(figure(names::COMPLETED, None), 0);
+        snapshot.wait_for(vec!["somebody".to_owned()]);
+        assert_eq!(figures.1.get(), ["somebody"]);
         drop(snapshot);
+        assert!(figures.1.get().is_empty(), "nobody waits");
         assert_eq!((figure(names::RUNNING, None), figure(names::ABORTED, None)), (0, 1), "a table is not read");
         let snapshot = SnapshotFigures::go_on(&metrics);
         assert_eq!((figure(names::RUNNING, None), figure(names::ABORTED, None)), (1, 0));

@@ -6,7 +6,7 @@
 //! - *Unchanged*: the text of `unavailable.value.placeholder` in the form that the type allows, see [`Placeholder::of`].
 //!   Debezium has none for numbers, fails where such a column is required, and writes null where it is
 //!   optional. Here it is null in both cases: a reader may refuse it, but none takes it for a value.
-//! - *Not in the identity*: null where the column is optional, otherwise its default, otherwise the zero of its type.
+//! - *Not in the identity*: null where the column is optional, otherwise its default, otherwise the zero of its schema or of its type.
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -109,7 +109,10 @@ pub const DECIMAL: &str = "org.apache.kafka.connect.data.Decimal";
 /// What is written for a value of `schema` that is not in the identity.
 #[must_use]
 pub fn not_in_identity(schema: &Schema) -> Value {
-    if schema.is_optional() { Value::Null } else { schema.default().cloned().unwrap_or_else(|| zero(schema)) }
+    if schema.is_optional() {
+        return Value::Null;
+    }
+    schema.default().or(schema.zero()).cloned().unwrap_or_else(|| zero(schema))
 }
 
 /// The value that Debezium takes for a required column of which nothing is known.
@@ -124,8 +127,10 @@ fn zero(schema: &Schema) -> Value {
         (Kind::Float64, _) => Value::Float64(0.0),
         (Kind::Bytes, Some(DECIMAL)) => Value::Bytes(Bytes::from_static(&[0])),
         (Kind::Bytes, _) => Value::Bytes(Bytes::new()),
-        (Kind::String, Some("io.debezium.time.ZonedTime")) => Value::text("00:00:00Z"),
-        (Kind::String, Some("io.debezium.time.ZonedTimestamp")) => Value::text("1970-01-01T00:00:00Z"),
+        (Kind::String, Some("io.debezium.time.ZonedTime" | "io.debezium.time.IsoTime")) => Value::text("00:00:00Z"),
+        (Kind::String, Some("io.debezium.time.ZonedTimestamp" | "io.debezium.time.IsoTimestamp")) => Value::text("1970-01-01T00:00:00Z"),
+        (Kind::String, Some("io.debezium.time.IsoDate")) => Value::text("1970-01-01Z"),
+        (Kind::String, Some("io.debezium.time.Interval")) => Value::text("P0Y0M0DT0H0M0S"),
         (Kind::String, _) => Value::text(""),
         (Kind::Array(_), _) => Value::Array(Box::new([])),
         (Kind::Map(..), _) => Value::Map(Box::new([])),
@@ -194,5 +199,10 @@ mod tests {
         assert_eq!(not_in_identity(&int.clone().optional().build()), Value::Null);
         assert_eq!(not_in_identity(&int.clone().default(Value::Int32(7)).build()), Value::Int32(7));
         assert_eq!(not_in_identity(&int.build()), Value::Int32(0));
+        let decimal = Schema::of(Kind::String).zero("0.00".into());
+        assert_eq!(not_in_identity(&decimal.clone().build()), "0.00".into());
+        assert_eq!(not_in_identity(&decimal.optional().build()), Value::Null);
+        let date = Schema::of(Kind::String).name("io.debezium.time.IsoDate").build();
+        assert_eq!(not_in_identity(&date), "1970-01-01Z".into());
     }
 }

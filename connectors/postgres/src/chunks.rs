@@ -21,6 +21,8 @@
 //! all is forgotten and read again, since a chunk that waits for the log may hold what the log waits for. Then one chunk is read at a
 //! time, until a read has come to its end.
 //!
+//! What of a table is published may change while it is read (`published`).
+//!
 //! Which tables can be read so is said in `readable`; the snapshot at the start reads the others by the `consistent` strategy. Where a
 //! table of it turns out later not to be readable so, because its key was dropped, it is read while the log rests (`blocking`). A table
 //! that a signal asks for and that cannot be read is told of and left out (I11); it stops nothing else (I10). A table of the
@@ -29,6 +31,7 @@
 
 mod keys;
 mod outcome;
+mod published;
 mod read;
 mod readable;
 mod select;
@@ -57,7 +60,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::warn;
 
-use self::keys::RowKey;
+use self::published::Published;
 use self::read::TableRead;
 pub(crate) use self::readable::{can_be_chunked, is_chunked};
 use self::table::{Read, TRIES, Table};
@@ -66,6 +69,7 @@ use crate::config::PostgresConfig;
 use crate::connect::{SqlSession, sql_error};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
+use crate::open_transactions::{OpenTransaction, open_transactions};
 use crate::plans::Plans;
 use crate::position::ReadingTable;
 use crate::relation::TablePlan;
@@ -85,10 +89,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Reads tables in chunks.
 pub(crate) struct Chunks {
     config: Arc<PostgresConfig>,
-    publication: Arc<Option<Publication>>,
+    server_version: u32,
     notifications: Notifications,
     budget: Arc<dyn ByteBudget>,
     windows: Windows<Sight>,
+    /// Room for the octets of one key
+    octets: Vec<u8>,
     /// Room for the keys that the windows remember; nothing is remembered or read without it
     room: Option<Reservation>,
     /// In the order in which they are read
@@ -131,8 +137,8 @@ pub(crate) struct Chunks {
 enum Step {
     /// There is room.
     Room(Reservation),
-    /// It was looked which transactions are visible.
-    Looked(Look, Sight),
+    /// It was looked which transactions are visible, and which of those that were waited for were open until then.
+    Looked(Look, Sight, Vec<OpenTransaction>),
     /// A transaction ended.
     Ended,
 }
@@ -154,10 +160,11 @@ pub(crate) struct Emission {
 }
 
 impl Chunks {
-    /// Reads `tables`, first to last.
+    /// Reads `tables`, first to last, all as the `publication` of now has them.
     pub(crate) fn new(
         config: Arc<PostgresConfig>,
-        publication: Arc<Option<Publication>>,
+        server_version: u32,
+        publication: Option<&Publication>,
         budget: Arc<dyn ByteBudget>,
         metrics: Arc<dyn Metrics>,
         tables: Vec<ReadingTable>,
@@ -167,9 +174,10 @@ impl Chunks {
         let mut chunks = Self {
             notifications: Notifications::new(&config.relational.notifications, &config.relational.topic_prefix),
             session: Some(SqlSession::new(config.clone())),
-            publication,
+            server_version,
             budget,
             windows: Windows::new(TOUCHED_LIMIT, None),
+            octets: Vec::new(),
             room: None,
             tables: Vec::new(),
             by_oid: HashMap::new(),
@@ -192,17 +200,18 @@ impl Chunks {
             waiting_since: None,
             config,
         };
-        chunks.append(tables);
+        chunks.append(tables, publication);
         chunks
     }
 
-    fn append(&mut self, tables: Vec<ReadingTable>) {
+    fn append(&mut self, tables: Vec<ReadingTable>, publication: Option<&Publication>) {
         for table in tables {
             let snapshot = self.snapshot.get_or_insert_with(|| SnapshotFigures::begin(&self.metrics));
             snapshot.pause(self.paused);
             self.figures.insert(table.name.clone(), snapshot.table(&table.name, table.rows));
             self.numbered += 1;
-            self.tables.push(Table::new(table, self.numbered));
+            let published = Published::at_begin(publication, &table.name);
+            self.tables.push(Table::new(table, self.numbered, published));
         }
         self.index();
     }
@@ -241,9 +250,8 @@ impl Chunks {
 
     /// Reads further tables behind those that are there, all as the `publication` of now has them. To be called between two
     /// transactions.
-    pub(crate) fn add(&mut self, tables: Vec<ReadingTable>, publication: Publication) {
-        self.publication = Arc::new(Some(publication));
-        self.append(tables);
+    pub(crate) fn add(&mut self, tables: Vec<ReadingTable>, publication: &Publication) {
+        self.append(tables, Some(publication));
         // What the log touched of them is not known.
         self.begin_anew();
     }
@@ -299,6 +307,9 @@ impl Chunks {
         self.tables.iter_mut().for_each(|table| table.read = None);
         self.room = None;
         self.waiting_since = None;
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.wait_for(Vec::new());
+        }
         self.windows.restart();
         self.looks_from = Instant::now();
         self.due = Some(self.looks_from);
@@ -317,13 +328,17 @@ impl Chunks {
     }
 
     /// The log tells of a change of a row of the table with this oid.
-    pub(crate) fn touch(&mut self, transaction: LoggedTransaction, relation: u32, plan: &TablePlan, change: &Change) {
-        let places = self.by_oid.get(&relation).filter(|_| self.room.is_some());
-        for table in places.into_iter().flatten().map(|&place| &self.tables[place]) {
-            let key = RowKey::of(plan, table.surrogate());
-            match key.as_ref().and_then(|key| Some((key.form(), key.touched(change)?))) {
-                Some((form, keys)) => keys.iter().for_each(|key| self.windows.touch(&transaction, table.number, form, key)),
-                None => self.windows.touch_unknown(&transaction, table.number),
+    pub(crate) fn touch(&mut self, transaction: LoggedTransaction, relation: u32, plan: &Arc<TablePlan>, change: &Change) {
+        let Self { by_oid, room, tables, windows, octets, .. } = self;
+        let places = by_oid.get(&relation).filter(|_| room.is_some());
+        for &place in places.into_iter().flatten() {
+            let table = &mut tables[place];
+            let number = table.number;
+            let is_told = table
+                .row_key(plan)
+                .is_some_and(|key| key.each_touched(change, octets, |octets| windows.touch(&transaction, number, key.form(), octets)));
+            if !is_told {
+                windows.touch_unknown(&transaction, number);
             }
         }
     }
@@ -433,8 +448,9 @@ impl Chunks {
         } else if !self.windows.is_settled() {
             if self.may_begin(self.looks_from, now) {
                 let look = self.windows.look();
-                self.step(|mut session| async move {
-                    let looked = look_around(&mut session).await.map(|sight| Step::Looked(look, sight));
+                let waits = !self.windows.waits_for().is_empty();
+                self.step(move |mut session| async move {
+                    let looked = look_around(&mut session, waits).await.map(|(sight, open)| Step::Looked(look, sight, open));
                     (session, looked)
                 });
             }
@@ -495,7 +511,8 @@ impl Chunks {
         let (sender, told) = mpsc::channel(AHEAD + 2);
         let read = TableRead {
             config: self.config.clone(),
-            publication: self.publication.clone(),
+            server_version: self.server_version,
+            published: table.published.clone(),
             compiler: plans.compiler(blocks, table.reading.oid),
             table: table.reading.clone(),
             rows: table.rows(self.config.relational.chunk_rows),
@@ -523,31 +540,38 @@ impl Chunks {
                 self.pushes_from = Instant::now() + self.push_pause;
                 self.push_pause = (self.push_pause * 2).min(LONGEST_PAUSE);
             }
-            Step::Looked(look, sight) => {
+            Step::Looked(look, sight, open) => {
                 self.windows.learn(look, &sight);
-                self.tell_of_wait();
+                self.tell_of_wait(&open);
             }
         }
     }
 
-    /// Tells whom the first read waits for.
-    fn tell_of_wait(&mut self) {
+    /// Tells whom the first read waits for, of those that are open.
+    fn tell_of_wait(&mut self, open: &[OpenTransaction]) {
+        let waits_for: Vec<_> = self.windows.waits_for().iter().map(|transaction| whose(transaction.xid, open)).collect();
         if self.windows.is_settled() {
             self.waiting_since = None;
-            return;
+        } else {
+            let now = Instant::now();
+            let since = now - *self.waiting_since.get_or_insert(now);
+            // Each look takes a transaction number; a wait that lasts long may last a little longer.
+            self.looks_from = now + (since / 10).max(PAUSE);
+            if since > PATIENCE {
+                self.waiting_since = Some(now);
+                warn!("the snapshot waits for transactions to end: {}", waits_for.join("; "));
+            }
         }
-        self.looks_from = Instant::now() + PAUSE;
-        let since = *self.waiting_since.get_or_insert_with(Instant::now);
-        if since.elapsed() > PATIENCE {
-            self.waiting_since = Some(Instant::now());
-            let waits_for = self.windows.waits_for().iter().map(|transaction| transaction.xid.to_string()).collect::<Vec<_>>().join(", ");
-            warn!(
-                "the snapshot waits for transactions {waits_for} to end. To see whose they are: SELECT pid, mode FROM pg_locks WHERE \
-                 locktype = 'transactionid' AND transactionid::text IN ('{}');",
-                waits_for.replace(", ", "', '")
-            );
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.wait_for(waits_for);
         }
     }
+}
+
+/// The transaction, and whose it is where that is known.
+fn whose(xid: u32, open: &[OpenTransaction]) -> String {
+    let found = open.iter().find(|open| open.xid == xid);
+    found.map_or_else(|| format!("transaction {xid}"), |open| format!("transaction {xid}: {}", open.described))
 }
 
 /// Waits until a read tells something, other than rows behind others that the log has not passed. Cancel-safe.
@@ -570,14 +594,15 @@ async fn next_told(tables: &mut [Table]) {
     .await;
 }
 
-/// Looks which transactions are visible.
-async fn look_around(session: &mut SqlSession) -> Result<Sight> {
+/// Looks which transactions are visible, and whose those are that are open, if somebody waits for them.
+async fn look_around(session: &mut SqlSession, waits: bool) -> Result<(Sight, Vec<OpenTransaction>)> {
     // A snapshot lists only what began before the last transaction that ended. Now one has ended that began last.
     end_a_transaction(session).await?;
     let sql = session.get().await?;
     let replayed = replayed(sql).await?;
+    let open = if waits { open_transactions(sql).await? } else { Vec::new() };
     let (sight, _) = sight(sql, replayed).await?;
-    Ok(sight)
+    Ok((sight, open))
 }
 
 /// Commits a transaction that has a number and changes nothing. A standby has none, and needs none.

@@ -135,8 +135,14 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     .default("0")
     .validator(not_negative),
     ConfigField::new("snapshot.mode", Choice(SNAPSHOT_MODES), "When the rows that are there are read.").default("initial"),
-    ConfigField::new("snapshot.strategy", Choice(&["consistent", "watermark"]), "How the rows that are there are read.")
-        .default("consistent"),
+    ConfigField::new(
+        "snapshot.strategy",
+        Choice(&["consistent", "watermark"]),
+        "How the rows that are there are read: watermark reads tables with a key in chunks beside the log, consistent all rows in one \
+         snapshot before the first change. The default is watermark where a connector file says connector: postgres, and \
+         consistent for a configuration of Connect, which has connector.class.",
+    )
+    .default("consistent"),
     ConfigField::new(
         "snapshot.new.tables",
         Choice(&["none", "read"]),
@@ -379,12 +385,18 @@ impl ConnectorConfig for PostgresConfig {
         } else {
             reader.choice("lsn.flush.mode", &flush_modes)
         };
+        // Who comes from Connect relies on all rows before the first change.
+        let is_strategy_set = reader.is_set("snapshot.strategy");
         let snapshot = SnapshotMode {
-            in_chunks: reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark"),
+            in_chunks: if is_strategy_set {
+                reader.text("snapshot.strategy").eq_ignore_ascii_case("watermark")
+            } else {
+                reader.is_our_own()
+            },
             reads_new_tables: reader.text("snapshot.new.tables").eq_ignore_ascii_case("read"),
             ..read_snapshot_mode(reader)
         };
-        if snapshot.in_chunks && !snapshot.stream {
+        if snapshot.in_chunks && !snapshot.stream && is_strategy_set {
             reader.note(
                 "snapshot.strategy",
                 "watermark reads beside the log, which this snapshot.mode does not follow: the snapshot is consistent",
@@ -539,5 +551,42 @@ fn read_snapshot_mode(reader: &mut ConfigReader<'_>) -> SnapshotMode {
         }
         // `initial`; any other word is already a fault of its key by its type.
         _ => mode(SnapshotWhen::Initially, false, true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tailwater_api::config::{ConfigValues, read_config};
+
+    use super::*;
+
+    #[test]
+    fn i10_our_own_files_isolate_tables_unless_they_say_otherwise_and_configurations_of_connect_stop() {
+        let isolates = |entries: &[(&str, &str)]| {
+            let complete = [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d")];
+            let values: ConfigValues = complete.iter().chain(entries).copied().collect();
+            read_config::<PostgresConfig>(&values)
+                .map(|(config, _)| config.relational.isolates_tables())
+                .unwrap_or_else(|report| panic!("{report:?}"))
+        };
+        let (ours, class) = (("connector", "postgres"), ("connector.class", "postgres"));
+        let [fail, isolate] = ["fail", "isolate"].map(|mode| ("event.processing.failure.handling.mode", mode));
+        assert!(isolates(&[ours, class]) && isolates(&[class, isolate]));
+        assert!(!isolates(&[class]) && !isolates(&[ours, fail]) && !isolates(&[ours, ("provide.transaction.metadata", "true")]));
+    }
+
+    #[test]
+    fn our_own_files_are_read_in_chunks_unless_they_say_otherwise_and_configurations_of_connect_are_not() {
+        let complete = [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d")];
+        let is_in_chunks = |entries: &[(&str, &str)]| {
+            let values: ConfigValues = complete.iter().chain(entries).copied().collect();
+            read_config::<PostgresConfig>(&values)
+                .map(|(config, _)| config.snapshot.in_chunks)
+                .unwrap_or_else(|report| panic!("{report:?}"))
+        };
+        let (ours, class) = (("connector", "postgres"), ("connector.class", "io.debezium.connector.postgresql.PostgresConnector"));
+        let [consistent, watermark] = ["consistent", "watermark"].map(|strategy| ("snapshot.strategy", strategy));
+        assert!(is_in_chunks(&[ours, ("connector.class", "postgres")]) && is_in_chunks(&[class, watermark]));
+        assert!(!is_in_chunks(&[class]) && !is_in_chunks(&[("connector.class", "postgres")]) && !is_in_chunks(&[ours, consistent]));
     }
 }

@@ -32,6 +32,7 @@ mod heartbeat;
 mod identity;
 pub mod lsn;
 mod octets;
+mod open_transactions;
 pub mod pgoutput;
 mod plans;
 mod position;

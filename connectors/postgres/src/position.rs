@@ -386,7 +386,7 @@ pub(crate) struct ReadingTable {
 /// The rows behind one key, up to another; texts of the key's columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyRange {
-    /// The key's columns with their types
+    /// The key's columns with their types; behind them what the publication says of the table, if it does not publish all of it
     pub(crate) columns: Vec<String>,
     pub(crate) after: Vec<String>,
     pub(crate) until: Vec<String>,

@@ -15,8 +15,10 @@ use tracing::warn;
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, replication_options, sql_error};
 use crate::lsn::Lsn;
+use crate::open_transactions::open_transactions;
 use crate::replication::{FeedbackSender, ReplicationConnection, ReplicationStream};
 use crate::restart::SlotState;
+use crate::visibility::replayed;
 
 /// The pause before the second try to attach to a slot; each further one is twice as long, up to `slot.retry.delay.ms`.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -24,19 +26,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const CREATION_PAUSE: Duration = Duration::from_millis(100);
 /// After this time the log says what a new slot waits for, and then again each time.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a new slot waits for: transactions, the oldest first, and how each is ended.
-const WAITS_FOR: &str = "
-SELECT CASE WHEN pg_is_in_recovery()
-    THEN 'the primary to say which transactions run (to make it: SELECT pg_log_standby_snapshot(); there), and for these to end'
-    ELSE 'open transactions: ' || coalesce(
-        string_agg(format('%s, open since %s (to end it: %s)', who, since, ending), '; ' ORDER BY since), 'none that this role can see')
-END FROM (
-    SELECT format('pid %s of %s', pid, usename) AS who, xact_start AS since, format('SELECT pg_terminate_backend(%s);', pid) AS ending
-    FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-    UNION ALL
-    SELECT format('the prepared transaction %L of %s in %s', gid, owner, database), prepared, format('ROLLBACK PREPARED %L;', gid)
-    FROM pg_prepared_xacts) AS open";
 
 /// Loads the state of the slot called `name`, if there is one.
 pub(crate) async fn load(sql: &SqlConnection, name: &str) -> Result<Option<SlotState>> {
@@ -100,11 +89,26 @@ pub(crate) async fn explain_wait<T>(sql: &SqlConnection, slot: &str, creation: i
             done = &mut creation => return done,
             () = tokio::time::sleep(PATIENCE) => {
                 // The wait is what matters here; what cannot be named is none the less waited for.
-                let waits_for = sql.query_one(WAITS_FOR, &[]).await.ok().map(|row| row.get::<_, String>(0));
-                warn!(slot, "the creation of the slot waits for {}", waits_for.as_deref().unwrap_or("what the server does not say"));
+                let waits_for = waits_for(sql).await.unwrap_or_else(|_| "what the server does not say".to_owned());
+                warn!(slot, "the creation of the slot waits for {waits_for}");
             }
         }
     }
+}
+
+/// What a new slot waits for, and how that is ended.
+async fn waits_for(sql: &SqlConnection) -> Result<String> {
+    if replayed(sql).await?.is_some() {
+        let primary =
+            "the primary to say which transactions run (to make it: SELECT pg_log_standby_snapshot(); there), and for these to end";
+        return Ok(primary.to_owned());
+    }
+    let open: Vec<_> = open_transactions(sql).await?.into_iter().map(|open| open.described).collect();
+    Ok(if open.is_empty() {
+        "open transactions, none of which is left".to_owned()
+    } else {
+        format!("open transactions: {}", open.join("; "))
+    })
 }
 
 /// The error of a refused creation, with its remedy.

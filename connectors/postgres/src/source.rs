@@ -514,7 +514,8 @@ impl Run {
         let paused = are_paused(context.state(), &server);
         let chunks = Chunks::new(
             self.config.clone(),
-            Arc::new(self.publication.take()),
+            self.facts.version,
+            self.publication.as_ref(),
             context.budget(),
             context.metrics().clone(),
             reading,

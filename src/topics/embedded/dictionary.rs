@@ -19,6 +19,7 @@ const OPTIONAL: u8 = 2;
 const VERSIONED: u8 = 4;
 const DOCUMENTED: u8 = 8;
 const DEFAULTED: u8 = 16;
+const ZEROED: u8 = 32;
 
 /// A schema's own attributes as they are written, and the identities of its parts: the same for schemas of the same content.
 type Content = (Box<[u8]>, Box<[SchemaId]>);
@@ -163,7 +164,8 @@ fn attributes(schema: &Schema) -> Result<Vec<u8>, TooDeep> {
         | flag(schema.is_optional(), OPTIONAL)
         | flag(schema.version().is_some(), VERSIONED)
         | flag(schema.doc().is_some(), DOCUMENTED)
-        | flag(schema.default().is_some(), DEFAULTED);
+        | flag(schema.default().is_some(), DEFAULTED)
+        | flag(schema.zero().is_some(), ZEROED);
     let mut out = vec![kind, flags];
     if let Some(name) = schema.name() {
         put_bytes(&mut out, name.as_bytes());
@@ -183,9 +185,9 @@ fn attributes(schema: &Schema) -> Result<Vec<u8>, TooDeep> {
     for field in schema.fields() {
         put_bytes(&mut out, field.name.as_bytes());
     }
-    // Without its schema, because the schema is only complete with its default.
-    if let Some(default) = schema.default() {
-        value::write(&mut out, None, default, None)?;
+    // Without its schema, because the schema is only complete with them.
+    for value in [schema.default(), schema.zero()].into_iter().flatten() {
+        value::write(&mut out, None, value, None)?;
     }
     Ok(out)
 }
@@ -282,6 +284,9 @@ fn read_schema(cursor: &mut Cursor<'_>, parts: &[Arc<Schema>]) -> Result<Arc<Sch
     }
     if flags & DEFAULTED != 0 {
         builder = builder.default(value::read(cursor, None, None)?);
+    }
+    if flags & ZEROED != 0 {
+        builder = builder.zero(value::read(cursor, None, None)?);
     }
     Ok(builder.build())
 }

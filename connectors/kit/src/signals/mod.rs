@@ -7,8 +7,8 @@
 //! | `pause-snapshot`, `resume-snapshot` | `{"type": "incremental"}` or nothing |
 //! | `log` | `{"message": TEXT}` |
 //!
-//! An expression matches the whole name of a table, as those of the filters do. Of the types of snapshots `incremental` is the
-//! default; with it a filter is a condition, with `blocking` a whole statement.
+//! An expression matches the whole name of a table, as those of the filters do; with an incremental snapshot upper and lower case
+//! differ. Of the types of snapshots `incremental` is the default; with it a filter is a condition, with `blocking` a whole statement.
 //!
 //! A member that is not known is refused: whoever mistypes `additional-conditions` would read the whole table. A signal that
 //! cannot be understood stops nothing; it is told of and not carried out (I11).
@@ -99,7 +99,8 @@ fn execute(mut data: Data) -> Result<Request, String> {
     if blocking && surrogate_key.is_some() {
         return Err("surrogate-key has no meaning with a blocking snapshot".to_owned());
     }
-    Ok(Request::Execute(ExecuteSnapshot { blocking, tables: NameList::of(&tables)?, conditions, surrogate_key }))
+    let tables = if blocking { NameList::of(&tables)? } else { NameList::exact(&tables)? };
+    Ok(Request::Execute(ExecuteSnapshot { blocking, tables, conditions, surrogate_key }))
 }
 
 fn stop(mut data: Data) -> Result<Request, String> {
@@ -223,11 +224,17 @@ mod tests {
     #[test]
     fn an_incremental_snapshot_is_the_default() {
         let plain = execute(r#"{"data-collections": ["public.things", "public\\.t_.*"]}"#);
-        assert!(!plain.blocking && plain.tables.matches("public.T_one") && !plain.tables.matches("public.other"));
+        assert!(
+            !plain.blocking
+                && plain.tables.matches("public.t_one")
+                && !plain.tables.matches("public.T_one")
+                && !plain.tables.matches("public.other")
+        );
         assert!(execute(r#"{"data-collections": ["public\.t_.*"]}"#).tables.matches("public.t_one"), "as regular expressions are written");
         assert_eq!((plain.condition("public.things"), plain.surrogate_key.as_deref()), (None, None));
         assert!(!execute(r#"{"data-collections": ["a"], "type": "INCREMENTAL"}"#).blocking);
-        assert!(execute(r#"{"data-collections": ["a"], "type": "blocking"}"#).blocking);
+        let blocking = execute(r#"{"data-collections": ["a"], "type": "blocking"}"#);
+        assert!(blocking.blocking && blocking.tables.matches("A"));
     }
 
     #[test]

@@ -171,8 +171,11 @@ impl<V: Visibility> Windows<V> {
                 touched.is_unclear = true;
                 return 0;
             }
-            let weight = if touched.keys.insert(key.into()) { ENTRY + key.len() } else { 0 };
-            weight + if is_first { form.len() } else { 0 }
+            if touched.keys.contains(key) {
+                return 0;
+            }
+            touched.keys.insert(key.into());
+            ENTRY + key.len() + if is_first { form.len() } else { 0 }
         });
     }
 

@@ -52,22 +52,26 @@ impl RowKey {
         &self.form
     }
 
-    /// The octets of the keys that the change touched; `None` where the log does not tell all.
-    pub(super) fn touched(&self, change: &Change) -> Option<Vec<Vec<u8>>> {
+    /// Calls `touch` with the octets of each key that the change touched; `false` where the log does not tell all. The octets are
+    /// written into `octets`, over what is there.
+    pub(super) fn each_touched(&self, change: &Change, octets: &mut Vec<u8>, mut touch: impl FnMut(&[u8])) -> bool {
         let rows = match change {
             Change::Read { key, after } | Change::Create { key, after } => [Some((key, after)), None],
             Change::Delete { key, before } => [Some((key, before)), None],
             // Without the row before, what is part of the identity did not change.
             Change::Update { key, before: Value::Null, after } if self.is_told => [Some((key, after)), None],
-            Change::Update { before: Value::Null, .. } | Change::Truncate => return None,
+            Change::Update { before: Value::Null, .. } | Change::Truncate => return false,
             Change::Update { key, before, after } => [Some((key, before)), Some((key, after))],
             Change::KeyChange { old_key, new_key, before, after } => [Some((old_key, before)), Some((new_key, after))],
         };
-        let octets = |(key, row)| {
-            let mut octets = Vec::new();
-            self.put(key, row, &mut octets).then_some(octets)
-        };
-        rows.into_iter().flatten().map(octets).collect()
+        rows.into_iter().flatten().all(|(key, row)| {
+            octets.clear();
+            let is_known = self.put(key, row, octets);
+            if is_known {
+                touch(octets);
+            }
+            is_known
+        })
     }
 
     /// Writes the octets by which a row that was read is told apart. Of such a row all is known.
@@ -129,6 +133,12 @@ mod tests {
         put(value, &mut octets).then_some(octets)
     }
 
+    /// The keys that the change touched, if the log tells all.
+    fn touched(row_key: &RowKey, change: &Change) -> Option<Vec<Vec<u8>>> {
+        let mut keys = Vec::new();
+        row_key.each_touched(change, &mut vec![7], |octets| keys.push(octets.to_vec())).then_some(keys)
+    }
+
     /// Of records whose key is that of the rows.
     fn of_record(is_told: bool) -> RowKey {
         RowKey { places: None, form: "id 23 -1,".into(), is_told }
@@ -161,12 +171,12 @@ mod tests {
         let [old, new] = [1, 2].map(|key| row(&[Value::Int32(key)]));
         let [before, after] = [1, 2].map(|key| row(&["x".into(), Value::Int32(key)]));
         let change = Change::KeyChange { old_key: old.clone(), new_key: new.clone(), before: before.clone(), after: after.clone() };
-        assert_eq!(of_record(true).touched(&change).unwrap(), [octets_of(&old).unwrap(), octets_of(&new).unwrap()]);
+        assert_eq!(touched(&of_record(true), &change).unwrap(), [octets_of(&old).unwrap(), octets_of(&new).unwrap()]);
         let both = [1, 2].map(|key| octets_of(&Value::Int32(key)).unwrap());
-        assert_eq!(of_row(true).touched(&change).unwrap(), both);
+        assert_eq!(touched(&of_row(true), &change).unwrap(), both);
         // The key of the record stays, the row's own changes.
         let change = Change::Update { key: row(&["x".into()]), before, after };
-        assert_eq!(of_row(true).touched(&change).unwrap(), both);
+        assert_eq!(touched(&of_row(true), &change).unwrap(), both);
     }
 
     #[test]
@@ -174,22 +184,22 @@ mod tests {
         let after = row(&["x".into(), Value::Int32(5)]);
         let create = Change::Create { key: Value::Null, after: after.clone() };
         let expected = octets_of(&Value::Int32(5)).unwrap();
-        assert_eq!(of_row(false).touched(&create), Some(vec![expected.clone()]));
+        assert_eq!(touched(&of_row(false), &create), Some(vec![expected.clone()]));
         let mut read = Vec::new();
         of_row(false).put_read(&Change::Read { key: Value::Null, after }, &mut read);
         assert_eq!(read, expected);
         let delete = Change::Delete { key: row(&["".into()]), before: row(&[Value::NotInIdentity, Value::Int32(5)]) };
-        assert_eq!(of_row(true).touched(&delete).unwrap(), [expected]);
+        assert_eq!(touched(&of_row(true), &delete).unwrap(), [expected]);
         let untold = Change::Delete { key: row(&["".into()]), before: row(&["x".into(), Value::NotInIdentity]) };
-        assert_eq!(of_row(true).touched(&untold), None);
+        assert_eq!(touched(&of_row(true), &untold), None);
     }
 
     #[test]
     fn an_update_without_the_row_before_left_the_key_as_it_was_where_that_is_in_the_identity() {
         let update = Change::Update { key: row(&[Value::Int32(5)]), before: Value::Null, after: row(&["x".into(), Value::Int32(5)]) };
-        assert_eq!(of_row(true).touched(&update).unwrap(), [octets_of(&Value::Int32(5)).unwrap()]);
-        assert_eq!(of_row(false).touched(&update), None);
-        assert!(of_record(true).touched(&update).is_some());
-        assert!(of_record(false).touched(&update).is_none());
+        assert_eq!(touched(&of_row(true), &update).unwrap(), [octets_of(&Value::Int32(5)).unwrap()]);
+        assert_eq!(touched(&of_row(false), &update), None);
+        assert!(touched(&of_record(true), &update).is_some());
+        assert!(touched(&of_record(false), &update).is_none());
     }
 }

@@ -120,6 +120,10 @@ impl Chunks {
                 table.try_again(&why, false);
                 Ok(None)
             }
+            Ok(End::Republished(published)) => {
+                table.republish(published);
+                Ok(None)
+            }
             Ok(End::Gone) => Ok(Some(self.leave_out(number, "UNKNOWN_SCHEMA", "it is gone, or another table has its name"))),
             Ok(End::Unfit(unfit)) if table.reading.request.is_some() => Ok(Some(self.leave_out(number, unfit.status, &unfit.why))),
             Ok(End::Unfit(unfit)) => Ok(Some(self.leave_to_rest(number, &unfit.why))),

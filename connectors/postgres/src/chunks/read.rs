@@ -36,8 +36,9 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
 
 use super::keys::RowKey;
+use super::published::{Finding, Published, Said};
 use super::select::{Order, Unfit, find_operators, greatest_key, refuse_nulls, select};
-use crate::catalog::{Publication, TableDefinition, quote_identifier};
+use crate::catalog::{TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::connect::{Cancelling, SqlConnection, SqlSession, sql_error};
 use crate::copy::{CopyRow, CopyRows};
@@ -61,7 +62,9 @@ pub(super) const DOING: &str = "read a chunk of the table";
 /// What is to be read, and where it goes.
 pub(super) struct TableRead {
     pub(super) config: Arc<PostgresConfig>,
-    pub(super) publication: Arc<Option<Publication>>,
+    pub(super) server_version: u32,
+    /// As it is known to be published
+    pub(super) published: Published,
     pub(super) compiler: Compiler,
     pub(super) table: ReadingTable,
     /// Most rows
@@ -116,6 +119,8 @@ pub(super) enum End {
     Cut,
     /// Somebody holds the table, or waits for it, or its standby has to replay what the read stands in the way of.
     Contended(String),
+    /// The publication publishes other rows or columns of it than before.
+    Republished(Published),
     /// The table is gone.
     Gone,
     /// The table cannot be read in chunks.
@@ -183,9 +188,17 @@ impl TableRead {
         let found = TableDefinition::load(sql, Some(self.table.oid)).await?.into_iter().next();
         let Some(table) = found.filter(|found| found.full_name() == name) else { return Ok(End::Gone) };
         let (sight, passed) = sight(sql, replayed).await?;
-        let published = self.publication.as_ref().as_ref().and_then(|publication| publication.table(&table));
-        let generated = self.publication.as_ref().as_ref().is_some_and(|publication| publication.generated);
-        let shape = Shape::of_definition(&table, published.and_then(|published| published.columns.as_deref()), generated);
+        let said = Said::load(sql, self.server_version, &self.config.publication, table.oid).await.map_err(scoped)?;
+        match self.published.hold_against(sql, said.as_ref()).await.map_err(scoped)? {
+            Finding::Same => {}
+            Finding::Early => return Ok(End::Contended("transactions run that began before its publication changed".to_owned())),
+            Finding::Withdrawn => {
+                return Ok(End::Contended(format!("the publication {} does not publish it any more", self.config.publication)));
+            }
+            Finding::Changed(published) => return Ok(End::Republished(published)),
+        }
+        let Said { columns, row_filter, generated } = said.clone().unwrap_or_default();
+        let shape = Shape::of_definition(&table, columns.as_deref(), generated);
         let plan = Arc::new(self.compiler.compile(sql, &table, shape).await.map_err(scoped)?);
         let request = self.table.request.as_ref();
         let surrogate = request.and_then(|request| request.surrogate.as_deref());
@@ -193,16 +206,16 @@ impl TableRead {
             Ok(order) => order,
             Err(unfit) => return Ok(End::Unfit(unfit)),
         };
+        order.described.extend(said.and_then(|said| said.text()));
         let Some(row_key) = RowKey::of(&plan, surrogate) else {
             let why = "its records do not hold the values that tell its rows apart, as the table has them".to_owned();
             return Ok(End::Unfit(Unfit { status: "SKIPPED", why }));
         };
-        let filters =
-            [published.and_then(|published| published.row_filter.as_deref()), request.and_then(|request| request.condition.as_deref())];
+        let filters = [row_filter.as_deref(), request.and_then(|request| request.condition.as_deref())];
         // A line break, since a condition may end in a comment.
         let filters: Vec<String> = filters.into_iter().flatten().map(|filter| format!("({filter}\n)")).collect();
         find_operators(sql, &table, &mut order).await.map_err(failed)?;
-        // I9: behind a change of the key the table is read anew.
+        // I9: behind a change of the key the table is read anew. So it is where other rows or columns are published.
         let stored = self.table.range.as_ref().filter(|range| range.columns == order.described);
         let until = match stored {
             Some(range) => Some(range.until.clone()),

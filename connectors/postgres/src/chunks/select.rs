@@ -20,7 +20,8 @@ pub(super) struct Order<'a> {
     pub(super) columns: Vec<&'a str>,
     /// The types as which they are compared
     types: Vec<String>,
-    /// The columns with their types and collations: keys of others cannot be compared with theirs
+    /// The columns with their types and collations: keys of others cannot be compared with theirs. What else makes a range of keys
+    /// another one stands behind them.
     pub(super) described: Vec<String>,
     /// Whether a value of the columns may have several rows
     pub(super) has_ties: bool,

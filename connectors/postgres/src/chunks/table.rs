@@ -1,5 +1,6 @@
 //! A table that is to be read in chunks, with the read of it that is under way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tailwater_kit::windows::Look;
@@ -9,8 +10,11 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::PAUSE;
+use super::keys::RowKey;
+use super::published::Published;
 use super::read::{Begun, Told};
 use crate::position::ReadingTable;
+use crate::relation::TablePlan;
 
 /// Rows of the first read of a table, and of any. It is to last no longer than this: while it does, the server keeps what it may see,
 /// and the keys that it does not see are remembered.
@@ -33,6 +37,10 @@ pub(super) struct Table {
     /// Before this it is not read.
     pub(super) due: Instant,
     pub(super) read: Option<Read>,
+    /// As the last read found it
+    pub(super) published: Published,
+    /// By what rows of the log are told apart, and the plan that decodes them
+    row_key: Option<(Arc<TablePlan>, Option<RowKey>)>,
 }
 
 /// A read that is under way.
@@ -55,8 +63,16 @@ impl Read {
 }
 
 impl Table {
-    pub(super) fn new(reading: ReadingTable, number: u32) -> Self {
-        Self { reading, number, rows: FIRST_ROWS, tries: 0, broken: 0, due: Instant::now(), read: None }
+    pub(super) fn new(reading: ReadingTable, number: u32, published: Published) -> Self {
+        Self { reading, number, rows: FIRST_ROWS, tries: 0, broken: 0, due: Instant::now(), read: None, published, row_key: None }
+    }
+
+    /// By what rows are told apart that the plan decodes; `None` where records do not hold the values. It is found once for each plan.
+    pub(super) fn row_key(&mut self, plan: &Arc<TablePlan>) -> Option<&RowKey> {
+        if self.row_key.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, plan)) {
+            self.row_key = Some((plan.clone(), RowKey::of(plan, self.surrogate())));
+        }
+        self.row_key.as_ref().and_then(|(_, key)| key.as_ref())
     }
 
     /// The column by which a signal wants it to be read
@@ -85,6 +101,19 @@ impl Table {
         self.tries = 0;
     }
 
+    /// The publication changed: what was read by what it said before is read again by what it says now.
+    pub(super) fn republish(&mut self, published: Published) {
+        self.published = published;
+        if self.reading.range.is_some() {
+            warn!(
+                table = %self.reading.name,
+                rows = self.reading.rows,
+                "the publication publishes other rows or columns of the table now, so it is read from its beginning again; rows that were read \
+                 and are not published any more stay as they were read"
+            );
+        }
+    }
+
     /// A read came to nothing and is made again. Where too many keys were touched meanwhile, it has to be a smaller one.
     pub(super) fn try_again(&mut self, why: &str, is_too_large: bool) {
         if is_too_large {
@@ -104,7 +133,8 @@ mod tests {
 
     #[test]
     fn a_read_takes_as_many_rows_as_it_can_in_its_time_and_half_of_them_where_that_was_too_much() {
-        let mut table = Table::new(ReadingTable { name: "public.t".into(), oid: 1, rows: 0, range: None, request: None }, 1);
+        let reading = ReadingTable { name: "public.t".into(), oid: 1, rows: 0, range: None, request: None };
+        let mut table = Table::new(reading, 1, Published::default());
         (0..12).for_each(|_| table.resize(LASTS / 100));
         assert_eq!(table.rows(None), MOST_ROWS);
         assert_eq!(table.rows(Some(7)), 7, "the user says so");

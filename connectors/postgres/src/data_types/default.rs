@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tailwater_api::Value;
 
 use super::Format;
-use super::codec::Output;
+use super::codec::{Codec, Output};
 use super::mapping::Mapping;
 
 /// What defaults of a type may be.
@@ -18,6 +18,8 @@ pub(super) enum DefaultRule {
     None,
     /// Literals; there is no zero.
     Literal,
+    /// As [`DefaultRule::Literal`], with at least so many digits behind the point
+    Decimal(usize),
     /// Literals, and for functions the zero that has this text
     Zero(&'static str),
 }
@@ -41,10 +43,16 @@ const BARE_FUNCTIONS: [&str; 11] = [
 pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value> {
     let zero = match mapping.default {
         DefaultRule::None => return None,
-        DefaultRule::Literal => None,
+        DefaultRule::Literal | DefaultRule::Decimal(_) => None,
         DefaultRule::Zero(text) => Some(text),
     };
-    let text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };
+    let mut text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };
+    if matches!(mapping.codec, Codec::NumericText | Codec::NumericDouble) && !is_number(&text) {
+        return None; // NaN, or an infinity
+    }
+    if let DefaultRule::Decimal(digits) = mapping.default {
+        pad(&mut text, digits);
+    }
     let mut scratch = BytesMut::new();
     let mut output = Output::new(&mut scratch);
     let value = mapping.codec.decode(Format::Text, &Bytes::from(text), &mut output).ok()?;
@@ -97,9 +105,24 @@ fn literal(expression: &str) -> Option<String> {
         }
         return None;
     }
-    let is_number = expression.starts_with(|letter: char| letter.is_ascii_digit() || letter == '-')
-        && expression.bytes().all(|letter| matches!(letter, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E'));
-    (is_number || matches!(expression, "true" | "false")).then(|| expression.to_owned())
+    (is_number(expression) || matches!(expression, "true" | "false")).then(|| expression.to_owned())
+}
+
+fn is_number(text: &str) -> bool {
+    text.starts_with(|letter: char| letter.is_ascii_digit() || letter == '-')
+        && text.bytes().all(|letter| matches!(letter, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E'))
+}
+
+/// Adds zeros behind the point until there are `digits`; a number with an exponent stays as it is.
+fn pad(number: &mut String, digits: usize) {
+    let given = number.split_once('.').map(|(_, fraction)| fraction.len());
+    let missing = digits.saturating_sub(given.unwrap_or(0));
+    if missing > 0 && !number.contains(['e', 'E']) {
+        if given.is_none() {
+            number.push('.');
+        }
+        number.extend(std::iter::repeat_n('0', missing));
+    }
 }
 
 /// Nothing, or a cast to a type: `::character varying`, `::public."Odd Enum"`, `::numeric(5,2)`.

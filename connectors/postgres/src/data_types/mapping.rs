@@ -39,7 +39,11 @@ fn of_type(types: &TypeCatalog, oid: u32, modifier: i32, depth: usize) -> Option
         return of_array(types, row, modifier, depth);
     }
     match row.kind {
-        'd' => of_type(types, row.base, if modifier == -1 { row.modifier } else { modifier }, depth - 1),
+        'd' => {
+            let mapping = of_type(types, row.base, if modifier == -1 { row.modifier } else { modifier }, depth - 1)?;
+            // Debezium knows defaults of the server's own types by their names.
+            Some(Mapping { default: DefaultRule::None, ..mapping })
+        }
         'e' => {
             let schema = debezium("Enum").parameter("allowed", row.labels.join(","));
             Some(Mapping::of(Codec::Enum(types.labels(row)), schema, DefaultRule::Literal))
@@ -92,13 +96,14 @@ fn own(options: &TypeOptions, name: &str, modifier: i32) -> Option<Mapping> {
         "int2" => plain(Codec::Int16, Kind::Int16, DefaultRule::Zero("0")),
         "int4" => plain(Codec::Int32, Kind::Int32, DefaultRule::Zero("0")),
         "int8" => plain(Codec::Int64, Kind::Int64, DefaultRule::Zero("0")),
-        "oid" => plain(Codec::Oid, Kind::Int64, DefaultRule::Zero("0")),
+        "oid" => plain(Codec::Oid, Kind::Int64, DefaultRule::None),
         "float4" => plain(Codec::Float32, Kind::Float32, DefaultRule::Zero("0")),
         "float8" => plain(Codec::Float64, Kind::Float64, DefaultRule::Zero("0")),
         "numeric" => numeric(options, modifier),
         "money" => money(options),
-        "text" | "varchar" | "bpchar" | "name" => plain(Codec::Text, Kind::String, DefaultRule::Zero("")),
-        "char" => plain(Codec::Character, Kind::String, DefaultRule::Zero("")),
+        "text" | "varchar" | "bpchar" => plain(Codec::Text, Kind::String, DefaultRule::Zero("")),
+        "name" => plain(Codec::Text, Kind::String, DefaultRule::None),
+        "char" => plain(Codec::Character, Kind::String, DefaultRule::None),
         "bytea" => Mapping::of(Codec::Bytea(options.binary), octets(options), DefaultRule::None),
         "json" => named(Codec::Text, "Json", DefaultRule::Literal),
         "jsonb" => named(Codec::VersionedText, "Json", DefaultRule::Literal),
@@ -116,7 +121,7 @@ fn own(options: &TypeOptions, name: &str, modifier: i32) -> Option<Mapping> {
         "date" => date(options),
         "time" => time_of_day(options, modifier),
         "timestamp" => timestamp(options, modifier),
-        "timetz" => Mapping::of(Codec::ZonedTime, time(Kind::String, "ZonedTime"), DefaultRule::Literal),
+        "timetz" => Mapping::of(Codec::ZonedTime, time(Kind::String, "ZonedTime"), DefaultRule::None),
         "timestamptz" => {
             let digits = u8::try_from(modifier).map_or(6, |digits| digits.min(6));
             Mapping::of(Codec::ZonedTimestamp { digits }, time(Kind::String, "ZonedTimestamp"), EPOCH)
@@ -130,7 +135,7 @@ fn of_extension(options: &TypeOptions, name: &str) -> Option<Mapping> {
     let named = |kind, name: &str| Schema::of(kind).name(format!("io.debezium.data.{name}")).version(1);
     let double = || Schema::of(Kind::Float64).build();
     let (codec, schema) = match name {
-        "citext" => return Some(Mapping::of(Codec::Text, Schema::of(Kind::String), DefaultRule::Zero(""))),
+        "citext" => (Codec::Text, Schema::of(Kind::String)),
         "isbn" => (Codec::OnlyText, Schema::of(Kind::String)),
         "ltree" => (Codec::VersionedText, debezium("Ltree")),
         "hstore" => {
@@ -158,7 +163,11 @@ fn of_extension(options: &TypeOptions, name: &str) -> Option<Mapping> {
 
 fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
     match options.decimal {
-        DecimalMode::String => Mapping::of(Codec::NumericText, Schema::of(Kind::String), DefaultRule::Literal),
+        DecimalMode::String => {
+            let scale = if modifier < MODIFIER_HEADER { 0 } else { precision_and_scale(modifier).1 };
+            let digits = usize::try_from(scale).unwrap_or(0);
+            Mapping::of(Codec::NumericText, decimal_text(digits), DefaultRule::Decimal(digits))
+        }
         DecimalMode::Double => Mapping::of(Codec::NumericDouble, Schema::of(Kind::Float64), DefaultRule::Zero("0")),
         DecimalMode::Precise if modifier < MODIFIER_HEADER => {
             let fields = vec![Field::new("scale", Schema::of(Kind::Int32).build()), Field::new("value", Schema::of(Kind::Bytes).build())];
@@ -176,7 +185,7 @@ fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
 fn money(options: &TypeOptions) -> Mapping {
     let digits = options.money_fraction_digits;
     match options.decimal {
-        DecimalMode::String => Mapping::of(Codec::MoneyText { digits }, Schema::of(Kind::String), DefaultRule::None),
+        DecimalMode::String => Mapping::of(Codec::MoneyText { digits }, decimal_text(digits.into()), DefaultRule::None),
         DecimalMode::Double => Mapping::of(Codec::MoneyDouble, Schema::of(Kind::Float64), DefaultRule::None),
         DecimalMode::Precise => Mapping::of(Codec::Money { digits }, decimal(digits.into()), DefaultRule::None),
     }
@@ -247,6 +256,12 @@ fn connect(kind: Kind, name: &str) -> SchemaBuilder {
 
 fn decimal(scale: i32) -> SchemaBuilder {
     connect(Kind::Bytes, "Decimal").parameter("scale", scale.to_string())
+}
+
+/// A decimal as text, whose zero has `digits` behind the point.
+fn decimal_text(digits: usize) -> SchemaBuilder {
+    let point = if digits > 0 { "." } else { "" };
+    Schema::of(Kind::String).zero(format!("0{point}{}", "0".repeat(digits)).into())
 }
 
 /// Precision in the upper 16 bits; scale in the lower 11, with its sign since PostgreSQL 15.

@@ -476,10 +476,33 @@ fn defaults_are_those_of_the_recorded_case() {
         ("text", -1, "lower('a') || upper('b')", None),
         ("text", -1, "'a'::text || 'b'::text", None),
         ("money", -1, "9.99", None),
+        ("oid", -1, "'42'::oid", None),
+        ("char", -1, "'q'::\"char\"", None),
+        ("timetz", -1, "'10:00:00+02'::time with time zone", None),
+        ("citext", -1, "'a'::citext", None),
+        ("name", -1, "'a'::name", None),
         ("int4", -1, "'no number'::integer", None),
     ];
     for (name, modifier, expression, expected) in cases {
         assert_eq!(column(name, modifier, Some(expression)).schema().default(), expected.as_ref(), "{name} {expression}");
+    }
+}
+
+#[test]
+fn decimals_as_text_have_the_digits_of_their_scale() {
+    let column = |name: &str, modifier: i32, decimal: DecimalMode, default: Option<&str>| {
+        let options = TypeOptions { decimal, money_fraction_digits: 2, ..TypeOptions::default() };
+        catalog(options).column(oid(name), modifier, false, default).unwrap().schema().clone()
+    };
+    for (modifier, zero, default) in
+        [(modifier(5, 2), "0.00", "1.00"), (modifier(4, 0), "0", "1"), (modifier(5, -2), "0", "1"), (-1, "0", "1")]
+    {
+        let schema = column("numeric", modifier, DecimalMode::String, Some("1"));
+        assert_eq!((schema.zero(), schema.default()), (Some(&zero.into()), Some(&default.into())));
+    }
+    assert_eq!(column("money", -1, DecimalMode::String, None).zero(), Some(&"0.00".into()));
+    for mode in [DecimalMode::String, DecimalMode::Double] {
+        assert_eq!(column("numeric", -1, mode, Some("'NaN'::numeric")).default(), None);
     }
 }
 

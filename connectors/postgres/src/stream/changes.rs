@@ -388,8 +388,11 @@ impl Streaming<'_> {
                 }
                 (Some(xid), timestamp)
             }
-            // It stands by itself, is sent at once, and has no time but ours.
-            Some(_) | None => (None, self.batch.now / 1000),
+            // It stands by itself, is sent at once, and has no time but ours; Debezium takes its place for a commit's.
+            Some(_) | None => {
+                self.last_commit = Some(lsn);
+                (None, self.batch.now / 1000)
+            }
         };
         if wanted {
             let place = Place { lsn, last_commit: self.last_commit, xid, timestamp, mark: SnapshotMark::Streaming, origin: None };

@@ -15,7 +15,7 @@
 //!   table stays errored.
 //! - Or it ends because somebody accepts the gap: removes the table's state from the offsets.
 //!
-//! Debezium knows no such state, so it is no default. Where transactions are told of (`provide.transaction.metadata`), readers rely
+//! Debezium knows no such state, so it is the default only where a file was written for us (`connector: postgres`). Where transactions are told of (`provide.transaction.metadata`), readers rely
 //! on whole ones, and the connector stops instead; so it does for the signalling table, without which it would be deaf, and for what
 //! the snapshot before the log reads, which nothing streams beside.
 

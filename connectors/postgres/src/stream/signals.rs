@@ -142,7 +142,7 @@ impl Streaming<'_> {
         self.blocking.add(resting);
         if !beside.is_empty() {
             let names = beside.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(",");
-            self.chunks.add(beside, publication);
+            self.chunks.add(beside, &publication);
             self.tell(id, Happening::Started, &[("data_collections", &names)]);
         }
         self.moved = true;

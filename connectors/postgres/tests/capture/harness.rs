@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tailwater_api::config::{ConfigValues, read_config};
 use tailwater_api::envelope::Envelope;
-use tailwater_api::metrics::{Counter, Gauge, Metrics};
+use tailwater_api::metrics::{Counter, Gauge, Metrics, Remarks};
 use tailwater_api::record::Record;
 use tailwater_api::signal::SignalRequest;
 use tailwater_api::source::{ByteBudget, Reservation, SentBatch, SourceConnector, SourceContext};
@@ -28,6 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Figures {
     counters: Mutex<HashMap<&'static str, Counter>>,
     gauges: Mutex<HashMap<(&'static str, Option<String>), Gauge>>,
+    remarks: Mutex<HashMap<&'static str, Remarks>>,
 }
 
 impl Metrics for Figures {
@@ -37,6 +38,10 @@ impl Metrics for Figures {
 
     fn gauge(&self, name: &'static str, _: &'static str, table: Option<&str>) -> Gauge {
         self.gauges.lock().expect("nobody panics with it").entry((name, table.map(str::to_owned))).or_default().clone()
+    }
+
+    fn remarks(&self, name: &'static str) -> Remarks {
+        self.remarks.lock().expect("nobody panics with it").entry(name).or_default().clone()
     }
 }
 

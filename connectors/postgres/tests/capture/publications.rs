@@ -1,5 +1,7 @@
 //! Publications and replica identities: which are made, which are extended, and what of them is heeded.
 
+use std::time::Duration;
+
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 
 use crate::harness::{Log, config, eventually, server, start};
@@ -194,4 +196,46 @@ async fn a_snapshot_that_a_signal_asks_for_heeds_the_publication_as_it_is_then()
         assert_eq!(lines, ["r public.listed {1} null->{1,a}", "r public.root {7} null->{7}", "r public.t {2} null->{2}"], "{kind}");
     }
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_filter_and_a_list_that_change_while_a_table_is_read_hold_for_all_of_it_from_then_on() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v int, secret text); INSERT INTO t SELECT i, 0, 's' FROM generate_series(1, 200) i;
+             CREATE PUBLICATION shop FOR TABLE t (id, v) WHERE (id > 10)",
+        )
+        .await
+        .unwrap();
+    let slow = [("incremental.snapshot.chunk.size", "10"), ("snapshot.max.bytes.per.second", "2000")];
+    let settings = [&slow[..], &[NO_DATA, ("publication.autocreate.mode", "disabled")]].concat();
+    let mut running = start(&config(&server, &settings), Log::default());
+    is_streaming(&client).await;
+    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"]}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    running.records(10).await;
+    assert!(is_asked_for(&running.log), "it is too fast to be changed in its midst");
+
+    // The old filter keeps this out of the log, and a read that sees the new one does not see it.
+    let open = server.connect("postgres").await.unwrap();
+    open.batch_execute("BEGIN; UPDATE t SET v = 1 WHERE id = 3").await.unwrap();
+    client.batch_execute("ALTER PUBLICATION shop DROP TABLE t").await.unwrap();
+    running.for_a_while(Duration::from_millis(500)).await;
+    client.batch_execute("ALTER PUBLICATION shop SET TABLE t WHERE (id <= 150)").await.unwrap();
+    running.for_a_while(Duration::from_millis(500)).await;
+    let is_new = |line: &&String| line.contains(",s}");
+    assert_eq!(running.log.lines().iter().find(is_new), None, "nothing is read while a transaction from before runs");
+    open.batch_execute("COMMIT").await.unwrap();
+    running.until(|log| !is_asked_for(log)).await;
+    client.batch_execute("UPDATE t SET v = 2 WHERE id IN (5, 155)").await.unwrap();
+    running.until(|log| log.lines().last().is_some_and(|line| line.starts_with("u "))).await;
+
+    let lines = running.stop().await.lines();
+    let (new, old): (Vec<String>, _) = lines.into_iter().partition(|line| is_new(&line));
+    assert!(old.iter().all(|line| !line.contains("{3}") && !line.contains("{10}")), "the old filter held: {old:?}");
+    let row = |id: i32| format!("r public.t {{{id}}} null->{{{id},{},s}}", i32::from(id == 3));
+    let expected: Vec<String> = (1..=150).map(row).chain(["u public.t {5} null->{5,2,s}".to_owned()]).collect();
+    assert_eq!(new, expected);
 }

@@ -265,13 +265,15 @@ fn debeziums_old_values_and_keys_are_taken_with_a_note() {
 }
 
 #[test]
-fn chunks_without_a_log_to_follow_are_noted_and_only_they() {
-    let is_noted = |mode| {
-        let entries = [&COMPLETE[..], &[("snapshot.strategy", "watermark"), ("snapshot.mode", mode)]].concat();
+fn chunks_without_a_log_to_follow_are_noted_where_they_are_asked_for() {
+    let is_noted = |asked: (&'static str, &'static str), mode| {
+        let entries = [&COMPLETE[..], &[asked, ("snapshot.mode", mode)]].concat();
         check(&entries).unwrap().notes.iter().any(|note| note.key == "snapshot.strategy")
     };
-    assert!(is_noted("initial_only"));
-    assert!(!is_noted("initial"));
+    let watermark = ("snapshot.strategy", "watermark");
+    assert!(is_noted(watermark, "initial_only"));
+    assert!(!is_noted(watermark, "initial"));
+    assert!(!is_noted(("connector", "postgres"), "initial_only"), "nobody asks for them");
 }
 
 #[test]

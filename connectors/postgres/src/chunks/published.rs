@@ -1,0 +1,146 @@
+//! How a table is published while it is read, which may change at any time.
+//!
+//! The log publishes each change as the publication was where the change stands in it. So a read takes the rows and columns
+//! that the publication names in the read's own snapshot, and rows and events agree (I7): a read that does not see the change
+//! of the publication holds what was published until then, and what follows that change in the log is published by the new
+//! filter for rows that were read by the old one, as it is for rows that were streamed by it. The filter that a session found at its begin
+//! would be wrong for a read that sees the change: a row that only the new one names would be missing though its changes follow,
+//! and one that only the old one names would be there though no change of it ever follows.
+//!
+//! A read that sees the change must not begin too early. A transaction may have changed a row before it, which the old filter
+//! kept out of the log, and be invisible to the read: the row would be emitted as it was before, and nothing would tell
+//! of the change any more. So the first read that sees another filter comes to nothing, and the next has to see each transaction that
+//! ran then: its snapshot's oldest number is not below the first number that was free then. What a read does not see after that has
+//! begun behind the change.
+//!
+//! Rows that the old filter left out stand before the key at which the read goes on, too, or lack columns. So the table is read from its
+//! beginning, also where the change came between two runs: what was published stands with the key range (`read`). Rows that the new filter
+//! leaves out and that were emitted already stay, as those do that were streamed; this is told (I11).
+//!
+//! A table that the publication does not name any more is not read until it does again: its changes do not come, and what its filter
+//! kept back is not to be shown because somebody takes the table out and puts it in anew.
+
+use serde_json::json;
+use tailwater_api::Result;
+use tokio_postgres::Row;
+
+use super::read::DOING;
+use crate::catalog::Publication;
+use crate::connect::{SqlConnection, sql_error};
+
+/// What a publication says of a table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    /// `None` for all columns
+    pub(super) columns: Option<Vec<String>>,
+    pub(super) row_filter: Option<String>,
+    /// Whether stored generated columns are published
+    pub(super) generated: bool,
+}
+
+impl Said {
+    /// A text that another content has not; `None` where all rows and columns are published.
+    pub(super) fn text(&self) -> Option<String> {
+        (*self != Self::default()).then(|| json!([self.columns, self.row_filter, self.generated]).to_string())
+    }
+
+    /// As the snapshot of the session's transaction sees it; `None` where the table is not published under its own name. The server's view
+    /// of it is not asked: that opens each table of the publication, waits for whoever has locked one, and shows the newest filter, whatever the
+    /// snapshot sees.
+    pub(super) async fn load(sql: &SqlConnection, server_version: u32, publication: &str, table: u32) -> Result<Option<Self>> {
+        let (schemas, columns, row_filter) = if server_version >= 150_000 {
+            ("pg_publication_namespace", "r.prattrs", "pg_get_expr(r.prqual, r.prrelid)")
+        } else {
+            ("(SELECT 0::oid AS oid, 0::oid AS pnpubid, 0::oid AS pnnspid WHERE false)", "NULL::int2vector", "NULL::text")
+        };
+        // Where the whole schema is published, lists and filters are void. A column that older servers do not have is null.
+        let query = format!(
+            "SELECT (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum = ANY ({columns})),
+                    {row_filter}, to_jsonb(p) ->> 'pubgencols' = 's'
+             FROM pg_publication p JOIN pg_class c ON c.oid = $2
+                  LEFT JOIN {schemas} s ON s.pnpubid = p.oid AND s.pnnspid = c.relnamespace
+                  LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid AND s.oid IS NULL
+                  CROSS JOIN LATERAL (SELECT p.puballtables OR s.oid IS NOT NULL OR r.oid IS NOT NULL) AS own (is_named)
+                  CROSS JOIN LATERAL (
+                      SELECT EXISTS (SELECT FROM pg_partition_ancestors(c.oid) JOIN pg_class root ON root.oid = relid WHERE relid <> c.oid AND (
+                          p.puballtables OR EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = relid)
+                          OR EXISTS (SELECT FROM {schemas} n WHERE n.pnpubid = p.oid AND n.pnnspid = root.relnamespace)))
+                  ) AS above (is_named)
+             WHERE p.pubname = $1 AND CASE WHEN p.pubviaroot THEN own.is_named AND NOT above.is_named
+                                           ELSE c.relkind <> 'p' AND (own.is_named OR above.is_named) END"
+        );
+        let row = sql.query_opt(&query, &[&publication, &table]).await.map_err(|error| sql_error(DOING, error))?;
+        let said =
+            |row: Row| Self { columns: row.get(0), row_filter: row.get(1), generated: row.get::<_, Option<bool>>(2).unwrap_or(false) };
+        Ok(row.map(said))
+    }
+}
+
+/// How reads of a session have found the table published.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Published {
+    /// `None` where it is not published
+    said: Option<Said>,
+    /// Transactions with lower numbers have to be visible to a read.
+    after: u64,
+}
+
+/// What a read finds.
+pub(super) enum Finding {
+    /// The publication is as it was, and the read may rely on it.
+    Same,
+    /// Transactions run that began before it changed.
+    Early,
+    /// It does not publish the table any more.
+    Withdrawn,
+    /// It publishes the table otherwise, and this is to be known of it from now on.
+    Changed(Published),
+}
+
+impl Published {
+    /// As the publication says it when a session begins. `name` is `schema.table`.
+    pub(super) fn at_begin(publication: Option<&Publication>, name: &str) -> Self {
+        let said = publication.and_then(|publication| {
+            let table = publication.tables.iter().find(|table| format!("{}.{}", table.schema, table.name) == name)?;
+            let (columns, row_filter) = (table.columns.clone(), table.row_filter.clone());
+            Some(Said { columns, row_filter, generated: publication.generated })
+        });
+        Self { said, after: 0 }
+    }
+
+    /// Holds it against what the publication says now, in the snapshot of the read's transaction.
+    pub(super) async fn hold_against(&self, sql: &SqlConnection, now: Option<&Said>) -> Result<Finding> {
+        let is_same = self.said.as_ref() == now;
+        if is_same && self.after == 0 {
+            return Ok(Finding::Same);
+        }
+        let (oldest, free) = numbers(sql).await?;
+        Ok(match (is_same, now) {
+            (true, _) if oldest >= self.after => Finding::Same,
+            (true, _) => Finding::Early,
+            (false, None) => Finding::Withdrawn,
+            (false, Some(now)) => Finding::Changed(Self { said: Some(now.clone()), after: free }),
+        })
+    }
+}
+
+/// The lowest number of a transaction that the snapshot may not see, and the first that was free when it was taken.
+async fn numbers(sql: &SqlConnection) -> Result<(u64, u64)> {
+    let query = "SELECT txid_snapshot_xmin(seen), txid_snapshot_xmax(seen) FROM txid_current_snapshot() AS seen";
+    let row = sql.query_one(query, &[]).await.map_err(|error| sql_error(DOING, error))?;
+    Ok((row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i64>(1).cast_unsigned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_has_a_text_of_its_own() {
+        let listed = Said { columns: Some(vec!["id".into()]), ..Said::default() };
+        let filtered = Said { row_filter: Some("id".into()), ..Said::default() };
+        let generated = Said { generated: true, ..Said::default() };
+        let texts: std::collections::HashSet<_> = [&listed, &filtered, &generated].map(Said::text).into();
+        assert_eq!((texts.len(), Said::default().text()), (3, None));
+    }
+}
