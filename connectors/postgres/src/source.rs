@@ -7,6 +7,7 @@
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
 mod new_tables;
+mod offered;
 mod plug_in;
 mod requirements;
 
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::offered::Server;
 use crate::acknowledge::{Acknowledgements, Durable, answer, answer_interval};
 use crate::arrivals::Arrivals;
 use crate::blocking::BlockingSnapshots;
@@ -41,9 +43,9 @@ use crate::position::{
     CompletedTable, ErroredTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, outdated,
     outdated_tables, table_removal, tables_known,
 };
-use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
+use crate::replication::{ReplicationConnection, SnapshotAction};
 use crate::request::are_paused;
-use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
+use crate::restart::usable_slot;
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
@@ -111,13 +113,6 @@ struct Run {
     outdated: Vec<String>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
-}
-
-/// The server as the replication protocol sees it.
-struct Server {
-    connection: ReplicationConnection,
-    offer: Offer,
-    log: LogIdentity,
 }
 
 impl Run {
@@ -267,98 +262,6 @@ impl Run {
             // Small, and asked for while rows are held: it must not wait for room.
             let reservation = context.reserve(0).await;
             context.send(SourceBatch { records: vec![record], ..SourceBatch::default() }, reservation).await?;
-        }
-        Ok(())
-    }
-
-    /// Asks the server who it is and what its slot is.
-    async fn identify(&self) -> Result<Server> {
-        let mut connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
-        let identity = connection.identify_system().await?;
-        let switch_points = if identity.timeline > 1 {
-            let history = connection.timeline_history(identity.timeline).await?;
-            history.into_iter().map(|past| SwitchPoint { timeline: past.timeline, end: past.end }).collect()
-        } else {
-            Vec::new()
-        };
-        let offer = Offer {
-            system: identity.system_id.clone(),
-            timeline: identity.timeline,
-            end: identity.xlog_position,
-            database: self.config.dbname.clone(),
-            in_recovery: self.facts.in_recovery,
-            switch_points,
-            two_phase: self.config.two_phase,
-            slot: slot::load_created(&self.sql, &self.config.slot).await?,
-        };
-        let log = LogIdentity { system: identity.system_id, timeline: identity.timeline, slot: self.config.slot.clone() };
-        Ok(Server { connection, offer, log })
-    }
-
-    /// The stored position if it can be continued, `None` where a new beginning is made.
-    fn hold_against(&self, stored: Option<Position>, offer: &Offer) -> Result<Option<Position>> {
-        let Some(position) = stored else {
-            return match usable_slot(offer) {
-                Ok(_) => Ok(None),
-                Err(refusal) if offer.slot.is_none() || (self.config.snapshot.if_history_is_gone && refusal.snapshot_mends()) => Ok(None),
-                Err(refusal) => Err(refusal.into_error(&self.config.slot, None)),
-            };
-        };
-        match decide(&position, offer, self.config.flush_mode == FlushMode::ConnectorAndDriver) {
-            Restart::Resume => Ok(Some(position)),
-            Restart::ResumeBehind { confirmed } => {
-                warn!(
-                    "the slot is confirmed up to {confirmed}, but the position taken over from Debezium is {}: with \
-                     lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost",
-                    position.resume
-                );
-                Ok(Some(position))
-            }
-            Restart::NotReplayed { end, timeline } => {
-                let cause = format!(
-                    "the server is a standby that has come to {end} on timeline {timeline} so far, and changes up to {} are published",
-                    position.through
-                );
-                Err(Error::new(ErrorKind::Restarting, format!("continue with slot {}", self.config.slot))
-                    .because(cause)
-                    .at(position.resume)
-                    .mend("see to it that the standby follows its primary (SELECT * FROM pg_stat_wal_receiver;), or follow the primary"))
-            }
-            Restart::Refused(refusal) if self.config.snapshot.if_history_is_gone && refusal.snapshot_mends() => {
-                let reason = refusal.into_error(&self.config.slot, Some(position.resume));
-                warn!("a new snapshot is taken, as snapshot.mode allows: {reason}");
-                Ok(None)
-            }
-            Restart::Refused(refusal) => Err(refusal.into_error(&self.config.slot, Some(position.resume))),
-        }
-    }
-
-    /// Where to start without a snapshot: the slot's place, or that of a new slot.
-    async fn slot_without_snapshot(&self, offered: &mut Server) -> Result<Lsn> {
-        match usable_slot(&offered.offer) {
-            Ok(confirmed) => Ok(confirmed),
-            Err(_) => {
-                self.drop_unusable_slot(offered).await?;
-                let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Nothing);
-                Ok(slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot::creation_refused)?.consistent_point)
-            }
-        }
-    }
-
-    /// A slot of ours lives on in the standbys where the server can do that.
-    fn slot_life(&self) -> SlotLife {
-        if self.config.failover_slot && self.facts.version >= 170_000 && !self.facts.in_recovery {
-            SlotLife::Failover
-        } else {
-            SlotLife::Permanent
-        }
-    }
-
-    /// A slot of ours that lost its log is in the way of a new one.
-    async fn drop_unusable_slot(&self, offered: &mut Server) -> Result<()> {
-        if offered.offer.slot.is_some() {
-            warn!(slot = %self.config.slot, "the slot is of no use any more and is dropped");
-            offered.connection.drop_slot(&self.config.slot).await?;
         }
         Ok(())
     }
