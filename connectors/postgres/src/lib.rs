@@ -6,7 +6,7 @@
 //! | `connect` | SQL connections |
 //! | [`replication`], [`pgoutput`], [`lsn`] | the replication protocol, its messages, places in the log |
 //! | [`data_types`] | values of every type, from text and from binary |
-//! | `catalog`, `publication`, `slot` | what the server says, and what has to be there |
+//! | `catalog`, `publication`, `slot`, `open_transactions` | what the server says, and what has to be there |
 //! | `position`, `restart` | where to resume, and whether that can be done |
 //! | `relation`, `plans`, `event`, `definitions` | from tuples and their descriptions to records |
 //! | `copy`, `snapshot`, `chunks`, `visibility` | reading the rows that are there, before the log is followed or while it is |

@@ -7,6 +7,7 @@
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
 mod new_tables;
+mod offered;
 mod plug_in;
 mod requirements;
 
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::offered::Server;
 use crate::acknowledge::{Acknowledgements, Durable, answer, answer_interval};
 use crate::arrivals::Arrivals;
 use crate::blocking::BlockingSnapshots;
@@ -38,12 +40,12 @@ use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{
-    CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, outdated, outdated_tables,
-    tables_known,
+    CompletedTable, ErroredTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, outdated,
+    outdated_tables, table_removal, tables_known,
 };
-use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
+use crate::replication::{ReplicationConnection, SnapshotAction};
 use crate::request::are_paused;
-use crate::restart::{Offer, Restart, SwitchPoint, decide, usable_slot};
+use crate::restart::usable_slot;
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
@@ -109,13 +111,8 @@ struct Run {
     reading: Vec<ReadingTable>,
     /// Names of tables whose rows begin with a truncation
     outdated: Vec<String>,
-}
-
-/// The server as the replication protocol sees it.
-struct Server {
-    connection: ReplicationConnection,
-    offer: Offer,
-    log: LogIdentity,
+    /// Tables whose changes are dropped
+    errored: Vec<ErroredTable>,
 }
 
 impl Run {
@@ -152,7 +149,19 @@ impl Run {
             Headers::default()
         };
         let plans = Plans::new(config.clone(), types, headers, definitions.clone());
-        Ok(Self { config, sql, facts, definitions, publication, blocks, plans, session, reading: Vec::new(), outdated: Vec::new() })
+        Ok(Self {
+            config,
+            sql,
+            facts,
+            definitions,
+            publication,
+            blocks,
+            plans,
+            session,
+            reading: Vec::new(),
+            outdated: Vec::new(),
+            errored: Vec::new(),
+        })
     }
 
     /// Does what has to be done before the stream; `None` where nothing is streamed.
@@ -162,6 +171,7 @@ impl Run {
         let mut completed = CompletedTable::load_all(context.state(), &server);
         self.reading = ReadingTable::load_all(context.state(), &server)?;
         self.outdated = outdated_tables(context.state(), &server);
+        self.errored = ErroredTable::load_all(context.state(), &server);
         self.forget_left_out(context, &mut completed).await?;
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
@@ -256,98 +266,6 @@ impl Run {
         Ok(())
     }
 
-    /// Asks the server who it is and what its slot is.
-    async fn identify(&self) -> Result<Server> {
-        let mut connection = ReplicationConnection::connect(&replication_options(&self.config)).await?;
-        let identity = connection.identify_system().await?;
-        let switch_points = if identity.timeline > 1 {
-            let history = connection.timeline_history(identity.timeline).await?;
-            history.into_iter().map(|past| SwitchPoint { timeline: past.timeline, end: past.end }).collect()
-        } else {
-            Vec::new()
-        };
-        let offer = Offer {
-            system: identity.system_id.clone(),
-            timeline: identity.timeline,
-            end: identity.xlog_position,
-            database: self.config.dbname.clone(),
-            in_recovery: self.facts.in_recovery,
-            switch_points,
-            two_phase: self.config.two_phase,
-            slot: slot::load_created(&self.sql, &self.config.slot).await?,
-        };
-        let log = LogIdentity { system: identity.system_id, timeline: identity.timeline, slot: self.config.slot.clone() };
-        Ok(Server { connection, offer, log })
-    }
-
-    /// The stored position if it can be continued, `None` where a new beginning is made.
-    fn hold_against(&self, stored: Option<Position>, offer: &Offer) -> Result<Option<Position>> {
-        let Some(position) = stored else {
-            return match usable_slot(offer) {
-                Ok(_) => Ok(None),
-                Err(refusal) if offer.slot.is_none() || (self.config.snapshot.if_history_is_gone && refusal.snapshot_mends()) => Ok(None),
-                Err(refusal) => Err(refusal.into_error(&self.config.slot, None)),
-            };
-        };
-        match decide(&position, offer, self.config.flush_mode == FlushMode::ConnectorAndDriver) {
-            Restart::Resume => Ok(Some(position)),
-            Restart::ResumeBehind { confirmed } => {
-                warn!(
-                    "the slot is confirmed up to {confirmed}, but the position taken over from Debezium is {}: with \
-                     lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost",
-                    position.resume
-                );
-                Ok(Some(position))
-            }
-            Restart::NotReplayed { end, timeline } => {
-                let cause = format!(
-                    "the server is a standby that has come to {end} on timeline {timeline} so far, and changes up to {} are published",
-                    position.through
-                );
-                Err(Error::new(ErrorKind::Restarting, format!("continue with slot {}", self.config.slot))
-                    .because(cause)
-                    .at(position.resume)
-                    .mend("see to it that the standby follows its primary (SELECT * FROM pg_stat_wal_receiver;), or follow the primary"))
-            }
-            Restart::Refused(refusal) if self.config.snapshot.if_history_is_gone && refusal.snapshot_mends() => {
-                let reason = refusal.into_error(&self.config.slot, Some(position.resume));
-                warn!("a new snapshot is taken, as snapshot.mode allows: {reason}");
-                Ok(None)
-            }
-            Restart::Refused(refusal) => Err(refusal.into_error(&self.config.slot, Some(position.resume))),
-        }
-    }
-
-    /// Where to start without a snapshot: the slot's place, or that of a new slot.
-    async fn slot_without_snapshot(&self, offered: &mut Server) -> Result<Lsn> {
-        match usable_slot(&offered.offer) {
-            Ok(confirmed) => Ok(confirmed),
-            Err(_) => {
-                self.drop_unusable_slot(offered).await?;
-                let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Nothing);
-                Ok(slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot::creation_refused)?.consistent_point)
-            }
-        }
-    }
-
-    /// A slot of ours lives on in the standbys where the server can do that.
-    fn slot_life(&self) -> SlotLife {
-        if self.config.failover_slot && self.facts.version >= 170_000 && !self.facts.in_recovery {
-            SlotLife::Failover
-        } else {
-            SlotLife::Permanent
-        }
-    }
-
-    /// A slot of ours that lost its log is in the way of a new one.
-    async fn drop_unusable_slot(&self, offered: &mut Server) -> Result<()> {
-        if offered.offer.slot.is_some() {
-            warn!(slot = %self.config.slot, "the slot is of no use any more and is dropped");
-            offered.connection.drop_slot(&self.config.slot).await?;
-        }
-        Ok(())
-    }
-
     /// Reads the tables in the snapshot of the new slot, or of a temporary one where the slot is there already. `was_captured` says
     /// whether there was a position, which a new beginning gives up.
     async fn read_with_slot(
@@ -375,6 +293,7 @@ impl Run {
             Some(position) => (Position { log: Some(offered.log), ..position }, completed),
             None => {
                 let mut state: Vec<_> = completed.iter().map(|table| table.removal(&server)).collect();
+                state.extend(self.errored.drain(..).map(|table| table_removal(&server, &table.name)));
                 state.extend(self.reading.iter().map(|table| table.removal(&server)));
                 let captured = captured(&self.config, &self.definitions);
                 let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
@@ -494,8 +413,7 @@ impl Run {
         // I1: a place that this run has sent itself may still be on its way.
         let stored = Position::load(context.state(), &server)?.map(|stored| place(&stored));
         let acknowledgements = Acknowledgements::new(stored.filter(|stored| *stored == place(&position)));
-        let is_blocking = |table: &ReadingTable| table.request.as_ref().is_some_and(|request| request.blocking);
-        let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
+        let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(ReadingTable::is_blocking);
         let paused = are_paused(context.state(), &server);
         let chunks = Chunks::new(
             self.config.clone(),
@@ -509,6 +427,7 @@ impl Run {
         let blocking = BlockingSnapshots::new(blocking);
         let signals = Channels::open(&self.config.relational.signals, context.take_signals(), own);
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
+        self.errored.iter().for_each(|table| self.plans.drop_changes_of(&table.name));
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
         let standby = if facts.in_recovery { Some(ReplicationConnection::connect(&replication_options(&config)).await?) } else { None };
         let messages = LogicalMessages::new(&config, &self.blocks);
@@ -527,6 +446,7 @@ impl Run {
             chunks,
             blocking,
             signals,
+            errored: self.errored,
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());
         let mut streaming = Streaming::new(&config, context, start);
