@@ -95,6 +95,7 @@ impl Chunks {
             notifications: self.tell_of_piece(reading),
             state: vec![reading.change(&self.config.relational.topic_prefix)],
             left_over: None,
+            errored: None,
         })
     }
 
@@ -135,6 +136,9 @@ impl Chunks {
                 warn!(table = %table.reading.name, tries = table.broken, "a read of the table broke off and is made again: {error}");
                 table.try_again(&error.to_string(), false);
                 Ok(None)
+            }
+            Err(error) if self.config.relational.isolates_tables() && concerns_one_table(&error) => {
+                Ok(Some(Emission { errored: Some((table.reading.name.clone(), error)), ..Emission::default() }))
             }
             Err(error) => Err(error),
         }

@@ -233,7 +233,7 @@ impl<'a> Publisher<'a> {
         let complete = CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: table.anchor, rows: table.rows };
         let mut batch = SourceBatch::default();
         batch.publish.extend((table.rows > 0 || table.is_outdated).then(|| table.pending.clone()));
-        if !self.is_asked_for {
+        if !self.is_asked_for || table.is_outdated {
             batch.state.push(complete.change(&self.config.relational.topic_prefix));
         }
         // Last: where changes of the state become durable one after another, a position that says that the snapshot is complete must
