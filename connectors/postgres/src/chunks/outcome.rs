@@ -121,7 +121,7 @@ impl Chunks {
                 Ok(None)
             }
             Ok(End::Republished(published)) => {
-                table.republish(published);
+                table.published = published;
                 Ok(None)
             }
             Ok(End::Gone) => Ok(Some(self.leave_out(number, "UNKNOWN_SCHEMA", "it is gone, or another table has its name"))),

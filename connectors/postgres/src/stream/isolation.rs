@@ -5,19 +5,19 @@
 //! are counted and dropped, and the position moves on with the other tables, so that the server does not keep its log for one.
 //!
 //! - The state says so (`position`), in the batch that moves the position past the place (I1), so a restart goes on dropping. It is
-//!   kept by the table's name, as topics are: a table that is made anew under it fills the gap of the former no more than its next event would.
+//!   kept by the table's name, as topics are: a table that is made anew under it does not fill the gap of the former.
 //! - It is loud (I11): one line in the log with the table, the place and how to mend it, again at each start; a gauge of the table; a count
 //!   of what is dropped; and from the gauge the status of the task.
 //! - It ends with a snapshot that a signal asks for, incremental or blocking, of the whole table. That is always taken while the log rests
 //!   (`blocking`): its place in the log is where changes are let through again, for what was committed before is in the rows and what comes
 //!   behind is not. The rows begin with a truncation (`truncation`), whatever `skipped.operations` says, since deletes were dropped,
-//!   too. Truncation, rows and the state of the table appear in one step. Where the rows cannot be read, nothing of that appears, and the
-//!   table stays errored.
+//!   too. Truncation and rows appear in one step, and with those of the last table that the signal names all are errored no more; a
+//!   crash before repeats what it asks for. Where the rows of a table cannot be read, nothing of them appears, and all stay errored.
 //! - Or it ends because somebody accepts the gap: removes the table's state from the offsets.
 //!
-//! Debezium knows no such state, so it is the default only where a file was written for us (`connector: postgres`). Where transactions are told of (`provide.transaction.metadata`), readers rely
-//! on whole ones, and the connector stops instead; so it does for the signalling table, without which it would be deaf, and for what
-//! the snapshot before the log reads, which nothing streams beside.
+//! Debezium knows no such state, so it is the default only where a file was written for us (`connector: postgres`). Where transactions
+//! are told of (`provide.transaction.metadata`), readers rely on whole ones, and the connector stops instead; so it does for the
+//! signalling table, without which it would be deaf, and for what the snapshot before the log reads, which nothing streams beside.
 
 use tailwater_api::Error;
 use tailwater_api::metrics::Gauge;

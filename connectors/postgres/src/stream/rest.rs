@@ -12,7 +12,7 @@ use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier
 use crate::config::PostgresConfig;
 use crate::connect::SqlConnection;
 use crate::lsn::Lsn;
-use crate::position::table_removal;
+use crate::position::{ReadingTable, table_removal};
 use crate::replication::is_out_of_slots;
 use crate::snapshot::{Anchor, Snapshot};
 
@@ -103,7 +103,9 @@ impl Streaming<'_> {
         let control = SqlConnection::connect(&config).await?;
         let publication = load_publication(self.config, &self.facts, &control).await?;
         let mut definitions = TableDefinition::load(&control, None).await?;
-        let errored = tables.iter().map(|table| table.name.clone()).filter(|name| self.plans.drops_changes_of(name));
+        // What was narrowed down before its table was errored mends nothing.
+        let is_whole = |table: &&ReadingTable| table.request.as_ref().is_none_or(|request| request.condition.is_none());
+        let errored = tables.iter().filter(is_whole).map(|table| table.name.clone()).filter(|name| self.plans.drops_changes_of(name));
         // Nobody has rows to wait for of one that was dropped.
         let (errored, mut mended): (Vec<_>, Vec<_>) =
             errored.partition(|name| definitions.iter().any(|definition| definition.full_name() == *name));

@@ -200,3 +200,36 @@ async fn i10_where_whole_transactions_are_told_and_by_default_the_connector_stop
         client.batch_execute("DELETE FROM bad WHERE id = 4").await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn i10_errored_tables_of_one_signal_are_mended_together_or_stay_as_they_are() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(TABLES).await.unwrap();
+    client.batch_execute("CREATE TABLE worse (id int PRIMARY KEY, n numeric(6,2))").await.unwrap();
+    let config = config(&server, &[ISOLATE, STRICT]);
+    let mut running = start(&config, Log::default());
+    running.records(4).await;
+    is_streaming(&client).await;
+    client.batch_execute("INSERT INTO bad VALUES (4, 'NaN'); INSERT INTO worse VALUES (1, 'NaN')").await.unwrap();
+    good_goes_on(&client, &mut running, 2).await;
+    client.batch_execute("UPDATE bad SET n = 4 WHERE id = 4").await.unwrap();
+    let both = r#"{"data-collections": ["public.bad", "public.worse"]}"#;
+    let answer = request(&running, "execute-snapshot", both).await;
+    answered(&mut running, answer).await.unwrap();
+    running.until(|log| !is_asked_for(log)).await;
+    for table in ["public.bad", "public.worse"] {
+        assert_eq!(state_of(&running.log, table).as_deref(), Some("errored"), "{table}");
+        assert_eq!(running.figure("source_table_errored", Some(table)), 1, "{table}");
+    }
+    // What is dropped now is in the rows of the next read.
+    client.batch_execute("DELETE FROM bad WHERE id = 1; UPDATE worse SET n = 1").await.unwrap();
+    good_goes_on(&client, &mut running, 3).await;
+    let answer = request(&running, "execute-snapshot", both).await;
+    answered(&mut running, answer).await.unwrap();
+    let are_complete = |log: &Log| ["public.bad", "public.worse"].iter().all(|table| state_of(log, table).as_deref() == Some("complete"));
+    running.until(|log| are_complete(log) && !is_asked_for(log)).await;
+    client.batch_execute("DELETE FROM bad WHERE id = 2; INSERT INTO worse VALUES (2, 2)").await.unwrap();
+    running.until(|log| ends_in(log, &["{3}", "{4}"]) && copy(log).contains("public.worse {2}")).await;
+    assert!(copy(&running.stop().await).contains("public.worse {1}"));
+}
