@@ -99,8 +99,24 @@ async fn get(api: &Api, name: &str, unknown: impl FnOnce(&str) -> String) -> Res
     api.worker()?.get(name).await.map_err(|refused| Failure::refused(name, refused, unknown))
 }
 
-/// A task that runs has a trace none the less where it left events out since the worker began (I11).
+/// A task that runs has a trace none the less where it left events out since the worker began, or drops those of errored tables (I11).
 pub(super) fn tell_of_left_out(metrics: &Registry, info: &mut ConnectorInfo) {
+    for (_, task, table, _) in
+        metrics.gauges("source_table_errored").into_iter().filter(|(connector, .., is)| *connector == info.name && *is > 0)
+    {
+        let Some(status) = info.tasks.iter_mut().find(|status| status.task == Some(task) && status.state == RunState::Running) else {
+            continue;
+        };
+        let table = table.unwrap_or_default();
+        let told = format!(
+            "{}: the table {table} is errored, and its changes are dropped; the log and the offsets say since when and why. To mend it: see to it \
+             that its rows can be read, then POST /connectors/{}/signals {}\n",
+            ErrorKind::Unreadable.code(),
+            segment(&info.name),
+            json!({"type": "execute-snapshot", "data": {"data-collections": [table]}})
+        );
+        status.trace.get_or_insert_default().push_str(&told);
+    }
     let left_out = metrics.counters("source_unreadable_events");
     for (_, task, _, count) in left_out.into_iter().filter(|(connector, .., count)| *connector == info.name && *count > 0) {
         let is_silent = |status: &&mut RunStatus| status.task == Some(task) && status.trace.is_none();

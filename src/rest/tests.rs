@@ -149,6 +149,15 @@ fn i11_a_task_that_left_events_out_says_so_while_it_runs() {
     left_out.add(3);
     assert!(trace(running()).unwrap().starts_with("unreadable: 3 events of the log"));
     assert_eq!(trace(sink()).unwrap(), "unreachable: …", "what it failed of comes first");
+    let errored = |table| metrics.task("rest-sink", 0).gauge("source_table_errored", "", Some(table));
+    errored("public.a").set(1);
+    errored("public.b").set(0);
+    let told = trace(running()).unwrap();
+    assert!(
+        told.starts_with("unreadable: the table public.a is errored") && told.contains(r#"["public.a"]"#) && !told.contains("public.b"),
+        "{told}"
+    );
+    assert_eq!(trace(sink()).unwrap(), "unreachable: …");
 }
 
 #[test]

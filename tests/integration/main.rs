@@ -13,7 +13,7 @@
 //! - [`rest`]: the REST API and the directory of connector files of a running daemon
 //! - [`access`]: TLS, users and roles, limits, the log of changes, secrets of the REST API
 //! - [`clients`]: clients of the REST API that others wrote
-//! - [`rereads`]: a source whose slot is lost is read anew
+//! - [`rereads`]: tables that are read anew into a target that has their rows
 //! - [`snapshot`]: one shot of a source into a database
 //! - [`takeover`]: from real Debezium and back
 //! - [`cli`]: commands, their output and exit codes

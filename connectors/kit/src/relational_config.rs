@@ -70,9 +70,11 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("post.processors", List, "Processors of events: names, each with its own keys NAME.type and so on."),
     ConfigField::new(
         "event.processing.failure.handling.mode",
-        Choice(&["fail", "warn", "skip", "ignore"]),
-        "What happens with an event of the source's log that cannot be decoded: fail stops the task; warn leaves the event out, counts it and \
-         says so in the log; skip, or ignore, says so of the first event of each table only.",
+        Choice(&["fail", "isolate", "warn", "skip", "ignore"]),
+        "What happens with an event of the source's log that cannot be decoded: fail stops the task; isolate drops and counts all changes of \
+         the table from there on, until it is read again, and goes on with the others; warn leaves the event out, counts it and says so in the \
+         log; skip, or ignore, says so of the first event of each table only. The default is isolate where a connector file names its connector by connector, and fail \
+         for a configuration of Connect, which has connector.class.",
     )
     .default("fail"),
     ConfigField::new(
@@ -366,6 +368,8 @@ pub enum OnUnreadableEvent {
     /// The task stops
     #[default]
     Fail,
+    /// Its table is errored: its changes are dropped until it is read again
+    Isolate,
     /// It is left out, counted, and told of
     Warn,
     /// It is left out and counted; the first of each table is told of
@@ -452,6 +456,12 @@ pub struct RelationalConfig {
 }
 
 impl RelationalConfig {
+    /// Whether a table that cannot be followed is left behind by the others (I10). Where transactions are told of, readers rely on whole ones.
+    #[must_use]
+    pub fn isolates_tables(&self) -> bool {
+        self.on_unreadable_event == OnUnreadableEvent::Isolate && self.transaction_topic.is_none()
+    }
+
     /// Reads the values; the reader must know [`RELATIONAL_FIELDS`].
     pub fn read(reader: &mut ConfigReader<'_>) -> Self {
         let schemas = NameFilter::read(reader, "schema.include.list", "schema.exclude.list");
@@ -480,15 +490,21 @@ impl RelationalConfig {
                 "event.converting.failure.handling.mode",
                 &[("warn", OnLoss::Warn), ("skip", OnLoss::Skip), ("fail", OnLoss::Fail)],
             ),
-            on_unreadable_event: reader.choice(
-                "event.processing.failure.handling.mode",
-                &[
-                    ("fail", OnUnreadableEvent::Fail),
-                    ("warn", OnUnreadableEvent::Warn),
-                    ("skip", OnUnreadableEvent::Skip),
-                    ("ignore", OnUnreadableEvent::Skip),
-                ],
-            ),
+            // Who comes from Connect relies on a stop.
+            on_unreadable_event: if reader.is_our_own() && !reader.is_set("event.processing.failure.handling.mode") {
+                OnUnreadableEvent::Isolate
+            } else {
+                reader.choice(
+                    "event.processing.failure.handling.mode",
+                    &[
+                        ("fail", OnUnreadableEvent::Fail),
+                        ("isolate", OnUnreadableEvent::Isolate),
+                        ("warn", OnUnreadableEvent::Warn),
+                        ("skip", OnUnreadableEvent::Skip),
+                        ("ignore", OnUnreadableEvent::Skip),
+                    ],
+                )
+            },
             // What does not parse is already a fault of its key by its validator.
             key_columns: KeyColumns::parse(&reader.text("message.key.columns")).unwrap_or_default(),
             skipped_operations: SkippedOperations::parse(&reader.text("skipped.operations")).unwrap_or(SkippedOperations {

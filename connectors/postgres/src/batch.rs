@@ -38,6 +38,8 @@ pub(crate) struct Counts {
     pub(crate) unchanged: u64,
     /// Rows that the configuration leaves out
     pub(crate) filtered: u64,
+    /// Row changes of errored tables
+    pub(crate) dropped: u64,
     pub(crate) transactions: u64,
 }
 

@@ -25,7 +25,9 @@
 //!
 //! Which tables can be read so is said in `readable`; the snapshot at the start reads the others by the `consistent` strategy. Where a
 //! table of it turns out later not to be readable so, because its key was dropped, it is read while the log rests (`blocking`). A table
-//! that a signal asks for and that cannot be read is told of and left out (I11); it stops nothing else (I10).
+//! that a signal asks for and that cannot be read is told of and left out (I11); it stops nothing else (I10). A table of the
+//! snapshot at the start that cannot be read is errored where the configuration isolates tables (`stream::isolation`), and ends the
+//! task otherwise.
 
 mod keys;
 mod outcome;
@@ -153,6 +155,8 @@ pub(crate) struct Emission {
     pub(crate) state: Vec<StateChange>,
     /// A table of the snapshot at the start that has to be read while the log rests
     pub(crate) left_over: Option<ReadingTable>,
+    /// A table of it that cannot be read, while the others can
+    pub(crate) errored: Option<(String, Error)>,
 }
 
 impl Chunks {
@@ -255,19 +259,30 @@ impl Chunks {
     /// Gives up what signals asked for, as far as `names` match, all where there are none. Returns what is given up. To be called
     /// between two transactions.
     pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
-        let is_stopped = |table: &mut Table| table.reading.request.is_some() && (names.is_empty() || names.matches(&table.reading.name));
-        let stopped: Vec<_> = self.tables.extract_if(.., is_stopped).collect();
+        self.give_up(|table| table.request.is_some() && (names.is_empty() || names.matches(&table.name)))
+    }
+
+    /// Gives up all reads of a table that is errored, also within a transaction. Returns what is stored and told of them.
+    pub(crate) fn abandon(&mut self, name: &str) -> (Vec<StateChange>, Vec<Record>) {
+        let abandoned = self.give_up(|table| table.name == name);
+        let told = abandoned.iter().flat_map(|table| self.tell_of_end(table, "SQL_EXCEPTION")).collect();
+        let server = &self.config.relational.topic_prefix;
+        (abandoned.iter().map(|table| table.removal(server)).collect(), told)
+    }
+
+    fn give_up(&mut self, is_given_up: impl Fn(&ReadingTable) -> bool) -> Vec<ReadingTable> {
+        let given_up: Vec<_> = self.tables.extract_if(.., |table| is_given_up(&table.reading)).collect();
         self.index();
         let end = |table: Table| {
             table.read.into_iter().for_each(|read| self.windows.end_read(read.look));
             table.reading
         };
-        let stopped: Vec<_> = stopped.into_iter().map(end).collect();
-        stopped.iter().for_each(|table| self.end_figures(table, false));
+        let given_up: Vec<_> = given_up.into_iter().map(end).collect();
+        given_up.iter().for_each(|table| self.end_figures(table, false));
         if self.is_idle() {
             self.begin_anew();
         }
-        stopped
+        given_up
     }
 
     /// Lets the reading rest behind the last chunk that was emitted, or go on. To be called between two transactions.

@@ -561,6 +561,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn i10_our_own_files_isolate_tables_unless_they_say_otherwise_and_configurations_of_connect_stop() {
+        let isolates = |entries: &[(&str, &str)]| {
+            let complete = [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d")];
+            let values: ConfigValues = complete.iter().chain(entries).copied().collect();
+            read_config::<PostgresConfig>(&values)
+                .map(|(config, _)| config.relational.isolates_tables())
+                .unwrap_or_else(|report| panic!("{report:?}"))
+        };
+        let (ours, class) = (("connector", "postgres"), ("connector.class", "postgres"));
+        let [fail, isolate] = ["fail", "isolate"].map(|mode| ("event.processing.failure.handling.mode", mode));
+        assert!(isolates(&[ours, class]) && isolates(&[class, isolate]));
+        assert!(!isolates(&[class]) && !isolates(&[ours, fail]) && !isolates(&[ours, ("provide.transaction.metadata", "true")]));
+    }
+
+    #[test]
     fn our_own_files_are_read_in_chunks_unless_they_say_otherwise_and_configurations_of_connect_are_not() {
         let complete = [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d")];
         let is_in_chunks = |entries: &[(&str, &str)]| {

@@ -4,7 +4,7 @@
 //! the catalog is asked for what the log does not say. Where both read like the plan at hand, the plan stays, otherwise a new
 //! one is compiled. Looking up the plan of a row is one comparison while the table stays the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -69,6 +69,8 @@ pub(crate) struct Plans {
     /// `None` for tables that are not captured
     plans: HashMap<u32, Option<Arc<TablePlan>>>,
     last: Option<(u32, Option<Arc<TablePlan>>)>,
+    /// Errored tables, by `schema.table`: their plans are kept current, and nobody gets them
+    errored: HashSet<String>,
     /// By `schema.table`
     anchors: HashMap<String, Lsn>,
     /// Whether the stream's values come in binary
@@ -89,6 +91,7 @@ impl Plans {
             definitions,
             plans: HashMap::new(),
             last: None,
+            errored: HashSet::new(),
             anchors: HashMap::new(),
             binary: false,
             lost: HashMap::new(),
@@ -277,7 +280,29 @@ impl Plans {
         TablePlan::compile(&context, shape, definition, anchor, previous)
     }
 
-    /// The plan of the table, `None` where it is not captured.
+    /// From now on nobody gets the plan of the table of this name, and so its changes are dropped (I10).
+    pub(crate) fn drop_changes_of(&mut self, table: &str) {
+        self.errored.insert(table.to_owned());
+        self.last = None;
+    }
+
+    /// Ends that; says whether it was so.
+    pub(crate) fn let_changes_through_of(&mut self, table: &str) -> bool {
+        self.last = None;
+        self.errored.remove(table)
+    }
+
+    /// Whether changes of the table of this name are dropped.
+    pub(crate) fn drops_changes_of(&self, table: &str) -> bool {
+        self.errored.contains(table)
+    }
+
+    /// The same of the table with this oid.
+    pub(crate) fn drops_changes_of_oid(&self, oid: u32) -> bool {
+        !self.errored.is_empty() && self.plans.get(&oid).and_then(Option::as_ref).is_some_and(|plan| self.drops_changes_of(&plan.full_name))
+    }
+
+    /// The plan of the table, `None` where it is not captured or is errored.
     pub(crate) fn of(&mut self, oid: u32) -> Result<Option<Arc<TablePlan>>> {
         if let Some((last, plan)) = &self.last
             && *last == oid
@@ -289,7 +314,8 @@ impl Plans {
                 Error::new(ErrorKind::Unreadable, "decode a change").because(format!("the log has not described the table with oid {oid}"))
             );
         };
+        let plan = plan.as_ref().filter(|plan| !self.errored.contains(&plan.full_name)).cloned();
         self.last = Some((oid, plan.clone()));
-        Ok(plan.clone())
+        Ok(plan)
     }
 }

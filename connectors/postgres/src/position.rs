@@ -23,7 +23,8 @@
 //! `{"state": "reading", "oid": …, "rows": …, "after": […], "until": […]}`: the key of the last row of the last chunk and the
 //! greatest key of all, as the database writes them. Both are missing before the first chunk. What a signal asked for has
 //! further partitions (see `request`). `{"state": "outdated"}` says that the table was captured before and is to be read anew (see
-//! `truncation`).
+//! `truncation`), `{"state": "errored", "at": …, "error": …}` that its changes are dropped from a place on, and why (see
+//! `stream::isolation`).
 //! Where tables that come later are to be told from those that were never read, `{"server": …, "tailwater.tables": "known"}` with
 //! `{"since": …}` says that each table from before has a state.
 
@@ -307,7 +308,7 @@ impl CompletedTable {
 
     /// Forgets the table: its snapshot is to be taken again.
     pub(crate) fn removal(&self, server: &str) -> StateChange {
-        StateChange { partition: table_partition(server, &self.name), offset: None }
+        table_removal(server, &self.name)
     }
 }
 
@@ -326,6 +327,45 @@ pub(crate) fn outdated(server: &str, table: &str) -> StateChange {
     let mut offset = JsonMap::new();
     offset.insert("state".into(), "outdated".into());
     StateChange { partition: table_partition(server, table), offset: Some(offset) }
+}
+
+/// A table whose changes are dropped (I10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ErroredTable {
+    /// `schema.table`
+    pub(crate) name: String,
+    /// From here on
+    pub(crate) at: Lsn,
+    /// Why, in a sentence
+    pub(crate) error: String,
+}
+
+impl ErroredTable {
+    /// All errored tables of `server`.
+    pub(crate) fn load_all(state: &SourceState, server: &str) -> Vec<Self> {
+        let of_table = |(partition, offset): (&JsonMap, &JsonMap)| {
+            let is_errored = partition.get("server")?.as_str()? == server && offset.get("state")?.as_str()? == "errored";
+            let name = partition.get("tailwater.table")?.as_str()?.to_owned();
+            // One whose details cannot be read is errored none the less.
+            let at = Lsn::new(offset.get("at").and_then(serde_json::Value::as_u64).unwrap_or(0));
+            let error = offset.get("error").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+            is_errored.then_some(Self { name, at, error })
+        };
+        state.iter().filter_map(of_table).collect()
+    }
+
+    pub(crate) fn change(&self, server: &str) -> StateChange {
+        let mut offset = JsonMap::new();
+        offset.insert("state".into(), "errored".into());
+        offset.insert("at".into(), self.at.as_u64().into());
+        offset.insert("error".into(), self.error.clone().into());
+        StateChange { partition: table_partition(server, &self.name), offset: Some(offset) }
+    }
+}
+
+/// Forgets whatever is stored of a table of this name.
+pub(crate) fn table_removal(server: &str, table: &str) -> StateChange {
+    StateChange { partition: table_partition(server, table), offset: None }
 }
 
 /// A table that is read in chunks, and how far.
@@ -386,6 +426,11 @@ impl ReadingTable {
             range,
             request: TableRequest::of(partition, offset).ok()?,
         })
+    }
+
+    /// Whether the log rests while it is read.
+    pub(crate) fn is_blocking(&self) -> bool {
+        self.request.as_ref().is_some_and(|request| request.blocking)
     }
 
     fn partition(&self, server: &str) -> JsonMap {

@@ -40,8 +40,8 @@ use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{
-    CompletedTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, outdated, outdated_tables,
-    tables_known,
+    CompletedTable, ErroredTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, outdated,
+    outdated_tables, table_removal, tables_known,
 };
 use crate::replication::{ReplicationConnection, SnapshotAction};
 use crate::request::are_paused;
@@ -111,6 +111,8 @@ struct Run {
     reading: Vec<ReadingTable>,
     /// Names of tables whose rows begin with a truncation
     outdated: Vec<String>,
+    /// Tables whose changes are dropped
+    errored: Vec<ErroredTable>,
 }
 
 impl Run {
@@ -147,7 +149,19 @@ impl Run {
             Headers::default()
         };
         let plans = Plans::new(config.clone(), types, headers, definitions.clone());
-        Ok(Self { config, sql, facts, definitions, publication, blocks, plans, session, reading: Vec::new(), outdated: Vec::new() })
+        Ok(Self {
+            config,
+            sql,
+            facts,
+            definitions,
+            publication,
+            blocks,
+            plans,
+            session,
+            reading: Vec::new(),
+            outdated: Vec::new(),
+            errored: Vec::new(),
+        })
     }
 
     /// Does what has to be done before the stream; `None` where nothing is streamed.
@@ -157,6 +171,7 @@ impl Run {
         let mut completed = CompletedTable::load_all(context.state(), &server);
         self.reading = ReadingTable::load_all(context.state(), &server)?;
         self.outdated = outdated_tables(context.state(), &server);
+        self.errored = ErroredTable::load_all(context.state(), &server);
         self.forget_left_out(context, &mut completed).await?;
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
@@ -278,6 +293,7 @@ impl Run {
             Some(position) => (Position { log: Some(offered.log), ..position }, completed),
             None => {
                 let mut state: Vec<_> = completed.iter().map(|table| table.removal(&server)).collect();
+                state.extend(self.errored.drain(..).map(|table| table_removal(&server, &table.name)));
                 state.extend(self.reading.iter().map(|table| table.removal(&server)));
                 let captured = captured(&self.config, &self.definitions);
                 let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
@@ -397,8 +413,7 @@ impl Run {
         // I1: a place that this run has sent itself may still be on its way.
         let stored = Position::load(context.state(), &server)?.map(|stored| place(&stored));
         let acknowledgements = Acknowledgements::new(stored.filter(|stored| *stored == place(&position)));
-        let is_blocking = |table: &ReadingTable| table.request.as_ref().is_some_and(|request| request.blocking);
-        let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(is_blocking);
+        let (blocking, reading) = std::mem::take(&mut self.reading).into_iter().partition(ReadingTable::is_blocking);
         let paused = are_paused(context.state(), &server);
         let chunks = Chunks::new(
             self.config.clone(),
@@ -412,6 +427,7 @@ impl Run {
         let blocking = BlockingSnapshots::new(blocking);
         let signals = Channels::open(&self.config.relational.signals, context.take_signals(), own);
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
+        self.errored.iter().for_each(|table| self.plans.drop_changes_of(&table.name));
         let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
         let standby = if facts.in_recovery { Some(ReplicationConnection::connect(&replication_options(&config)).await?) } else { None };
         let messages = LogicalMessages::new(&config, &self.blocks);
@@ -430,6 +446,7 @@ impl Run {
             chunks,
             blocking,
             signals,
+            errored: self.errored,
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());
         let mut streaming = Streaming::new(&config, context, start);

@@ -22,6 +22,7 @@
 //! us and with the server's keepalives, at most once a second, stored before it is confirmed.
 
 mod changes;
+mod isolation;
 mod rest;
 mod signals;
 mod text;
@@ -46,6 +47,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use self::isolation::Flag;
 use crate::acknowledge::{Acknowledgements, Durable};
 use crate::batch::{Batch, Counts};
 use crate::blocking::BlockingSnapshots;
@@ -57,7 +59,7 @@ use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{LastMessage, LogIdentity, Partial, Position, ReadingTable, SnapshotProgress};
+use crate::position::{ErroredTable, LastMessage, LogIdentity, Partial, Position, ReadingTable, SnapshotProgress};
 use crate::progress::Progress;
 use crate::relation::Shape;
 use crate::replication::{Frame, ReplicationConnection, ReplicationStream};
@@ -89,6 +91,7 @@ struct Figures {
     unchanged: Counter,
     lost: Counter,
     unreadable: Counter,
+    dropped: Counter,
 }
 
 impl Figures {
@@ -99,6 +102,7 @@ impl Figures {
         self.deletes.add(counts.deletes);
         self.filtered.add(counts.filtered);
         self.unchanged.add(counts.unchanged);
+        self.dropped.add(counts.dropped);
         self.transactions.add(counts.transactions);
     }
 }
@@ -138,6 +142,8 @@ pub(crate) struct Streaming<'a> {
     signal_table: Option<u32>,
     /// The oids of tables of which an event was left out
     left_out: HashSet<u32>,
+    /// Of the tables whose changes are dropped, by their names
+    flags: HashMap<String, Flag>,
     /// Signals of the transaction so far
     heard: Vec<Signal>,
     /// What the connection speaks
@@ -200,6 +206,8 @@ pub(crate) struct Start {
     pub(crate) chunks: Chunks,
     pub(crate) blocking: BlockingSnapshots,
     pub(crate) signals: Channels,
+    /// Tables that were errored before
+    pub(crate) errored: Vec<ErroredTable>,
 }
 
 impl<'a> Streaming<'a> {
@@ -225,9 +233,10 @@ impl<'a> Streaming<'a> {
             unchanged: metrics.counter("source_unchanged_rows", "Updates dropped because they changed no captured column.", None),
             lost: metrics.counter("source_values_lost", "Values that the schema of their type had no room for.", None),
             unreadable: metrics.counter("source_unreadable_events", "Events of the log that cannot be decoded and were left out.", None),
+            dropped: metrics.counter("source_dropped_rows", "Row changes of errored tables, which were dropped.", None),
             lag: metrics.gauge("lag_milliseconds", "Time between the commit of the newest change and its capture.", None),
         };
-        Self {
+        let mut streaming = Self {
             config,
             context,
             plans: start.plans,
@@ -257,6 +266,7 @@ impl<'a> Streaming<'a> {
             signals: start.signals,
             signal_table: None,
             left_out: HashSet::new(),
+            flags: HashMap::new(),
             heard: Vec::new(),
             protocol: Protocol::default(),
             spill: None,
@@ -266,7 +276,9 @@ impl<'a> Streaming<'a> {
             moved: false,
             stored_at: Instant::now(),
             lost_at: Instant::now(),
-        }
+        };
+        streaming.tell_of_errored(&start.errored);
+        streaming
     }
 
     /// Follows the log until the task is to end, another connection is needed, or this one breaks.
@@ -422,6 +434,9 @@ impl<'a> Streaming<'a> {
             let table = ReadingTable { rows: 0, range: None, request, ..table };
             self.batch.state.push(table.change(&self.config.relational.topic_prefix));
             self.blocking.add(vec![table]);
+        }
+        if let Some((table, error)) = emission.errored {
+            self.isolate(&table, self.progress.place(), &error);
         }
         if self.chunks.is_idle() {
             // A rest ends with what rests: the next snapshot begins.

@@ -316,8 +316,13 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        // SIGQUIT ends at once and without a checkpoint; what cannot be ended here the watchdog ends.
+        // SIGQUIT ends at once and without a checkpoint.
         drop(self.end(Signal::QUIT));
+        if let Some(mut process) = self.process.take() {
+            // It takes too long. The watchdog waits until the process is gone, which a child that ended is not before it is waited for.
+            drop(process.kill());
+            drop(process.wait());
+        }
         drop(self.watchdog.stdin.take());
         drop(self.watchdog.wait());
     }

@@ -95,6 +95,7 @@ impl Chunks {
             notifications: self.tell_of_piece(reading),
             state: vec![reading.change(&self.config.relational.topic_prefix)],
             left_over: None,
+            errored: None,
         })
     }
 
@@ -120,7 +121,7 @@ impl Chunks {
                 Ok(None)
             }
             Ok(End::Republished(published)) => {
-                table.republish(published);
+                table.published = published;
                 Ok(None)
             }
             Ok(End::Gone) => Ok(Some(self.leave_out(number, "UNKNOWN_SCHEMA", "it is gone, or another table has its name"))),
@@ -135,6 +136,9 @@ impl Chunks {
                 warn!(table = %table.reading.name, tries = table.broken, "a read of the table broke off and is made again: {error}");
                 table.try_again(&error.to_string(), false);
                 Ok(None)
+            }
+            Err(error) if self.config.relational.isolates_tables() && concerns_one_table(&error) => {
+                Ok(Some(Emission { errored: Some((table.reading.name.clone(), error)), ..Emission::default() }))
             }
             Err(error) => Err(error),
         }

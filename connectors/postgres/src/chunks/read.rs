@@ -34,6 +34,7 @@ use tailwater_kit::pace::Pace;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::error::SqlState;
+use tracing::warn;
 
 use super::keys::RowKey;
 use super::published::{Finding, Published, Said};
@@ -217,6 +218,14 @@ impl TableRead {
         find_operators(sql, &table, &mut order).await.map_err(failed)?;
         // I9: behind a change of the key the table is read anew. So it is where other rows or columns are published.
         let stored = self.table.range.as_ref().filter(|range| range.columns == order.described);
+        if stored.is_none() && self.table.range.is_some() {
+            // I11
+            warn!(
+                table = %name,
+                "the key of the table changed, or which of its rows and columns are published, so it is read from its beginning again; rows \
+                 that were read and are not published any more stay as they were read"
+            );
+        }
         let until = match stored {
             Some(range) => Some(range.until.clone()),
             None => {

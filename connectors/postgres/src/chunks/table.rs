@@ -101,19 +101,6 @@ impl Table {
         self.tries = 0;
     }
 
-    /// The publication changed: what was read by what it said before is read again by what it says now.
-    pub(super) fn republish(&mut self, published: Published) {
-        self.published = published;
-        if self.reading.range.is_some() {
-            warn!(
-                table = %self.reading.name,
-                rows = self.reading.rows,
-                "the publication publishes other rows or columns of the table now, so it is read from its beginning again; rows that were read \
-                 and are not published any more stay as they were read"
-            );
-        }
-    }
-
     /// A read came to nothing and is made again. Where too many keys were touched meanwhile, it has to be a smaller one.
     pub(super) fn try_again(&mut self, why: &str, is_too_large: bool) {
         if is_too_large {

@@ -141,7 +141,7 @@ fn of_extension(options: &TypeOptions, name: &str) -> Option<Mapping> {
         "hstore" => {
             let texts = || Schema::of(Kind::String);
             let schema = match options.hstore {
-                HstoreMode::Json => debezium("Json"),
+                HstoreMode::Json => debezium("Json").zero("{}".into()),
                 HstoreMode::Map => Schema::of(Kind::Map(texts().build(), texts().optional().build())),
             };
             (Codec::Hstore(options.hstore), schema)

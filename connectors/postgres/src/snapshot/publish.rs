@@ -233,7 +233,7 @@ impl<'a> Publisher<'a> {
         let complete = CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: table.anchor, rows: table.rows };
         let mut batch = SourceBatch::default();
         batch.publish.extend((table.rows > 0 || table.is_outdated).then(|| table.pending.clone()));
-        if !self.is_asked_for {
+        if !self.is_asked_for || last_of_all && table.is_outdated {
             batch.state.push(complete.change(&self.config.relational.topic_prefix));
         }
         // Last: where changes of the state become durable one after another, a position that says that the snapshot is complete must
@@ -259,7 +259,13 @@ impl<'a> Publisher<'a> {
         if self.position.snapshot == SnapshotProgress::Running {
             self.position.snapshot = SnapshotProgress::Completed;
         }
-        let mut state = vec![self.position.change(&self.config.relational.topic_prefix)];
+        let server = &self.config.relational.topic_prefix;
+        let mut state = vec![self.position.change(server)];
+        if self.is_asked_for {
+            // Not with their rows: as long as others can fail, whoever follows the log drops the changes of errored tables (I10).
+            let is_mended = |done: &&CompletedTable| self.tables.iter().any(|table| table.is_outdated && table.name == done.name);
+            state.extend(self.completed.iter().filter(is_mended).map(|table| table.change(server)));
+        }
         state.append(&mut self.at_end);
         // At most one table has waited until now: of two, one would have been published for the other's sake.
         match self.ended.pop_front() {

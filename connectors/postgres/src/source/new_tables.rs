@@ -42,7 +42,8 @@ impl Run {
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
         if completed.is_empty() && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
-            let completed = self.read_by_nobody();
+            let mut completed = self.read_by_nobody();
+            completed.retain(|table| !self.errored.iter().any(|errored| errored.name == table.name));
             let mut state = vec![tables_known(&server, position.resume)];
             state.extend(completed.iter().map(|table| table.change(&server)));
             send_state(context, state).await?;
@@ -54,7 +55,9 @@ impl Run {
             let name = table.full_name();
             let is_known =
                 completed.iter().any(|done| done.name == name && (done.oid.is_none_or(|oid| oid == table.oid) || from_birth(table)));
-            !is_known && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
+            // One that is errored is read where a signal asks for it.
+            let is_errored = self.errored.iter().any(|errored| errored.name == name);
+            !is_known && !is_errored && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
         });
         if tables.is_empty() {
             return Ok(completed);

@@ -203,7 +203,13 @@ impl Streaming<'_> {
         }
         self.tell_begin();
         let Some(plan) = self.plans.of(relation)? else {
-            self.batch.counts.filtered += u64::from(is_row && !durable);
+            let count = u64::from(is_row && !durable);
+            if self.plans.drops_changes_of_oid(relation) {
+                self.batch.counts.dropped += count;
+                self.moved = true;
+            } else {
+                self.batch.counts.filtered += count;
+            }
             return Ok(None);
         };
         // Committed before the anchor: the snapshot holds it.
@@ -250,7 +256,7 @@ impl Streaming<'_> {
         }
         let change = match decoded {
             Ok(change) => change,
-            Err(error) => return self.leave_out(relation, at(error), durable),
+            Err(error) => return self.leave_out(relation, &plan, lsn, at(error), durable),
         };
         let is_skipped = relational.skipped_operations.contains(skipped);
         let is_unchanged = !is_skipped && relational.skip_unchanged && change.is_without_effect();
@@ -272,22 +278,27 @@ impl Streaming<'_> {
         Ok(())
     }
 
-    /// A row message that cannot be decoded ends the stream, or is left out where the configuration wants that (I11). A message of
-    /// which not even the table is known ends it in any case.
-    fn leave_out(&mut self, relation: u32, error: Error, durable: bool) -> Result<()> {
+    /// A row message that cannot be decoded ends the stream, or that of its table (I10), or is left out where the configuration wants
+    /// that (I11). A message of which not even the table is known ends it in any case.
+    fn leave_out(&mut self, relation: u32, plan: &TablePlan, lsn: Lsn, error: Error, durable: bool) -> Result<()> {
         let mode = self.config.relational.on_unreadable_event;
-        if mode == OnUnreadableEvent::Fail {
+        let isolates = self.config.relational.isolates_tables() && self.signal_table != Some(relation);
+        if mode == OnUnreadableEvent::Fail || mode == OnUnreadableEvent::Isolate && !isolates {
             return Err(error);
         }
         if durable {
             // Told of by the run in which it became so.
             return Ok(());
         }
+        self.figures.unreadable.add(1);
+        if isolates {
+            self.isolate(&plan.full_name, lsn, &error);
+            return Ok(());
+        }
         if let Some(transaction) = self.transaction.as_ref().filter(|_| !self.chunks.is_idle()) {
             // Which row it changed is not known: what is read meanwhile is read again.
             self.chunks.lose(LoggedTransaction { xid: transaction.xid, commit: transaction.commit });
         }
-        self.figures.unreadable.add(1);
         let is_first = self.left_out.insert(relation);
         let table = match error.scope() {
             Scope::Table(table) => Some(table.as_str()),

@@ -12,6 +12,7 @@ use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier
 use crate::config::PostgresConfig;
 use crate::connect::SqlConnection;
 use crate::lsn::Lsn;
+use crate::position::{ReadingTable, table_removal};
 use crate::replication::is_out_of_slots;
 use crate::snapshot::{Anchor, Snapshot};
 
@@ -61,12 +62,17 @@ impl Streaming<'_> {
     }
 
     /// The first blocking snapshot is done with.
-    async fn end_rest(&mut self, read: Result<()>) -> Result<()> {
+    async fn end_rest(&mut self, read: Result<Vec<String>>) -> Result<()> {
+        let isolates = self.config.relational.isolates_tables();
         match read {
-            Ok(()) => drop(self.blocking.finish_first()),
-            // I10: rows that the snapshot at the start owes are not given up.
-            Err(error) if is_passing(&error) || self.blocking.is_of_initial_snapshot() => return Err(error),
+            Ok(mended) => {
+                mended.iter().for_each(|table| self.lift(table));
+                drop(self.blocking.finish_first());
+            }
+            // Rows that the snapshot at the start owes are not given up.
+            Err(error) if is_passing(&error) || self.blocking.is_of_initial_snapshot() && !isolates => return Err(error),
             Err(error) => {
+                let owed = self.blocking.is_of_initial_snapshot();
                 warn!("the blocking snapshot is given up: {error}");
                 let relational = &self.config.relational;
                 let notifications = Notifications::new(&relational.notifications, &relational.topic_prefix);
@@ -75,13 +81,18 @@ impl Streaming<'_> {
                 }
                 let given_up = self.blocking.finish_first();
                 self.batch.state.extend(given_up.iter().map(|table| table.removal(&relational.topic_prefix)));
+                for table in given_up.iter().filter(|_| owed) {
+                    // I10
+                    self.isolate(&table.name, self.progress.place(), &error);
+                }
                 self.send().await?;
             }
         }
         Ok(())
     }
 
-    async fn read_resting(&mut self, anchor: Anchor) -> Result<()> {
+    /// Reads the tables of the first signal. Says which are errored no more.
+    async fn read_resting(&mut self, anchor: Anchor) -> Result<Vec<String>> {
         let position = self.position();
         let tables = self.blocking.of_first();
         let mut config = self.config.clone();
@@ -92,10 +103,17 @@ impl Streaming<'_> {
         let control = SqlConnection::connect(&config).await?;
         let publication = load_publication(self.config, &self.facts, &control).await?;
         let mut definitions = TableDefinition::load(&control, None).await?;
+        // What was narrowed down before its table was errored mends nothing.
+        let is_whole = |table: &&ReadingTable| table.request.as_ref().is_none_or(|request| request.condition.is_none());
+        let errored = tables.iter().filter(is_whole).map(|table| table.name.clone()).filter(|name| self.plans.drops_changes_of(name));
+        // Nobody has rows to wait for of one that was dropped.
+        let (errored, mut mended): (Vec<_>, Vec<_>) =
+            errored.partition(|name| definitions.iter().any(|definition| definition.full_name() == *name));
         definitions.retain(|table| tables.iter().any(|asked_for| asked_for.oid == table.oid));
         definitions.sort_by_cached_key(TableDefinition::full_name);
         info!(at = %anchor.lsn, tables = definitions.len(), "the log rests while tables are read");
         let server = &config.relational.topic_prefix;
+        let gone = mended.iter().map(|table| table_removal(server, table));
         let figures = SnapshotFigures::begin(self.context.metrics());
         let snapshot = Snapshot {
             config: &config,
@@ -107,13 +125,14 @@ impl Streaming<'_> {
             place: position.last.clone(),
             position,
             is_asked_for: true,
-            outdated: &[],
-            at_end: tables.iter().map(|table| table.removal(server)).collect(),
+            outdated: &errored,
+            at_end: tables.iter().map(|table| table.removal(server)).chain(gone).collect(),
             figures: &figures,
         };
-        snapshot.read_all(definitions, anchor).await?;
+        let (_, read) = snapshot.read_all(definitions, anchor).await?;
+        mended.extend(read.into_iter().map(|table| table.name).filter(|name| errored.contains(name)));
         info!("the log goes on");
-        Ok(())
+        Ok(mended)
     }
 }
 

@@ -112,6 +112,9 @@ impl Streaming<'_> {
         for (_, name) in &unknown {
             warn!(signal = id, "no captured table matches {name}");
         }
+        if let Some(name) = names.iter().find(|name| self.plans.drops_changes_of(name) && snapshot.condition(name).is_some()) {
+            return refused(ErrorKind::Misconfigured, format!("the table {name} is errored and is read whole, without a condition"));
+        }
         let mut asked_for: Vec<(usize, String, u32)> =
             tables.iter().zip(names).map(|(table, name)| (snapshot.tables.place(&name), name, table.oid)).collect();
         if !snapshot.blocking {
@@ -123,7 +126,8 @@ impl Streaming<'_> {
             let request = TableRequest {
                 signal: id.to_owned(),
                 order,
-                blocking: snapshot.blocking,
+                // An errored table is always read while the log rests (`isolation`).
+                blocking: snapshot.blocking || self.plans.drops_changes_of(&name),
                 condition: snapshot.condition(&name).map(str::to_owned),
                 surrogate: snapshot.surrogate_key.clone(),
             };
@@ -134,10 +138,11 @@ impl Streaming<'_> {
         self.batch.state.extend(tables.iter().map(|table| table.change(server)));
         let names = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(",");
         info!(signal = id, tables = names, blocking = snapshot.blocking, "a signal asks for a snapshot");
-        if snapshot.blocking {
-            self.blocking.add(tables);
-        } else {
-            self.chunks.add(tables, &publication);
+        let (resting, beside): (Vec<_>, Vec<_>) = tables.into_iter().partition(ReadingTable::is_blocking);
+        self.blocking.add(resting);
+        if !beside.is_empty() {
+            let names = beside.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(",");
+            self.chunks.add(beside, &publication);
             self.tell(id, Happening::Started, &[("data_collections", &names)]);
         }
         self.moved = true;

@@ -14,6 +14,7 @@ mod figures;
 mod harness;
 mod heartbeats;
 mod in_progress;
+mod isolation;
 mod keys;
 mod origins;
 mod own_keys;

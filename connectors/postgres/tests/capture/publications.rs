@@ -6,6 +6,7 @@ use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 
 use crate::harness::{Log, config, eventually, server, start};
 use crate::signals::{NO_DATA, answered, is_asked_for, is_streaming, request};
+use crate::warnings::Warnings;
 
 const NAMED: &str = "SELECT coalesce(string_agg(tablename, ',' ORDER BY tablename), '') FROM pg_publication_tables WHERE pubname = $1";
 
@@ -198,9 +199,13 @@ async fn a_snapshot_that_a_signal_asks_for_heeds_the_publication_as_it_is_then()
     running.stop().await;
 }
 
+/// A table of 200 rows takes seconds so.
+const SLOW: [(&str, &str); 2] = [("incremental.snapshot.chunk.size", "10"), ("snapshot.max.bytes.per.second", "2000")];
+
 #[tokio::test]
 async fn a_filter_and_a_list_that_change_while_a_table_is_read_hold_for_all_of_it_from_then_on() {
     let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
     let client = server.connect("postgres").await.unwrap();
     client
         .batch_execute(
@@ -209,8 +214,7 @@ async fn a_filter_and_a_list_that_change_while_a_table_is_read_hold_for_all_of_i
         )
         .await
         .unwrap();
-    let slow = [("incremental.snapshot.chunk.size", "10"), ("snapshot.max.bytes.per.second", "2000")];
-    let settings = [&slow[..], &[NO_DATA, ("publication.autocreate.mode", "disabled")]].concat();
+    let settings = [&SLOW[..], &[NO_DATA, ("publication.autocreate.mode", "disabled")]].concat();
     let mut running = start(&config(&server, &settings), Log::default());
     is_streaming(&client).await;
     let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"]}"#).await;
@@ -233,9 +237,47 @@ async fn a_filter_and_a_list_that_change_while_a_table_is_read_hold_for_all_of_i
     running.until(|log| log.lines().last().is_some_and(|line| line.starts_with("u "))).await;
 
     let lines = running.stop().await.lines();
+    assert_eq!(warnings.with(&["read from its beginning again"]).len(), 1);
     let (new, old): (Vec<String>, _) = lines.into_iter().partition(|line| is_new(&line));
     assert!(old.iter().all(|line| !line.contains("{3}") && !line.contains("{10}")), "the old filter held: {old:?}");
     let row = |id: i32| format!("r public.t {{{id}}} null->{{{id},{},s}}", i32::from(id == 3));
     let expected: Vec<String> = (1..=150).map(row).chain(["u public.t {5} null->{5,2,s}".to_owned()]).collect();
     assert_eq!(new, expected);
+}
+
+#[tokio::test]
+async fn a_table_is_read_on_behind_a_restart_and_from_its_beginning_where_its_filter_changed_meanwhile() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, v int, secret text); INSERT INTO t SELECT i, 0, 's' FROM generate_series(1, 200) i;
+             CREATE PUBLICATION shop FOR TABLE t (id, v) WHERE (id > 10)",
+        )
+        .await
+        .unwrap();
+    let settings = [&SLOW[..], &[NO_DATA, ("publication.autocreate.mode", "disabled")]].concat();
+    let mut running = start(&config(&server, &settings), Log::default());
+    is_streaming(&client).await;
+    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"]}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    running.records(10).await;
+    let log = running.stop().await;
+    let known = log.records.len();
+    let mut running = start(&config(&server, &settings), log);
+    running.records(known + 10).await;
+    let log = running.stop().await;
+    assert!(is_asked_for(&log), "it is too fast to be ended in its midst");
+    let known = log.records.len();
+    let row = |id: usize| format!("r public.t {{{id}}} null->{{{id},0}}");
+    assert_eq!(log.lines(), (11..11 + known).map(row).collect::<Vec<_>>(), "each row once");
+    assert!(warnings.with(&["read from its beginning again"]).is_empty());
+
+    client.batch_execute("ALTER PUBLICATION shop SET TABLE t WHERE (id <= 30)").await.unwrap();
+    let mut running = start(&config(&server, &settings[SLOW.len()..]), log);
+    running.until(|log| !is_asked_for(log)).await;
+    let row = |id: usize| format!("r public.t {{{id}}} null->{{{id},0,s}}");
+    assert_eq!(running.stop().await.lines()[known..], (1..=30).map(row).collect::<Vec<_>>());
+    assert_eq!(warnings.with(&["read from its beginning again"]).len(), 1);
 }

@@ -13,7 +13,7 @@ const AGAIN: (&str, &str) = ("snapshot.mode", "when_needed");
 const ROWS: usize = 3000;
 
 /// What a consumer has that follows the log: the rows of each table, by their text.
-fn copy(log: &Log) -> BTreeSet<String> {
+pub(crate) fn copy(log: &Log) -> BTreeSet<String> {
     let mut rows = BTreeSet::new();
     for line in log.lines() {
         let words: Vec<&str> = line.split(' ').collect();

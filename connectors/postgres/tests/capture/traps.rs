@@ -109,6 +109,7 @@ const TRAPS: &[(&str, &str, Answer)] = &[
             "a_table_that_cannot_be_read_is_told_of_and_keeps_nothing_else_from_being_read",
             "a_role_without_rights_is_refused_with_the_statement",
             "a_statement_that_fails_ends_the_snapshot_and_nothing_else",
+            "i10_a_table_that_cannot_be_read_in_chunks_is_errored_and_the_others_are_read",
         ]),
     ),
     (
