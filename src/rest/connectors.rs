@@ -5,6 +5,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use tailwater_api::ErrorKind;
+use tailwater_kit::filters::expression_of;
 
 use super::failure::Failure;
 use super::requests::{Body, Parameters, Segments, names_differ};
@@ -110,10 +111,10 @@ pub(super) fn tell_of_left_out(metrics: &Registry, info: &mut ConnectorInfo) {
         let table = table.unwrap_or_default();
         let told = format!(
             "{}: the table {table} is errored, and its changes are dropped; the log and the offsets say since when and why. To mend it: see to it \
-             that its rows can be read, then POST /connectors/{}/signals {}\n",
+             that its rows can be read, that sinks have truncate.enabled or empty targets, then POST /connectors/{}/signals {}\n",
             ErrorKind::Unreadable.code(),
             segment(&info.name),
-            json!({"type": "execute-snapshot", "data": {"data-collections": [table]}})
+            json!({"type": "execute-snapshot", "data": {"data-collections": [expression_of(&table)]}})
         );
         status.trace.get_or_insert_default().push_str(&told);
     }

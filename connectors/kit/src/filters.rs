@@ -82,6 +82,13 @@ pub fn whole_name(expression: &str) -> Result<Regex, String> {
     compile(BEFORE, expression)
 }
 
+/// The expression that matches `name` and no other name that differs by more than case.
+#[must_use]
+pub fn expression_of(name: &str) -> String {
+    let is_special = |character: char| character.is_ascii_punctuation() && character != '_';
+    name.chars().flat_map(|character| is_special(character).then_some('\\').into_iter().chain([character])).collect()
+}
+
 fn compile(before: &str, expression: &str) -> Result<Regex, String> {
     Regex::new(&format!("{before}{expression}{BEHIND}"))
         .map_err(|error| format!("holds {expression:?}, which is no regular expression: {error}"))

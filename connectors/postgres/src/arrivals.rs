@@ -30,6 +30,7 @@ use std::time::Duration;
 use serde_json::json;
 use tailwater_api::signal::{Signal, SignalRequest};
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::filters::expression_of;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
@@ -89,9 +90,7 @@ impl Attached {
     /// # Errors
     /// Why the stream does not.
     async fn ask(&self, signals: &mpsc::Sender<SignalRequest>) -> Result<()> {
-        let is_special = |character: char| character.is_ascii_punctuation() && character != '_';
-        let expression: String =
-            self.root.chars().flat_map(|character| is_special(character).then_some('\\').into_iter().chain([character])).collect();
+        let expression = expression_of(&self.root);
         let data = json!({
             "data-collections": [expression],
             "additional-conditions": [{"data-collection": expression, "filter": self.condition}],

@@ -49,6 +49,11 @@ fn signal_of(table: &ReadingTable) -> Option<&str> {
     table.request.as_ref().map(|request| request.signal.as_str())
 }
 
+/// The snapshot at the start owes its rows, no signal asked for them.
+fn is_owed(table: &ReadingTable) -> bool {
+    table.request.as_ref().is_some_and(TableRequest::is_of_initial_snapshot)
+}
+
 impl BlockingSnapshots {
     pub(crate) fn new(tables: Vec<ReadingTable>) -> Self {
         Self { tables, anchor: None, taking: JoinSet::new(), rest: REST, rests_until: Instant::now() }
@@ -66,10 +71,7 @@ impl BlockingSnapshots {
     /// Gives up what signals asked for, as far as `names` match, all where there are none. Returns what is given up.
     pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
         // I10: what the snapshot at the start owes stays.
-        let is_stopped = |table: &ReadingTable| {
-            let is_owed = table.request.as_ref().is_some_and(TableRequest::is_of_initial_snapshot);
-            !is_owed && (names.is_empty() || names.matches(&table.name))
-        };
+        let is_stopped = |table: &ReadingTable| !is_owed(table) && (names.is_empty() || names.matches(&table.name));
         let (stopped, left) = std::mem::take(&mut self.tables).into_iter().partition(is_stopped);
         self.tables = left;
         if self.tables.is_empty() {
@@ -138,21 +140,51 @@ impl BlockingSnapshots {
         self.anchor.take_if(|anchor| anchor.lsn <= place)
     }
 
-    /// The tables of the first signal.
+    /// The tables of the first signal, or the first that the snapshot at the start owes.
     pub(crate) fn of_first(&self) -> &[ReadingTable] {
-        let is_of_same = |one: &ReadingTable, two: &ReadingTable| signal_of(one) == signal_of(two);
+        // I10: of those that the snapshot at the start owes one that cannot be read must not take others along.
+        let is_of_same = |one: &ReadingTable, two: &ReadingTable| signal_of(one) == signal_of(two) && !is_owed(one);
         self.tables.chunk_by(is_of_same).next().unwrap_or_default()
     }
 
     /// Whether the first is owed by the snapshot at the start, not asked for by a signal.
     pub(crate) fn is_of_initial_snapshot(&self) -> bool {
-        self.tables.first().and_then(|table| table.request.as_ref()).is_some_and(TableRequest::is_of_initial_snapshot)
+        self.tables.first().is_some_and(is_owed)
     }
 
-    /// The tables of the first signal, which are done with.
+    /// The tables of [`BlockingSnapshots::of_first`], which are done with.
     pub(crate) fn finish_first(&mut self) -> Vec<ReadingTable> {
         self.rest = REST;
         let count = self.of_first().len();
         self.tables.drain(..count).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i10_tables_that_the_snapshot_at_the_start_owes_are_read_one_by_one_and_those_of_a_signal_together() {
+        let table = |oid: u32, request: TableRequest| ReadingTable {
+            name: format!("public.t{oid}"),
+            oid,
+            rows: 0,
+            range: None,
+            request: Some(request),
+        };
+        let asked = |order| TableRequest { signal: "once".into(), ..TableRequest::of_initial_snapshot(order) };
+        let tables = vec![
+            table(1, TableRequest::of_initial_snapshot(0)),
+            table(2, TableRequest::of_initial_snapshot(1)),
+            table(3, asked(2)),
+            table(4, asked(3)),
+        ];
+        let mut snapshots = BlockingSnapshots::new(tables);
+        let mut rests = Vec::new();
+        while !snapshots.of_first().is_empty() {
+            rests.push(snapshots.finish_first().iter().map(|table| table.oid).collect::<Vec<_>>());
+        }
+        assert_eq!(rests, [vec![1], vec![2], vec![3, 4]]);
     }
 }

@@ -333,6 +333,7 @@ impl Run {
             position,
             is_asked_for: false,
             outdated: &self.outdated,
+            errored: &[],
             at_end: Vec::new(),
             figures: &figures,
         };
@@ -359,6 +360,7 @@ impl Run {
             position,
             is_asked_for: false,
             outdated: &[],
+            errored: &[],
             at_end: Vec::new(),
             figures: &figures,
         };

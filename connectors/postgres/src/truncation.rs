@@ -16,7 +16,8 @@
 //! Truncations are told only where `skipped.operations` asks for them; Debezium, whose default leaves them out, tells none here
 //! either. Where they are left out, it is said that rows may be left over, and how to mend it.
 //!
-//! A topic that a table shares with others gets none: consumers would drop the others' rows, too.
+//! Where a truncation would take more than the rows bring back there is none, and that is said, too: a topic that the table shares with
+//! others, whose rows consumers would drop as well, and a table of which `snapshot.select.statement.overrides` reads a part.
 
 use std::collections::HashMap;
 
@@ -36,21 +37,36 @@ use crate::relation::{Shape, TablePlan};
 
 /// The names of those of the tables in `anew` whose rows begin with a truncation; warns of those that consumers may keep rows of.
 pub(crate) fn told(config: &PostgresConfig, captured: &[&TableDefinition], anew: &[TableDefinition]) -> Vec<String> {
+    if config.relational.skipped_operations.contains(Operation::Truncate) {
+        warn_of(anew);
+        return Vec::new();
+    }
+    of_errored(config, captured, anew)
+}
+
+/// The same of tables that are errored no more, for which truncations are told in any case.
+pub(crate) fn of_errored(config: &PostgresConfig, captured: &[&TableDefinition], anew: &[TableDefinition]) -> Vec<String> {
     let topic = |table: &TableDefinition| config.relational.topics.of(&table.schema, &table.name).name;
     let mut sharing: HashMap<String, u32> = HashMap::new();
     captured.iter().for_each(|table| *sharing.entry(topic(table)).or_default() += 1);
-    let are_told = !config.relational.skipped_operations.contains(Operation::Truncate);
-    let (told, untold): (Vec<&TableDefinition>, Vec<_>) =
-        anew.iter().partition(|table| are_told && sharing.get(&topic(table)).is_none_or(|count| *count == 1));
+    let is_read_whole = |name: &str| !config.relational.snapshot_selects.iter().any(|(table, _)| table.eq_ignore_ascii_case(name));
+    let (told, untold): (Vec<TableDefinition>, Vec<_>) = anew
+        .iter()
+        .cloned()
+        .partition(|table| is_read_whole(&table.full_name()) && sharing.get(&topic(table)).is_none_or(|count| *count == 1));
+    warn_of(&untold);
+    told.iter().map(TableDefinition::full_name).collect()
+}
+
+fn warn_of(untold: &[TableDefinition]) {
     if !untold.is_empty() {
         let names = untold.iter().map(|table| table.full_name()).collect::<Vec<_>>().join(", ");
         warn!(
             "tables are read anew although they were captured before: {names}. Consumers keep rows that were deleted meanwhile. To mend it: \
-             empty the targets of these tables before they take the rows, or, where each table has a topic of its own, set skipped.operations to \
-             none, so that a truncation comes before the rows"
+             empty the targets of these tables before they take the rows, or, where each table has a topic of its own and is read without a \
+             statement of snapshot.select.statement.overrides, set skipped.operations to none, so that a truncation comes before the rows"
         );
     }
-    told.into_iter().map(TableDefinition::full_name).collect()
 }
 
 /// The record that says that the table is empty.

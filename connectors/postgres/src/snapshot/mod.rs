@@ -92,6 +92,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) is_asked_for: bool,
     /// Names of tables whose rows begin with a truncation
     pub(crate) outdated: &'a [String],
+    /// Names of tables that are errored until all tables are read (I10)
+    pub(crate) errored: &'a [String],
     /// What is stored with it
     pub(crate) at_end: Vec<StateChange>,
     /// Where and when the rows were as they are read

@@ -63,6 +63,8 @@ struct Table<'a> {
     anchor: Lsn,
     /// Its rows begin with a truncation.
     is_outdated: bool,
+    /// Its changes are dropped until all tables are read (I10).
+    is_errored: bool,
     rows: u64,
     /// The newest row
     held: Option<Held>,
@@ -87,6 +89,7 @@ impl<'a> Publisher<'a> {
             position,
             is_asked_for,
             outdated,
+            errored,
             at_end,
             place: _,
             figures,
@@ -96,8 +99,18 @@ impl<'a> Publisher<'a> {
             let name = table.full_name();
             let figures = figures.table(&name, 0);
             let published = publication.and_then(|publication| publication.table(table));
-            let is_outdated = outdated.contains(&name);
-            Table { name, oid: table.oid, published, pending: "".into(), anchor: Lsn::INVALID, is_outdated, rows: 0, held: None, figures }
+            Table {
+                is_outdated: outdated.contains(&name),
+                is_errored: errored.contains(&name),
+                name,
+                oid: table.oid,
+                published,
+                pending: "".into(),
+                anchor: Lsn::INVALID,
+                rows: 0,
+                held: None,
+                figures,
+            }
         };
         Self {
             tables: tables.iter().map(table).collect(),
@@ -233,7 +246,7 @@ impl<'a> Publisher<'a> {
         let complete = CompletedTable { name: table.name.clone(), oid: Some(table.oid), anchor: table.anchor, rows: table.rows };
         let mut batch = SourceBatch::default();
         batch.publish.extend((table.rows > 0 || table.is_outdated).then(|| table.pending.clone()));
-        if !self.is_asked_for || last_of_all && table.is_outdated {
+        if !self.is_asked_for || last_of_all && table.is_errored {
             batch.state.push(complete.change(&self.config.relational.topic_prefix));
         }
         // Last: where changes of the state become durable one after another, a position that says that the snapshot is complete must
@@ -263,7 +276,7 @@ impl<'a> Publisher<'a> {
         let mut state = vec![self.position.change(server)];
         if self.is_asked_for {
             // Not with their rows: as long as others can fail, whoever follows the log drops the changes of errored tables (I10).
-            let is_mended = |done: &&CompletedTable| self.tables.iter().any(|table| table.is_outdated && table.name == done.name);
+            let is_mended = |done: &&CompletedTable| self.tables.iter().any(|table| table.is_errored && table.name == done.name);
             state.extend(self.completed.iter().filter(is_mended).map(|table| table.change(server)));
         }
         state.append(&mut self.at_end);

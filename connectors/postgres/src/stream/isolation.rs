@@ -13,7 +13,8 @@
 //!   behind is not. The rows begin with a truncation (`truncation`), whatever `skipped.operations` says, since deletes were dropped,
 //!   too. Truncation and rows appear in one step, and with those of the last table that the signal names all are errored no more; a
 //!   crash before repeats what it asks for. Where the rows of a table cannot be read, nothing of them appears, and all stay errored.
-//! - Or it ends because somebody accepts the gap: removes the table's state from the offsets.
+//!   Where a truncation would take more than the rows bring back, there is none, and that is told (`truncation`).
+//! - Or it ends because somebody accepts the gap: replaces the table's state in the offsets by that of a complete table.
 //!
 //! Debezium knows no such state, so it is the default only where a file was written for us (`connector: postgres`). Where transactions
 //! are told of (`provide.transaction.metadata`), readers rely on whole ones, and the connector stops instead; so it does for the
@@ -21,6 +22,7 @@
 
 use tailwater_api::Error;
 use tailwater_api::metrics::Gauge;
+use tailwater_kit::filters::expression_of;
 use tracing::{error, info};
 
 use super::Streaming;
@@ -96,8 +98,10 @@ impl Drop for Flag {
 
 /// How a table is mended.
 fn mend(connector: &str, table: &str) -> String {
+    // Within the quotes of a shell.
+    let data = serde_json::json!({"data-collections": [expression_of(table)]}).to_string().replace('\'', "\\u0027");
     format!(
-        "see to it that its rows can be read, then tailwater connector signal {connector} execute-snapshot '{}'",
-        serde_json::json!({"data-collections": [table]})
+        "see to it that its rows can be read, then tailwater connector signal {connector} execute-snapshot '{data}'; sinks need \
+         truncate.enabled, or empty targets"
     )
 }

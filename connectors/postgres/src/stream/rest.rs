@@ -15,6 +15,8 @@ use crate::lsn::Lsn;
 use crate::position::{ReadingTable, table_removal};
 use crate::replication::is_out_of_slots;
 use crate::snapshot::{Anchor, Snapshot};
+use crate::source::captured;
+use crate::truncation;
 
 impl Streaming<'_> {
     /// Rests for a blocking snapshot, if one is asked for: to take it, or to read it where the log, which was followed to `place`,
@@ -109,6 +111,8 @@ impl Streaming<'_> {
         // Nobody has rows to wait for of one that was dropped.
         let (errored, mut mended): (Vec<_>, Vec<_>) =
             errored.partition(|name| definitions.iter().any(|definition| definition.full_name() == *name));
+        let anew: Vec<_> = definitions.iter().filter(|definition| errored.contains(&definition.full_name())).cloned().collect();
+        let outdated = truncation::of_errored(self.config, &captured(self.config, &definitions), &anew);
         definitions.retain(|table| tables.iter().any(|asked_for| asked_for.oid == table.oid));
         definitions.sort_by_cached_key(TableDefinition::full_name);
         info!(at = %anchor.lsn, tables = definitions.len(), "the log rests while tables are read");
@@ -125,7 +129,8 @@ impl Streaming<'_> {
             place: position.last.clone(),
             position,
             is_asked_for: true,
-            outdated: &errored,
+            outdated: &outdated,
+            errored: &errored,
             at_end: tables.iter().map(|table| table.removal(server)).chain(gone).collect(),
             figures: &figures,
         };
