@@ -154,7 +154,7 @@ fn i11_a_task_that_left_events_out_says_so_while_it_runs() {
     errored("public.b").set(0);
     let told = trace(running()).unwrap();
     assert!(
-        told.starts_with("unreadable: the table public.a is errored") && told.contains(r#"["public.a"]"#) && !told.contains("public.b"),
+        told.starts_with("unreadable: the table public.a is errored") && told.contains(r#"["public\\.a"]"#) && !told.contains("public.b"),
         "{told}"
     );
     assert_eq!(trace(sink()).unwrap(), "unreachable: …");
