@@ -60,7 +60,7 @@ pub(crate) fn of_errored(config: &PostgresConfig, captured: &[&TableDefinition],
 
 fn warn_of(untold: &[TableDefinition]) {
     if !untold.is_empty() {
-        let names = untold.iter().map(|table| table.full_name()).collect::<Vec<_>>().join(", ");
+        let names = untold.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
         warn!(
             "tables are read anew although they were captured before: {names}. Consumers keep rows that were deleted meanwhile. To mend it: \
              empty the targets of these tables before they take the rows, or, where each table has a topic of its own and is read without a \
