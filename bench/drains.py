@@ -7,8 +7,8 @@ from processes import wait_until
 from tailwater import Daemon
 
 FIRST = 1_000_000
-# Milliseconds that both sides' producers wait for company, as where throughput is wanted.
-LINGER = 50
+# Milliseconds that both sides' producers wait for company.
+LINGER = 5
 
 
 @dataclass

@@ -26,6 +26,8 @@ SECONDS = 20
 # Microseconds since 1970 have 16 digits until the year 2286; in JSON the field's name stands before them.
 STREAM = re.compile(rb"\D(\d{16})")
 JSON = re.compile(rb"moment\W+(\d{16})")
+# No match is longer.
+LONGEST = 64
 
 
 @dataclass
@@ -44,6 +46,8 @@ class Reader:
 
     def __init__(self, receive, pattern):
         self.seen, self.pattern, self.stopped, self.error = [], pattern, threading.Event(), None
+        # What a read has cut off stands before what the next one brings.
+        self.rest = b""
         self.thread = threading.Thread(target=self._run, args=(receive,), daemon=True)
         self.thread.start()
 
@@ -55,9 +59,12 @@ class Reader:
 
     def take(self, received):
         now = time.time_ns() // 1000
-        moments = self.pattern.findall(received)
-        self.seen += [(int(moment), now) for moment in moments]
-        return len(moments)
+        received = self.rest + received
+        end = 0
+        for match in self.pattern.finditer(received):
+            self.seen.append((int(match[1]), now))
+            end = match.end()
+        self.rest = received[max(end, len(received) - LONGEST):]
 
     def stop(self):
         self.stopped.set()
