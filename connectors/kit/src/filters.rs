@@ -216,6 +216,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_expression_of_a_name_matches_that_name_alone() {
+        for name in ["public.orders", r"public.a$b", "a.(b)", r"x.back\slash", "s.\"quoted\"", "ü.漢 字"] {
+            let list = NameList::exact(&[expression_of(name)]).unwrap();
+            assert!(list.matches(name) && !list.matches(&name.replace('.', "x")) && !list.matches(&format!("{name}x")), "{name}");
+        }
+    }
+
+    #[test]
     fn expressions_match_whole_names_without_regard_to_case() {
         let list = NameList::parse(r"public\.orders, SHOP\.(a|b) ,x{1\,2}").unwrap();
         for name in ["public.orders", "PUBLIC.Orders", "shop.a", "shop.B", "xx"] {

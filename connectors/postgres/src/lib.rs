@@ -5,7 +5,7 @@
 //! | `config` | the keys |
 //! | `connect` | SQL connections |
 //! | [`replication`], [`pgoutput`], [`lsn`] | the replication protocol, its messages, places in the log |
-//! | [`data_types`] | values of every type, from text and from binary |
+//! | [`data_types`], `buffer_slice` | values of every type, from text and from binary, within the buffer that they came in |
 //! | `catalog`, `publication`, `slot`, `open_transactions` | what the server says, and what has to be there |
 //! | `position`, `restart` | where to resume, and whether that can be done |
 //! | `relation`, `plans`, `event`, `definitions` | from tuples and their descriptions to records |

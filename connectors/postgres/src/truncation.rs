@@ -38,14 +38,14 @@ use crate::relation::{Shape, TablePlan};
 /// The names of those of the tables in `anew` whose rows begin with a truncation; warns of those that consumers may keep rows of.
 pub(crate) fn told(config: &PostgresConfig, captured: &[&TableDefinition], anew: &[TableDefinition]) -> Vec<String> {
     if config.relational.skipped_operations.contains(Operation::Truncate) {
-        warn_of(anew);
+        warn_of(anew, ", or set skipped.operations to none, so that a truncation comes before the rows");
         return Vec::new();
     }
-    of_errored(config, captured, anew)
+    told_in_any_case(config, captured, anew)
 }
 
-/// The same of tables that are errored no more, for which truncations are told in any case.
-pub(crate) fn of_errored(config: &PostgresConfig, captured: &[&TableDefinition], anew: &[TableDefinition]) -> Vec<String> {
+/// The same whatever `skipped.operations` says, for tables that were errored.
+pub(crate) fn told_in_any_case(config: &PostgresConfig, captured: &[&TableDefinition], anew: &[TableDefinition]) -> Vec<String> {
     let topic = |table: &TableDefinition| config.relational.topics.of(&table.schema, &table.name).name;
     let mut sharing: HashMap<String, u32> = HashMap::new();
     captured.iter().for_each(|table| *sharing.entry(topic(table)).or_default() += 1);
@@ -54,17 +54,17 @@ pub(crate) fn of_errored(config: &PostgresConfig, captured: &[&TableDefinition],
         .iter()
         .cloned()
         .partition(|table| is_read_whole(&table.full_name()) && sharing.get(&topic(table)).is_none_or(|count| *count == 1));
-    warn_of(&untold);
+    let why = "; a truncation would take the rows of others in the topic, or those that snapshot.select.statement.overrides leaves out";
+    warn_of(&untold, why);
     told.iter().map(TableDefinition::full_name).collect()
 }
 
-fn warn_of(untold: &[TableDefinition]) {
+fn warn_of(untold: &[TableDefinition], more: &str) {
     if !untold.is_empty() {
         let names = untold.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
         warn!(
             "tables are read anew although they were captured before: {names}. Consumers keep rows that were deleted meanwhile. To mend it: \
-             empty the targets of these tables before they take the rows, or, where each table has a topic of its own and is read without a \
-             statement of snapshot.select.statement.overrides, set skipped.operations to none, so that a truncation comes before the rows"
+             empty the targets of these tables before they take the rows{more}"
         );
     }
 }

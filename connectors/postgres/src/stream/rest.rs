@@ -112,7 +112,7 @@ impl Streaming<'_> {
         let (errored, mut mended): (Vec<_>, Vec<_>) =
             errored.partition(|name| definitions.iter().any(|definition| definition.full_name() == *name));
         let anew: Vec<_> = definitions.iter().filter(|definition| errored.contains(&definition.full_name())).cloned().collect();
-        let outdated = truncation::of_errored(self.config, &captured(self.config, &definitions), &anew);
+        let outdated = truncation::told_in_any_case(self.config, &captured(self.config, &definitions), &anew);
         definitions.retain(|table| tables.iter().any(|asked_for| asked_for.oid == table.oid));
         definitions.sort_by_cached_key(TableDefinition::full_name);
         info!(at = %anchor.lsn, tables = definitions.len(), "the log rests while tables are read");

@@ -199,7 +199,7 @@ async fn i10_a_table_is_mended_without_a_truncation_that_would_take_more_than_it
         ("snapshot.select.statement.overrides", "public.bad"),
         ("snapshot.select.statement.overrides.public.bad", "SELECT * FROM public.bad WHERE id > 1"),
     ];
-    for (name, more, read) in [("shares", &one_topic[..], vec!["{1}", "{2}", "{3}", "{5}"]), ("part", &part, vec!["{2}", "{3}", "{5}"])] {
+    for (name, more, read) in [("shares", &one_topic[..], 4), ("part", &part, 3)] {
         let Some(server) = server(&[]).await else { return };
         let client = server.connect("postgres").await.unwrap();
         client.batch_execute(TABLES).await.unwrap();
@@ -217,7 +217,7 @@ async fn i10_a_table_is_mended_without_a_truncation_that_would_take_more_than_it
         let lines = running.stop().await.lines();
         assert!(!lines.iter().any(|line| line.starts_with("t ")), "{name}: {lines:?}");
         let rows = lines.iter().filter(|line| line.starts_with("r ")).count();
-        assert_eq!(rows, read.len(), "{name}: {lines:?}");
+        assert_eq!(rows, read, "{name}: {lines:?}");
     }
 }
 

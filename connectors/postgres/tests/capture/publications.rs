@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
+use tokio_postgres::Client;
 
-use crate::harness::{Log, config, eventually, server, start};
+use crate::harness::{Log, Running, config, eventually, server, start};
 use crate::signals::{NO_DATA, answered, is_asked_for, is_streaming, request};
 use crate::warnings::Warnings;
 
@@ -199,13 +200,16 @@ async fn a_snapshot_that_a_signal_asks_for_heeds_the_publication_as_it_is_then()
     running.stop().await;
 }
 
-/// A table of 200 rows takes seconds so.
-const SLOW: [(&str, &str); 2] = [("incremental.snapshot.chunk.size", "10"), ("snapshot.max.bytes.per.second", "2000")];
+/// A table of 200 rows takes seconds so, by the first of them.
+const SLOWLY: [(&str, &str); 4] = [
+    ("incremental.snapshot.chunk.size", "10"),
+    ("snapshot.max.bytes.per.second", "2000"),
+    NO_DATA,
+    ("publication.autocreate.mode", "disabled"),
+];
 
-#[tokio::test]
-async fn a_filter_and_a_list_that_change_while_a_table_is_read_hold_for_all_of_it_from_then_on() {
-    let Some(server) = server(&[]).await else { return };
-    let warnings = Warnings::collect();
+/// A table of which a part is published, in the midst of being read for a signal.
+async fn half_read(server: &PostgresServer) -> (Client, Running) {
     let client = server.connect("postgres").await.unwrap();
     client
         .batch_execute(
@@ -214,12 +218,19 @@ async fn a_filter_and_a_list_that_change_while_a_table_is_read_hold_for_all_of_i
         )
         .await
         .unwrap();
-    let settings = [&SLOW[..], &[NO_DATA, ("publication.autocreate.mode", "disabled")]].concat();
-    let mut running = start(&config(&server, &settings), Log::default());
+    let mut running = start(&config(server, &SLOWLY), Log::default());
     is_streaming(&client).await;
     let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"]}"#).await;
     answered(&mut running, answer).await.unwrap();
     running.records(10).await;
+    (client, running)
+}
+
+#[tokio::test]
+async fn a_filter_and_a_list_that_change_while_a_table_is_read_hold_for_all_of_it_from_then_on() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let (client, mut running) = half_read(&server).await;
     assert!(is_asked_for(&running.log), "it is too fast to be changed in its midst");
 
     // The old filter keeps this out of the log, and a read that sees the new one does not see it.
@@ -249,23 +260,10 @@ async fn a_filter_and_a_list_that_change_while_a_table_is_read_hold_for_all_of_i
 async fn a_table_is_read_on_behind_a_restart_and_from_its_beginning_where_its_filter_changed_meanwhile() {
     let Some(server) = server(&[]).await else { return };
     let warnings = Warnings::collect();
-    let client = server.connect("postgres").await.unwrap();
-    client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY, v int, secret text); INSERT INTO t SELECT i, 0, 's' FROM generate_series(1, 200) i;
-             CREATE PUBLICATION shop FOR TABLE t (id, v) WHERE (id > 10)",
-        )
-        .await
-        .unwrap();
-    let settings = [&SLOW[..], &[NO_DATA, ("publication.autocreate.mode", "disabled")]].concat();
-    let mut running = start(&config(&server, &settings), Log::default());
-    is_streaming(&client).await;
-    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"]}"#).await;
-    answered(&mut running, answer).await.unwrap();
-    running.records(10).await;
+    let (client, running) = half_read(&server).await;
     let log = running.stop().await;
     let known = log.records.len();
-    let mut running = start(&config(&server, &settings), log);
+    let mut running = start(&config(&server, &SLOWLY), log);
     running.records(known + 10).await;
     let log = running.stop().await;
     assert!(is_asked_for(&log), "it is too fast to be ended in its midst");
@@ -275,7 +273,7 @@ async fn a_table_is_read_on_behind_a_restart_and_from_its_beginning_where_its_fi
     assert!(warnings.with(&["read from its beginning again"]).is_empty());
 
     client.batch_execute("ALTER PUBLICATION shop SET TABLE t WHERE (id <= 30)").await.unwrap();
-    let mut running = start(&config(&server, &settings[SLOW.len()..]), log);
+    let mut running = start(&config(&server, &SLOWLY[2..]), log);
     running.until(|log| !is_asked_for(log)).await;
     let row = |id: usize| format!("r public.t {{{id}}} null->{{{id},0,s}}");
     assert_eq!(running.stop().await.lines()[known..], (1..=30).map(row).collect::<Vec<_>>());
