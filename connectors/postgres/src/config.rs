@@ -8,7 +8,8 @@ use tailwater_api::Secret;
 use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, Password, Text};
 use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, Effect};
 use tailwater_kit::filters::{NameFilter, validate_name_list};
-use tailwater_kit::relational_config::{OnLoss, RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
+use tailwater_kit::relational_config::{OnLoss, RelationalConfig};
+use tailwater_kit::relational_fields::{RELATIONAL_FIELDS, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
 use crate::connect::split_statements;
