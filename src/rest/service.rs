@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tailwater_kit::relational_config::metric_tags;
+use tailwater_kit::relational_fields::metric_tags;
 
 use super::failure::Failure;
 use super::{Api, answers};

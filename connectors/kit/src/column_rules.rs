@@ -259,7 +259,7 @@ mod tests {
     use tailwater_api::config::ConfigValues;
 
     use super::*;
-    use crate::relational_config::RELATIONAL_FIELDS;
+    use crate::relational_fields::RELATIONAL_FIELDS;
 
     fn read(key: &str) -> (ColumnRules, Vec<String>) {
         read_all(&[key])

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tailwater_api::config::ConfigReader;
 use tailwater_api::record::{Record, SchemaAndValue};
 use tailwater_api::{Field, Kind, Schema, Value};
 
@@ -24,6 +25,18 @@ pub struct HeartbeatOptions {
     pub topic: String,
     /// A statement that is run on the source with each
     pub action_query: Option<String>,
+}
+
+impl HeartbeatOptions {
+    /// `None` where no interval is set; the reader must know [`RELATIONAL_FIELDS`](crate::relational_fields::RELATIONAL_FIELDS).
+    pub(crate) fn read(reader: &ConfigReader<'_>) -> Option<Self> {
+        let interval = reader.milliseconds("heartbeat.interval.ms");
+        let topic = reader
+            .optional_text("topic.heartbeat.name")
+            .unwrap_or_else(|| [reader.text("topic.heartbeat.prefix"), reader.text("topic.prefix")].join(&reader.text("topic.delimiter")));
+        let action_query = reader.optional_text("heartbeat.action.query");
+        (!interval.is_zero()).then_some(Self { interval, topic, action_query })
+    }
 }
 
 /// Makes the records of the heartbeat topic.

@@ -15,7 +15,8 @@
 //! - [`notification`]: how far a snapshot is, told on a topic
 //! - [`number_text`]: numbers as Java writes them
 //! - [`pace`]: a rate that is not exceeded
-//! - [`relational_config`]: the keys of all relational sources
+//! - [`relational_config`]: what the keys of all relational sources say
+//! - [`relational_fields`]: these keys, declared
 //! - [`reselect`]: which values are read again that a log does not hold
 //! - [`schema_cache`]: what is compiled from schemas
 //! - [`schema_change`]: definitions of tables, told on a topic
@@ -45,6 +46,7 @@ pub mod notification;
 pub mod number_text;
 pub mod pace;
 pub mod relational_config;
+pub mod relational_fields;
 pub mod reselect;
 pub mod schema_cache;
 pub mod schema_change;

@@ -177,7 +177,7 @@ mod tests {
     use tailwater_api::config::{ConfigReport, ConfigValues};
 
     use super::*;
-    use crate::relational_config::RELATIONAL_FIELDS;
+    use crate::relational_fields::RELATIONAL_FIELDS;
 
     fn read(entries: &[(&str, &str)]) -> (TopicNames, ConfigReport) {
         let values: ConfigValues = [("topic.prefix", "p_q")].iter().chain(entries).copied().collect();

@@ -2,11 +2,11 @@
 //! does not hold.
 //!
 //! The log tells of a table with its first published change, so where all tables are published a new one needs nothing. But
-//! a publication of chosen tables does not know it, and a table that was renamed into the filters, published later, or attached to a
-//! published root holds rows from before. No event trigger may be installed for this, so the catalog is looked at from time to
-//! time (`table.refresh.interval.ms`). What is found ends the stream as `restarting`: the run that follows brings the publication in
-//! order and reads what is to be read, as it does for tables that came while the connector was stopped, and goes on where this
-//! one ended. Rows of a partition that come under the name of a root with a key that chunks can follow are read without a start: by a
+//! a publication of chosen tables does not know it, and a table that was renamed into the filters, a root that is published later,
+//! or a table that is attached to a published root holds rows from before. No event trigger may be installed for this, so the
+//! catalog is looked at from time to time (`table.refresh.interval.ms`). What is found ends the stream as `restarting`: the run that
+//! follows brings the publication in order and reads what is to be read, as it does for tables that came while the connector was
+//! stopped, and goes on where this one ended. Rows of a partition that come under the name of a root with a key that chunks can follow are read without a start: by a
 //! signal of the source's own, which asks for those rows of the root.
 //!
 //! | found | publication | `snapshot.new.tables` |
@@ -14,10 +14,14 @@
 //! | made since the last look, published from its birth | stays | nothing to read |
 //! | not published, where tables are published one by one | is extended | read, or left to the log |
 //! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
+//! | a root added to the publication, by itself or by its schema | stays | read, or left to the log |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
 //! | detached from a root under whose name its rows went | is extended where tables are published one by one | told of |
+//!
+//! A table that was captured, read and not published is not read again when somebody publishes it, neither now nor by a start, since
+//! its state says that it is complete; the warning at the start names the signal that does.
 //!
 //! A partition that was made as one has no rows from before; one that was made and attached since the last look may. The catalog
 //! tells them apart: the former's link to its parent was written by the transaction that made the table, three commands of the
@@ -34,7 +38,7 @@ use tailwater_kit::filters::expression_of;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
+use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
 use crate::chunks::can_be_chunked;
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, SqlSession, sql_error};
@@ -56,6 +60,8 @@ pub(crate) struct Arrivals {
     facts: ServerFacts,
     /// All tables of the database at the last look
     known: HashMap<u32, Known>,
+    /// What the publication named then
+    named: Named,
     /// Tables whose rows the log or a read has told, or will tell
     told: HashSet<u32>,
 }
@@ -128,6 +134,7 @@ impl Arrivals {
             config: config.clone(),
             facts: facts.clone(),
             known: known(definitions),
+            named: publication.map(|publication| publication.named.clone()).unwrap_or_default(),
             told: tables_to_read(config, publication, &captured).iter().map(|table| table.oid).collect(),
         })
     }
@@ -156,6 +163,11 @@ impl Arrivals {
     }
 
     async fn look(&mut self, sql: &SqlConnection) -> Result<Found> {
+        // What changes behind this is seen by the next look, whatever this one finds.
+        let Some(named) = Named::load(sql, &self.facts, &self.config.publication).await? else {
+            // The server refuses to go on without it, and says so.
+            return Ok(Found::Nothing);
+        };
         // The row of a system column is written with the table and never changed.
         let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, \
                      coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false) \
@@ -169,18 +181,21 @@ impl Arrivals {
             let listed = Known { name: format!("{schema}.{name}"), is_partition: row.get(3) };
             self.config.captures(schema, name) && self.known.get(&oid) != Some(&listed)
         });
-        if !is_news {
+        if !is_news && named == self.named {
             return Ok(Found::Nothing);
         }
-        let definitions = TableDefinition::load(sql, None).await?;
+        let mut definitions = TableDefinition::load(sql, None).await?;
+        // Of one that came in between it is not known how it was made.
+        let listed: HashSet<u32> = rows.iter().map(|row| row.get(0)).collect();
+        definitions.retain(|table| listed.contains(&table.oid));
         let Some(publication) = Publication::load(sql, &self.facts, &self.config.publication).await? else {
-            // The server refuses to go on without it, and says so.
             return Ok(Found::Nothing);
         };
         let attached = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
         let refused = self.refused_statements(sql, &definitions, &publication).await?;
         let found = self.judge(&definitions, &publication, &attached, &refused);
         self.known = known(&definitions);
+        self.named = named;
         Ok(found)
     }
 
@@ -236,14 +251,15 @@ impl Arrivals {
             None => attached.contains(&oid),
         };
         for table in tables_to_read(&self.config, Some(publication), &captured) {
-            let is_new = !self.known.contains_key(&table.oid);
+            // Where the publication changed, too, it may have been made before that.
+            let is_new = !self.known.contains_key(&table.oid) && publication.named == self.named;
             let is_told = !self.told.insert(table.oid);
             let by_its_root = !publication.all_tables && attached.contains(&table.oid);
             if is_told || is_new && is_published_from_birth(publication, &table) && !by_its_root {
                 continue;
             }
             if !self.config.snapshot.reads_new_tables {
-                if by_its_root && is_attached_since(table.oid) && !publication.named.contains(&table.oid) {
+                if by_its_root && is_attached_since(table.oid) && !publication.named.tables.contains(&table.oid) {
                     untold.push(format!(
                         "the table {0} was attached to a table by which it is published: the log does not hold the rows that it held then. To read \
                          them, signal execute-snapshot with data-collections {0}",
@@ -307,7 +323,7 @@ fn known(definitions: &[TableDefinition]) -> HashMap<u32, Known> {
 
 /// Whether the log holds all rows of a table that was made after the publication.
 pub(crate) fn is_published_from_birth(publication: &Publication, table: &TableDefinition) -> bool {
-    publication.all_tables || !publication.named.contains(&table.oid) && publication.table(table).is_some()
+    publication.all_tables || !publication.named.tables.contains(&table.oid) && publication.table(table).is_some()
 }
 
 #[cfg(test)]
@@ -341,7 +357,8 @@ mod tests {
     fn published(all_tables: bool, named: &[u32], tables: &[&str]) -> Publication {
         let table = |name: &&str| PublishedTable { schema: "public".into(), name: (*name).to_owned(), columns: None, row_filter: None };
         let tables = tables.iter().map(table).collect();
-        Publication { all_tables, named: named.to_vec(), tables, updates_or_deletes: true, generated: false }
+        let named = Named { tables: named.to_vec(), schemas: Vec::new() };
+        Publication { all_tables, named, tables, updates_or_deletes: true, generated: false }
     }
 
     fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[TableDefinition]) -> Arrivals {
@@ -389,6 +406,29 @@ mod tests {
         let mut reading = arrivals(&[READ, filter], &all, &before);
         let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
         assert!(why.contains("public.b"), "{why}");
+    }
+
+    #[test]
+    fn a_root_that_somebody_adds_to_the_publication_is_read_where_that_is_asked_for() {
+        let tables = [table(1, "a", &[]), table(2, "root", &[]), table(3, "leaf", &[2])];
+        let disabled = ("publication.autocreate.mode", "disabled");
+        for (named, by) in [(&[1, 2][..], "itself"), (&[1], "its schema")] {
+            let mut reading = arrivals(&[READ, disabled], &published(false, &[1], &["a"]), &tables);
+            let added = published(false, named, &["a", "root"]);
+            let Found::Restart(why) = reading.judge(&tables, &added, &HashSet::new(), &HashMap::new()) else { panic!("by {by}") };
+            assert!(why.contains("public.root"), "by {by}: {why}");
+        }
+    }
+
+    #[test]
+    fn a_table_made_before_the_publication_came_to_hold_it_is_not_taken_for_one_that_is_published_from_birth() {
+        let before = published(false, &[1], &["a"]);
+        let after = published(false, &[1, 2], &["a", "root", "leaf"]);
+        let made = [table(1, "a", &[]), table(3, "leaf", &[])];
+        let mut reading = arrivals(&[READ], &before, &made[..1]);
+        assert!(matches!(reading.judge(&made, &after, &HashSet::new(), &HashMap::new()), Found::Restart(_)));
+        let mut reading = arrivals(&[READ], &after, &made[..1]);
+        assert_eq!(reading.judge(&made, &after, &HashSet::new(), &HashMap::new()), Found::Nothing);
     }
 
     #[test]

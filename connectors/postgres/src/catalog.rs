@@ -5,6 +5,7 @@
 //! the key; those come from here.
 
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::relational_config::RelationalConfig;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
@@ -174,6 +175,12 @@ impl TableDefinition {
         }
     }
 
+    /// The key of its records, where `message.key.columns` names one.
+    pub(crate) fn configured_key(&self, relational: &RelationalConfig) -> Option<Vec<String>> {
+        let has_column = |name: &str| self.columns.iter().any(|column| column.name == name);
+        relational.key_columns.of(&self.schema, &self.name, has_column)
+    }
+
     /// `schema.table`, as filters and topics name it.
     pub(crate) fn full_name(&self) -> String {
         format!("{}.{}", self.schema, self.name)
@@ -220,6 +227,31 @@ pub(crate) struct PublishedTable {
     pub(crate) row_filter: Option<String>,
 }
 
+/// The oids of what a publication names itself, in their order; roots and schemas stand for further tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) tables: Vec<u32>,
+    pub(crate) schemas: Vec<u32>,
+}
+
+impl Named {
+    /// What the publication called `name` names, if there is one. Unlike [`Publication::load`] it opens no table.
+    pub(crate) async fn load(sql: &SqlConnection, facts: &ServerFacts, name: &str) -> Result<Option<Self>> {
+        let schemas = if facts.version >= 150_000 {
+            "array(SELECT pnnspid FROM pg_publication_namespace WHERE pnpubid = p.oid ORDER BY pnnspid)"
+        } else {
+            "'{}'::oid[]"
+        };
+        let query = format!(
+            "SELECT array(SELECT prrelid FROM pg_publication_rel WHERE prpubid = p.oid ORDER BY prrelid), {schemas}
+             FROM pg_publication p WHERE p.pubname = $1"
+        );
+        let row = sql.query_opt(&query, &[&name]).await;
+        let row = row.map_err(|error| sql_error(format!("see what the publication {name} names"), error))?;
+        Ok(row.map(|row| Self { tables: row.get(0), schemas: row.get(1) }))
+    }
+}
+
 /// How often a publication is read where tables are dropped at the same time.
 const PUBLICATION_TRIES: u32 = 10;
 
@@ -227,8 +259,7 @@ const PUBLICATION_TRIES: u32 = 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Publication {
     pub(crate) all_tables: bool,
-    /// Tables named by it, not those that a root or a schema stands for
-    pub(crate) named: Vec<u32>,
+    pub(crate) named: Named,
     /// What it publishes, roots and leaves resolved
     pub(crate) tables: Vec<PublishedTable>,
     pub(crate) updates_or_deletes: bool,
@@ -240,9 +271,11 @@ impl Publication {
     /// The publication called `name`, if there is one.
     pub(crate) async fn load(sql: &SqlConnection, facts: &ServerFacts, name: &str) -> Result<Option<Self>> {
         let failed = |error| sql_error(format!("read the publication {name}"), error);
+        let Some(named) = Named::load(sql, facts, name).await? else {
+            return Ok(None);
+        };
         // Columns that older servers do not have are null this way.
-        let publication = "SELECT p.puballtables, p.pubupdate OR p.pubdelete, to_jsonb(p) ->> 'pubgencols' = 's',
-                                  array(SELECT prrelid FROM pg_publication_rel WHERE prpubid = p.oid)
+        let publication = "SELECT p.puballtables, p.pubupdate OR p.pubdelete, to_jsonb(p) ->> 'pubgencols' = 's'
                            FROM pg_publication p WHERE p.pubname = $1";
         let Some(row) = sql.query_opt(publication, &[&name]).await.map_err(failed)? else {
             return Ok(None);
@@ -280,7 +313,7 @@ impl Publication {
             all_tables: row.get(0),
             updates_or_deletes: row.get(1),
             generated: row.get::<_, Option<bool>>(2).unwrap_or(false),
-            named: row.get(3),
+            named,
             tables,
         }))
     }

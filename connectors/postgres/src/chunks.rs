@@ -4,11 +4,7 @@
 //! other (I4). A chunk is a piece of a read (`read`), and one read gives as many as come in half a second. The windows of the kit decide
 //! which rows are emitted; `visibility` says what a read could see. A chunk is emitted between two transactions, once the log has
 //! passed what its read could see. Its records travel in one batch with the key that they end in, so a restart goes on behind the last
-//! durable chunk (I3).
-//!
-//! The log may stand still before the place that it has to pass, because what is written is not flushed. Then a
-//! transaction that changes nothing is committed, which makes the server flush; no right is needed for it. While that does not help,
-//! the pause between two such transactions grows.
+//! durable chunk (I3). What both need besides is done step by step (`steps`).
 //!
 //! Keys that the log touches are remembered of each table that is still to be read, though it is not being read yet: a read that
 //! begins later may not see a transaction whose events are emitted already. To remember them only from then on, the table would have
@@ -36,6 +32,7 @@ mod published;
 mod read;
 mod readable;
 mod select;
+mod steps;
 mod table;
 mod told;
 
@@ -49,32 +46,31 @@ use tailwater_api::metrics::Metrics;
 use tailwater_api::record::Record;
 use tailwater_api::source::{ByteBudget, Reservation};
 use tailwater_api::state::StateChange;
-use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_api::{Error, Result};
 use tailwater_kit::envelope::Change;
 use tailwater_kit::filters::NameList;
 use tailwater_kit::notification::Notifications;
 use tailwater_kit::pace::Pace;
 use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
-use tailwater_kit::windows::{Look, Windows};
+use tailwater_kit::windows::Windows;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::warn;
 
 use self::published::Published;
 use self::read::TableRead;
 pub(crate) use self::readable::{can_be_chunked, is_chunked};
-use self::table::{Read, TRIES, Table};
+use self::steps::Step;
+use self::table::{Read, Table};
 use crate::catalog::Publication;
 use crate::config::PostgresConfig;
-use crate::connect::{SqlSession, sql_error};
+use crate::connect::SqlSession;
 use crate::event::Blocks;
 use crate::lsn::Lsn;
-use crate::open_transactions::{OpenTransaction, open_transactions};
 use crate::plans::Plans;
 use crate::position::ReadingTable;
 use crate::relation::TablePlan;
-use crate::visibility::{LoggedTransaction, Sight, replayed, sight};
+use crate::visibility::{LoggedTransaction, Sight};
 
 /// Octets of the keys that are remembered (I6).
 const TOUCHED_LIMIT: usize = 1 << 20;
@@ -82,10 +78,6 @@ const TOUCHED_LIMIT: usize = 1 << 20;
 const AHEAD: usize = 3;
 /// Time between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The same where the last tries did not help
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// How long transactions may be waited for before it is told.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Reads tables in chunks.
 pub(crate) struct Chunks {
@@ -132,16 +124,6 @@ pub(crate) struct Chunks {
     /// When the next step can be begun, unless something is told before
     due: Option<Instant>,
     waiting_since: Option<Instant>,
-}
-
-/// What is done beside the log and the reads.
-enum Step {
-    /// There is room.
-    Room(Reservation),
-    /// It was looked which transactions are visible, and which of those that were waited for were open until then.
-    Looked(Look, Sight, Vec<OpenTransaction>),
-    /// A transaction ended.
-    Ended,
 }
 
 /// Records that stand in the log here and now, and how far the tables are then.
@@ -373,17 +355,6 @@ impl Chunks {
         self.finished = Some(self.take_back(ended));
     }
 
-    fn take_back(&mut self, ended: std::result::Result<(SqlSession, Result<Step>), tokio::task::JoinError>) -> Result<Step> {
-        match ended {
-            Ok((session, step)) => {
-                // One that failed may not say yet that its connection is gone.
-                self.session = Some(if step.is_ok() { session } else { SqlSession::new(self.config.clone()) });
-                step
-            }
-            Err(error) => Err(Error::new(ErrorKind::Bug, "look what is visible").because(error)),
-        }
-    }
-
     /// Nothing is to be done, and nothing will be by itself.
     fn rests(&self) -> bool {
         self.is_idle() || self.paused
@@ -392,23 +363,7 @@ impl Chunks {
     /// Does what can be done between two transactions, without waiting; the log has been followed to `reached`. What it returns
     /// has to be sent before the log goes on.
     pub(crate) fn advance(&mut self, plans: &Plans, blocks: &Blocks, reached: Lsn) -> Result<Option<Emission>> {
-        if let Some(ended) = self.under_way.try_join_next() {
-            self.finished = Some(self.take_back(ended));
-        }
-        match self.finished.take() {
-            Some(Ok(step)) => {
-                self.failures = 0;
-                self.take(step);
-            }
-            Some(Err(error)) if error.kind().is_transient() && self.failures < TRIES => {
-                self.failures += 1;
-                warn!(tries = self.failures, "a look beside the log failed and is made again: {error}");
-                let next = Instant::now() + PAUSE * self.failures;
-                (self.looks_from, self.pushes_from) = (next, next);
-            }
-            Some(Err(error)) => return Err(error),
-            None => {}
-        }
+        self.end_step()?;
         let emission = self.next_emission(reached)?;
         if self.rests() {
             // Nobody has to know what is touched.
@@ -442,19 +397,9 @@ impl Chunks {
         let now = Instant::now();
         self.due = None;
         if self.room.is_none() {
-            if self.may_begin(self.looks_from, now) {
-                let budget = Arc::clone(&self.budget);
-                self.step(|session| async move { (session, Ok(Step::Room(budget.reserve(TOUCHED_LIMIT).await))) });
-            }
+            self.reserve_room(now);
         } else if !self.windows.is_settled() {
-            if self.may_begin(self.looks_from, now) {
-                let look = self.windows.look();
-                let waits = !self.windows.waits_for().is_empty();
-                self.step(move |mut session| async move {
-                    let looked = look_around(&mut session, waits).await.map(|(sight, open)| Step::Looked(look, sight, open));
-                    (session, looked)
-                });
-            }
+            self.look(now);
         } else {
             let under_way = self.tables.iter().filter(|table| table.read.is_some()).count();
             let mut free = self.config.relational.snapshot_threads.saturating_sub(under_way);
@@ -476,32 +421,9 @@ impl Chunks {
                 free -= usize::from(is_due || !is_stuck);
             }
             let waits = self.tables.iter().any(|table| table.read.as_ref().is_some_and(|read| read.waits));
-            if waits && self.may_begin(self.pushes_from, now) {
-                self.step(|mut session| async move {
-                    let ended = end_a_transaction(&mut session).await.map(|()| Step::Ended);
-                    (session, ended)
-                });
+            if waits {
+                self.push(now);
             }
-        }
-    }
-
-    /// Whether a step can be begun that is due then; otherwise says when.
-    fn may_begin(&mut self, from: Instant, now: Instant) -> bool {
-        // Where one is under way, its end is told.
-        let is_free = self.session.is_some();
-        if is_free && from > now {
-            self.due = Some(self.due.map_or(from, |due| due.min(from)));
-        }
-        is_free && from <= now
-    }
-
-    /// Begins a step on the session, which is free.
-    fn step<F>(&mut self, step: impl FnOnce(SqlSession) -> F)
-    where
-        F: Future<Output = (SqlSession, Result<Step>)> + Send + 'static,
-    {
-        if let Some(session) = self.session.take() {
-            self.under_way.spawn(step(session));
         }
     }
 
@@ -530,49 +452,6 @@ impl Chunks {
         running.spawn(read.run(session));
         table.read = Some(Read::new(look, told, running));
     }
-
-    fn take(&mut self, step: Step) {
-        match step {
-            Step::Room(room) => {
-                self.room = Some(room);
-                self.windows.restart();
-            }
-            Step::Ended => {
-                self.pushes_from = Instant::now() + self.push_pause;
-                self.push_pause = (self.push_pause * 2).min(LONGEST_PAUSE);
-            }
-            Step::Looked(look, sight, open) => {
-                self.windows.learn(look, &sight);
-                self.tell_of_wait(&open);
-            }
-        }
-    }
-
-    /// Tells whom the first read waits for, of those that are open.
-    fn tell_of_wait(&mut self, open: &[OpenTransaction]) {
-        let waits_for: Vec<_> = self.windows.waits_for().iter().map(|transaction| whose(transaction.xid, open)).collect();
-        if self.windows.is_settled() {
-            self.waiting_since = None;
-        } else {
-            let now = Instant::now();
-            let since = now - *self.waiting_since.get_or_insert(now);
-            // Each look takes a transaction number; a wait that lasts long may last a little longer.
-            self.looks_from = now + (since / 10).max(PAUSE);
-            if since > PATIENCE {
-                self.waiting_since = Some(now);
-                warn!("the snapshot waits for transactions to end: {}", waits_for.join("; "));
-            }
-        }
-        if let Some(snapshot) = &self.snapshot {
-            snapshot.wait_for(waits_for);
-        }
-    }
-}
-
-/// The transaction, and whose it is where that is known.
-fn whose(xid: u32, open: &[OpenTransaction]) -> String {
-    let found = open.iter().find(|open| open.xid == xid);
-    found.map_or_else(|| format!("transaction {xid}"), |open| format!("transaction {xid}: {}", open.described))
 }
 
 /// Waits until a read tells something, other than rows behind others that the log has not passed. Cancel-safe.
@@ -593,22 +472,4 @@ async fn next_told(tables: &mut [Table]) {
         Poll::Pending
     })
     .await;
-}
-
-/// Looks which transactions are visible, and whose those are that are open, if somebody waits for them.
-async fn look_around(session: &mut SqlSession, waits: bool) -> Result<(Sight, Vec<OpenTransaction>)> {
-    // A snapshot lists only what began before the last transaction that ended. Now one has ended that began last.
-    end_a_transaction(session).await?;
-    let sql = session.get().await?;
-    let replayed = replayed(sql).await?;
-    let open = if waits { open_transactions(sql).await? } else { Vec::new() };
-    let (sight, _) = sight(sql, replayed).await?;
-    Ok((sight, open))
-}
-
-/// Commits a transaction that has a number and changes nothing. A standby has none, and needs none.
-async fn end_a_transaction(session: &mut SqlSession) -> Result<()> {
-    let query = "SELECT CASE WHEN NOT pg_is_in_recovery() THEN txid_current() END";
-    session.get().await?.query_one(query, &[]).await.map_err(|error| sql_error("take a transaction number", error))?;
-    Ok(())
 }

@@ -8,7 +8,8 @@ use tailwater_api::Secret;
 use tailwater_api::config::FieldType::{Boolean, Choice, Class, Int, List, Long, Password, Text};
 use tailwater_api::config::{ConfigField, ConfigReader, ConnectorConfig, Effect};
 use tailwater_kit::filters::{NameFilter, validate_name_list};
-use tailwater_kit::relational_config::{OnLoss, RELATIONAL_FIELDS, RelationalConfig, not_negative, positive};
+use tailwater_kit::relational_config::{OnLoss, RelationalConfig};
+use tailwater_kit::relational_fields::{RELATIONAL_FIELDS, not_negative, positive};
 use tailwater_kit::tls::{TlsMode, TlsOptions};
 
 use crate::connect::split_statements;
@@ -168,7 +169,7 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     .default("adaptive"),
     ConfigField::new("hstore.handling.mode", Choice(&["json", "map"]), "How hstore is written.").default("json"),
     ConfigField::new("interval.handling.mode", Choice(&["numeric", "string"]), "How intervals are written.").default("numeric"),
-    ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point.").default("2").validator(validate_digits),
+    ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point where `decimal.handling.mode` is `precise`.").default("2").validator(validate_digits),
     ConfigField::new(
         "include.unknown.datatypes",
         Boolean,

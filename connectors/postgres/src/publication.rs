@@ -61,10 +61,10 @@ pub(crate) fn plan(
             .mend(format!("DROP PUBLICATION {quoted}; (it is created again), or set publication.autocreate.mode to all_tables")));
     }
     refuse_empty(config, captured)?;
-    let missing = captured.iter().filter(|table| !publication.named.contains(&table.oid));
+    let missing = captured.iter().filter(|table| !publication.named.tables.contains(&table.oid));
     // One by one: one that the role may not publish keeps no other from being published (I10).
     let mut statements: Vec<_> = missing.map(|table| format!("ALTER PUBLICATION {quoted} ADD TABLE {};", table.quoted())).collect();
-    let extra = publication.named.iter().any(|oid| !captured.iter().any(|table| table.oid == *oid));
+    let extra = publication.named.tables.iter().any(|oid| !captured.iter().any(|table| table.oid == *oid));
     if extra {
         // Names of tables that are not captured are not known here; the server resolves them.
         let kept: Vec<_> = captured.iter().map(|table| table.oid.to_string()).collect();
@@ -95,7 +95,7 @@ fn refuse_cut_keys(config: &PostgresConfig, publication: &Publication, captured:
             table.key.contains(&column.name) && column.generated.is_none() && !published.contains(&column.name)
         };
         let missing: Vec<&str> = table.columns.iter().filter(is_cut).map(|column| column.name.as_str()).collect();
-        if missing.is_empty() || config.relational.key_columns.of(&table.schema, &table.name).is_some() {
+        if missing.is_empty() || table.configured_key(&config.relational).is_some() {
             continue;
         }
         let (publication, quoted) = (quote_identifier(&config.publication), table.quoted());
@@ -164,7 +164,7 @@ pub(crate) async fn ensure(
         Step::Nothing => existing,
         Step::Run(statements) => {
             warn_about_identities(captured);
-            let is_named = |publication: &Publication| captured.iter().any(|table| publication.named.contains(&table.oid));
+            let is_named = |publication: &Publication| captured.iter().any(|table| publication.named.tables.contains(&table.oid));
             let is_of_use = existing.as_ref().is_some_and(is_named);
             for statement in &statements {
                 match sql.batch_execute(statement).await.map_err(|error| refused(config, statement, error)) {

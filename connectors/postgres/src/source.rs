@@ -20,6 +20,7 @@ use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::crash_point::crash_point;
 use tailwater_kit::envelope::context_headers;
+use tailwater_kit::filters::expression_of;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::snapshot_figures::SnapshotFigures;
@@ -586,10 +587,12 @@ fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, ca
         if !by_root {
             warn!(
                 table = %table.full_name(),
-                "the publication {0} does not publish the table, so its changes are not captured. To mend it: ALTER PUBLICATION {1} ADD TABLE {2};",
+                "the publication {0} does not publish the table, so its changes are not captured. To mend it: ALTER PUBLICATION {1} ADD TABLE {2}; and \
+                 then signal execute-snapshot with data-collections {3}, for what changed until then",
                 config.publication,
                 quote_identifier(&config.publication),
-                table.quoted()
+                table.quoted(),
+                expression_of(&table.full_name())
             );
         }
     }

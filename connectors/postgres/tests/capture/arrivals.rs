@@ -242,6 +242,41 @@ async fn a_table_attached_with_its_rows_to_a_published_one_is_read_and_one_made_
     assert_eq!(of_table(&log, "public.two")[0], "c public.two {2} null->{2}");
 }
 
+#[tokio::test]
+async fn a_root_that_somebody_adds_to_the_publication_is_read_whether_by_itself_or_by_its_schema() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE SCHEMA more;
+             CREATE TABLE b (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE b_leaf PARTITION OF b DEFAULT;
+             CREATE TABLE more.c (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE more.c_leaf PARTITION OF more.c DEFAULT;
+             INSERT INTO b VALUES (1); INSERT INTO more.c VALUES (1);
+             CREATE PUBLICATION shop FOR TABLE a WITH (publish_via_partition_root = true)",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[READ, SOON, ("publication.autocreate.mode", "disabled"), ("snapshot.mode", "no_data")]);
+    let mut running = start(&config, Log::default());
+    for (added, table) in [("TABLE b", "public.b"), ("TABLES IN SCHEMA more", "more.c")] {
+        running.meanwhile(eventually(&client, ACTIVE)).await;
+        client.batch_execute(&format!("INSERT INTO {table} VALUES (2); ALTER PUBLICATION shop ADD {added}")).await.unwrap();
+        let (result, log) = running.ended().await;
+        let error = result.unwrap_err();
+        assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains(table), "{error}");
+        eventually(&client, INACTIVE).await;
+        running = start(&config, log);
+        running.until(|log| of_table(log, table).len() == 2).await;
+        client.batch_execute(&format!("INSERT INTO {table} VALUES (3)")).await.unwrap();
+        running.until(|log| of_table(log, table).len() == 3).await;
+    }
+    let log = running.stop().await;
+    for table in ["public.b", "more.c"] {
+        let expected = ["r", "r", "c"].iter().zip(1..).map(|(operation, id)| format!("{operation} {table} {{{id}}} null->{{{id}}}"));
+        assert_eq!(of_table(&log, table), expected.collect::<Vec<_>>());
+    }
+}
+
 /// A commit that stands in the log and waits for a standby, so that only who follows the log knows of it.
 struct Hanging {
     pid: i32,

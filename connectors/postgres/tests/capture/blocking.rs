@@ -86,10 +86,7 @@ async fn rows_from_before_a_column_was_renamed_keep_its_name_behind_the_snapshot
     let sender = Stopped::new(sender);
     let _answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
     let is_taken = "SELECT EXISTS (SELECT FROM pg_replication_slots WHERE temporary AND confirmed_flush_lsn IS NOT NULL)";
-    tokio::select! {
-        () = running.until(|_| false) => {}
-        () = eventually(&client, is_taken) => {}
-    }
+    running.meanwhile(eventually(&client, is_taken)).await;
     client.batch_execute("INSERT INTO t VALUES (3, 3); ALTER TABLE t RENAME v TO w; INSERT INTO t VALUES (4, 4);").await.unwrap();
     drop(sender);
     running.records(5).await;

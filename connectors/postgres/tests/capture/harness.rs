@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 /// Long enough for a busy machine; every wait ends earlier when what is waited for happens.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The figures that a source reports.
 #[derive(Default)]
@@ -229,18 +229,32 @@ impl Running {
     /// Takes batches until `done` says so. Panics where the source fails or nothing comes for long.
     pub(crate) async fn until(&mut self, mut done: impl FnMut(&Log) -> bool) {
         while !done(&self.log) {
-            let sent = tokio::time::timeout(PATIENCE, self.batches.recv()).await;
-            match sent {
-                Ok(Some(sent)) => {
-                    let number = sent.number;
-                    self.log.take(sent);
-                    if self.confirms {
-                        self.confirmed.send_replace(number);
-                    }
-                }
-                Ok(None) => panic!("the source ended: {:?}; log ends in {:#?}", (&mut self.task).await, self.log.end()),
+            match tokio::time::timeout(PATIENCE, self.batches.recv()).await {
+                Ok(sent) => self.take(sent).await,
                 Err(_) => panic!("nothing came for long; log of {} ends in {:#?}", self.log.records.len(), self.log.end()),
             }
+        }
+    }
+
+    /// Takes whatever comes until something else has happened.
+    pub(crate) async fn meanwhile(&mut self, something: impl Future<Output = ()>) {
+        tokio::pin!(something);
+        loop {
+            tokio::select! {
+                () = &mut something => return,
+                sent = self.batches.recv() => self.take(sent).await,
+            }
+        }
+    }
+
+    async fn take(&mut self, sent: Option<SentBatch>) {
+        let Some(sent) = sent else {
+            panic!("the source ended: {:?}; log ends in {:#?}", (&mut self.task).await, self.log.end());
+        };
+        let number = sent.number;
+        self.log.take(sent);
+        if self.confirms {
+            self.confirmed.send_replace(number);
         }
     }
 
@@ -266,7 +280,7 @@ impl Running {
 
     /// Takes whatever comes within the time.
     pub(crate) async fn for_a_while(&mut self, time: Duration) {
-        let _ = tokio::time::timeout(time, self.until(|_| false)).await;
+        self.meanwhile(tokio::time::sleep(time)).await;
     }
 
     /// Ends the source as a crash would.

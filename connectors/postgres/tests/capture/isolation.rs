@@ -4,9 +4,10 @@ use tailwater_api::ErrorKind;
 use tailwater_api::state::{JsonMap, StateChange};
 use tokio_postgres::Client;
 
-use crate::harness::{Log, Running, config, eventually, line, server, start};
+use crate::harness::{Log, Running, config, eventually, server, start};
 use crate::rereads::copy;
 use crate::signals::{answered, is_asked_for, is_streaming, request};
+use crate::warnings::Warnings;
 
 const ISOLATE: (&str, &str) = ("event.processing.failure.handling.mode", "isolate");
 /// A numeric that is none has no room in a decimal.
@@ -30,8 +31,8 @@ fn state_of(log: &Log, table: &str) -> Option<String> {
 /// Inserts a row into the good table, which has to come.
 async fn good_goes_on(client: &Client, running: &mut Running, id: u32) {
     client.batch_execute(&format!("INSERT INTO good VALUES ({id})")).await.unwrap();
-    let expected = format!("c public.good {{{id}}}");
-    running.until(|log| log.records.iter().any(|record| line(record).starts_with(&expected))).await;
+    let expected = format!("null->{{{id}}}");
+    running.until(|log| of_table(log, "public.good").iter().any(|line| line.starts_with("c ") && line.ends_with(&expected))).await;
 }
 
 #[tokio::test]
@@ -157,6 +158,52 @@ async fn i10_a_table_that_cannot_be_read_in_chunks_is_errored_and_the_others_are
     let starts: Vec<String> =
         of_table(&log, "public.bad").iter().map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" ")).collect();
     assert_eq!(starts, ["t public.bad null", "r public.bad {1}", "r public.bad {2}", "r public.bad {3}"]);
+}
+
+#[tokio::test]
+async fn i10_of_tables_that_are_owed_a_read_while_the_log_rests_one_that_cannot_be_read_is_told_and_the_others_are_read() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    // Read in this order; the first is large enough to be changed in its midst.
+    client
+        .batch_execute(
+            "CREATE TABLE ahead (id int PRIMARY KEY, v text); INSERT INTO ahead SELECT i, '' FROM generate_series(1, 3000) i;
+             CREATE TABLE bad (id int PRIMARY KEY, n numeric(6,2)); INSERT INTO bad VALUES (1, 1), (2, 'NaN');
+             CREATE TABLE good (id int PRIMARY KEY); INSERT INTO good VALUES (1), (2);",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[ISOLATE, STRICT, ("snapshot.strategy", "watermark"), ("incremental.snapshot.chunk.size", "100")]);
+    let mut running = start(&config, Log::default());
+    // Nobody takes more batches, so the reader stands still.
+    running.records(1).await;
+    // The slot of a rest waits for it, so all of them are owed before the first is read.
+    let open = server.connect("postgres").await.unwrap();
+    open.batch_execute("BEGIN; SELECT txid_current()").await.unwrap();
+    client
+        .batch_execute(
+            "ALTER TABLE ahead DROP CONSTRAINT ahead_pkey; ALTER TABLE bad DROP CONSTRAINT bad_pkey; ALTER TABLE good DROP CONSTRAINT good_pkey;",
+        )
+        .await
+        .unwrap();
+    let owed = |log: &Log| log.state.iter().filter(|(partition, _)| partition.contains_key("tailwater.signal")).count();
+    running.until(|log| owed(log) == 3).await;
+    open.batch_execute("COMMIT").await.unwrap();
+    running.until(|log| owed(log) == 0).await;
+    good_goes_on(&client, &mut running, 3).await;
+
+    assert_eq!(
+        ["ahead", "bad", "good"].map(|table| state_of(&running.log, &format!("public.{table}")).unwrap()),
+        ["complete", "errored", "complete"]
+    );
+    assert_eq!(["ahead", "bad", "good"].map(|table| running.figure("source_table_errored", Some(&format!("public.{table}")))), [0, 1, 0]);
+    assert_eq!(warnings.with(&["is errored from here on", "public.bad"]).len(), 1);
+    let log = running.stop().await;
+    let whole = of_table(&log, "public.ahead").iter().filter(|line| line.starts_with("r public.ahead null ")).count();
+    assert_eq!((whole, of_table(&log, "public.bad").len()), (3000, 0));
+    let good = ["r public.good null null->{1}", "r public.good null null->{2}", "c public.good null null->{3}"];
+    assert_eq!(of_table(&log, "public.good"), good);
 }
 
 #[tokio::test]

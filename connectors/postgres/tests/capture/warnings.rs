@@ -2,12 +2,15 @@
 
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::{DefaultGuard, set_default};
 use tracing::{Event, Level, Metadata, Subscriber};
+
+use crate::harness::PATIENCE;
 
 /// Collects warnings until it is dropped. A test that runs on one thread has its source on that, too.
 pub(crate) struct Warnings {
@@ -26,6 +29,15 @@ impl Warnings {
     pub(crate) fn with(&self, words: &[&str]) -> Vec<String> {
         let lines = self.lines.lock().expect("nobody panics with it");
         lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).cloned().collect()
+    }
+
+    /// Waits for a warning that holds all of these words.
+    pub(crate) async fn told(&self, words: &[&str]) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.with(words).is_empty() {
+            assert!(tokio::time::Instant::now() < deadline, "never told: {words:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
