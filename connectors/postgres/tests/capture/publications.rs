@@ -289,6 +289,7 @@ async fn i11_changes_that_the_server_leaves_out_for_want_of_the_publication_stop
         let Some(server) = required_or_skip(PostgresServer::start(version, &[]).await) else { return };
         let client = server.connect("postgres").await.unwrap();
         client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+        client.batch_execute("ALTER ROLE postgres SET client_min_messages = 'error'").await.unwrap();
         let config = config(&server, &[]);
         let mut running = start(&config, Log::default());
         running.records(1).await;
