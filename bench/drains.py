@@ -8,7 +8,7 @@ from tailwater import Daemon
 
 FIRST = 1_000_000
 # Milliseconds that both sides' producers wait for company.
-LINGER = 5
+LINGER = 50
 
 
 @dataclass

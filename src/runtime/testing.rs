@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::runtime::plugin::{Plugin, SinkPlugin, SourcePlugin};
 use crate::runtime::worker::MetricsFactory;
 use crate::state::{ConnectorStore, StoredConnector};
-use crate::topics::{LogReader, LogUser, LogWriter, Polled, StoredRecord, Subscription, TopicInfo, TopicLog};
+use crate::topics::{LogReader, LogUser, LogWriter, PartitionReader, Polled, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// Connectors that only tests find.
 pub(crate) static PLUGINS: &[&dyn Plugin] =
@@ -221,14 +221,8 @@ impl TopicLog for MemoryTopics {
         self.0.content().topics.iter().filter(is_used).map(|(name, (_, records))| (Arc::clone(name), records.len() as u64)).collect()
     }
 
-    fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
-        let records = self.0.records(topic);
-        if records.is_empty() {
-            return Box::pin(async { Err(Error::new(ErrorKind::Missing, "read a topic")) });
-        }
-        let stored = records.into_iter().enumerate().skip(offset as usize).take(limit);
-        let stored = stored.map(|(offset, record)| StoredRecord { partition, offset: offset as u64, record }).collect();
-        Box::pin(async move { Ok(stored) })
+    fn partition_reader(&self, topic: &str, _: u32) -> Box<dyn PartitionReader> {
+        Box::new(MemoryPartitionReader(Arc::clone(&self.0), topic.to_owned()))
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
@@ -237,6 +231,20 @@ impl TopicLog for MemoryTopics {
 
     fn close(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+struct MemoryPartitionReader(Arc<MemoryLog>, String);
+
+impl PartitionReader for MemoryPartitionReader {
+    fn read(&mut self, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
+        let records = self.0.records(&self.1);
+        if records.is_empty() {
+            return Box::pin(async { Err(Error::new(ErrorKind::Missing, "read a topic")) });
+        }
+        let stored = records.into_iter().enumerate().skip(offset as usize).take(limit);
+        let stored = stored.map(|(offset, record)| StoredRecord { partition: 0, offset: offset as u64, record }).collect();
+        Box::pin(async move { Ok(stored) })
     }
 }
 

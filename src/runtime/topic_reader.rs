@@ -1,6 +1,5 @@
 //! Records of a topic as bytes, through the converters of its source: what `topic read` prints.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tailwater_api::Result;
@@ -8,7 +7,7 @@ use tokio::sync::watch;
 
 use super::worker::Worker;
 use crate::converters::{ConvertedRecord, Converters};
-use crate::topics::{StoredRecord, TopicLog};
+use crate::topics::{PartitionReader, StoredRecord, TopicLog};
 
 /// A topic of Kafka has other writers, of whose records nobody tells.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
@@ -16,16 +15,14 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Reads one partition of a topic, through the converters that its source named when the reader was made.
 pub struct TopicReader {
     worker: Worker,
-    topics: Arc<dyn TopicLog>,
+    records: Box<dyn PartitionReader>,
     changed: watch::Receiver<u64>,
     converters: Converters,
-    topic: String,
-    partition: u32,
 }
 
 impl TopicReader {
-    pub(super) fn new(worker: Worker, topics: Arc<dyn TopicLog>, converters: Converters, topic: String, partition: u32) -> Self {
-        Self { changed: topics.changed(), worker, topics, converters, topic, partition }
+    pub(super) fn new(worker: Worker, topics: &dyn TopicLog, converters: Converters, topic: &str, partition: u32) -> Self {
+        Self { changed: topics.changed(), worker, records: topics.partition_reader(topic, partition), converters }
     }
 
     /// At most `limit` durable records from `offset` on, none at the end.
@@ -35,7 +32,7 @@ impl TopicReader {
     pub async fn read(&mut self, offset: u64, limit: usize) -> Result<Vec<(StoredRecord, ConvertedRecord)>> {
         // What comes while it is read ends the next wait.
         self.changed.mark_unchanged();
-        let records = self.topics.read(&self.topic, self.partition, offset, limit).await?;
+        let records = self.records.read(offset, limit).await?;
         let convert = |stored: StoredRecord| {
             let converted = self.converters.convert(&stored.record)?;
             Ok((stored, converted))

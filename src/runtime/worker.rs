@@ -409,7 +409,7 @@ impl Worker {
     /// The converters are misconfigured, or the topics cannot be listed.
     pub async fn topic_reader(&self, topic: String, partition: u32) -> Result<TopicReader> {
         let converters = self.inner.converters(&topic).await?;
-        Ok(TopicReader::new(self.clone(), Arc::clone(self.topics()), converters, topic, partition))
+        Ok(TopicReader::new(self.clone(), &**self.topics(), converters, &topic, partition))
     }
 
     /// Whether it stops, or has stopped.

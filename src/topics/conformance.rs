@@ -10,7 +10,7 @@ use tailwater_api::source::{BatchNumber, SourceBatch};
 use tailwater_api::state::{JsonMap, StateChange};
 use tailwater_api::{ErrorKind, Value};
 
-use super::{LogReader, LogUser, LogWriter, Polled, Subscription, TopicLog};
+use super::{LogReader, LogUser, LogWriter, PartitionReader, Polled, StoredRecord, Subscription, TopicLog};
 
 /// Longer than any engine takes for a step on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -21,6 +21,7 @@ pub(super) async fn run(log: &dyn TopicLog) {
     a_source_finds_its_state_and_a_reader_its_records(log).await;
     a_sink_goes_on_where_it_committed(log).await;
     a_target_that_knows_better_is_followed_and_another_history_refused(log).await;
+    who_looks_reads_on_in_steps_of_any_length(log).await;
     positions_are_moved_and_forgotten(log).await;
     dead_letters_are_of_no_connector(log).await;
     what_is_not_there_is_missing_and_the_end_is_empty(log).await;
@@ -71,6 +72,22 @@ async fn offset(log: &dyn TopicLog, wanted: u32) -> u64 {
     read.iter().find(|read| number(&read.record.value.value) == wanted).unwrap().offset
 }
 
+/// At least `count` records from `offset` on, in steps of `limit`. Brokers answer a commit before all partitions show it.
+async fn read_on(reader: &mut dyn PartitionReader, mut offset: u64, limit: usize, count: usize) -> Vec<StoredRecord> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut read: Vec<StoredRecord> = Vec::new();
+    while read.len() < count {
+        assert!(tokio::time::Instant::now() < deadline, "{} of {count} records", read.len());
+        read.extend(reader.read(offset, limit).await.unwrap());
+        offset = read.last().map_or(offset, |last| last.offset + 1);
+    }
+    read
+}
+
+fn numbers(read: &[StoredRecord]) -> Vec<u32> {
+    read.iter().map(|read| number(&read.record.value.value)).collect()
+}
+
 async fn next(reader: &mut dyn LogReader) -> Polled {
     tokio::time::timeout(PATIENCE, reader.poll(1 << 20)).await.expect("the reader says something").unwrap()
 }
@@ -112,8 +129,8 @@ async fn a_source_finds_its_state_and_a_reader_its_records(log: &dyn TopicLog) {
     durable(&*writer, 6).await;
     // I1: what is said to be durable is there for others.
     assert_eq!(log.source_state(&user("shop")).await.unwrap().iter().next().unwrap().1["at"], 99);
-    let read = log.read(TOPIC, 0, 0, 1000).await.unwrap();
-    assert_eq!(read.iter().map(|read| number(&read.record.value.value)).collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
+    let read = read_on(&mut *log.partition_reader(TOPIC, 0), 0, 1000, 50).await;
+    assert_eq!(numbers(&read), (0..50).collect::<Vec<_>>());
     assert!(read.iter().all(|read| read.record.timestamp.is_some()));
     writer.close().await.unwrap();
     let writer = log.writer(&user("shop")).await.unwrap();
@@ -154,6 +171,28 @@ async fn a_target_that_knows_better_is_followed_and_another_history_refused(log:
     assert_eq!(take(&mut *reader, 18).await.0, (42..60).collect::<Vec<_>>());
 }
 
+async fn who_looks_reads_on_in_steps_of_any_length(log: &dyn TopicLog) {
+    let mut reader = log.partition_reader(TOPIC, 0);
+    let mut last = 0;
+    for limit in [1, 7, 60, 100] {
+        let read = read_on(&mut *reader, 0, limit, 60).await;
+        assert_eq!(numbers(&read), (0..60).collect::<Vec<_>>());
+        last = read[59].offset;
+        assert_eq!(reader.read(last + 1, limit).await.unwrap().len(), 0, "the end");
+    }
+    assert_eq!(numbers(&reader.read(offset(log, 42).await, 3).await.unwrap()), [42, 43, 44]);
+    // To an end comes more.
+    for first in [60, 65] {
+        let mut writer = log.writer(&user("shop")).await.unwrap();
+        writer.append(1, SourceBatch { records: records(first..first + 5), ..SourceBatch::default() }).await.unwrap();
+        durable(&*writer, 1).await;
+        writer.close().await.unwrap();
+        let read = read_on(&mut *reader, last + 1, 5, 5).await;
+        assert_eq!(numbers(&read), (first..first + 5).collect::<Vec<_>>());
+        last = read[4].offset;
+    }
+}
+
 async fn positions_are_moved_and_forgotten(log: &dyn TopicLog) {
     let place = |topic: &str| TopicPartition { topic: Arc::from(topic), partition: 0 };
     // A reader that was dropped may take a moment to leave.
@@ -177,7 +216,7 @@ async fn positions_are_moved_and_forgotten(log: &dyn TopicLog) {
 async fn dead_letters_are_of_no_connector(log: &dyn TopicLog) {
     log.append(vec![record("conformance.dead", 1), record("conformance.dead", 2)]).await.unwrap();
     let read = log.read("conformance.dead", 0, 0, 10).await.unwrap();
-    assert_eq!(read.iter().map(|read| number(&read.record.value.value)).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(numbers(&read), [1, 2]);
     let topics = log.topics().await.unwrap();
     assert_eq!(topics.iter().find(|topic| &*topic.name == "conformance.dead").unwrap().writer, None);
 }

@@ -172,10 +172,14 @@ pub trait TopicLog: Send + Sync + 'static {
     /// of its subscription that exist or that it has read.
     fn used_by(&self, connector: &str, subscription: Option<&Subscription>) -> Vec<(Arc<str>, u64)>;
 
-    /// Durable records of one partition from `offset` on, at most `limit`; fewer at its end.
-    ///
-    /// An unknown topic is `missing`; an offset before the first that is still there reads from the first.
-    fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>>;
+    /// Reads one partition for whoever only looks. Whether there is one is seen when it is read.
+    fn partition_reader(&self, topic: &str, partition: u32) -> Box<dyn PartitionReader>;
+
+    /// One read of a [`PartitionReader`].
+    fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
+        let mut reader = self.partition_reader(topic, partition);
+        Box::pin(async move { reader.read(offset, limit).await })
+    }
 
     /// Counts up whenever something new is readable.
     fn changed(&self) -> watch::Receiver<u64>;
@@ -198,6 +202,14 @@ pub trait LogWriter: Send {
 
     /// Returns when all accepted batches are durable.
     fn close(self: Box<Self>) -> BoxFuture<'static, Result<()>>;
+}
+
+/// Reads one partition for whoever only looks.
+pub trait PartitionReader: Send {
+    /// Durable records from `offset` on, at most `limit`; fewer at the end. Cheapest where the read before it ended. Cancel-safe.
+    ///
+    /// An unknown topic is `missing`; an offset before the first that is still there reads from the first.
+    fn read(&mut self, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>>;
 }
 
 /// What a reader has for a sink task.

@@ -192,14 +192,22 @@ impl KeyColumns {
         entries.map(parse).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The key columns that the configuration names for the table, in its order.
+    /// The key columns that the configuration names for the table, in its order, of every entry that matches. Those that the table
+    /// does not have count for nothing; `None` where none is left.
     #[must_use]
-    pub fn of(&self, schema: &str, table: &str) -> Option<&[String]> {
+    pub fn of(&self, schema: &str, table: &str, has_column: impl Fn(&str) -> bool) -> Option<Vec<String>> {
         if self.0.is_empty() {
             return None;
         }
         let name = format!("{schema}.{table}");
-        self.0.iter().find(|(tables, _)| tables.is_match(&name).unwrap_or(false)).map(|(_, columns)| columns.as_slice())
+        let matching = self.0.iter().filter(|(tables, _)| tables.is_match(&name).unwrap_or(false));
+        let mut named = Vec::new();
+        for column in matching.flat_map(|(_, columns)| columns).filter(|column| has_column(column)) {
+            if !named.contains(column) {
+                named.push(column.clone());
+            }
+        }
+        (!named.is_empty()).then_some(named)
     }
 }
 
@@ -264,11 +272,18 @@ mod tests {
     }
 
     #[test]
+    fn key_columns_are_those_of_all_entries_that_the_table_has() {
+        let keys = KeyColumns::parse(r"public\.orders:region;public\..*:id,region,gone").unwrap();
+        assert_eq!(keys.of("public", "orders", |column| column != "gone").unwrap(), ["region", "id"]);
+        assert_eq!(keys.of("public", "orders", |_| false), None);
+    }
+
+    #[test]
     fn key_columns_are_found_by_table() {
         let keys = KeyColumns::parse(r"public\.customers:region,id; public\.(.*)_events:kind").unwrap();
-        assert_eq!(keys.of("public", "customers").unwrap(), ["region", "id"]);
-        assert_eq!(keys.of("public", "web_events").unwrap(), ["kind"]);
-        assert_eq!(keys.of("public", "orders"), None);
+        assert_eq!(keys.of("public", "customers", |_| true).unwrap(), ["region", "id"]);
+        assert_eq!(keys.of("public", "web_events", |_| true).unwrap(), ["kind"]);
+        assert_eq!(keys.of("public", "orders", |_| true), None);
         assert!(KeyColumns::parse("customers").is_err());
         assert!(KeyColumns::parse("customers:").is_err());
     }

@@ -5,6 +5,7 @@
 //! the key; those come from here.
 
 use tailwater_api::{Error, ErrorKind, Result};
+use tailwater_kit::relational_config::RelationalConfig;
 use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::PgLsn;
@@ -172,6 +173,12 @@ impl TableDefinition {
             identity_columns: row.get(18),
             columns: Vec::new(),
         }
+    }
+
+    /// The key of its records, where `message.key.columns` names one.
+    pub(crate) fn configured_key(&self, relational: &RelationalConfig) -> Option<Vec<String>> {
+        let has_column = |name: &str| self.columns.iter().any(|column| column.name == name);
+        relational.key_columns.of(&self.schema, &self.name, has_column)
     }
 
     /// `schema.table`, as filters and topics name it.

@@ -23,7 +23,8 @@
 //! table of it turns out later not to be readable so, because its key was dropped, it is read while the log rests (`blocking`). A table
 //! that a signal asks for and that cannot be read is told of and left out (I11); it stops nothing else (I10). A table of the
 //! snapshot at the start that cannot be read is errored where the configuration isolates tables (`stream::isolation`), and ends the
-//! task otherwise.
+//! task otherwise. One that was renamed, or whose name another table has by now, ends the run as `restarting`: the next one reads what
+//! has the name then (`source`).
 
 mod keys;
 mod outcome;

@@ -141,7 +141,8 @@ pub(crate) fn untold_key(config: &RelationalConfig, table: &TableDefinition) -> 
         ReplicaIdentity::Index => &table.identity_columns,
         ReplicaIdentity::Full | ReplicaIdentity::Nothing => return None,
     };
-    let key = config.key_columns.of(&table.schema, &table.name).unwrap_or(&table.key);
+    let configured = table.configured_key(config);
+    let key = configured.as_ref().unwrap_or(&table.key);
     let untold: Vec<_> = key.iter().filter(|name| !told.contains(name)).map(String::as_str).collect();
     (!untold.is_empty() && !table.refuses_changes()).then(|| {
         format!(

@@ -31,6 +31,7 @@
 use tailwater_api::state::{JsonMap, SourceState, StateChange};
 use tailwater_api::{Error, ErrorKind, Result};
 
+use crate::catalog::TableDefinition;
 use crate::lsn::Lsn;
 use crate::request::TableRequest;
 
@@ -426,6 +427,11 @@ impl ReadingTable {
             range,
             request: TableRequest::of(partition, offset).ok()?,
         })
+    }
+
+    /// Whether `table` is the one to read in its place: another one that has its name by now, or itself under another name.
+    pub(crate) fn is_superseded_by(&self, table: &TableDefinition) -> bool {
+        (self.oid == table.oid) != (self.name == table.full_name())
     }
 
     /// Whether the log rests while it is read.

@@ -112,6 +112,8 @@ struct Run {
     reading: Vec<ReadingTable>,
     /// Names of tables whose rows begin with a truncation
     outdated: Vec<String>,
+    /// Names of tables that are read in place of others, which the snapshot did not read to their end
+    successors: Vec<String>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
 }
@@ -161,6 +163,7 @@ impl Run {
             session,
             reading: Vec::new(),
             outdated: Vec::new(),
+            successors: Vec::new(),
             errored: Vec::new(),
         })
     }
@@ -173,7 +176,49 @@ impl Run {
         self.reading = ReadingTable::load_all(context.state(), &server)?;
         self.outdated = outdated_tables(context.state(), &server);
         self.errored = ErroredTable::load_all(context.state(), &server);
+        let superseded = self.find_successors();
         self.forget_left_out(context, &mut completed).await?;
+        let position = self.begin(context, stored, completed).await?;
+        // Not before the successors are read, or a crash would forget that they have to be.
+        let given_up = superseded.iter().filter(|table| !self.successors.contains(&table.name));
+        let state: Vec<_> = given_up.map(|table| table.removal(&server)).collect();
+        if !state.is_empty() {
+            send_state(context, state).await?;
+        }
+        Ok(position)
+    }
+
+    /// Takes the tables out of those to be read that were renamed, or whose name another table has, since the snapshot at the start
+    /// began. What it was to read is what stands under the captured names (I11), so that is read in their place.
+    fn find_successors(&mut self) -> Vec<ReadingTable> {
+        if self.config.snapshot.read == SnapshotWhen::Never {
+            return Vec::new();
+        }
+        let captured = captured(&self.config, &self.definitions);
+        let is_superseded =
+            |table: &mut ReadingTable| table.request.is_none() && captured.iter().any(|other| table.is_superseded_by(other));
+        let superseded: Vec<_> = self.reading.extract_if(.., is_superseded).collect();
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+        let successors = tables.iter().filter(|other| superseded.iter().any(|table| table.is_superseded_by(other)));
+        self.successors = successors.map(TableDefinition::full_name).collect();
+        for table in &superseded {
+            warn!(
+                table = %table.name, rows = table.rows,
+                "before the snapshot had read the table to its end it was renamed, or another took its name. Read from the beginning: {}",
+                self.successors.join(", ")
+            );
+        }
+        superseded
+    }
+
+    /// Reads what is to be read before the log is followed, from `stored` on where that can be; `None` where nothing is streamed.
+    async fn begin(
+        &mut self,
+        context: &mut SourceContext,
+        stored: Option<Position>,
+        completed: Vec<CompletedTable>,
+    ) -> Result<Option<Position>> {
+        let server = self.config.relational.topic_prefix.clone();
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
             if !done || self.config.snapshot.read == SnapshotWhen::Always {
@@ -202,7 +247,7 @@ impl Run {
                     self.reading.retain(|table| table.request.is_some());
                 }
                 position.log = Some(offered.log.clone());
-                let completed = if self.config.snapshot.reads_new_tables {
+                let completed = if self.config.snapshot.reads_new_tables || !self.successors.is_empty() {
                     self.read_new_tables(context, &position, completed).await?
                 } else {
                     completed
@@ -291,7 +336,13 @@ impl Run {
             Anchor { lsn: created.consistent_point, exported: created.snapshot_name, _keeper: Some(offered.connection) }
         };
         let (position, completed) = match kept {
-            Some(position) => (Position { log: Some(offered.log), ..position }, completed),
+            Some(position) => {
+                let captured = captured(&self.config, &self.definitions);
+                let successors: Vec<_> =
+                    captured.iter().filter(|table| self.successors.contains(&table.full_name())).map(|table| (*table).clone()).collect();
+                self.outdated.extend(truncation::told(&self.config, &captured, &successors));
+                (Position { log: Some(offered.log), ..position }, completed)
+            }
             None => {
                 let mut state: Vec<_> = completed.iter().map(|table| table.removal(&server)).collect();
                 state.extend(self.errored.drain(..).map(|table| table_removal(&server, &table.name)));

@@ -63,7 +63,7 @@ use self::storage::{Disk, Storage};
 use self::subscription::SinkReader;
 use self::writer::JournalWriter;
 use crate::state::redb::RedbStore;
-use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
+use crate::topics::{LogReader, LogUser, LogWriter, PartitionReader, StoredRecord, Subscription, TopicInfo, TopicLog};
 
 /// How often old segments are looked for.
 const EXPIRY: Duration = Duration::from_secs(10);
@@ -435,17 +435,8 @@ impl TopicLog for EmbeddedLog {
         self.shared.topics().into_iter().filter(is_used).map(uses).collect()
     }
 
-    fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
-        let topic: Arc<str> = Arc::from(topic);
-        Box::pin(async move {
-            let unknown =
-                || Error::new(ErrorKind::Missing, format!("read {topic}-{partition}")).because("there is no such topic or partition");
-            let journal = self.shared.journal_of(&topic).ok_or_else(unknown)?;
-            let wanted = (Arc::clone(&topic), partition);
-            let first = journal.lock().partitions.get(&wanted).ok_or_else(unknown)?.first;
-            let shared = Arc::clone(&self.shared);
-            blocking(move || shared.read(&journal, wanted, offset.max(first), limit)).await
-        })
+    fn partition_reader(&self, topic: &str, partition: u32) -> Box<dyn PartitionReader> {
+        Box::new(EmbeddedPartitionReader { shared: Arc::clone(&self.shared), partition: (Arc::from(topic), partition) })
     }
 
     fn changed(&self) -> watch::Receiver<u64> {
@@ -470,6 +461,27 @@ impl TopicLog for EmbeddedLog {
                 }
             }
             Ok(())
+        })
+    }
+}
+
+/// See [`PartitionReader`]. It holds no place in the log.
+struct EmbeddedPartitionReader {
+    shared: Arc<Shared>,
+    partition: (Arc<str>, u32),
+}
+
+impl PartitionReader for EmbeddedPartitionReader {
+    fn read(&mut self, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
+        Box::pin(async move {
+            let unknown = || {
+                let (topic, number) = &self.partition;
+                Error::new(ErrorKind::Missing, format!("read {topic}-{number}")).because("there is no such topic or partition")
+            };
+            let journal = self.shared.journal_of(&self.partition.0).ok_or_else(unknown)?;
+            let first = journal.lock().partitions.get(&self.partition).ok_or_else(unknown)?.first;
+            let (shared, wanted) = (Arc::clone(&self.shared), self.partition.clone());
+            blocking(move || shared.read(&journal, wanted, offset.max(first), limit)).await
         })
     }
 }

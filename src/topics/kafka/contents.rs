@@ -5,24 +5,18 @@
 use std::sync::Arc;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
 use tailwater_api::record::{Header, Headers, Record, SchemaAndValue};
-use tailwater_api::{Error, ErrorKind, Result, Value};
+use tailwater_api::{Result, Value};
 
-use super::client::Role;
 use super::errors::failed;
-use super::observer::observing_client;
 use super::{KafkaLog, PATIENCE};
-use crate::topics::{StoredRecord, TopicInfo};
+use crate::topics::TopicInfo;
 
 /// Topics of Kafka itself (4.3, `Topic`, `TopicBasedRemoteLogMetadataManagerConfig`).
 const KAFKAS_OWN: [&str; 5] = [OFFSETS, "__transaction_state", "__share_group_state", "__cluster_metadata", "__remote_log_metadata"];
 /// A topic that every cluster may have; it does not matter whether this one has.
 pub(super) const OFFSETS: &str = "__consumer_offsets";
-/// Begins the names of groups that only look; they commit nothing and join nothing.
-const READER_PREFIX: &str = "tailwater-look-";
 
 impl KafkaLog {
     /// The topics that `client` may see, with the numbers of their partitions, without Kafka's and Connect's own.
@@ -44,50 +38,6 @@ impl KafkaLog {
             infos.push(TopicInfo { log: self.log_id(&name), name, writer, partitions });
         }
         Ok(infos)
-    }
-
-    /// See `TopicLog::read`.
-    pub(super) fn read_bytes(&self, topic: &Arc<str>, partition: u32, offset: u64, limit: usize) -> Result<Vec<StoredRecord>> {
-        let doing = || format!("read {topic}-{partition}");
-        let unknown = || Error::new(ErrorKind::Missing, doing()).because("there is no such topic or partition");
-        let partitions = self.list(&self.observer)?.into_iter().find(|(name, _)| name == topic).ok_or_else(unknown)?.1;
-        if partition as usize >= partitions {
-            return Err(unknown());
-        }
-        let (first, next) = watermarks(&self.observer, topic, partition)?;
-        let from = offset.max(first);
-        let mut found = Vec::new();
-        if from >= next || limit == 0 {
-            return Ok(found);
-        }
-        let mut config = self.options.client(Role::Consumer, None)?;
-        config
-            .set("group.id", format!("{READER_PREFIX}{}", uuid::Uuid::new_v4()))
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "error")
-            .set("queued.max.messages.kbytes", "1024");
-        let consumer = observing_client(&config)?;
-        let mut assigned = TopicPartitionList::new();
-        let number = i32::try_from(partition).map_err(|_| unknown())?;
-        let begin = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
-        assigned.add_partition_offset(topic, number, begin).map_err(|error| failed(doing(), &error))?;
-        consumer.assign(&assigned).map_err(|error| failed(doing(), &error))?;
-        while found.len() < limit {
-            match consumer.poll(PATIENCE) {
-                Some(Ok(message)) => {
-                    let offset = u64::try_from(message.offset()).unwrap_or(0);
-                    found.push(StoredRecord { partition, offset, record: raw(Arc::clone(topic), &message) });
-                    if offset + 1 >= next {
-                        break;
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) => return Err(failed(doing(), &error)),
-                None => return Err(Error::new(ErrorKind::TimedOut, doing()).because("no broker has answered")),
-            }
-        }
-        Ok(found)
     }
 }
 

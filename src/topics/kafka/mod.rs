@@ -7,6 +7,7 @@
 //! - `subscription`: which topics it reads
 //! - `groups`: the positions of sinks
 //! - `contents`: what stands in the cluster
+//! - `partition_reader`: records for whoever only looks
 //! - `observer`: clients that only ask, and the first question to a cluster
 //! - `creation`: how topics come to be
 //! - `unchanged`: what bytes cannot say about a record (I8)
@@ -27,6 +28,7 @@ pub mod errors;
 mod groups;
 pub mod observer;
 pub mod offset_store;
+mod partition_reader;
 mod producer;
 mod reader;
 pub mod signals;
@@ -57,13 +59,14 @@ use self::creation::{TopicCreation, TopicOptions, Topics};
 use self::errors::failed;
 use self::observer::ObservingClient;
 use self::offset_store::OffsetStore;
+use self::partition_reader::KafkaPartitionReader;
 use self::producer::{Deliveries, LeavesOut, Producer};
 use self::reader::KafkaReader;
 use self::transactions::{LostIds, TransactionOptions, Transactions, keep_committing};
 use self::writer::{HeldProducer, KafkaWriter, Refused, Sender, keep_offsets};
 use crate::converters::{Converters, KeyAndValue};
 use crate::state::kafka::{OffsetsOf, TopicUse};
-use crate::topics::{LogReader, LogUser, LogWriter, StoredRecord, Subscription, TopicInfo, TopicLog};
+use crate::topics::{LogReader, LogUser, LogWriter, PartitionReader, Subscription, TopicInfo, TopicLog};
 
 /// How long brokers may take to answer a question.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -412,9 +415,8 @@ impl TopicLog for KafkaLog {
         of_connector.map(|((_, topic), used)| (Arc::clone(topic), used.count)).collect()
     }
 
-    fn read(&self, topic: &str, partition: u32, offset: u64, limit: usize) -> BoxFuture<'_, Result<Vec<StoredRecord>>> {
-        let (log, topic) = (self.clone(), Arc::from(topic));
-        Box::pin(blocking(move || log.read_bytes(&topic, partition, offset, limit)))
+    fn partition_reader(&self, topic: &str, partition: u32) -> Box<dyn PartitionReader> {
+        Box::new(KafkaPartitionReader::new(self.clone(), Arc::from(topic), partition))
     }
 
     fn changed(&self) -> watch::Receiver<u64> {

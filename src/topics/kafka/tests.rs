@@ -19,7 +19,7 @@ use tailwater_testkit::required_or_skip;
 use super::*;
 use crate::converters::RecordPart;
 use crate::state::kafka::OffsetRecords;
-use crate::topics::{Polled, Refusals};
+use crate::topics::{Polled, Refusals, StoredRecord};
 
 /// Offsets in memory.
 #[derive(Default)]

@@ -124,7 +124,13 @@ impl Chunks {
                 table.published = published;
                 Ok(None)
             }
-            Ok(End::Gone) => Ok(Some(self.leave_out(number, "UNKNOWN_SCHEMA", "it is gone, or another table has its name"))),
+            Ok(End::Superseded) if table.reading.request.is_none() => {
+                let cause = "it was renamed, or another table took its name; the connector starts again and reads what has the name now";
+                Err(Error::new(ErrorKind::Restarting, format!("read the table {} to its end", table.reading.name)).because(cause))
+            }
+            Ok(End::Gone | End::Superseded) => {
+                Ok(Some(self.leave_out(number, "UNKNOWN_SCHEMA", "it is gone, or another table has its name")))
+            }
             Ok(End::Unfit(unfit)) if table.reading.request.is_some() => Ok(Some(self.leave_out(number, unfit.status, &unfit.why))),
             Ok(End::Unfit(unfit)) => Ok(Some(self.leave_to_rest(number, &unfit.why))),
             Err(error) if table.reading.request.is_some() && concerns_one_table(&error) => {

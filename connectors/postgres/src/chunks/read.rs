@@ -124,6 +124,8 @@ pub(super) enum End {
     Republished(Published),
     /// The table is gone.
     Gone,
+    /// It was renamed, or another captured table has its name.
+    Superseded,
     /// The table cannot be read in chunks.
     Unfit(Unfit),
 }
@@ -153,7 +155,7 @@ impl TableRead {
         *cancelling = sql.cancelling();
         let replayed = replayed(sql).await?;
         let query = "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $1";
-        let Some(found) = sql.query_opt(query, &[&self.table.oid]).await.map_err(&failed)? else { return Ok(End::Gone) };
+        let Some(found) = sql.query_opt(query, &[&self.table.oid]).await.map_err(&failed)? else { return self.gone(sql).await };
         let quoted: String = found.get(0);
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {}; \
@@ -178,7 +180,14 @@ impl TableRead {
             Err(error) => return Err(failed(error)),
         };
         sql.batch_execute("ROLLBACK").await.map_err(&failed)?;
-        Ok(end)
+        if matches!(end, End::Gone) { self.gone(sql).await } else { Ok(end) }
+    }
+
+    /// What became of a table that is not there under its name.
+    async fn gone(&self, sql: &SqlConnection) -> Result<End> {
+        let is_successor = |table: &TableDefinition| self.config.captures(&table.schema, &table.name) && self.table.is_superseded_by(table);
+        let is_superseded = TableDefinition::load(sql, None).await?.iter().any(is_successor);
+        Ok(if is_superseded { End::Superseded } else { End::Gone })
     }
 
     async fn locked(&mut self, sql: &SqlConnection, replayed: Option<Lsn>, first: Filled) -> Result<End> {

@@ -22,8 +22,8 @@ pub(super) fn is_told_by_key(config: &PostgresConfig, table: &TableDefinition) -
         return Err(format!("its replica identity does not tell its key; ALTER TABLE {} REPLICA IDENTITY FULL;", table.quoted()));
     }
     let name = table.full_name();
-    let configured = relational.key_columns.of(&table.schema, &table.name);
-    let key = if table.key.is_empty() { configured.unwrap_or_default() } else { &table.key };
+    let configured = table.configured_key(relational);
+    let key = if table.key.is_empty() { configured.as_deref().unwrap_or_default() } else { &table.key };
     let is_hidden = |column: &String| {
         let column = format!("{name}.{column}");
         let is_masked = relational.column_rules.of(&column).is_some();

@@ -88,6 +88,12 @@ pub(super) fn of_text(element: &Codec, delimiter: u8, raw: BufferSlice<'_>, outp
     Ok(Value::Array(values.into_boxed_slice()))
 }
 
+/// `1 2 3`, which is how int2vector and oidvector are written; their binary form is that of an array.
+pub(super) fn of_blank_separated_text(element: &Codec, raw: BufferSlice<'_>, output: &mut Output<'_>) -> Result<Value, Fault> {
+    let elements = raw.octets().split(|octet| *octet == b' ').filter(|text| !text.is_empty());
+    elements.map(|text| element.decode(Format::Text, raw.part(text), output)).collect::<Result<_, _>>().map(Value::Array)
+}
+
 /// The text up to the closing quote, and what follows it.
 fn unquote<'a>(raw: BufferSlice<'a>, quoted: &'a [u8], output: &mut Output<'_>) -> Result<(Bytes, &'a [u8]), Fault> {
     let end = memchr::memchr2(b'"', b'\\', quoted).ok_or(Fault::Unreadable)?;

@@ -60,9 +60,7 @@ pub(super) enum Codec {
     Money {
         digits: u8,
     },
-    MoneyText {
-        digits: u8,
-    },
+    MoneyText,
     MoneyDouble,
     Date,
     Time,
@@ -87,6 +85,8 @@ pub(super) enum Codec {
     DoubleVector,
     FloatVector,
     SparseVector,
+    Int2Vector,
+    OidVector,
     /// The text of a type without a mapping, as the octets that it consists of
     Opaque(BinaryMode),
     /// Values for which Debezium's schema has no place at all
@@ -277,7 +277,7 @@ impl Codec {
                 number @ (Number::Nan | Number::Infinity | Number::MinusInfinity) => self.number(&number, output),
                 Number::Finite { .. } => text(raw.to_bytes()),
             },
-            Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(numeric::money_of_text(octets)?, output),
+            Self::Money { .. } | Self::MoneyText | Self::MoneyDouble => self.money(numeric::money_of_text(octets)?, output),
             Self::Date => temporal::date_of_text(octets).map(Value::Int32),
             Self::Time => temporal::time_of_text(octets).map(temporal::milliseconds_of_day),
             Self::MicroTime => temporal::time_of_text(octets).map(Value::Int64),
@@ -298,6 +298,8 @@ impl Codec {
             Self::DoubleVector => vector::doubles_of_text(octets),
             Self::FloatVector => vector::floats_of_text(octets),
             Self::SparseVector => vector::sparse_of_text(octets, output),
+            Self::Int2Vector => array::of_blank_separated_text(&Self::Int16, raw, output),
+            Self::OidVector => array::of_blank_separated_text(&Self::Oid, raw, output),
             Self::Opaque(mode) => octet_string::bytea(raw, *mode, output),
             Self::Lost => Ok(output.lose(Value::Null)),
             Self::Dropped => text(raw.to_bytes()).map(|text| output.lose(text)),
@@ -340,7 +342,7 @@ impl Codec {
                 numeric::with_text(octets, output, |number, output| self.number(number, output))
             }
             Self::NumericText => numeric::text_of_binary(octets, output),
-            Self::Money { .. } | Self::MoneyText { .. } | Self::MoneyDouble => self.money(exact(octets).map(i64::from_be_bytes)?, output),
+            Self::Money { .. } | Self::MoneyText | Self::MoneyDouble => self.money(exact(octets).map(i64::from_be_bytes)?, output),
             Self::Date => exact(octets).map(i32::from_be_bytes).and_then(temporal::date).map(Value::Int32),
             Self::Time => exact(octets).map(i64::from_be_bytes).map(temporal::milliseconds_of_day),
             Self::MicroTime => exact(octets).map(i64::from_be_bytes).map(Value::Int64),
@@ -361,6 +363,8 @@ impl Codec {
             Self::DoubleVector => vector::doubles_of_binary(octets),
             Self::FloatVector => vector::floats_of_binary(octets),
             Self::SparseVector => vector::sparse_of_binary(octets, output),
+            Self::Int2Vector => array::of_binary(&Self::Int16, raw, output),
+            Self::OidVector => array::of_binary(&Self::Oid, raw, output),
             Self::Lost => Ok(output.lose(Value::Null)),
             Self::Array { element, .. } => array::of_binary(element, raw, output),
         }
@@ -388,7 +392,7 @@ impl Codec {
             Self::Money { digits } => {
                 Ok(Value::Bytes(output.cut(16, |out| numeric::put_minimal(numeric::rescale(hundredths, *digits), out))))
             }
-            Self::MoneyText { digits } => numeric::money_text(hundredths, *digits, output),
+            Self::MoneyText => numeric::money_text(hundredths, output),
             Self::MoneyDouble => Ok(Value::Float64(numeric::money_double(hundredths))),
             _ => Err(Fault::Unreadable),
         }

@@ -69,7 +69,7 @@ fn of_array(types: &TypeCatalog, array: &TypeRow, modifier: i32, depth: usize) -
     let is_left_out = is_own(&["name", "money", "interval", "xml", "varbit", "point"]) && !options.include_unknown
         || element.is_some_and(|row| row.kind == 'd');
     let mapping = of_type(types, array.element, modifier, depth - 1)
-        .filter(|mapping| !is_left_out && !matches!(mapping.codec, Codec::Array { .. }))
+        .filter(|mapping| !is_left_out && !matches!(mapping.codec, Codec::Array { .. } | Codec::Int2Vector | Codec::OidVector))
         .or_else(|| options.include_unknown.then(|| opaque(options)))?;
     let is_required = element.is_some_and(|row| row.kind == 'e' || row.name == "tsvector")
         || matches!(mapping.codec, Codec::Opaque(_) | Codec::DoubleVector | Codec::FloatVector | Codec::SparseVector);
@@ -117,6 +117,8 @@ fn own(options: &TypeOptions, name: &str, modifier: i32) -> Option<Mapping> {
         "tsvector" => named(Codec::OnlyText, "Tsvector", DefaultRule::None),
         "bit" | "varbit" => bits(modifier),
         "point" => point(),
+        "int2vector" => plain(Codec::Int2Vector, Kind::Array(Schema::of(Kind::Int16).build()), DefaultRule::None),
+        "oidvector" => plain(Codec::OidVector, Kind::Array(Schema::of(Kind::Int64).build()), DefaultRule::None),
         "interval" => interval(options),
         "date" => date(options),
         "time" => time_of_day(options, modifier),
@@ -185,7 +187,7 @@ fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
 fn money(options: &TypeOptions) -> Mapping {
     let digits = options.money_fraction_digits;
     match options.decimal {
-        DecimalMode::String => Mapping::of(Codec::MoneyText { digits }, decimal_text(digits.into()), DefaultRule::None),
+        DecimalMode::String => Mapping::of(Codec::MoneyText, decimal_text(digits.into()), DefaultRule::None),
         DecimalMode::Double => Mapping::of(Codec::MoneyDouble, Schema::of(Kind::Float64), DefaultRule::None),
         DecimalMode::Precise => Mapping::of(Codec::Money { digits }, decimal(digits.into()), DefaultRule::None),
     }

@@ -252,19 +252,12 @@ pub(super) fn rescale(hundredths: i64, digits: u8) -> i128 {
     }
 }
 
-pub(super) fn money_text(hundredths: i64, digits: u8, output: &mut Output<'_>) -> Result<Value, Fault> {
-    let number = rescale(hundredths, digits);
-    let digits = usize::from(digits);
-    let mut written = format!("{:0width$}", number.unsigned_abs(), width = digits + 1);
-    if digits > 0 {
-        written.insert(written.len() - digits, '.');
-    }
-    output.text(written.len() + 1, |out| {
-        if number < 0 {
-            out.put_u8(b'-');
-        }
-        out.put_slice(written.as_bytes());
-    })
+/// All its digits, as the server writes them: `money.fraction.digits` is of bytes alone.
+pub(super) fn money_text(hundredths: i64, output: &mut Output<'_>) -> Result<Value, Fault> {
+    let sign = if hundredths < 0 { "-" } else { "" };
+    let (whole, rest) = (hundredths.unsigned_abs() / 100, hundredths.unsigned_abs() % 100);
+    let written = format!("{sign}{whole}.{rest:02}");
+    output.text(written.len(), |out| out.put_slice(written.as_bytes()))
 }
 
 /// The double that is nearest to so many hundredths.

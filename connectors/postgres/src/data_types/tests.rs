@@ -20,7 +20,7 @@ fn row(oid: u32, name: &str, kind: char) -> TypeRow {
     }
 }
 
-const NAMES: [&str; 41] = [
+const NAMES: [&str; 43] = [
     "bool",
     "int2",
     "int4",
@@ -62,6 +62,8 @@ const NAMES: [&str; 41] = [
     "mood",
     "pg_lsn",
     "point",
+    "int2vector",
+    "oidvector",
 ];
 const EXTENSIONS: [&str; 9] = ["citext", "hstore", "ltree", "isbn", "geometry", "geography", "vector", "halfvec", "sparsevec"];
 /// Arrays have the oids of their elements and this.
@@ -385,6 +387,15 @@ fn values_of_a_type_that_nobody_knows_any_more_are_their_text_and_counted() {
 }
 
 #[test]
+fn vectors_of_the_catalog_are_arrays_of_integers() {
+    let (int2, oids) = (column("int2vector", -1, None), column("oidvector", -1, None));
+    assert_eq!(read(&int2, "1 -2"), Value::Array(Box::new([Value::Int16(1), Value::Int16(-2)])));
+    assert_eq!(read(&oids, "4294967295"), Value::Array(Box::new([Value::Int64(4_294_967_295)])));
+    assert_eq!(read(&oids, ""), Value::Array(Box::new([])));
+    assert!(catalog(TypeOptions::default()).column(oid("oidvector") + ARRAY, -1, true, None).is_none());
+}
+
+#[test]
 fn arrays_are_written_as_recorded() {
     assert_eq!(read(&array("int4", -1), "[0:1]={7,8}"), Value::Array(Box::new([Value::Int32(7), Value::Int32(8)])));
     let texts = Value::Array(Box::new(["a\"b".into(), "NULL".into(), "".into(), "{}".into(), Value::Null]));
@@ -503,6 +514,19 @@ fn decimals_as_text_have_the_digits_of_their_scale() {
     assert_eq!(column("money", -1, DecimalMode::String, None).zero(), Some(&"0.00".into()));
     for mode in [DecimalMode::String, DecimalMode::Double] {
         assert_eq!(column("numeric", -1, mode, Some("'NaN'::numeric")).default(), None);
+    }
+}
+
+#[test]
+fn money_as_text_has_its_hundredths_whatever_the_fraction_digits_are() {
+    for money_fraction_digits in [0, 1, 2, 4] {
+        let options = TypeOptions { decimal: DecimalMode::String, money_fraction_digits, ..TypeOptions::default() };
+        let money = catalog(options).column(oid("money"), -1, true, None).unwrap();
+        for (text, expected) in
+            [("$1,234.56", "1234.56"), ("-$0.05", "-0.05"), ("$0.00", "0.00"), ("-$92,233,720,368,547,758.08", "-92233720368547758.08")]
+        {
+            assert_eq!(read(&money, text), expected.into());
+        }
     }
 }
 

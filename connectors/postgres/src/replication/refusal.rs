@@ -62,6 +62,7 @@ impl Refusal {
             "28000" => Some("check database.user: the role must exist and be allowed to log in (ALTER ROLE … LOGIN)".to_owned()),
             "42501" => Some(format!("as superuser: ALTER ROLE {user} REPLICATION;")),
             "3D000" => Some(format!("check database.dbname, or: CREATE DATABASE {};", quote_identifier(database))),
+            "42704" if self.message.starts_with("publication") => Some(PUBLICATION_REMEDY.to_owned()),
             "53300" if self.message.contains("max_wal_senders") => {
                 Some("as superuser: ALTER SYSTEM SET max_wal_senders = 20; and restart the server".to_owned())
             }
@@ -116,6 +117,16 @@ pub(crate) fn tls_refusal(error: &rustls::Error) -> (ErrorKind, &'static str) {
         _ => (ErrorKind::Misconfigured, "check database.sslrootcert and that the server's certificate is for database.hostname"),
     }
 }
+
+/// `object_not_in_prerequisite_state`: as a notice of the stream, that a publication did not exist when changes were written (`pgoutput.c`,
+/// `LoadPublications`, PostgreSQL 18). Its words follow `lc_messages`.
+pub(super) const NOT_IN_PREREQUISITE_STATE: &str = "55000";
+
+/// What to do where changes were written while there was no publication: whether they belong to it cannot be told any more, even
+/// where it is there again.
+pub(super) const PUBLICATION_REMEDY: &str = "what was written without the publication cannot be read from the log any more, so the tables \
+    are read anew: tailwater connector stop NAME; then SELECT pg_drop_replication_slot('the slot.name'); then tailwater connector offsets \
+    NAME --reset; then tailwater connector resume NAME. Where publication.autocreate.mode is disabled, create the publication first";
 
 /// What to do where the server cannot make UTF-8 of a text: its database has no encoding and does not know what it is.
 pub(crate) const NOT_UTF_8_REMEDY: &str = "the encoding of the database is SQL_ASCII and a text in it is not UTF-8: rewrite it in UTF-8, \
@@ -189,6 +200,7 @@ mod tests {
             ),
             ("3D000", "database \"shop\" does not exist", ErrorKind::Missing, "CREATE DATABASE \"shop\""),
             ("53300", "number of requested standby connections exceeds max_wal_senders", ErrorKind::Throttled, "max_wal_senders"),
+            ("42704", "publication \"shop\" does not exist", ErrorKind::Missing, "pg_drop_replication_slot"),
             ("55000", "logical decoding requires wal_level >= logical", ErrorKind::Misconfigured, "wal_level = logical"),
             ("55000", "cannot use replication slot \"s\" for logical decoding", ErrorKind::Restarting, "follow the primary"),
         ];

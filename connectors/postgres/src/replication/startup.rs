@@ -39,13 +39,15 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// What roles and databases may set for ordinary sessions and ours go on without: they wait for slots, keep snapshots, create
 /// publications and read expressions of the catalog. Rows that a policy would hide are in the log all the same, so a read that
 /// misses them is refused (I11).
-pub(crate) const SESSION_RIGHTS: [(&str, &str); 6] = [
+pub(crate) const SESSION_RIGHTS: [(&str, &str); 7] = [
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("default_transaction_isolation", "read committed"),
     ("row_security", "off"),
     ("quote_all_identifiers", "off"),
+    // Warnings say what the stream leaves out (`stream`).
+    ("client_min_messages", "warning"),
 ];
 /// Limits that came with later versions: a server that does not know them refuses a session that names them.
 pub(crate) const LIFT_LATER_LIMITS: &str =

@@ -16,7 +16,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::io::{AsyncReadExt, ReadHalf};
 
-use super::refusal::Refusal;
+use super::refusal::{NOT_IN_PREREQUISITE_STATE, PUBLICATION_REMEDY, Refusal};
 use super::wire::{AnySocket, broken, message_length};
 use crate::lsn::Lsn;
 use crate::octets::{Malformed, Octets};
@@ -107,8 +107,15 @@ impl ReplicationStream {
             b'd' => Frame::parse(message).map(|frame| Some(Message::Frame(frame))),
             b'c' | b'C' => Ok(Some(Message::End)),
             b'E' => Err(Refusal::parse(&message).into_error(DOING, &self.user, &self.database)),
-            // Notices, and settings that changed: no part of the stream.
-            b'N' | b'S' => Ok(Some(Message::Aside)),
+            // I11: this is how PostgreSQL 18 says that it leaves out changes, for want of the publication.
+            b'N' => match Refusal::parse(&message) {
+                notice if notice.code == NOT_IN_PREREQUISITE_STATE => {
+                    Err(Error::new(ErrorKind::Missing, DOING).because(notice).mend(PUBLICATION_REMEDY))
+                }
+                _ => Ok(Some(Message::Aside)),
+            },
+            // A setting that changed: no part of the stream.
+            b'S' => Ok(Some(Message::Aside)),
             other => Err(unreadable(format!("a message of kind '{}' is none of a stream", other.escape_ascii()))),
         }
     }

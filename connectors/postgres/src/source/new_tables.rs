@@ -2,7 +2,8 @@
 //!
 //! Each table has a state once it is read or followed (`position`), with the oid that it had. A captured table without one came
 //! later; so did one of another oid, unless the publication told of all its rows since it was made. Where its name was captured
-//! before, consumers have rows that are none of its own (`truncation`).
+//! before, consumers have rows that are none of its own (`truncation`). Where the former table of its name was not even read to its end
+//! by the snapshot at the start, it is read whatever `snapshot.new.tables` says; so is one that was renamed before its turn.
 
 use tailwater_api::Result;
 use tailwater_api::source::{SourceBatch, SourceContext};
@@ -41,7 +42,8 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
-        if completed.is_empty() && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
+        let knows_none = completed.is_empty() && self.successors.is_empty();
+        if knows_none && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
             let mut completed = self.read_by_nobody();
             completed.retain(|table| !self.errored.iter().any(|errored| errored.name == table.name));
             let mut state = vec![tables_known(&server, position.resume)];
@@ -57,21 +59,25 @@ impl Run {
                 completed.iter().any(|done| done.name == name && (done.oid.is_none_or(|oid| oid == table.oid) || from_birth(table)));
             // One that is errored is read where a signal asks for it.
             let is_errored = self.errored.iter().any(|errored| errored.name == name);
-            !is_known && !is_errored && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
+            let is_wanted = self.config.snapshot.reads_new_tables || self.successors.contains(&name);
+            is_wanted
+                && !is_known
+                && !is_errored
+                && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
         });
         if tables.is_empty() {
             return Ok(completed);
         }
         let names = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
         info!("tables came since the last run, and are read: {names}");
-        let is_anew = |name: &String| self.outdated.contains(name) || completed.iter().any(|done| done.name == *name);
+        let is_replaced = |name: &String| self.successors.contains(name) || completed.iter().any(|done| done.name == *name);
+        let is_anew = |name: &String| self.outdated.contains(name) || is_replaced(name);
         let anew: Vec<_> = tables.iter().filter(|table| is_anew(&table.full_name())).cloned().collect();
         self.outdated = truncation::told(&self.config, &captured(&self.config, &self.definitions), &anew);
         // What the log still has of a former table of the name is dropped by an anchor, which only the snapshot of a slot gives: the
         // windows know tables by their oid.
-        let is_replaced = |table: &TableDefinition| completed.iter().any(|done| done.name == table.full_name());
         let (chunked, whole): (Vec<_>, Vec<_>) =
-            tables.into_iter().partition(|table| is_chunked(&self.config, table) && !is_replaced(table));
+            tables.into_iter().partition(|table| is_chunked(&self.config, table) && !is_replaced(&table.full_name()));
         if !chunked.is_empty() {
             let emptied = chunked.iter().filter(|table| self.outdated.contains(&table.full_name()));
             let records = truncations(emptied, self.publication.as_ref(), &mut self.plans, &self.blocks, position)?;

@@ -1,5 +1,6 @@
 //! Publications and replica identities: which are made, which are extended, and what of them is heeded.
 
+use tailwater_api::ErrorKind;
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 use tokio_postgres::Client;
 
@@ -280,4 +281,32 @@ async fn a_table_is_read_on_behind_a_restart_and_from_its_beginning_where_its_fi
     let row = |id: usize| format!("r public.t {{{id}}} null->{{{id},0,s}}");
     assert_eq!(running.stop().await.lines()[known..], (1..=30).map(row).collect::<Vec<_>>());
     assert_eq!(warnings.with(&["read from its beginning again"]).len(), 1);
+}
+
+#[tokio::test]
+async fn i11_changes_that_the_server_leaves_out_for_want_of_the_publication_stop_the_source() {
+    for version in [Version::V15, Version::V18] {
+        let Some(server) = required_or_skip(PostgresServer::start(version, &[]).await) else { return };
+        let client = server.connect("postgres").await.unwrap();
+        client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+        client.batch_execute("ALTER ROLE postgres SET client_min_messages = 'error'").await.unwrap();
+        let config = config(&server, &[]);
+        let mut running = start(&config, Log::default());
+        running.records(1).await;
+        is_streaming(&client).await;
+        client.batch_execute("DROP PUBLICATION shop; INSERT INTO t VALUES (2)").await.unwrap();
+        let (ended, log) = running.ended().await;
+        let error = ended.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        // A new run makes the publication again; the change stays out of reach.
+        let error = start(&config, log).failed().await;
+        assert_eq!(error.kind(), ErrorKind::Missing, "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("offsets NAME --reset")), "{error}");
+        // What the remedy says.
+        eventually(&client, "SELECT NOT active FROM pg_replication_slots").await;
+        client.batch_execute("SELECT pg_drop_replication_slot('shop')").await.unwrap();
+        let mut running = start(&config, Log::default());
+        running.records(2).await;
+        assert_eq!(running.stop().await.lines().iter().filter(|line| line.starts_with("r public.t {")).count(), 2);
+    }
 }

@@ -47,6 +47,8 @@ pub(super) const BINARY: &[Case] = &[
     case("numeric(3,-2)", "(12345), (-100)", ""),
     case("numeric(2,4)", "(0.0099), (-0.0001)", ""),
     case("money", "('92233720368547758.07'), ('-92233720368547758.08'), (-0.01), (0.05)", "((random() - 0.5) * 1e17)::numeric::money"),
+    case("int2vector", "('1 -32768'), (''), (null)", ""),
+    case("oidvector", "('0 4294967295'), ('')", ""),
     case("text", "(''), ('Zoë 漢字 😀'), (E'\\t\\n\\\\\"''')", "repeat(md5(random()::text), (random() * 20)::int)"),
     case("varchar", "(''), (repeat('漢', 100000))", "md5(random()::text)"),
     case("varchar(9)", "('nine char'), (null)", "left(md5(random()::text), 9)"),

@@ -64,7 +64,7 @@ const ORACLES: &[Oracle] = &[
     // A decimal has no place for what is no number.
     always(&["numeric", "over_numeric"], "trim_scale(v::numeric)", "CASE WHEN c NOT IN ('NaN', 'Infinity', '-Infinity') THEN trim_scale(c) END"),
     with(DECIMAL, &["double"], &["money"], "v::float8", "c::numeric::float8"),
-    with(DECIMAL, &["string"], &["money"], "v", "round(c::numeric, DIGITS)"),
+    with(DECIMAL, &["string"], &["money"], "v", "round(c::numeric, 2)"),
     always(&["money"], "v::numeric", "round(c::numeric, DIGITS)"),
     always(&["bytea"], "v", "octets(c, 'BINARY')"),
     always(&["bit(1)"], "v::bool", "c = '1'"),
@@ -126,6 +126,7 @@ const ORACLES: &[Oracle] = &[
     always(&["geometry"], "v", "st_asewkb(c)::text || ' ' || coalesce(nullif(st_srid(c), 0)::text, '')"),
     always(&["geography"], "v", "st_asewkb(c::geometry)::text || ' ' || st_srid(c::geometry)"),
     always(&["vector"], "v::float4[]::vector", "c"),
+    always(&["int2vector", "oidvector"], "v::bigint[]", "string_to_array(c::text, ' ')::bigint[]"),
     always(&["halfvec"], "v::float4[]::halfvec", "c"),
     always(&["sparsevec"], "v::sparsevec", "c"),
 ];
