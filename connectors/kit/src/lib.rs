@@ -6,6 +6,7 @@
 //! - [`crash_point`]: named points at which a test may kill the process
 //! - [`envelope`]: schemas and records of change events
 //! - [`filters`]: which tables and columns are captured
+//! - [`guardrail`]: how many tables a connector may capture
 //! - [`heartbeat`]: records that say that a source is alive
 //! - [`java_hash`]: the order of Java's maps and sets
 //! - [`java_regex`]: regular expressions of Java
@@ -36,6 +37,7 @@ pub mod column_rules;
 pub mod crash_point;
 pub mod envelope;
 pub mod filters;
+pub mod guardrail;
 pub mod heartbeat;
 pub mod java_hash;
 pub mod java_regex;

@@ -5,6 +5,7 @@ use tailwater_api::envelope::Operation;
 
 use crate::column_rules::ColumnRules;
 use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter};
+use crate::guardrail::Guardrail;
 use crate::heartbeat::HeartbeatOptions;
 use crate::name_adjustment::NameAdjustment;
 use crate::notification::NotificationOptions;
@@ -105,6 +106,8 @@ pub struct RelationalConfig {
     pub topics: TopicNames,
     /// Captured tables
     pub tables: TableFilter,
+    /// How many they may be
+    pub guardrail: Option<Guardrail>,
     /// Columns kept in values, by `schema.table.column`
     pub columns: NameFilter,
     /// Masks, hashes, truncation and types of columns
@@ -188,6 +191,7 @@ impl RelationalConfig {
             topic_delimiter: reader.text("topic.delimiter"),
             topics: TopicNames::read(reader),
             tables: TableFilter { schemas, tables },
+            guardrail: Guardrail::read(reader),
             columns,
             column_rules: ColumnRules::read(reader),
             schema_names: reader.choice("schema.name.adjustment.mode", NameAdjustment::WORDS),

@@ -211,8 +211,15 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("executor.shutdown.timeout.ms", Long, "")
         .default("4000")
         .effect(Effect::Never("shutdown.timeout.ms of the worker rules")),
-    ConfigField::new("guardrail.collections.max", Int, "").default("0").effect(Effect::NotYet),
-    ConfigField::new("guardrail.collections.limit.action", Choice(&["warn", "fail"]), "").default("warn").effect(Effect::NotYet),
+    ConfigField::new("guardrail.collections.max", Int, "Most tables that the connector captures when it starts; 0 for no limit.")
+        .default("0")
+        .validator(not_negative),
+    ConfigField::new(
+        "guardrail.collections.limit.action",
+        Choice(&["warn", "fail"]),
+        "What happens when they are more: a warning, or the connector does not start.",
+    )
+    .default("warn"),
     // Figures and the rest
     ConfigField::new(
         "custom.metric.tags",

@@ -131,6 +131,9 @@ impl Run {
         if captured.is_empty() {
             warn!("no table passes the filters of the configuration");
         }
+        if let Some(guardrail) = config.relational.guardrail {
+            guardrail.judge(captured.len())?;
+        }
         let publication = if config.snapshot.stream {
             let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
             warn_about_unpublished(&config, &publication, &captured);
