@@ -23,7 +23,8 @@
 //! `{"state": "reading", "oid": …, "rows": …, "after": […], "until": […]}`: the key of the last row of the last chunk and the
 //! greatest key of all, as the database writes them. Both are missing before the first chunk. What a signal asked for has
 //! further partitions (see `request`). `{"state": "outdated"}` says that the table was captured before and is to be read anew (see
-//! `truncation`), `{"state": "errored", "at": …, "error": …}` that its changes are dropped from a place on, and why (see
+//! `truncation`), with `"owed": true` also whatever `snapshot.new.tables` says, since the snapshot at the start had not read it to its
+//! end when it was gone; `{"state": "errored", "at": …, "error": …}` that its changes are dropped from a place on, and why (see
 //! `stream::isolation`).
 //! Where tables that come later are to be told from those that were never read, `{"server": …, "tailwater.tables": "known"}` with
 //! `{"since": …}` says that each table from before has a state.
@@ -316,9 +317,18 @@ impl CompletedTable {
 /// The tables of `server` that were captured before and are to be read anew: what consumers have of them is outdated. Names as
 /// `schema.table`.
 pub(crate) fn outdated_tables(state: &SourceState, server: &str) -> Vec<String> {
+    outdated_where(state, server, |_| true)
+}
+
+/// Those among them that the snapshot at the start had not read to their end when they were gone.
+pub(crate) fn owed_tables(state: &SourceState, server: &str) -> Vec<String> {
+    outdated_where(state, server, |offset| offset.get("owed").and_then(serde_json::Value::as_bool) == Some(true))
+}
+
+fn outdated_where(state: &SourceState, server: &str, is_wanted: impl Fn(&JsonMap) -> bool) -> Vec<String> {
     let of_table = |(partition, offset): (&JsonMap, &JsonMap)| {
         let is_outdated = partition.get("server")?.as_str()? == server && offset.get("state")?.as_str()? == "outdated";
-        if is_outdated { partition.get("tailwater.table")?.as_str().map(str::to_owned) } else { None }
+        if is_outdated && is_wanted(offset) { partition.get("tailwater.table")?.as_str().map(str::to_owned) } else { None }
     };
     state.iter().filter_map(of_table).collect()
 }
@@ -328,6 +338,15 @@ pub(crate) fn outdated(server: &str, table: &str) -> StateChange {
     let mut offset = JsonMap::new();
     offset.insert("state".into(), "outdated".into());
     StateChange { partition: table_partition(server, table), offset: Some(offset) }
+}
+
+/// What consumers have of the table is outdated, and the snapshot at the start still owes the rows of what has its name next.
+pub(crate) fn owed(server: &str, table: &str) -> StateChange {
+    let mut change = outdated(server, table);
+    if let Some(offset) = &mut change.offset {
+        offset.insert("owed".into(), true.into());
+    }
+    change
 }
 
 /// A table whose changes are dropped (I10).

@@ -10,6 +10,7 @@ mod new_tables;
 mod offered;
 mod plug_in;
 mod requirements;
+mod succession;
 
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{
     CompletedTable, ErroredTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, outdated,
-    outdated_tables, table_removal, tables_known,
+    outdated_tables, owed, table_removal, tables_known,
 };
 use crate::replication::{ReplicationConnection, SnapshotAction};
 use crate::request::are_paused;
@@ -55,6 +56,8 @@ use crate::{heartbeat, identity, probe, publication, servers, slot, truncation};
 
 pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
+use succession::is_complete;
+pub(crate) use succession::owed_advice;
 
 /// The PostgreSQL source.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,6 +117,8 @@ struct Run {
     outdated: Vec<String>,
     /// Tables that the snapshot did not read to their end and in whose place others are read
     superseded: Vec<ReadingTable>,
+    /// Names under which the snapshot did not read a table to its end, which had none to take its place then
+    owed: Vec<String>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
 }
@@ -167,6 +172,7 @@ impl Run {
             reading: Vec::new(),
             outdated: Vec::new(),
             superseded: Vec::new(),
+            owed: Vec::new(),
             errored: Vec::new(),
         })
     }
@@ -179,50 +185,12 @@ impl Run {
         self.reading = ReadingTable::load_all(context.state(), &server)?;
         self.outdated = outdated_tables(context.state(), &server);
         self.errored = ErroredTable::load_all(context.state(), &server);
-        self.find_superseded(&completed);
+        self.find_superseded(context.state(), &completed);
         self.forget_left_out(context, &mut completed).await?;
         let Some((position, completed)) = self.begin(context, stored, completed).await? else { return Ok(None) };
         self.plans.set_anchors(&completed)?;
         self.forget_superseded(context, &completed).await?;
         Ok(Some(position))
-    }
-
-    /// Takes the tables out of those to be read that were renamed, or whose name another table has, since the snapshot at the start
-    /// began. What it was to read is what stands under the captured names (I11), so that is read in their place.
-    fn find_superseded(&mut self, completed: &[CompletedTable]) {
-        if self.config.snapshot.read == SnapshotWhen::Never {
-            return;
-        }
-        let captured = captured(&self.config, &self.definitions);
-        let is_superseded = |table: &mut ReadingTable| table.request.is_none() && table.is_superseded(&captured);
-        self.superseded = self.reading.extract_if(.., is_superseded).collect();
-        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
-        for former in &self.superseded {
-            let successors = tables.iter().filter(|table| former.is_superseded_by(table) && !is_complete(completed, table));
-            let names = successors.map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
-            warn!(
-                table = %former.name, rows = former.rows,
-                "before the snapshot had read the table to its end it was renamed, or another took its name. Still to be read in its place, from \
-                 the beginning: {}",
-                if names.is_empty() { "nothing" } else { &names }
-            );
-        }
-    }
-
-    /// Whether the table is read in place of one that the snapshot did not read to its end.
-    fn is_successor(&self, table: &TableDefinition) -> bool {
-        self.superseded.iter().any(|former| former.is_superseded_by(table))
-    }
-
-    /// Forgets the superseded tables whose successors are read. Not before, or a crash would forget that they have to be.
-    async fn forget_superseded(&mut self, context: &mut SourceContext, completed: &[CompletedTable]) -> Result<()> {
-        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
-        let is_read = |former: &ReadingTable| tables.iter().all(|table| !former.is_superseded_by(table) || is_complete(completed, table));
-        // That of a name which another table has is overwritten by now.
-        let has_state = |former: &ReadingTable| !completed.iter().any(|done| done.name == former.name);
-        let forgotten = self.superseded.iter().filter(|former| is_read(former) && has_state(former));
-        let state: Vec<_> = forgotten.map(|former| former.removal(&self.config.relational.topic_prefix)).collect();
-        if state.is_empty() { Ok(()) } else { send_state(context, state).await }
     }
 
     /// Reads what is to be read before the log is followed, from `stored` on where that can be. Returns where to follow it from and
@@ -262,7 +230,7 @@ impl Run {
                     self.reading.retain(|table| table.request.is_some());
                 }
                 position.log = Some(offered.log.clone());
-                let completed = if self.config.snapshot.reads_new_tables || !self.superseded.is_empty() {
+                let completed = if self.config.snapshot.reads_new_tables || self.owes_rows() {
                     self.read_new_tables(context, &position, completed).await?
                 } else {
                     completed
@@ -309,7 +277,14 @@ impl Run {
         let complete = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).map(|table| outdated(&server, &table.name));
         let of_snapshot = |table: ReadingTable| match table.request {
             Some(_) => table.removal(&server),
-            None => outdated(&server, &table.name),
+            None => {
+                warn!(
+                    table = %table.name, rows = table.rows,
+                    "before the snapshot had read the table to its end the filters left it out, or it was renamed to what they leave out. {}",
+                    owed_advice(&table.name)
+                );
+                owed(&server, &table.name)
+            }
         };
         let reading = self.reading.extract_if(.., |table| is_left_out(Some(table.oid), &table.name)).map(of_snapshot);
         let state: Vec<_> = complete.chain(reading).collect();
@@ -363,6 +338,7 @@ impl Run {
                 state.extend(self.errored.drain(..).map(|table| table_removal(&server, &table.name)));
                 state.extend(self.reading.iter().map(|table| table.removal(&server)));
                 state.extend(self.superseded.drain(..).map(|table| table.removal(&server)));
+                state.extend(self.owed.drain(..).map(|table| table_removal(&server, &table)));
                 let captured = captured(&self.config, &self.definitions);
                 let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
                 self.outdated = if was_captured { truncation::told(&self.config, &captured, &tables) } else { Vec::new() };
@@ -597,11 +573,6 @@ pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefin
         }
     }
     captured
-}
-
-/// Whether this very table is complete, and not a former one of its name.
-fn is_complete(completed: &[CompletedTable], table: &TableDefinition) -> bool {
-    completed.iter().any(|done| done.oid == Some(table.oid) && done.name == table.full_name())
 }
 
 fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {

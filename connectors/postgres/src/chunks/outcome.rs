@@ -12,7 +12,8 @@ use super::read::{End, Piece, Told};
 use super::table::TRIES;
 use super::{AHEAD, Chunks, Emission, PAUSE};
 use crate::lsn::Lsn;
-use crate::position::{CompletedTable, ReadingTable};
+use crate::position::{CompletedTable, ReadingTable, owed};
+use crate::source::owed_advice;
 
 impl Chunks {
     /// Takes what the read of a table tells, up to rows that can be emitted.
@@ -165,8 +166,14 @@ impl Chunks {
         let table = self.remove(number);
         self.end_figures(&table, false);
         warn!(table = %table.name, rows = table.rows, "the snapshot cannot read the table to its end: {why}");
-        let state = vec![table.removal(&self.config.relational.topic_prefix)];
-        Emission { notifications: self.tell_of_end(&table, status), state, ..Emission::default() }
+        let server = &self.config.relational.topic_prefix;
+        let state = if table.request.is_some() {
+            table.removal(server)
+        } else {
+            warn!(table = %table.name, "{}", owed_advice(&table.name));
+            owed(server, &table.name)
+        };
+        Emission { notifications: self.tell_of_end(&table, status), state: vec![state], ..Emission::default() }
     }
 
     /// Leaves a table of the snapshot at the start to be read while the log rests, by the `consistent` strategy.

@@ -3,13 +3,15 @@
 //! Each table has a state once it is read or followed (`position`), with the oid that it had. A captured table without one came
 //! later; so did one of another oid, unless the publication told of all its rows since it was made. Where its name was captured
 //! before, consumers have rows that are none of its own (`truncation`). Where the former table of its name was not even read to its end
-//! by the snapshot at the start, it is read whatever `snapshot.new.tables` says; so is one that was renamed before its turn.
+//! by the snapshot at the start, it is read whatever `snapshot.new.tables` says; so is one that was renamed before its turn. A name that
+//! no captured table has at that moment is *owed* in the state until a start finds one.
 
 use tailwater_api::Result;
 use tailwater_api::source::{SourceBatch, SourceContext};
 use tracing::info;
 
-use super::{Run, captured, figures_of, is_complete, send_state};
+use super::succession::is_complete;
+use super::{Run, captured, figures_of, send_state};
 use crate::arrivals::is_published_from_birth;
 use crate::catalog::TableDefinition;
 use crate::chunks::is_chunked;
@@ -42,7 +44,7 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
-        let knows_none = completed.is_empty() && self.superseded.is_empty();
+        let knows_none = completed.is_empty() && !self.owes_rows();
         if knows_none && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
             let mut completed = self.read_by_nobody();
             completed.retain(|table| !self.errored.iter().any(|errored| errored.name == table.name));

@@ -1,0 +1,84 @@
+//! What is read in place of a table that went before the snapshot at the start had read it to its end.
+//!
+//! What that snapshot was to read is what stands under the captured names (I11). A table that is read in chunks may be renamed, or
+//! dropped, and another may take its name before its turn:
+//!
+//! - A captured table that has its name, or is itself under another name, is its *successor*, and the start reads that from the
+//!   beginning, whatever `snapshot.new.tables` says. A successor is known by its oid: that a table of its name is complete, or that the
+//!   publication tells of it from its birth, says nothing of rows that it got under another name.
+//! - What a table was read for is forgotten only when each of its successors is complete, so a crash before that repeats the search.
+//! - A table without a successor leaves its name *owed* in the state. A captured table that takes the name later is a successor, too,
+//!   for the start that finds it; the complete state of that one then overwrites the debt.
+
+use tailwater_api::Result;
+use tailwater_api::source::SourceContext;
+use tailwater_api::state::SourceState;
+use tailwater_kit::filters::expression_of;
+use tracing::warn;
+
+use super::{Run, captured, send_state};
+use crate::catalog::TableDefinition;
+use crate::config::SnapshotWhen;
+use crate::position::{CompletedTable, ReadingTable, owed_tables};
+use crate::snapshot::tables_to_read;
+
+impl Run {
+    /// Takes the tables out of those to be read that were renamed, or whose name another table has, since the snapshot at the start
+    /// began. What it was to read is what stands under the captured names (I11), so that is read in their place, also where a name
+    /// was free for a while.
+    pub(super) fn find_superseded(&mut self, state: &SourceState, completed: &[CompletedTable]) {
+        if self.config.snapshot.read == SnapshotWhen::Never {
+            return;
+        }
+        self.owed = owed_tables(state, &self.config.relational.topic_prefix);
+        let captured = captured(&self.config, &self.definitions);
+        let is_superseded = |table: &mut ReadingTable| table.request.is_none() && table.is_superseded(&captured);
+        self.superseded = self.reading.extract_if(.., is_superseded).collect();
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+        for former in &self.superseded {
+            let successors = tables.iter().filter(|table| former.is_superseded_by(table) && !is_complete(completed, table));
+            let names = successors.map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
+            warn!(
+                table = %former.name, rows = former.rows,
+                "before the snapshot had read the table to its end it was renamed, or another took its name. Still to be read in its place, from \
+                 the beginning: {}",
+                if names.is_empty() { "nothing" } else { &names }
+            );
+        }
+    }
+
+    /// Whether there are tables that the snapshot did not read to their end and in whose place others are read.
+    pub(super) fn owes_rows(&self) -> bool {
+        !self.superseded.is_empty() || !self.owed.is_empty()
+    }
+
+    /// Whether the table is read in place of one that the snapshot did not read to its end.
+    pub(super) fn is_successor(&self, table: &TableDefinition) -> bool {
+        self.owed.contains(&table.full_name()) || self.superseded.iter().any(|former| former.is_superseded_by(table))
+    }
+
+    /// Forgets the superseded tables whose successors are read. Not before, or a crash would forget that they have to be.
+    pub(super) async fn forget_superseded(&mut self, context: &mut SourceContext, completed: &[CompletedTable]) -> Result<()> {
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let is_read = |former: &ReadingTable| tables.iter().all(|table| !former.is_superseded_by(table) || is_complete(completed, table));
+        // That of a name which another table has is overwritten by now.
+        let has_state = |former: &ReadingTable| !completed.iter().any(|done| done.name == former.name);
+        let forgotten = self.superseded.iter().filter(|former| is_read(former) && has_state(former));
+        let state: Vec<_> = forgotten.map(|former| former.removal(&self.config.relational.topic_prefix)).collect();
+        if state.is_empty() { Ok(()) } else { send_state(context, state).await }
+    }
+}
+
+/// What is to be known of a name under which the snapshot did not read a table to its end.
+pub(crate) fn owed_advice(table: &str) -> String {
+    format!(
+        "a captured table that takes its name is read by the start that finds it, and until then only its changes are captured. To read it \
+         earlier, signal execute-snapshot with data-collections {}, or restart the connector",
+        expression_of(table)
+    )
+}
+
+/// Whether this very table is complete, and not a former one of its name.
+pub(super) fn is_complete(completed: &[CompletedTable], table: &TableDefinition) -> bool {
+    completed.iter().any(|done| done.oid == Some(table.oid) && done.name == table.full_name())
+}
