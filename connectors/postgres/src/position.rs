@@ -434,6 +434,11 @@ impl ReadingTable {
         (self.oid == table.oid) != (self.name == table.full_name())
     }
 
+    /// Whether one of the captured tables is the one to read in its place.
+    pub(crate) fn is_superseded(&self, captured: &[&TableDefinition]) -> bool {
+        captured.iter().any(|table| self.is_superseded_by(table))
+    }
+
     /// Whether the log rests while it is read.
     pub(crate) fn is_blocking(&self) -> bool {
         self.request.as_ref().is_some_and(|request| request.blocking)

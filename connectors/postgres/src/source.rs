@@ -112,8 +112,8 @@ struct Run {
     reading: Vec<ReadingTable>,
     /// Names of tables whose rows begin with a truncation
     outdated: Vec<String>,
-    /// Names of tables that are read in place of others, which the snapshot did not read to their end
-    successors: Vec<String>,
+    /// Tables that the snapshot did not read to their end and in whose place others are read
+    superseded: Vec<ReadingTable>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
 }
@@ -168,7 +168,7 @@ impl Run {
             session,
             reading: Vec::new(),
             outdated: Vec::new(),
-            successors: Vec::new(),
+            superseded: Vec::new(),
             errored: Vec::new(),
         })
     }
@@ -181,48 +181,60 @@ impl Run {
         self.reading = ReadingTable::load_all(context.state(), &server)?;
         self.outdated = outdated_tables(context.state(), &server);
         self.errored = ErroredTable::load_all(context.state(), &server);
-        let superseded = self.find_successors();
+        self.find_superseded(&completed);
         self.forget_left_out(context, &mut completed).await?;
-        let position = self.begin(context, stored, completed).await?;
-        // Not before the successors are read, or a crash would forget that they have to be.
-        let given_up = superseded.iter().filter(|table| !self.successors.contains(&table.name));
-        let state: Vec<_> = given_up.map(|table| table.removal(&server)).collect();
-        if !state.is_empty() {
-            send_state(context, state).await?;
-        }
-        Ok(position)
+        let Some((position, completed)) = self.begin(context, stored, completed).await? else { return Ok(None) };
+        self.plans.set_anchors(&completed)?;
+        self.forget_superseded(context, &completed).await?;
+        Ok(Some(position))
     }
 
     /// Takes the tables out of those to be read that were renamed, or whose name another table has, since the snapshot at the start
     /// began. What it was to read is what stands under the captured names (I11), so that is read in their place.
-    fn find_successors(&mut self) -> Vec<ReadingTable> {
+    fn find_superseded(&mut self, completed: &[CompletedTable]) {
         if self.config.snapshot.read == SnapshotWhen::Never {
-            return Vec::new();
+            return;
         }
         let captured = captured(&self.config, &self.definitions);
-        let is_superseded =
-            |table: &mut ReadingTable| table.request.is_none() && captured.iter().any(|other| table.is_superseded_by(other));
-        let superseded: Vec<_> = self.reading.extract_if(.., is_superseded).collect();
+        let is_superseded = |table: &mut ReadingTable| table.request.is_none() && table.is_superseded(&captured);
+        self.superseded = self.reading.extract_if(.., is_superseded).collect();
         let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
-        let successors = tables.iter().filter(|other| superseded.iter().any(|table| table.is_superseded_by(other)));
-        self.successors = successors.map(TableDefinition::full_name).collect();
-        for table in &superseded {
+        for former in &self.superseded {
+            let successors = tables.iter().filter(|table| former.is_superseded_by(table) && !is_complete(completed, table));
+            let names = successors.map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
             warn!(
-                table = %table.name, rows = table.rows,
-                "before the snapshot had read the table to its end it was renamed, or another took its name. Read from the beginning: {}",
-                self.successors.join(", ")
+                table = %former.name, rows = former.rows,
+                "before the snapshot had read the table to its end it was renamed, or another took its name. Still to be read in its place, from \
+                 the beginning: {}",
+                if names.is_empty() { "nothing" } else { &names }
             );
         }
-        superseded
     }
 
-    /// Reads what is to be read before the log is followed, from `stored` on where that can be; `None` where nothing is streamed.
+    /// Whether the table is read in place of one that the snapshot did not read to its end.
+    fn is_successor(&self, table: &TableDefinition) -> bool {
+        self.superseded.iter().any(|former| former.is_superseded_by(table))
+    }
+
+    /// Forgets the superseded tables whose successors are read. Not before, or a crash would forget that they have to be.
+    async fn forget_superseded(&mut self, context: &mut SourceContext, completed: &[CompletedTable]) -> Result<()> {
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let is_read = |former: &ReadingTable| tables.iter().all(|table| !former.is_superseded_by(table) || is_complete(completed, table));
+        // That of a name which another table has is overwritten by now.
+        let has_state = |former: &ReadingTable| !completed.iter().any(|done| done.name == former.name);
+        let forgotten = self.superseded.iter().filter(|former| is_read(former) && has_state(former));
+        let state: Vec<_> = forgotten.map(|former| former.removal(&self.config.relational.topic_prefix)).collect();
+        if state.is_empty() { Ok(()) } else { send_state(context, state).await }
+    }
+
+    /// Reads what is to be read before the log is followed, from `stored` on where that can be. Returns where to follow it from and
+    /// the tables that are complete then; `None` where nothing is streamed.
     async fn begin(
         &mut self,
         context: &mut SourceContext,
         stored: Option<Position>,
         completed: Vec<CompletedTable>,
-    ) -> Result<Option<Position>> {
+    ) -> Result<Option<(Position, Vec<CompletedTable>)>> {
         let server = self.config.relational.topic_prefix.clone();
         if !self.config.snapshot.stream {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
@@ -252,15 +264,14 @@ impl Run {
                     self.reading.retain(|table| table.request.is_some());
                 }
                 position.log = Some(offered.log.clone());
-                let completed = if self.config.snapshot.reads_new_tables || !self.successors.is_empty() {
+                let completed = if self.config.snapshot.reads_new_tables || !self.superseded.is_empty() {
                     self.read_new_tables(context, &position, completed).await?
                 } else {
                     completed
                 };
-                self.plans.set_anchors(&completed)?;
                 drop(figures_of(context, &completed));
                 self.tell_of_skipped_snapshot(context).await?;
-                Ok(Some(position))
+                Ok(Some((position, completed)))
             }
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
@@ -272,14 +283,15 @@ impl Run {
                 }
                 send_state(context, state).await?;
                 self.tell_of_skipped_snapshot(context).await?;
-                Ok(Some(position))
+                // Each event is needed, so no table has an anchor.
+                Ok(Some((position, Vec::new())))
             }
             (stored, true) => {
                 tokio::time::sleep(self.config.relational.snapshot_delay).await;
                 let kept = stored.filter(|_| continues && self.config.snapshot.read != SnapshotWhen::Always);
-                let position = self.read_with_slot(context, offered, kept, completed, was_captured).await?;
+                let read = self.read_with_slot(context, offered, kept, completed, was_captured).await?;
                 tokio::time::sleep(self.config.relational.streaming_delay).await;
-                Ok(Some(position))
+                Ok(Some(read))
             }
         }
     }
@@ -318,7 +330,7 @@ impl Run {
     }
 
     /// Reads the tables in the snapshot of the new slot, or of a temporary one where the slot is there already. `was_captured` says
-    /// whether there was a position, which a new beginning gives up.
+    /// whether there was a position, which a new beginning gives up. Returns what is stored then.
     async fn read_with_slot(
         &mut self,
         context: &mut SourceContext,
@@ -326,7 +338,7 @@ impl Run {
         kept: Option<Position>,
         completed: Vec<CompletedTable>,
         was_captured: bool,
-    ) -> Result<Position> {
+    ) -> Result<(Position, Vec<CompletedTable>)> {
         let server = self.config.relational.topic_prefix.clone();
         let confirmed = usable_slot(&offered.offer).ok();
         let anchor = if confirmed.is_some() {
@@ -343,8 +355,8 @@ impl Run {
         let (position, completed) = match kept {
             Some(position) => {
                 let captured = captured(&self.config, &self.definitions);
-                let successors: Vec<_> =
-                    captured.iter().filter(|table| self.successors.contains(&table.full_name())).map(|table| (*table).clone()).collect();
+                let mut successors = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+                successors.retain(|table| self.is_successor(table) && !is_complete(&completed, table));
                 self.outdated.extend(truncation::told(&self.config, &captured, &successors));
                 (Position { log: Some(offered.log), ..position }, completed)
             }
@@ -352,6 +364,7 @@ impl Run {
                 let mut state: Vec<_> = completed.iter().map(|table| table.removal(&server)).collect();
                 state.extend(self.errored.drain(..).map(|table| table_removal(&server, &table.name)));
                 state.extend(self.reading.iter().map(|table| table.removal(&server)));
+                state.extend(self.superseded.drain(..).map(|table| table.removal(&server)));
                 let captured = captured(&self.config, &self.definitions);
                 let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
                 self.outdated = if was_captured { truncation::told(&self.config, &captured, &tables) } else { Vec::new() };
@@ -377,7 +390,11 @@ impl Run {
         let captured = captured(&self.config, &self.definitions);
         let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
         let reading = |name: &str| self.reading.iter().any(|table| table.name == name && table.request.is_none());
-        tables.retain(|table| !completed.iter().any(|done| done.name == table.full_name()) && !reading(&table.full_name()));
+        let is_known = |table: &TableDefinition| {
+            let name = table.full_name();
+            is_complete(&completed, table) || !self.is_successor(table) && completed.iter().any(|done| done.name == name) || reading(&name)
+        };
+        tables.retain(|table| !is_known(table));
         let figures = figures_of(context, &completed);
         let snapshot = Snapshot {
             config: &self.config,
@@ -394,9 +411,7 @@ impl Run {
             at_end: Vec::new(),
             figures: &figures,
         };
-        let (position, completed) = snapshot.read_all(tables, anchor).await?;
-        self.plans.set_anchors(&completed)?;
-        Ok(position)
+        snapshot.read_all(tables, anchor).await
     }
 
     /// Reads the tables in one transaction of their own.
@@ -588,6 +603,11 @@ fn warn_about_idle_keys(config: &PostgresConfig, captured: &[&TableDefinition]) 
     for key in config.relational.key_columns.idle(&columns) {
         warn!("message.key.columns: {key} is no column of a captured table, and makes no key");
     }
+}
+
+/// Whether this very table is complete, and not a former one of its name.
+fn is_complete(completed: &[CompletedTable], table: &TableDefinition) -> bool {
+    completed.iter().any(|done| done.oid == Some(table.oid) && done.name == table.full_name())
 }
 
 fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {

@@ -49,6 +49,7 @@ use crate::plans::Compiler;
 use crate::position::{KeyRange, ReadingTable};
 use crate::relation::{Shape, TablePlan};
 use crate::snapshot::copy_format;
+use crate::source::captured;
 use crate::visibility::{Sight, replayed, sight};
 
 /// What is reserved for a piece (I6), and what its rows weigh at most, so that there is room for what records hold besides.
@@ -185,8 +186,8 @@ impl TableRead {
 
     /// What became of a table that is not there under its name.
     async fn gone(&self, sql: &SqlConnection) -> Result<End> {
-        let is_successor = |table: &TableDefinition| self.config.captures(&table.schema, &table.name) && self.table.is_superseded_by(table);
-        let is_superseded = TableDefinition::load(sql, None).await?.iter().any(is_successor);
+        let definitions = TableDefinition::load(sql, None).await?;
+        let is_superseded = self.table.is_superseded(&captured(&self.config, &definitions));
         Ok(if is_superseded { End::Superseded } else { End::Gone })
     }
 

@@ -14,6 +14,8 @@ pub(super) struct Refusal {
     pub(super) message: String,
     pub(super) detail: Option<String>,
     pub(super) hint: Option<String>,
+    /// Function of the server's source that says it: no translation changes it, as `lc_messages` does the message
+    pub(super) routine: String,
 }
 
 impl Refusal {
@@ -29,6 +31,7 @@ impl Refusal {
                 b'M' => refusal.message = text(),
                 b'D' => refusal.detail = Some(text()),
                 b'H' => refusal.hint = Some(text()),
+                b'R' => refusal.routine = text(),
                 // Severity, position, file and line of the server's source: documented, and of no use here.
                 _ => {}
             }
@@ -41,7 +44,7 @@ impl Refusal {
         if is_from_pooler(&self.message) {
             return Error::new(ErrorKind::Unsupported, doing).because(self).mend(POOLER_REMEDY);
         }
-        let kind = kind_of(&self.code, &self.message);
+        let kind = if self.is_of_awaited_standby() { ErrorKind::Restarting } else { kind_of(&self.code, &self.message) };
         let mend = self.remedy(user, database);
         let error = Error::new(kind, doing).because(self);
         match mend {
@@ -53,6 +56,7 @@ impl Refusal {
     fn remedy(&self, user: &str, database: &str) -> Option<String> {
         let user = quote_identifier(user);
         match self.code.as_str() {
+            _ if self.is_of_awaited_standby() => Some(AWAITED_STANDBY_REMEDY.to_owned()),
             "28P01" => Some("check database.user and database.password".to_owned()),
             "28000" if self.message.contains("client certificate") => Some(CERTIFICATE_REMEDY.to_owned()),
             "28000" if self.message.contains("pg_hba.conf") => Some(format!(
@@ -62,7 +66,7 @@ impl Refusal {
             "28000" => Some("check database.user: the role must exist and be allowed to log in (ALTER ROLE … LOGIN)".to_owned()),
             "42501" => Some(format!("as superuser: ALTER ROLE {user} REPLICATION;")),
             "3D000" => Some(format!("check database.dbname, or: CREATE DATABASE {};", quote_identifier(database))),
-            "42704" if self.message.starts_with("publication") => Some(PUBLICATION_REMEDY.to_owned()),
+            _ if self.is_of_missing_publication() => Some(PUBLICATION_REMEDY.to_owned()),
             "53300" if self.message.contains("max_wal_senders") => {
                 Some("as superuser: ALTER SYSTEM SET max_wal_senders = 20; and restart the server".to_owned())
             }
@@ -77,6 +81,19 @@ impl Refusal {
             "55006" => Some("end whoever uses it, or give each connector a slot.name of its own".to_owned()),
             _ => self.hint.clone(),
         }
+    }
+
+    /// Whether a publication did not exist when changes were written: an error until PostgreSQL 17 (`get_publication_oid`, which
+    /// `GetPublicationByName` did itself in older ones), since 18 a warning, with which changes are left out (`pgoutput.c`,
+    /// `LoadPublications`).
+    pub(super) fn is_of_missing_publication(&self) -> bool {
+        matches!(&*self.routine, "LoadPublications" | "get_publication_oid" | "GetPublicationByName")
+    }
+
+    /// Whether the server sends nothing to a failover slot because a slot of `synchronized_standby_slots` is of no use (`slot.c`,
+    /// PostgreSQL 17 and 18): a warning, as what was held back follows later, and an error only of a server that shuts down.
+    pub(super) fn is_of_awaited_standby(&self) -> bool {
+        self.routine == "StandbySlotsHaveCaughtup"
     }
 }
 
@@ -118,9 +135,9 @@ pub(crate) fn tls_refusal(error: &rustls::Error) -> (ErrorKind, &'static str) {
     }
 }
 
-/// `object_not_in_prerequisite_state`: as a notice of the stream, that a publication did not exist when changes were written (`pgoutput.c`,
-/// `LoadPublications`, PostgreSQL 18). Its words follow `lc_messages`.
-pub(super) const NOT_IN_PREREQUISITE_STATE: &str = "55000";
+/// What to do where the server waits for a standby before it sends changes to a failover slot.
+pub(super) const AWAITED_STANDBY_REMEDY: &str = "bring the standby of that slot back, or take the slot out of synchronized_standby_slots: \
+    ALTER SYSTEM SET synchronized_standby_slots = '…' (the other slots); SELECT pg_reload_conf()";
 
 /// What to do where changes were written while there was no publication: whether they belong to it cannot be told any more, even
 /// where it is there again.
@@ -185,10 +202,11 @@ mod tests {
 
     #[test]
     fn a_refusal_names_its_kind_and_its_remedy() {
-        let refusal = |code: &str, message: &str| {
-            let body = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0Fwalsender.c\0\0");
+        let said_by = |routine: &str, code: &str, message: &str| {
+            let body = format!("SFATAL\0VFATAL\0C{code}\0M{message}\0Fwalsender.c\0R{routine}\0\0");
             Refusal::parse(body.as_bytes()).into_error("connect", "cdc", "shop")
         };
+        let refusal = |code: &str, message: &str| said_by("StartReplication", code, message);
         let cases = [
             ("28P01", "password authentication failed", ErrorKind::Unauthorised, "database.password"),
             ("28000", "no pg_hba.conf entry for host", ErrorKind::Unauthorised, "host \"shop\" \"cdc\""),
@@ -200,7 +218,6 @@ mod tests {
             ),
             ("3D000", "database \"shop\" does not exist", ErrorKind::Missing, "CREATE DATABASE \"shop\""),
             ("53300", "number of requested standby connections exceeds max_wal_senders", ErrorKind::Throttled, "max_wal_senders"),
-            ("42704", "publication \"shop\" does not exist", ErrorKind::Missing, "pg_drop_replication_slot"),
             ("55000", "logical decoding requires wal_level >= logical", ErrorKind::Misconfigured, "wal_level = logical"),
             ("55000", "cannot use replication slot \"s\" for logical decoding", ErrorKind::Restarting, "follow the primary"),
         ];
@@ -209,6 +226,15 @@ mod tests {
             assert_eq!(error.kind(), kind, "{code}");
             assert!(error.remedy().is_some_and(|remedy| remedy.contains(mend)), "{error}");
             assert!(error.to_string().contains(message), "{error}");
+        }
+        for (routine, code, kind, mend) in [
+            ("get_publication_oid", "42704", ErrorKind::Missing, "pg_drop_replication_slot"),
+            ("StandbySlotsHaveCaughtup", "55000", ErrorKind::Restarting, "synchronized_standby_slots"),
+            ("StandbySlotsHaveCaughtup", "22023", ErrorKind::Restarting, "synchronized_standby_slots"),
+        ] {
+            let error = said_by(routine, code, "in any language");
+            assert_eq!(error.kind(), kind, "{routine}");
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains(mend)), "{error}");
         }
         for (code, message, kind) in [
             ("57P03", "the database system is starting up", ErrorKind::Restarting),

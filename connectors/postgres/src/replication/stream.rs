@@ -15,8 +15,9 @@
 use bytes::{Buf, Bytes, BytesMut};
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio::io::{AsyncReadExt, ReadHalf};
+use tracing::warn;
 
-use super::refusal::{NOT_IN_PREREQUISITE_STATE, PUBLICATION_REMEDY, Refusal};
+use super::refusal::{AWAITED_STANDBY_REMEDY, PUBLICATION_REMEDY, Refusal};
 use super::wire::{AnySocket, broken, message_length};
 use crate::lsn::Lsn;
 use crate::octets::{Malformed, Octets};
@@ -59,13 +60,15 @@ pub struct ReplicationStream {
     read: ReadHalf<AnySocket>,
     received: BytesMut,
     ended: bool,
+    /// Whether the server has said that it waits for a standby, and has sent nothing since
+    awaits_standby: bool,
     user: String,
     database: String,
 }
 
 impl ReplicationStream {
     pub(super) fn new(read: ReadHalf<AnySocket>, received: BytesMut, user: String, database: String) -> Self {
-        Self { read, received, ended: false, user, database }
+        Self { read, received, ended: false, awaits_standby: false, user, database }
     }
 
     /// The next frame; `None` when the server has ended the stream. Cancel-safe. Completes at once while frames are
@@ -104,15 +107,25 @@ impl ReplicationStream {
         let letter = message[0];
         message.advance(5);
         match letter {
-            b'd' => Frame::parse(message).map(|frame| Some(Message::Frame(frame))),
+            b'd' => {
+                let frame = Frame::parse(message)?;
+                self.awaits_standby &= !matches!(frame, Frame::Data { .. });
+                Ok(Some(Message::Frame(frame)))
+            }
             b'c' | b'C' => Ok(Some(Message::End)),
             b'E' => Err(Refusal::parse(&message).into_error(DOING, &self.user, &self.database)),
-            // I11: this is how PostgreSQL 18 says that it leaves out changes, for want of the publication.
             b'N' => match Refusal::parse(&message) {
-                notice if notice.code == NOT_IN_PREREQUISITE_STATE => {
+                // I11: this is how PostgreSQL 18 says that it leaves out changes.
+                notice if notice.is_of_missing_publication() => {
                     Err(Error::new(ErrorKind::Missing, DOING).because(notice).mend(PUBLICATION_REMEDY))
                 }
-                _ => Ok(Some(Message::Aside)),
+                notice => {
+                    // The server says it each time that it looks.
+                    if notice.is_of_awaited_standby() && !std::mem::replace(&mut self.awaits_standby, true) {
+                        warn!("the server holds changes back until a standby has them: {notice}. To mend it: {AWAITED_STANDBY_REMEDY}");
+                    }
+                    Ok(Some(Message::Aside))
+                }
             },
             // A setting that changed: no part of the stream.
             b'S' => Ok(Some(Message::Aside)),
@@ -290,6 +303,18 @@ mod tests {
         assert_eq!(run(read_all(unknown, 10)).unwrap_err().kind(), ErrorKind::Unreadable);
         let endless = vec![b'd', 0x7f, 0xff, 0xff, 0xff];
         assert_eq!(run(read_all(endless, 10)).unwrap_err().kind(), ErrorKind::Unreadable);
+    }
+
+    #[test]
+    fn what_is_left_out_for_want_of_a_publication_ends_the_stream_and_a_wait_for_a_standby_does_not() {
+        let warned = |routine: &str| {
+            let mut octets = Vec::new();
+            message(b'N', format!("SWARNUNG\0C55000\0Min einer Sprache\0R{routine}\0\0").as_bytes(), &mut octets);
+            message(b'c', b"", &mut octets);
+            run(read_all(octets, 10))
+        };
+        assert_eq!(warned("LoadPublications").unwrap_err().kind(), ErrorKind::Missing);
+        assert_eq!(warned("StandbySlotsHaveCaughtup").unwrap(), []);
     }
 
     #[test]

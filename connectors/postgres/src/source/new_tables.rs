@@ -9,7 +9,7 @@ use tailwater_api::Result;
 use tailwater_api::source::{SourceBatch, SourceContext};
 use tracing::info;
 
-use super::{Run, captured, figures_of, send_state};
+use super::{Run, captured, figures_of, is_complete, send_state};
 use crate::arrivals::is_published_from_birth;
 use crate::catalog::TableDefinition;
 use crate::chunks::is_chunked;
@@ -42,7 +42,7 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
-        let knows_none = completed.is_empty() && self.successors.is_empty();
+        let knows_none = completed.is_empty() && self.superseded.is_empty();
         if knows_none && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
             let mut completed = self.read_by_nobody();
             completed.retain(|table| !self.errored.iter().any(|errored| errored.name == table.name));
@@ -55,11 +55,13 @@ impl Run {
         let from_birth = |table: &TableDefinition| self.publication.as_ref().is_some_and(|known| is_published_from_birth(known, table));
         tables.retain(|table| {
             let name = table.full_name();
-            let is_known =
-                completed.iter().any(|done| done.name == name && (done.oid.is_none_or(|oid| oid == table.oid) || from_birth(table)));
+            let is_successor = self.is_successor(table);
+            // The log told of a table from its birth, but not of a successor under the name that it has now.
+            let is_told = !is_successor && completed.iter().any(|done| done.name == name && (done.oid.is_none() || from_birth(table)));
+            let is_known = is_told || is_complete(&completed, table);
             // One that is errored is read where a signal asks for it.
             let is_errored = self.errored.iter().any(|errored| errored.name == name);
-            let is_wanted = self.config.snapshot.reads_new_tables || self.successors.contains(&name);
+            let is_wanted = self.config.snapshot.reads_new_tables || is_successor;
             is_wanted
                 && !is_known
                 && !is_errored
@@ -70,14 +72,15 @@ impl Run {
         }
         let names = tables.iter().map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
         info!("tables came since the last run, and are read: {names}");
-        let is_replaced = |name: &String| self.successors.contains(name) || completed.iter().any(|done| done.name == *name);
-        let is_anew = |name: &String| self.outdated.contains(name) || is_replaced(name);
-        let anew: Vec<_> = tables.iter().filter(|table| is_anew(&table.full_name())).cloned().collect();
-        self.outdated = truncation::told(&self.config, &captured(&self.config, &self.definitions), &anew);
+        let is_replaced = |table: &TableDefinition| self.is_successor(table) || completed.iter().any(|done| done.name == table.full_name());
+        let is_anew = |table: &&TableDefinition| self.outdated.contains(&table.full_name()) || is_replaced(table);
+        let anew: Vec<_> = tables.iter().filter(is_anew).cloned().collect();
+        let outdated = truncation::told(&self.config, &captured(&self.config, &self.definitions), &anew);
         // What the log still has of a former table of the name is dropped by an anchor, which only the snapshot of a slot gives: the
         // windows know tables by their oid.
         let (chunked, whole): (Vec<_>, Vec<_>) =
-            tables.into_iter().partition(|table| is_chunked(&self.config, table) && !is_replaced(&table.full_name()));
+            tables.into_iter().partition(|table| is_chunked(&self.config, table) && !is_replaced(table));
+        self.outdated = outdated;
         if !chunked.is_empty() {
             let emptied = chunked.iter().filter(|table| self.outdated.contains(&table.full_name()));
             let records = truncations(emptied, self.publication.as_ref(), &mut self.plans, &self.blocks, position)?;

@@ -21,7 +21,7 @@ fn of_table(log: &Log, table: &str) -> Vec<String> {
     log.lines().into_iter().filter(|line| line.split(' ').nth(1) == Some(table)).collect()
 }
 
-fn state_of(log: &Log, table: &str) -> Option<String> {
+pub(crate) fn state_of(log: &Log, table: &str) -> Option<String> {
     let of_table = log.state.iter().find(|(partition, _)| {
         partition.get("tailwater.table").is_some_and(|name| name == table) && !partition.contains_key("tailwater.signal")
     });

@@ -31,6 +31,7 @@ mod signals;
 mod slots;
 mod snapshots;
 mod standbys;
+mod successors;
 mod transactions;
 mod traps;
 mod two_phase;

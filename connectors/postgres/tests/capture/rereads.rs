@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use tailwater_api::ErrorKind;
 use tailwater_testkit::PostgresServer;
 use tokio_postgres::Client;
 
-use crate::chunks::is_complete;
 use crate::harness::{Log, config, eventually, server, start};
 
 const INACTIVE: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
@@ -162,79 +160,4 @@ async fn t018_a_table_that_the_filters_bring_back_begins_anew() {
         }
         assert_eq!(log.lines().iter().filter(|line| line.starts_with("t public.a ")).count(), 1, "{strategy}");
     }
-}
-
-/// The table that takes the name in one step, as tools for changes of definitions do it; and one that goes on under another name.
-const SWAP: &str = "BEGIN; CREATE TABLE b_new (LIKE b INCLUDING ALL); INSERT INTO b_new VALUES (-1), (-2);
-     ALTER TABLE b RENAME TO b_old; ALTER TABLE b_new RENAME TO b; COMMIT;
-     ALTER TABLE c RENAME TO d;";
-const OF_SWAPPED: (&str, &str) = ("table.include.list", r"public\.[abcd]");
-const WATERMARK: (&str, &str) = ("snapshot.strategy", "watermark");
-
-async fn with_tables_that_wait_for_their_turn(client: &Client) {
-    let tables = "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a SELECT generate_series(1, 20000);
-                  CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1), (2), (3);
-                  CREATE TABLE c (id int PRIMARY KEY); INSERT INTO c VALUES (7);
-                  CREATE TABLE signals (id text PRIMARY KEY, type text, data text);";
-    client.batch_execute(tables).await.unwrap();
-}
-
-/// All that the names hold, and nothing that they do not.
-async fn is_what_the_names_hold(client: &Client, log: &Log) {
-    let query = "SELECT format('public.b {%s}', id) FROM b UNION ALL SELECT format('public.d {%s}', id) FROM d";
-    let source: BTreeSet<String> = client.query(query, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
-    let copied: BTreeSet<String> =
-        copy(log).into_iter().filter(|row| !row.starts_with("public.a ") && !row.starts_with("public.signals ")).collect();
-    assert_eq!(copied, source);
-}
-
-fn has_read_swapped(log: &Log) -> bool {
-    let lines = log.lines();
-    ["r public.b {-2}", "r public.d {7}"].iter().all(|row| lines.iter().any(|line| line.starts_with(row)))
-}
-
-#[tokio::test]
-async fn a_table_that_takes_the_name_of_one_that_waits_to_be_read_is_read_in_its_place_after_a_crash() {
-    let Some(server) = server(&[]).await else { return };
-    let client = server.connect("postgres").await.unwrap();
-    with_tables_that_wait_for_their_turn(&client).await;
-    // So slow that the turn of the others never comes.
-    let slow = config(&server, &[WATERMARK, TOLD, OF_SWAPPED, ("snapshot.max.bytes.per.second", "1")]);
-    let mut running = start(&slow, Log::default());
-    running.until(|log| log.lines().iter().any(|line| line.starts_with("r public.a "))).await;
-    client.batch_execute(SWAP).await.unwrap();
-    let log = running.crash().await;
-    let config = config(&server, &[WATERMARK, TOLD, OF_SWAPPED]);
-    // A crash before the successors are complete does not forget that they are to be read.
-    let mut running = start(&config, log);
-    running.until(|_| true).await;
-    let mut running = start(&config, running.crash().await);
-    running.until(|log| has_read_swapped(log) && is_complete(log)).await;
-    let log = running.stop().await;
-    is_what_the_names_hold(&client, &log).await;
-}
-
-#[tokio::test]
-async fn so_it_is_where_it_takes_the_name_while_the_source_runs() {
-    let Some(server) = server(&[]).await else { return };
-    let client = server.connect("postgres").await.unwrap();
-    with_tables_that_wait_for_their_turn(&client).await;
-    let signals = ("signal.data.collection", "public.signals");
-    let slow = config(&server, &[WATERMARK, TOLD, OF_SWAPPED, signals, ("snapshot.max.bytes.per.second", "1")]);
-    let mut running = start(&slow, Log::default());
-    running.until(|log| log.lines().iter().any(|line| line.starts_with("r public.a "))).await;
-    client.batch_execute("INSERT INTO signals VALUES ('1', 'pause-snapshot', NULL); INSERT INTO a VALUES (-1)").await.unwrap();
-    running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.a {-1}"))).await;
-    let config = config(&server, &[WATERMARK, TOLD, OF_SWAPPED, signals]);
-    let mut running = start(&config, running.crash().await);
-    client.batch_execute("INSERT INTO a VALUES (-2)").await.unwrap();
-    running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.a {-2}"))).await;
-    client.batch_execute(SWAP).await.unwrap();
-    client.batch_execute("INSERT INTO signals VALUES ('2', 'resume-snapshot', NULL)").await.unwrap();
-    let (ended, log) = running.ended().await;
-    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Restarting);
-    let mut running = start(&config, log);
-    running.until(|log| has_read_swapped(log) && is_complete(log)).await;
-    let log = running.stop().await;
-    is_what_the_names_hold(&client, &log).await;
 }
