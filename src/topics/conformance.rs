@@ -187,10 +187,17 @@ async fn who_looks_reads_on_in_steps_of_any_length(log: &dyn TopicLog) {
         writer.append(1, SourceBatch { records: records(first..first + 5), ..SourceBatch::default() }).await.unwrap();
         durable(&*writer, 1).await;
         writer.close().await.unwrap();
-        let read = read_on(&mut *reader, last + 1, 5, 5).await;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while end(log).await < last + 6 {
+            assert!(tokio::time::Instant::now() < deadline, "the records are not seen");
+        }
+        let read = reader.read(last + 1, 5).await.unwrap();
         assert_eq!(numbers(&read), (first..first + 5).collect::<Vec<_>>());
         last = read[4].offset;
     }
+    // A read that nobody waits for takes nothing with it.
+    drop(tokio::time::timeout(Duration::from_millis(1), reader.read(0, 1)).await);
+    assert_eq!(numbers(&read_on(&mut *reader, 0, 1000, 70).await), (0..70).collect::<Vec<_>>());
 }
 
 async fn positions_are_moved_and_forgotten(log: &dyn TopicLog) {

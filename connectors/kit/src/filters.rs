@@ -169,45 +169,65 @@ impl TableFilter {
     }
 }
 
-/// The columns that stand in for a primary key: `message.key.columns`.
+/// The columns that stand in for a primary key: `message.key.columns`. As with Debezium, each column of an entry makes one expression on
+/// `schema.table.column`: what stands before the colon, any character, and the column.
 #[derive(Clone, Debug, Default)]
-pub struct KeyColumns(Vec<(Regex, Vec<String>)>);
+pub struct KeyColumns(Vec<KeyColumn>);
+
+#[derive(Clone, Debug)]
+struct KeyColumn {
+    /// As the configuration has it: `TABLES:COLUMN`
+    text: String,
+    expression: Regex,
+}
 
 impl KeyColumns {
-    /// Parses `TABLES:COLUMN,COLUMN;TABLES:COLUMN`, where TABLES is an expression on `schema.table`.
+    /// Parses `TABLES:COLUMN,COLUMN;TABLES:COLUMN`; TABLES and COLUMN are expressions.
     ///
     /// # Errors
     /// A sentence that names the entry.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let entries = text.split(';').map(str::trim).filter(|entry| !entry.is_empty());
-        let parse = |entry: &str| {
+        let mut all = Vec::new();
+        for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
             let wrong = || format!("holds {entry:?}; write TABLES:COLUMN,COLUMN with entries separated by semicolons");
             let (tables, columns) = entry.rsplit_once(':').ok_or_else(wrong)?;
-            let columns = split_list(columns);
+            let (tables, columns) = (tables.trim(), split_list(columns));
             if columns.is_empty() {
                 return Err(wrong());
             }
-            Ok((whole_name(tables.trim())?, columns))
-        };
-        entries.map(parse).collect::<Result<_, _>>().map(Self)
+            for column in columns {
+                all.push(KeyColumn { text: format!("{tables}:{column}"), expression: whole_name(&format!("{tables}.{column}"))? });
+            }
+        }
+        Ok(Self(all))
     }
 
-    /// The key columns that the configuration names for the table, in its order, of every entry that matches. Those that the table
-    /// does not have count for nothing; `None` where none is left.
+    /// The key columns that the configuration names for the table, of those that it has: in the order of the configuration, and where one
+    /// expression has several, in theirs. `None` where it names none.
     #[must_use]
-    pub fn of(&self, schema: &str, table: &str, has_column: impl Fn(&str) -> bool) -> Option<Vec<String>> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let name = format!("{schema}.{table}");
-        let matching = self.0.iter().filter(|(tables, _)| tables.is_match(&name).unwrap_or(false));
-        let mut named = Vec::new();
-        for column in matching.flat_map(|(_, columns)| columns).filter(|column| has_column(column)) {
-            if !named.contains(column) {
-                named.push(column.clone());
+    pub fn of(&self, schema: &str, table: &str, columns: &[&str]) -> Option<Vec<String>> {
+        let mut named: Vec<String> = Vec::new();
+        for key in &self.0 {
+            for column in columns.iter().filter(|column| key.matches(schema, table, column)) {
+                if !named.iter().any(|known| known == column) {
+                    named.push((*column).to_owned());
+                }
             }
         }
         (!named.is_empty()).then_some(named)
+    }
+
+    /// Those of its columns, as `TABLES:COLUMN`, that none of `columns` is: schema, table and column.
+    #[must_use]
+    pub fn idle(&self, columns: &[(&str, &str, &str)]) -> Vec<&str> {
+        let is_idle = |key: &&KeyColumn| !columns.iter().any(|(schema, table, column)| key.matches(schema, table, column));
+        self.0.iter().filter(is_idle).map(|key| &*key.text).collect()
+    }
+}
+
+impl KeyColumn {
+    fn matches(&self, schema: &str, table: &str, column: &str) -> bool {
+        self.expression.is_match(&format!("{schema}.{table}.{column}")).unwrap_or(false)
     }
 }
 
@@ -273,18 +293,23 @@ mod tests {
 
     #[test]
     fn key_columns_are_those_of_all_entries_that_the_table_has() {
-        let keys = KeyColumns::parse(r"public\.orders:region;public\..*:id,region,gone").unwrap();
-        assert_eq!(keys.of("public", "orders", |column| column != "gone").unwrap(), ["region", "id"]);
-        assert_eq!(keys.of("public", "orders", |_| false), None);
+        let keys = KeyColumns::parse(r"public\.orders:region;public\..*:ID,region,gone;public.orders:.*_at").unwrap();
+        let columns = ["made_at", "id", "region", "sent_at"];
+        assert_eq!(keys.of("public", "orders", &columns).unwrap(), ["region", "id", "made_at", "sent_at"]);
+        assert_eq!(keys.of("public", "orders", &["other"]), None);
+        let captured = columns.map(|column| ("public", "orders", column));
+        assert_eq!(keys.idle(&captured), [r"public\..*:gone"]);
     }
 
     #[test]
     fn key_columns_are_found_by_table() {
         let keys = KeyColumns::parse(r"public\.customers:region,id; public\.(.*)_events:kind").unwrap();
-        assert_eq!(keys.of("public", "customers", |_| true).unwrap(), ["region", "id"]);
-        assert_eq!(keys.of("public", "web_events", |_| true).unwrap(), ["kind"]);
-        assert_eq!(keys.of("public", "orders", |_| true), None);
+        let of = |table| keys.of("public", table, &["id", "kind", "region"]);
+        assert_eq!(of("customers").unwrap(), ["region", "id"]);
+        assert_eq!(of("web_events").unwrap(), ["kind"]);
+        assert_eq!(of("orders"), None);
         assert!(KeyColumns::parse("customers").is_err());
         assert!(KeyColumns::parse("customers:").is_err());
+        assert!(KeyColumns::parse("customers:(").is_err());
     }
 }

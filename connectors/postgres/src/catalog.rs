@@ -177,8 +177,8 @@ impl TableDefinition {
 
     /// The key of its records, where `message.key.columns` names one.
     pub(crate) fn configured_key(&self, relational: &RelationalConfig) -> Option<Vec<String>> {
-        let has_column = |name: &str| self.columns.iter().any(|column| column.name == name);
-        relational.key_columns.of(&self.schema, &self.name, has_column)
+        let columns: Vec<&str> = self.columns.iter().map(|column| &*column.name).collect();
+        relational.key_columns.of(&self.schema, &self.name, &columns)
     }
 
     /// `schema.table`, as filters and topics name it.

@@ -95,7 +95,9 @@ fn refuse_cut_keys(config: &PostgresConfig, publication: &Publication, captured:
             table.key.contains(&column.name) && column.generated.is_none() && !published.contains(&column.name)
         };
         let missing: Vec<&str> = table.columns.iter().filter(is_cut).map(|column| column.name.as_str()).collect();
-        if missing.is_empty() || table.configured_key(&config.relational).is_some() {
+        let columns: Vec<&str> = published.iter().map(String::as_str).collect();
+        let configured = config.relational.key_columns.of(&table.schema, &table.name, &columns);
+        if missing.is_empty() || configured.is_some() {
             continue;
         }
         let (publication, quoted) = (quote_identifier(&config.publication), table.quoted());

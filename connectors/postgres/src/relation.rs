@@ -120,7 +120,8 @@ impl TablePlan {
         let full_name = format!("{}.{}", shape.schema, shape.table);
         let known = |name: &str| definition.and_then(|table| table.columns.iter().find(|column| column.name == name));
         let own_key = shape.own_key(definition);
-        let configured = relational.key_columns.of(&shape.schema, &shape.table, |name| shape.column(name).is_some());
+        let published: Vec<&str> = shape.columns.iter().map(|column| &*column.name).collect();
+        let configured = relational.key_columns.of(&shape.schema, &shape.table, &published);
         let key_names = configured.unwrap_or_else(|| own_key.clone());
 
         // By index of the tuple's column; `None` for one that is in no record.

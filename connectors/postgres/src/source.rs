@@ -129,6 +129,9 @@ impl Run {
         let facts = ServerFacts::load(&sql).await?;
         check_server(&config, &facts)?;
         let mut definitions = TableDefinition::load(&sql, None).await?;
+        if let Some(guardrail) = config.relational.guardrail {
+            guardrail.judge(captured(&config, &definitions).len())?;
+        }
         if config.snapshot.stream && identity::set(&sql, &facts, &config.identities, &captured(&config, &definitions)).await? {
             definitions = TableDefinition::load(&sql, None).await?;
         }
@@ -136,9 +139,8 @@ impl Run {
         if captured.is_empty() {
             warn!("no table passes the filters of the configuration");
         }
-        if let Some(guardrail) = config.relational.guardrail {
-            guardrail.judge(captured.len())?;
-        }
+        warn_about_unlogged(&config, &definitions);
+        warn_about_idle_keys(&config, &captured);
         let publication = if config.snapshot.stream {
             let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
             warn_about_unpublished(&config, &publication, &captured);
@@ -562,17 +564,21 @@ fn run_id() -> String {
 
 /// The tables that the configuration captures.
 pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefinition]) -> Vec<&'a TableDefinition> {
-    let mut captured = Vec::new();
-    for table in definitions {
-        if config.captures(&table.schema, &table.name) {
-            if table.logged {
-                captured.push(table);
-            } else {
-                warn!(table = %table.full_name(), "the table is unlogged: its changes are not in the log, so it is not captured");
-            }
-        }
+    definitions.iter().filter(|table| table.logged && config.captures(&table.schema, &table.name)).collect()
+}
+
+fn warn_about_unlogged(config: &PostgresConfig, definitions: &[TableDefinition]) {
+    for table in definitions.iter().filter(|table| !table.logged && config.captures(&table.schema, &table.name)) {
+        warn!(table = %table.full_name(), "the table is unlogged: its changes are not in the log, so it is not captured");
     }
-    captured
+}
+
+fn warn_about_idle_keys(config: &PostgresConfig, captured: &[&TableDefinition]) {
+    let columns: Vec<_> =
+        captured.iter().flat_map(|table| table.columns.iter().map(|column| (&*table.schema, &*table.name, &*column.name))).collect();
+    for key in config.relational.key_columns.idle(&columns) {
+        warn!("message.key.columns: {key} is no column of a captured table, and makes no key");
+    }
 }
 
 fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {

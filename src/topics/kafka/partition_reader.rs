@@ -5,7 +5,7 @@
 //!
 //! Where the end is, as the isolation of readers shows it, is asked before each read. librdkafka tells of an end, too, once, and behind
 //! the records before it: the marker of a transaction takes an offset, so that the last record alone does not show the end. What it
-//! told of an end is not true any more when records follow, so a client that has come to one is assigned anew.
+//! told of an end is not true any more when records follow, so a client that has come to one, or may have, is assigned anew.
 //!
 //! librdkafka makes connections anew by itself and says each time that one was lost, which matters when no record comes for
 //! [`PATIENCE`], and not before.
@@ -104,11 +104,11 @@ impl Partition {
             Some(looking) => looking,
             None => looking.insert(Looking { client: self.client()?, next: None }),
         };
-        if looking.next != Some(from) {
+        let goes_on = looking.next.take() == Some(from);
+        if !goes_on {
             self.assign(&looking.client, from)?;
         }
-        looking.next = None;
-        let records = self.poll(&looking.client, end, limit)?;
+        let records = self.poll(&looking.client, (from, end), limit, goes_on)?;
         looking.next = records.last().map(|last| last.offset + 1).filter(|next| records.len() == limit && *next < end);
         Ok(records)
     }
@@ -132,9 +132,9 @@ impl Partition {
         added.and_then(|()| client.assign(&assigned)).map_err(|error| failed(self.doing(), &error))
     }
 
-    /// Records from where the client is assigned to, up to `end`.
-    fn poll(&self, client: &ObservingClient, end: u64, limit: usize) -> Result<Vec<StoredRecord>> {
-        let (mut records, mut lost) = (Vec::new(), None);
+    /// Records from where the client is assigned to, up to `end`. What one that goes on tells of an end may be of the read before.
+    fn poll(&self, client: &ObservingClient, (from, end): (u64, u64), limit: usize, mut goes_on: bool) -> Result<Vec<StoredRecord>> {
+        let (mut records, mut lost): (Vec<StoredRecord>, _) = (Vec::new(), None);
         let mut deadline = Instant::now() + PATIENCE;
         while records.len() < limit {
             match client.poll(deadline.saturating_duration_since(Instant::now())) {
@@ -145,6 +145,10 @@ impl Partition {
                         break;
                     }
                     deadline = Instant::now() + PATIENCE;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) if goes_on => {
+                    self.assign(client, records.last().map_or(from, |last| last.offset + 1))?;
+                    goes_on = false;
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => break,
                 Some(Err(error)) if error.rdkafka_error_code().is_some_and(|code| kind(code).is_transient()) => lost = Some(error),

@@ -153,6 +153,25 @@ async fn i1_offsets_follow_records_and_durable_follows_both() {
     assert_eq!(log.used_by("shop", None), [(Arc::from("t"), 50)]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_outlives_connections_that_are_made_anew() {
+    let cluster = mock();
+    cluster.create_topic("t", 1, 1).unwrap();
+    let (log, _) = opened(&cluster.bootstrap_servers(), false).await;
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    let records = (0..50).map(|number| text("t", "k", &number.to_string())).collect();
+    writer.append(1, SourceBatch { records, ..SourceBatch::default() }).await.unwrap();
+    writer.close().await.unwrap();
+    let mut reader = log.partition_reader("t", 0);
+    assert_eq!(reader.read(0, 1).await.unwrap().len(), 1);
+    let brokers = 1..=3;
+    brokers.clone().for_each(|broker| cluster.broker_down(broker).unwrap());
+    let reading = tokio::spawn(async move { reader.read(40, 100).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    brokers.for_each(|broker| cluster.broker_up(broker).unwrap());
+    assert_eq!(reading.await.unwrap().unwrap().len(), 10);
+}
+
 #[tokio::test]
 async fn a_record_that_is_too_large_is_refused_by_name_and_its_batch_stays_open() {
     let cluster = mock();
