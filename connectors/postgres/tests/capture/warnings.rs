@@ -1,28 +1,44 @@
 //! What the source says at WARN and above, on the thread of one test.
 
+//!
+//! One subscriber serves the whole process. Subscribers of single threads come and go, and an event that another thread reaches first may
+//! be taken for one that nobody wants.
+
+use std::cell::RefCell;
 use std::fmt::{Debug, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
-use tracing::subscriber::{DefaultGuard, set_default};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::harness::PATIENCE;
 
+type Lines = Arc<Mutex<Vec<String>>>;
+
+thread_local! {
+    /// What is collected of this thread.
+    static COLLECTED: RefCell<Option<Lines>> = const { RefCell::new(None) };
+}
+
 /// Collects warnings until it is dropped. A test that runs on one thread has its source on that, too.
 pub(crate) struct Warnings {
-    lines: Arc<Mutex<Vec<String>>>,
-    _guard: DefaultGuard,
+    lines: Lines,
 }
 
 impl Warnings {
     pub(crate) fn collect() -> Self {
-        let lines = Arc::<Mutex<Vec<String>>>::default();
-        let guard = set_default(Collector(lines.clone()));
-        Self { lines, _guard: guard }
+        static INSTALLED: Once = Once::new();
+        INSTALLED.call_once(|| {
+            tracing::subscriber::set_global_default(Collector).expect("nobody else sets one");
+            // For events that were reached meanwhile.
+            tracing::callsite::rebuild_interest_cache();
+        });
+        let lines = Lines::default();
+        COLLECTED.set(Some(lines.clone()));
+        Self { lines }
     }
 
     /// The warnings that hold all of these words.
@@ -41,7 +57,13 @@ impl Warnings {
     }
 }
 
-struct Collector(Arc<Mutex<Vec<String>>>);
+impl Drop for Warnings {
+    fn drop(&mut self) {
+        COLLECTED.set(None);
+    }
+}
+
+struct Collector;
 
 impl Subscriber for Collector {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -61,9 +83,10 @@ impl Subscriber for Collector {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
+        let Some(lines) = COLLECTED.with_borrow(Clone::clone) else { return };
         let mut line = Line(String::new());
         event.record(&mut line);
-        self.0.lock().expect("nobody panics with it").push(line.0);
+        lines.lock().expect("nobody panics with it").push(line.0);
     }
 
     fn enter(&self, _: &Id) {}
