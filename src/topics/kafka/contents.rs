@@ -3,14 +3,16 @@
 //! All of it waits for brokers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use tailwater_api::record::{Header, Headers, Record, SchemaAndValue};
 use tailwater_api::{Result, Value};
 
 use super::errors::failed;
-use super::{KafkaLog, PATIENCE};
+use super::{KafkaLog, LOOK, PATIENCE};
 use crate::topics::TopicInfo;
 
 /// Topics of Kafka itself (4.3, `Topic`, `TopicBasedRemoteLogMetadataManagerConfig`).
@@ -42,11 +44,19 @@ impl KafkaLog {
 }
 
 /// First offset that is there, offset of the next record, as the isolation of `client` shows them.
+///
+/// A client that has just lost its brokers knows no partition, so one that is said to be unknown is asked for again.
 pub(super) fn watermarks<C: ConsumerContext>(client: &BaseConsumer<C>, topic: &str, partition: u32) -> Result<(u64, u64)> {
-    let number = i32::try_from(partition).unwrap_or(i32::MAX);
-    let (first, next) = client
-        .fetch_watermarks(topic, number, PATIENCE)
-        .map_err(|error| failed(format!("look for the ends of {topic}-{partition}"), &error))?;
+    let (number, deadline) = (i32::try_from(partition).unwrap_or(i32::MAX), Instant::now() + PATIENCE);
+    let (first, next) = loop {
+        match client.fetch_watermarks(topic, number, PATIENCE) {
+            Ok(found) => break found,
+            Err(error) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) && Instant::now() < deadline => {
+                std::thread::sleep(LOOK);
+            }
+            Err(error) => return Err(failed(format!("look for the ends of {topic}-{partition}"), &error)),
+        }
+    };
     Ok((u64::try_from(first).unwrap_or(0), u64::try_from(next).unwrap_or(0)))
 }
 
