@@ -183,9 +183,10 @@ struct Own {
 }
 
 /// Passes a line of librdkafka on. What it calls an error is mostly a connection that it makes anew; what stays wrong comes back as the
-/// error of a call.
+/// error of a call. So does what ends a client for good, which it logs besides, as `FATAL` or, of transactions, `FATALERR`.
 fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
+        _ if matches!(facility, "FATAL" | "FATALERR") => tracing::debug!("librdkafka: {facility}: {message}"),
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => tracing::error!("librdkafka: {facility}: {message}"),
         RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
             tracing::debug!("librdkafka: {facility}: {message}");
