@@ -6,8 +6,8 @@
 //! or a table that is attached to a published root holds rows from before. No event trigger may be installed for this, so the
 //! catalog is looked at from time to time (`table.refresh.interval.ms`). What is found ends the stream as `restarting`: the run that
 //! follows brings the publication in order and reads what is to be read, as it does for tables that came while the connector was
-//! stopped, and goes on where this one ended. Rows of a partition that come under the name of a root with a key that chunks can follow are read without a start: by a
-//! signal of the source's own, which asks for those rows of the root.
+//! stopped, and goes on where this one ended. Rows of a partition that come under the name of a root with a key that chunks can follow
+//! are read without a start: by a signal of the source's own, which asks for those rows of the root.
 //!
 //! | found | publication | `snapshot.new.tables` |
 //! |---|---|---|

@@ -169,7 +169,9 @@ const POSTGRES_FIELDS: &[ConfigField] = &[
     .default("adaptive"),
     ConfigField::new("hstore.handling.mode", Choice(&["json", "map"]), "How hstore is written.").default("json"),
     ConfigField::new("interval.handling.mode", Choice(&["numeric", "string"]), "How intervals are written.").default("numeric"),
-    ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point where `decimal.handling.mode` is `precise`.").default("2").validator(validate_digits),
+    ConfigField::new("money.fraction.digits", Int, "Digits of money behind the point where `decimal.handling.mode` is `precise`.")
+        .default("2")
+        .validator(validate_digits),
     ConfigField::new(
         "include.unknown.datatypes",
         Boolean,

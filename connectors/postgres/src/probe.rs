@@ -10,7 +10,7 @@ use crate::identity;
 use crate::publication::{self, Step};
 use crate::replication::ReplicationConnection;
 use crate::restart::{Offer, usable_slot};
-use crate::source::{captured, check_server};
+use crate::source::{captured, check_server, unlogged, unlogged_mend};
 use crate::{servers, slot};
 
 /// Connects and looks.
@@ -44,6 +44,10 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
     if captured.is_empty() {
         let mend = "names are written schema.table, with \\. for the dot".to_owned();
         report.note(Some("table.include.list"), "no table passes the filters", Some(mend));
+    }
+    for table in unlogged(config, &definitions) {
+        let message = format!("{} is unlogged: its changes are not in the log, so it is not captured", table.full_name());
+        report.note(Some("table.include.list"), message, Some(unlogged_mend(table)));
     }
     for table in captured.iter().filter(|table| !table.may_select) {
         let role = quote_identifier(&facts.role);

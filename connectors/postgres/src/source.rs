@@ -6,6 +6,7 @@
 //!    first, with the log that it belongs to.
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
+mod captured;
 mod new_tables;
 mod offered;
 mod plug_in;
@@ -21,7 +22,6 @@ use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::crash_point::crash_point;
 use tailwater_kit::envelope::context_headers;
-use tailwater_kit::filters::expression_of;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::signals::channels::Channels;
 use tailwater_kit::snapshot_figures::SnapshotFigures;
@@ -33,7 +33,7 @@ use self::offered::Server;
 use crate::acknowledge::{Acknowledgements, Durable, answer, answer_interval};
 use crate::arrivals::Arrivals;
 use crate::blocking::BlockingSnapshots;
-use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
+use crate::catalog::{Publication, ServerFacts, TableDefinition};
 use crate::chunks::{Chunks, is_chunked};
 use crate::config::{FlushMode, PostgresConfig, SnapshotWhen};
 use crate::connect::{SqlConnection, SqlSession, replication_options};
@@ -54,6 +54,8 @@ use crate::stream::{Ended, Start, Streaming};
 use crate::truncation::truncations;
 use crate::{heartbeat, identity, probe, publication, servers, slot, truncation};
 
+pub(crate) use captured::{captured, unlogged, unlogged_mend};
+use captured::{warn_about_idle_keys, warn_about_unlogged, warn_about_unpublished};
 pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
 use succession::is_complete;
@@ -560,42 +562,6 @@ fn run_id() -> String {
     let random = fastrand::u128(..).to_be_bytes();
     let (random, _) = random.split_first_chunk().expect("16 octets begin with 10");
     uuid::Builder::from_unix_timestamp_millis(milliseconds, random).into_uuid().to_string()
-}
-
-/// The tables that the configuration captures.
-pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefinition]) -> Vec<&'a TableDefinition> {
-    definitions.iter().filter(|table| table.logged && config.captures(&table.schema, &table.name)).collect()
-}
-
-fn warn_about_unlogged(config: &PostgresConfig, definitions: &[TableDefinition]) {
-    for table in definitions.iter().filter(|table| !table.logged && config.captures(&table.schema, &table.name)) {
-        warn!(table = %table.full_name(), "the table is unlogged: its changes are not in the log, so it is not captured");
-    }
-}
-
-fn warn_about_idle_keys(config: &PostgresConfig, captured: &[&TableDefinition]) {
-    let columns: Vec<_> =
-        captured.iter().flat_map(|table| table.columns.iter().map(|column| (&*table.schema, &*table.name, &*column.name))).collect();
-    for key in config.relational.key_columns.idle(&columns) {
-        warn!("message.key.columns: {key} is no column of a captured table, and makes no key");
-    }
-}
-
-fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {
-    for table in captured.iter().filter(|table| !table.partitioned && publication.table(table).is_none()) {
-        let by_root = table.ancestors.iter().any(|oid| captured.iter().any(|root| root.oid == *oid && publication.table(root).is_some()));
-        if !by_root {
-            warn!(
-                table = %table.full_name(),
-                "the publication {0} does not publish the table, so its changes are not captured. To mend it: ALTER PUBLICATION {1} ADD TABLE {2}; and \
-                 then signal execute-snapshot with data-collections {3}, for what changed until then",
-                config.publication,
-                quote_identifier(&config.publication),
-                table.quoted(),
-                expression_of(&table.full_name())
-            );
-        }
-    }
 }
 
 /// Reports a snapshot of which these tables were read before.

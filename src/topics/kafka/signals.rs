@@ -26,6 +26,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::client::{ClientSettings, Role};
+use super::contents::watermarks;
 use super::errors::failed;
 use super::observer::{ObservingClient, observing_client};
 use super::{PATIENCE, blocking, drop_off_the_async_threads, misconfigured};
@@ -213,7 +214,8 @@ fn begin(client: &ObservingClient, topic: &str, reset: Option<Offset>, since: i6
         place.add_partition_offset(topic, 0, offset).map_err(told)?;
         Ok(place)
     };
-    let (first, end) = client.fetch_watermarks(topic, 0, PATIENCE).map_err(told)?;
+    let (first, end) = watermarks(client, topic, 0)?;
+    let (first, end) = (i64::try_from(first).unwrap_or(i64::MAX), i64::try_from(end).unwrap_or(i64::MAX));
     let in_list = |list: &TopicPartitionList| list.elements().first().map_or(Offset::Invalid, TopicPartitionListElem::offset);
     let committed = client.committed_offsets(place(Offset::Invalid)?, PATIENCE).map_err(told)?;
     let begin = match (in_list(&committed), reset) {
