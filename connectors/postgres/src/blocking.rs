@@ -24,9 +24,9 @@ use tracing::warn;
 use crate::config::PostgresConfig;
 use crate::connect::SqlConnection;
 use crate::lsn::Lsn;
-use crate::position::ReadingTable;
 use crate::request::TableRequest;
 use crate::snapshot::{Anchor, temporary_anchor};
+use crate::table_states::ReadingTable;
 
 /// What signals asked to be read while the log rests.
 pub(crate) struct BlockingSnapshots {

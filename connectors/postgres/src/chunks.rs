@@ -68,8 +68,8 @@ use crate::connect::SqlSession;
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::ReadingTable;
 use crate::relation::TablePlan;
+use crate::table_states::ReadingTable;
 use crate::visibility::{LoggedTransaction, Sight};
 
 /// Octets of the keys that are remembered (I6).

@@ -7,7 +7,7 @@
 //! | [`replication`], [`pgoutput`], [`lsn`] | the replication protocol, its messages, places in the log |
 //! | [`data_types`], `buffer_slice` | values of every type, from text and from binary, within the buffer that they came in |
 //! | `catalog`, `publication`, `slot`, `open_transactions` | what the server says, and what has to be there |
-//! | `position`, `restart` | where to resume, and whether that can be done |
+//! | `position`, `table_states`, `restart` | where to resume, how far each table is, and whether it can be done |
 //! | `relation`, `plans`, `event`, `definitions` | from tuples and their descriptions to records |
 //! | `copy`, `snapshot`, `chunks`, `visibility` | reading the rows that are there, before the log is followed or while it is |
 //! | `truncation` | what the rows of a table begin with that is read anew |
@@ -52,6 +52,7 @@ mod snapshot;
 mod source;
 mod spill;
 mod stream;
+mod table_states;
 mod transaction;
 mod truncation;
 mod visibility;

@@ -20,8 +20,8 @@ use crate::data_types::TypeCatalog;
 use crate::definitions::{Described, describe};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
-use crate::position::CompletedTable;
 use crate::relation::{PlanContext, Shape, TablePlan};
+use crate::table_states::CompletedTable;
 
 /// Compiles plans of one table.
 pub(crate) struct Compiler {

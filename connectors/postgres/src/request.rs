@@ -1,7 +1,7 @@
 //! Tables that a signal asks to be read, or the snapshot at the start while the log rests, as they are stored until they are (I3).
 //!
 //! Each has a partition of its own, `{"server": …, "tailwater.signal": ID, "tailwater.table": "public.orders"}`. Its offset is that
-//! of a table that is read in chunks (see `position`), and says further:
+//! of a table that is read in chunks (see `table_states`), and says further:
 //!
 //! | key | holds |
 //! |---|---|

@@ -41,16 +41,14 @@ use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{
-    CompletedTable, ErroredTable, LastMessage, LogIdentity, MessageKind, Position, ReadingTable, SnapshotProgress, outdated,
-    outdated_tables, owed, table_removal, tables_known,
-};
+use crate::position::{LastMessage, LogIdentity, MessageKind, Position, SnapshotProgress};
 use crate::replication::{ReplicationConnection, SnapshotAction};
 use crate::request::are_paused;
 use crate::restart::usable_slot;
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
+use crate::table_states::{CompletedTable, ErroredTable, ReadingTable, outdated, outdated_tables, owed, table_removal, tables_known};
 use crate::truncation::truncations;
 use crate::{heartbeat, identity, probe, publication, servers, slot, truncation};
 

@@ -59,13 +59,14 @@ use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{ErroredTable, LastMessage, LogIdentity, Partial, Position, ReadingTable, SnapshotProgress};
+use crate::position::{LastMessage, LogIdentity, Partial, Position, SnapshotProgress};
 use crate::progress::Progress;
 use crate::relation::Shape;
 use crate::replication::{Frame, ReplicationConnection, ReplicationStream};
 use crate::request::TableRequest;
 use crate::source::Protocol;
 use crate::spill::{Full, Spill};
+use crate::table_states::{ErroredTable, ReadingTable};
 use crate::transaction::Transaction;
 
 /// Shortest time between two positions that are stored although no record came.

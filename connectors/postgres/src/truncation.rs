@@ -7,7 +7,7 @@
 //! there are.
 //!
 //! - Rows of the `consistent` strategy are pending until the table is complete, and the truncation is the first of them: it is published
-//!   with them in one step. So that a crash before that forgets it not, the table is *outdated* in the state (`position`) until
+//!   with them in one step. So that a crash before that forgets it not, the table is *outdated* in the state (`table_states`) until
 //!   then.
 //! - Of a table that is read in chunks, the truncation leaves in the batch with which its state becomes *reading*, before the log is
 //!   followed from there. Behind it stand only changes that no read has to repeat: what earlier sessions told of is visible to each

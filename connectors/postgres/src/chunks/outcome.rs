@@ -12,8 +12,8 @@ use super::read::{End, Piece, Told};
 use super::table::TRIES;
 use super::{AHEAD, Chunks, Emission, PAUSE};
 use crate::lsn::Lsn;
-use crate::position::{CompletedTable, ReadingTable, owed};
 use crate::source::owed_advice;
+use crate::table_states::{CompletedTable, ReadingTable, owed};
 
 impl Chunks {
     /// Takes what the read of a table tells, up to rows that can be emitted.

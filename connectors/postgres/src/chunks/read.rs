@@ -46,10 +46,10 @@ use crate::copy::{CopyRow, CopyRows};
 use crate::data_types::Format;
 use crate::lsn::Lsn;
 use crate::plans::Compiler;
-use crate::position::{KeyRange, ReadingTable};
 use crate::relation::{Shape, TablePlan};
 use crate::snapshot::copy_format;
 use crate::source::captured;
+use crate::table_states::{KeyRange, ReadingTable};
 use crate::visibility::{Sight, replayed, sight};
 
 /// What is reserved for a piece (I6), and what its rows weigh at most, so that there is room for what records hold besides.

@@ -13,8 +13,8 @@ use super::PAUSE;
 use super::keys::RowKey;
 use super::published::Published;
 use super::read::{Begun, Told};
-use crate::position::ReadingTable;
 use crate::relation::TablePlan;
+use crate::table_states::ReadingTable;
 
 /// Rows of the first read of a table, and of any. It is to last no longer than this: while it does, the server keeps what it may see,
 /// and the keys that it does not see are remembered.

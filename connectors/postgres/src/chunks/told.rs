@@ -5,8 +5,8 @@ use tailwater_api::record::Record;
 use tailwater_kit::notification::{Aggregate, Happening};
 
 use super::Chunks;
-use crate::position::ReadingTable;
 use crate::request::TableRequest;
+use crate::table_states::ReadingTable;
 
 impl Chunks {
     /// The requests whose tables are not read to their end.

@@ -54,9 +54,10 @@ use crate::connect::{SqlConnection, replication_options, sql_error};
 use crate::event::{Blocks, Place};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, LastMessage, Position};
+use crate::position::{LastMessage, Position};
 use crate::replication::{ReplicationConnection, SlotLife, SnapshotAction};
 use crate::slot;
+use crate::table_states::CompletedTable;
 
 /// What a read stands for.
 pub(crate) struct Anchor {

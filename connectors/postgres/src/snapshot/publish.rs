@@ -25,8 +25,9 @@ use crate::config::PostgresConfig;
 use crate::event::{Blocks, Place};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
-use crate::position::{CompletedTable, Position, SnapshotProgress};
+use crate::position::{Position, SnapshotProgress};
 use crate::relation::{Shape, TablePlan};
+use crate::table_states::CompletedTable;
 use crate::truncation::truncation;
 
 pub(super) struct Publisher<'a> {

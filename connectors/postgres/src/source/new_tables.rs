@@ -1,6 +1,6 @@
 //! Tables that came since the last run: which they are, and reading them.
 //!
-//! Each table has a state once it is read or followed (`position`), with the oid that it had. A captured table without one came
+//! Each table has a state once it is read or followed (`table_states`), with the oid that it had. A captured table without one came
 //! later; so did one of another oid, unless the publication told of all its rows since it was made. Where its name was captured
 //! before, consumers have rows that are none of its own (`truncation`). Where the former table of its name was not even read to its end
 //! by the snapshot at the start, it is read whatever `snapshot.new.tables` says; so is one that was renamed before its turn. A name that
@@ -16,8 +16,9 @@ use crate::arrivals::is_published_from_birth;
 use crate::catalog::TableDefinition;
 use crate::chunks::is_chunked;
 use crate::lsn::Lsn;
-use crate::position::{CompletedTable, Position, ReadingTable, are_tables_known, tables_known};
+use crate::position::Position;
 use crate::snapshot::{Snapshot, tables_to_read, temporary_anchor};
+use crate::table_states::{CompletedTable, ReadingTable, are_tables_known, tables_known};
 use crate::truncation::{self, truncations};
 
 impl Run {

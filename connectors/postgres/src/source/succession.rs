@@ -19,8 +19,8 @@ use tracing::warn;
 use super::{Run, captured, send_state};
 use crate::catalog::TableDefinition;
 use crate::config::SnapshotWhen;
-use crate::position::{CompletedTable, ReadingTable, owed_tables};
 use crate::snapshot::tables_to_read;
+use crate::table_states::{CompletedTable, ReadingTable, owed_tables};
 
 impl Run {
     /// Takes the tables out of those to be read that were renamed, or whose name another table has, since the snapshot at the start

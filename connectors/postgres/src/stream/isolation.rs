@@ -4,7 +4,7 @@
 //! where its rows, which the snapshot at the start owes, cannot be read in chunks or while the log rests. From that place on its changes
 //! are counted and dropped, and the position moves on with the other tables, so that the server does not keep its log for one.
 //!
-//! - The state says so (`position`), in the batch that moves the position past the place (I1), so a restart goes on dropping. It is
+//! - The state says so (`table_states`), in the batch that moves the position past the place (I1), so a restart goes on dropping. It is
 //!   kept by the table's name, as topics are: a table that is made anew under it does not fill the gap of the former.
 //! - It is loud (I11): one line in the log with the table, the place and how to mend it, again at each start; a gauge of the table; a count
 //!   of what is dropped; and from the gauge the status of the task.
@@ -27,7 +27,7 @@ use tracing::{error, info};
 
 use super::Streaming;
 use crate::lsn::Lsn;
-use crate::position::ErroredTable;
+use crate::table_states::ErroredTable;
 
 impl Streaming<'_> {
     /// Says of each table that was errored before that it still is.

@@ -12,10 +12,10 @@ use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier
 use crate::config::PostgresConfig;
 use crate::connect::SqlConnection;
 use crate::lsn::Lsn;
-use crate::position::{ReadingTable, table_removal};
 use crate::replication::is_out_of_slots;
 use crate::snapshot::{Anchor, Snapshot};
 use crate::source::captured;
+use crate::table_states::{ReadingTable, table_removal};
 use crate::truncation;
 
 impl Streaming<'_> {

@@ -20,10 +20,10 @@ use super::Streaming;
 use super::rest::load_publication;
 use crate::catalog::{Publication, TableDefinition};
 use crate::config::PostgresConfig;
-use crate::position::ReadingTable;
 use crate::request::{TableRequest, pause};
 use crate::snapshot::tables_to_read;
 use crate::source::captured;
+use crate::table_states::ReadingTable;
 
 /// What no table has for an oid (PostgreSQL's `InvalidOid`).
 const NO_TABLE: u32 = 0;
