@@ -182,6 +182,27 @@ async fn a_filtered_publication_follows_the_include_list() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_not_logged_is_named_by_a_probe_with_what_logs_it() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE kept (id int PRIMARY KEY); CREATE UNLOGGED TABLE lost (id int PRIMARY KEY)").await.unwrap();
+    let mends = async || {
+        let report = PostgresConnector::probe(&config(&server, &[])).await;
+        assert!(report.is_ready(), "{report:?}");
+        report
+            .findings
+            .into_iter()
+            .filter(|finding| finding.message.contains("unlogged"))
+            .map(|finding| finding.mend.unwrap())
+            .collect::<Vec<_>>()
+    };
+    let told = mends().await;
+    assert_eq!(told, [r#"ALTER TABLE "public"."lost" SET LOGGED;"#]);
+    client.batch_execute(&told[0]).await.unwrap();
+    assert!(mends().await.is_empty());
+}
+
+#[tokio::test]
 async fn tables_without_identity_are_named_by_a_probe() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
