@@ -16,6 +16,7 @@
 //! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
 //! | a root added to the publication, by itself or by its schema | stays | read, or left to the log |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
+//! | took a name under which the snapshot at the start did not read a table to its end | stays | read in any case (see `source::succession`) |
 //! | captured and not published at the start, published by somebody since | stays | read anew, or told of with the signal that does (see `source::unpublished`) |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
@@ -33,12 +34,12 @@ use serde_json::json;
 use tailwater_api::signal::{Signal, SignalRequest};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
 use crate::chunks::can_be_chunked;
-use crate::config::{PostgresConfig, PublicationMode};
+use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::publication::{Step, plan, rehearse, told};
 use crate::snapshot::tables_to_read;
@@ -64,6 +65,8 @@ pub(crate) struct Arrivals {
     told: HashSet<u32>,
     /// Captured tables that were not published at the start, and are not yet
     unpublished: HashSet<u32>,
+    /// Names under which the snapshot at the start did not read a table to its end, and no table is complete
+    owed: watch::Receiver<HashSet<String>>,
 }
 
 /// What a look found.
@@ -119,26 +122,23 @@ impl Attached {
 }
 
 impl Arrivals {
-    /// `None` where no table that comes needs anything. `definitions` are the tables of the database at the start.
+    /// `None` where nobody is to look. `definitions` are the tables of the database at the start.
     pub(crate) fn new(
         config: &Arc<PostgresConfig>,
         facts: &ServerFacts,
         publication: Option<&Publication>,
         definitions: &[TableDefinition],
+        owed: watch::Receiver<HashSet<String>>,
     ) -> Option<Self> {
         let captured = captured(config, definitions);
-        let unpublished = publication.map(|publication| oids_of_unpublished(publication, &captured)).unwrap_or_default();
-        let is_of_use = config.publication_mode == PublicationMode::Filtered
-            || config.snapshot.reads_new_tables
-            || !unpublished.is_empty()
-            || captured.iter().any(|table| table.partitioned);
-        (is_of_use && !config.table_refresh_interval.is_zero()).then(|| Self {
+        (!config.table_refresh_interval.is_zero()).then(|| Self {
             config: config.clone(),
             facts: facts.clone(),
             known: known(definitions),
             named: publication.map(|publication| publication.named.clone()).unwrap_or_default(),
             told: tables_to_read(config, publication, &captured).iter().map(|table| table.oid).collect(),
-            unpublished,
+            unpublished: publication.map(|publication| oids_of_unpublished(publication, &captured)).unwrap_or_default(),
+            owed,
         })
     }
 
@@ -182,7 +182,8 @@ impl Arrivals {
         let is_news = rows.iter().any(|row| {
             let (oid, schema, name): (u32, &str, &str) = (row.get(0), row.get(1), row.get(2));
             let listed = Known { name: format!("{schema}.{name}"), is_partition: row.get(3) };
-            self.config.captures(schema, name) && self.known.get(&oid) != Some(&listed)
+            // A name may be owed since a table took it.
+            self.config.captures(schema, name) && (self.known.get(&oid) != Some(&listed) || self.owed.borrow().contains(&listed.name))
         });
         if !is_news && named == self.named {
             return Ok(Found::Nothing);
@@ -250,6 +251,12 @@ impl Arrivals {
             Err(error) => untold.push(format!("{error}")),
         }
         let to_read = tables_to_read(&self.config, Some(publication), &captured);
+        if let Some(table) = to_read.iter().find(|table| self.owed.borrow().contains(&table.full_name())) {
+            return Found::Restart(format!(
+                "the table {} has the name of one that the snapshot at the start did not read to its end; the connector starts again to read it",
+                table.full_name()
+            ));
+        }
         // What is attached to a root that was published before is asked for by itself, below.
         let is_news = |table: &&TableDefinition| !table.partitioned || publication.named != self.named;
         for table in published_by_now(publication, &captured, &self.unpublished).into_iter().filter(is_news) {
@@ -399,7 +406,7 @@ mod tests {
             role: "u".into(),
             free_slots: 1,
         };
-        Arrivals::new(&Arc::new(config), &facts, Some(publication), tables).expect("it is of use")
+        Arrivals::new(&Arc::new(config), &facts, Some(publication), tables, watch::channel(HashSet::new()).1).expect("it looks")
     }
 
     const READ: (&str, &str) = ("snapshot.new.tables", "read");
@@ -426,6 +433,17 @@ mod tests {
         let after = [table(1, "a", &[]), table(2, "b", &[])];
         let mut reading = arrivals(&[READ, filter], &all, &before);
         let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
+        assert!(why.contains("public.b"), "{why}");
+    }
+
+    #[test]
+    fn a_table_that_takes_an_owed_name_is_read_in_any_case_also_where_it_is_known_before_the_name_is_owed() {
+        let all = published(true, &[], &["a", "b"]);
+        let tables = [table(1, "a", &[]), table(2, "b", &[])];
+        let mut reading = arrivals(&[], &all, &tables);
+        assert_eq!(reading.judge(&tables, &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
+        reading.owed = watch::channel(HashSet::from(["public.b".to_owned()])).1;
+        let Found::Restart(why) = reading.judge(&tables, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
         assert!(why.contains("public.b"), "{why}");
     }
 

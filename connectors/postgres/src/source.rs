@@ -193,6 +193,7 @@ impl Run {
         self.find_superseded(context.state(), &completed);
         self.forget_left_out(context, &mut completed).await?;
         let Some((position, completed)) = self.begin(context, stored, completed).await? else { return Ok(None) };
+        self.owed.retain(|name| !completed.iter().any(|done| done.name == *name));
         self.plans.set_anchors(&completed)?;
         self.forget_superseded(context, &completed).await?;
         Ok(Some(position))
@@ -290,6 +291,7 @@ impl Run {
                     "before the snapshot had read the table to its end the filters left it out, or it was renamed to what they leave out. {}",
                     owed_advice(&table.name)
                 );
+                self.owed.push(table.name.clone());
                 owed(&server, &table.name)
             }
         };
@@ -379,6 +381,8 @@ impl Run {
             is_complete(&completed, table) || !self.is_successor(table) && completed.iter().any(|done| done.name == name) || reading(&name)
         };
         tables.retain(|table| !is_known(table));
+        // The names that no table has when all are read are owed.
+        self.owed.extend(tables.iter().map(TableDefinition::full_name));
         let figures = figures_of(context, &completed);
         let snapshot = Snapshot {
             config: &self.config,
@@ -442,7 +446,8 @@ impl Run {
         let mut beside = JoinSet::new();
         beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
         let (own_signals, own) = mpsc::channel(1);
-        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions) {
+        let (owed, owed_names) = watch::channel(std::mem::take(&mut self.owed).into_iter().collect());
+        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions, owed_names) {
             beside.spawn(arrivals.watch(own_signals));
         }
         if let Some((query, interval)) = action {
@@ -504,6 +509,7 @@ impl Run {
             chunks,
             blocking,
             signals,
+            owed,
             errored: self.errored,
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());

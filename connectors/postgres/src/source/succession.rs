@@ -8,7 +8,10 @@
 //!   publication tells of it from its birth, says nothing of rows that it got under another name.
 //! - What a table was read for is forgotten only when each of its successors is complete, so a crash before that repeats the search.
 //! - A table without a successor leaves its name *owed* in the state. A captured table that takes the name later is a successor, too,
-//!   for the start that finds it; the complete state of that one then overwrites the debt.
+//!   for the start that finds it; the complete state of that one then overwrites the debt. While the log is followed, `arrivals` looks
+//!   for such a table, and ends the run.
+//! - The snapshot of a slot reads a table under the name that it has in its turn. The name under which that was to be read is owed then,
+//!   unless it is complete by another table; so is that of a table which is gone.
 
 use tailwater_api::Result;
 use tailwater_api::source::SourceContext;
@@ -72,8 +75,8 @@ impl Run {
 /// What is to be known of a name under which the snapshot did not read a table to its end.
 pub(crate) fn owed_advice(table: &str) -> String {
     format!(
-        "a captured table that takes its name is read by the start that finds it, and until then only its changes are captured. To read it \
-         earlier, signal execute-snapshot with data-collections {}, or restart the connector",
+        "the connector starts again for a captured table that takes its name, to read it, and until then only its changes are captured. Where \
+         table.refresh.interval.ms is 0, restart the connector then, or signal execute-snapshot with data-collections {}",
         expression_of(table)
     )
 }

@@ -157,6 +157,33 @@ async fn i10_a_table_that_is_unlogged_by_now_is_left_out_and_the_others_are_read
 }
 
 #[tokio::test]
+async fn a_table_that_takes_an_owed_name_while_the_source_runs_is_read_by_the_run_that_follows_at_once() {
+    // The first is found by the start, the second by the read.
+    for step in ["ALTER TABLE b RENAME TO b_old", "DROP TABLE b"] {
+        let Some(server) = server(&[]).await else { return };
+        let (client, log) = with_a_begun_snapshot(&server).await;
+        client.batch_execute(step).await.unwrap();
+        let config = config(&server, &[WATERMARK, TOLD, OF_SWAPPED, ("table.refresh.interval.ms", "100")]);
+        let mut running = start(&config, log);
+        running.until(is_complete).await;
+        assert_eq!(state_of(&running.log, "public.b").as_deref(), Some("outdated"), "{step}");
+        let taking = "CREATE TABLE b_new (id int PRIMARY KEY); INSERT INTO b_new VALUES (-1), (-2); ALTER TABLE b_new RENAME TO b";
+        client.batch_execute(taking).await.unwrap();
+        let (ended, log) = running.ended().await;
+        let error = ended.unwrap_err();
+        assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains("public.b"), "{step}: {error}");
+        let mut running = start(&config, log);
+        running.until(|log| state_of(log, "public.b").as_deref() == Some("complete")).await;
+        // Once: what is read is owed no more.
+        client.batch_execute("INSERT INTO b VALUES (-3)").await.unwrap();
+        running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.b {-3}"))).await;
+        let log = running.stop().await;
+        is_what_the_tables_hold(&client, &log, &["a", "b", "c"]).await;
+        assert_eq!(log.lines().iter().filter(|line| line.starts_with("r public.b {-1}")).count(), 1, "{step}");
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_was_free_for_a_while_is_still_read_whatever_is_said_of_new_tables() {
     // The first is found by the start, the second by the read.
     for step in ["ALTER TABLE b RENAME TO b_old", "DROP TABLE b"] {
