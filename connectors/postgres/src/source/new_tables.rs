@@ -104,6 +104,7 @@ impl Run {
         if whole.is_empty() {
             return Ok(completed);
         }
+        // The names that no table has when all are read are owed.
         self.owed.extend(whole.iter().map(TableDefinition::full_name));
         let anchor = temporary_anchor(&self.config, &self.sql).await?;
         let place = self.message_at(anchor.lsn).await?;
