@@ -16,12 +16,10 @@
 //! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
 //! | a root added to the publication, by itself or by its schema | stays | read, or left to the log |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
+//! | captured and not published at the start, published by somebody since | stays | read anew, or told of with the signal that does (see `source::unpublished`) |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
 //! | detached from a root under whose name its rows went | is extended where tables are published one by one | told of |
-//!
-//! A table that was captured, read and not published is not read again when somebody publishes it, neither now nor by a start, since
-//! its state says that it is complete; the warning at the start names the signal that does.
 //!
 //! A partition that was made as one has no rows from before; one that was made and attached since the last look may. The catalog
 //! tells them apart: the former's link to its parent was written by the transaction that made the table, three commands of the
@@ -44,7 +42,7 @@ use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::publication::{Step, plan, rehearse, told};
 use crate::snapshot::tables_to_read;
-use crate::source::captured;
+use crate::source::{captured, published_advice, published_by_now, unpublished};
 
 /// What is known of a table without its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +62,8 @@ pub(crate) struct Arrivals {
     named: Named,
     /// Tables whose rows the log or a read has told, or will tell
     told: HashSet<u32>,
+    /// Captured tables that were not published at the start, and are not yet
+    unpublished: HashSet<u32>,
 }
 
 /// What a look found.
@@ -126,9 +126,11 @@ impl Arrivals {
         publication: Option<&Publication>,
         definitions: &[TableDefinition],
     ) -> Option<Self> {
-        let captured: Vec<_> = definitions.iter().filter(|table| config.captures(&table.schema, &table.name)).collect();
+        let captured = captured(config, definitions);
+        let unpublished = publication.map(|publication| oids_of_unpublished(publication, &captured)).unwrap_or_default();
         let is_of_use = config.publication_mode == PublicationMode::Filtered
             || config.snapshot.reads_new_tables
+            || !unpublished.is_empty()
             || captured.iter().any(|table| table.partitioned);
         (is_of_use && !config.table_refresh_interval.is_zero()).then(|| Self {
             config: config.clone(),
@@ -136,6 +138,7 @@ impl Arrivals {
             known: known(definitions),
             named: publication.map(|publication| publication.named.clone()).unwrap_or_default(),
             told: tables_to_read(config, publication, &captured).iter().map(|table| table.oid).collect(),
+            unpublished,
         })
     }
 
@@ -246,11 +249,25 @@ impl Arrivals {
             }
             Err(error) => untold.push(format!("{error}")),
         }
+        let to_read = tables_to_read(&self.config, Some(publication), &captured);
+        // What is attached to a root that was published before is asked for by itself, below.
+        let is_news = |table: &&TableDefinition| !table.partitioned || publication.named != self.named;
+        for table in published_by_now(publication, &captured, &self.unpublished).into_iter().filter(is_news) {
+            if self.config.snapshot.reads_new_tables && to_read.iter().any(|other| other.oid == table.oid) {
+                return Found::Restart(format!(
+                    "rows under the name {} were not published, and are by now; the connector starts again to read what changed until then",
+                    table.full_name()
+                ));
+            }
+            untold.push(published_advice(table));
+        }
+        let still_unpublished = oids_of_unpublished(publication, &captured);
+        self.unpublished.retain(|oid| still_unpublished.contains(oid));
         let is_attached_since = |oid: u32| match self.known.get(&oid) {
             Some(known) => !known.is_partition,
             None => attached.contains(&oid),
         };
-        for table in tables_to_read(&self.config, Some(publication), &captured) {
+        for table in to_read {
             // Where the publication changed, too, it may have been made before that.
             let is_new = !self.known.contains_key(&table.oid) && publication.named == self.named;
             let is_told = !self.told.insert(table.oid);
@@ -319,6 +336,10 @@ impl Arrivals {
 fn known(definitions: &[TableDefinition]) -> HashMap<u32, Known> {
     let of = |table: &TableDefinition| (table.oid, Known { name: table.full_name(), is_partition: !table.ancestors.is_empty() });
     definitions.iter().filter(|table| table.logged).map(of).collect()
+}
+
+fn oids_of_unpublished(publication: &Publication, captured: &[&TableDefinition]) -> HashSet<u32> {
+    unpublished(publication, captured).iter().map(|table| table.oid).collect()
 }
 
 /// Whether the log holds all rows of a table that was made after the publication.

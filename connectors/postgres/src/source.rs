@@ -12,6 +12,7 @@ mod offered;
 mod plug_in;
 mod requirements;
 mod succession;
+mod unpublished;
 
 use std::sync::Arc;
 
@@ -53,11 +54,13 @@ use crate::truncation::truncations;
 use crate::{heartbeat, identity, probe, publication, servers, slot, truncation};
 
 pub(crate) use captured::{captured, unlogged, unlogged_mend};
-use captured::{warn_about_idle_keys, warn_about_unlogged, warn_about_unpublished};
+use captured::{warn_about_idle_keys, warn_about_unlogged};
 pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
 use succession::is_complete;
 pub(crate) use succession::owed_advice;
+use unpublished::warn_about_unpublished;
+pub(crate) use unpublished::{published_advice, published_by_now, unpublished};
 
 /// The PostgreSQL source.
 #[derive(Clone, Copy, Debug, Default)]
@@ -201,7 +204,7 @@ impl Run {
         &mut self,
         context: &mut SourceContext,
         stored: Option<Position>,
-        completed: Vec<CompletedTable>,
+        mut completed: Vec<CompletedTable>,
     ) -> Result<Option<(Position, Vec<CompletedTable>)>> {
         let server = self.config.relational.topic_prefix.clone();
         if !self.config.snapshot.stream {
@@ -232,6 +235,7 @@ impl Run {
                     self.reading.retain(|table| table.request.is_some());
                 }
                 position.log = Some(offered.log.clone());
+                self.settle_unpublished(context, &mut completed, false).await?;
                 let completed = if self.config.snapshot.reads_new_tables || self.owes_rows() {
                     self.read_new_tables(context, &position, completed).await?
                 } else {
@@ -244,7 +248,8 @@ impl Run {
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
                 let position = self.new_position(Some(offered.log), from, SnapshotProgress::Streaming).await?;
-                let mut state = vec![position.change(&server)];
+                let mut state = self.unpublished_state(context.state());
+                state.push(position.change(&server));
                 if self.config.snapshot.reads_new_tables {
                     state.push(tables_known(&server, position.resume));
                     state.extend(self.read_by_nobody().iter().map(|table| table.change(&server)));
@@ -311,7 +316,7 @@ impl Run {
         context: &mut SourceContext,
         mut offered: Server,
         kept: Option<Position>,
-        completed: Vec<CompletedTable>,
+        mut completed: Vec<CompletedTable>,
         was_captured: bool,
     ) -> Result<(Position, Vec<CompletedTable>)> {
         let server = self.config.relational.topic_prefix.clone();
@@ -329,9 +334,11 @@ impl Run {
         };
         let (position, completed) = match kept {
             Some(position) => {
+                self.settle_unpublished(context, &mut completed, true).await?;
                 let captured = captured(&self.config, &self.definitions);
                 let mut successors = tables_to_read(&self.config, self.publication.as_ref(), &captured);
                 successors.retain(|table| self.is_successor(table) && !is_complete(&completed, table));
+                self.outdated.retain(|table| !self.owed.contains(table));
                 self.outdated.extend(truncation::told(&self.config, &captured, &successors));
                 (Position { log: Some(offered.log), ..position }, completed)
             }
@@ -341,6 +348,7 @@ impl Run {
                 state.extend(self.reading.iter().map(|table| table.removal(&server)));
                 state.extend(self.superseded.drain(..).map(|table| table.removal(&server)));
                 state.extend(self.owed.drain(..).map(|table| table_removal(&server, &table)));
+                state.append(&mut self.unpublished_state(context.state()));
                 let captured = captured(&self.config, &self.definitions);
                 let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
                 self.outdated = if was_captured { truncation::told(&self.config, &captured, &tables) } else { Vec::new() };

@@ -10,6 +10,8 @@
 //! `stream::isolation`).
 //! Where tables that come later are to be told from those that were never read, `{"server": …, "tailwater.tables": "known"}` with
 //! `{"since": …}` says that each table from before has a state.
+//! A captured table that was not published when a run began has a further partition, `{"server": …, "tailwater.unpublished": OID}` with
+//! `{"table": "public.orders"}` (see `source::unpublished`).
 
 use tailwater_api::Result;
 use tailwater_api::state::{JsonMap, SourceState, StateChange};
@@ -162,6 +164,43 @@ pub(crate) fn table_removal(server: &str, table: &str) -> StateChange {
     StateChange { partition: table_partition(server, table), offset: None }
 }
 
+/// A captured table that was not published when a run began.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnpublishedTable {
+    /// By which it is known, whatever its name is by now
+    pub(crate) oid: u32,
+    /// `schema.table`, for who reads the state
+    name: String,
+}
+
+impl UnpublishedTable {
+    pub(crate) fn of(table: &TableDefinition) -> Self {
+        Self { oid: table.oid, name: table.full_name() }
+    }
+
+    /// All tables of `server` that were not.
+    pub(crate) fn load_all(state: &SourceState, server: &str) -> Vec<Self> {
+        let of_table = |(partition, offset): (&JsonMap, &JsonMap)| {
+            let oid = partition.get("tailwater.unpublished")?.as_u64()?.try_into().ok()?;
+            let name = offset.get("table").and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+            (partition.get("server")?.as_str()? == server).then_some(Self { oid, name })
+        };
+        state.iter().filter_map(of_table).collect()
+    }
+
+    pub(crate) fn change(&self, server: &str) -> StateChange {
+        let offset = [("table".to_owned(), self.name.clone().into())].into_iter().collect();
+        StateChange { offset: Some(offset), ..self.removal(server) }
+    }
+
+    /// Forgets that it was not.
+    pub(crate) fn removal(&self, server: &str) -> StateChange {
+        let mut partition = server_partition(server);
+        partition.insert("tailwater.unpublished".into(), self.oid.into());
+        StateChange { partition, offset: None }
+    }
+}
+
 /// A table that is read in chunks, and how far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReadingTable {
@@ -282,6 +321,18 @@ mod tests {
         assert_eq!(CompletedTable::load_all(&state, "shop"), std::slice::from_ref(&table));
         state.apply(&table.removal("shop"));
         assert_eq!(CompletedTable::load_all(&state, "shop"), []);
+    }
+
+    #[test]
+    fn a_table_that_is_not_published_is_known_from_the_state_beside_its_own() {
+        let table = UnpublishedTable { oid: 7, name: "public.orders".into() };
+        let mut state = SourceState::default();
+        state.apply(&table.change("shop"));
+        state.apply(&UnpublishedTable { oid: 8, ..table.clone() }.change("other"));
+        assert_eq!(UnpublishedTable::load_all(&state, "shop"), std::slice::from_ref(&table));
+        assert_eq!((CompletedTable::load_all(&state, "shop"), outdated_tables(&state, "shop")), (Vec::new(), Vec::new()));
+        state.apply(&table.removal("shop"));
+        assert_eq!(UnpublishedTable::load_all(&state, "shop"), []);
     }
 
     #[test]

@@ -9,10 +9,11 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tailwater_api::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 
+use crate::child_process::{end, logged};
 use crate::guard::Guard;
 use crate::kafka::{KafkaBroker, VERSION, java, properties};
 use crate::servers::{cache_dir, failed, free_port};
@@ -110,7 +111,7 @@ impl ConnectWorker {
     /// What it has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read(self.log_file()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        logged(&self.log_file())
     }
 
     /// Stops it in order: its tasks store their offsets.
@@ -122,19 +123,8 @@ impl ConnectWorker {
     }
 
     fn end(&mut self, signal: Signal) -> Result<()> {
-        let Some(mut process) = self.process.take() else { return Ok(()) };
-        let deadline = Instant::now() + PATIENCE;
-        if process.try_wait().is_ok_and(|ended| ended.is_none()) {
-            kill_process(Pid::from_child(&process), signal).map_err(|error| failed("signal Kafka Connect", error))?;
-        }
-        while process.try_wait().map_err(|error| failed("wait for Kafka Connect", error))?.is_none() {
-            if Instant::now() > deadline {
-                self.process = Some(process);
-                return Err(Error::new(ErrorKind::TimedOut, "stop Kafka Connect").because(self.log()));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        let log = self.log_file();
+        end(&mut self.process, signal, "Kafka Connect", PATIENCE, &log)
     }
 
     fn log_file(&self) -> PathBuf {

@@ -13,15 +13,15 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tailwater_api::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 
+use crate::child_process::{end, logged, watchdog};
 use crate::servers::{cache_dir, failed, free_port, run};
 
 /// Version of the broker.
@@ -50,6 +50,9 @@ const DEFAULTS: &[(&str, &str)] = &[
 
 /// How long a start or stop may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the watchdog finds whom to end, in the broker's folder.
+const PID_FILE: &str = "pid";
 
 /// A line that the broker logs when clients are served.
 const READY: &str = "Kafka Server started";
@@ -83,7 +86,7 @@ impl KafkaBroker {
     pub async fn start_with_listeners(listeners: &[&str], settings: &[(&str, &str)]) -> Result<Self> {
         let template = template()?;
         let directory = TempDir::with_prefix("tailwater-kafka-").map_err(|error| failed("make a folder", error))?;
-        let watchdog = watchdog(directory.path())?;
+        let watchdog = watchdog(directory.path(), PID_FILE, "KILL")?;
         run(Command::new("cp").arg("-a").arg(template).arg(directory.path().join("data")))?;
         let settings = DEFAULTS.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let listeners = ["CLIENT"].iter().chain(listeners).map(|name| ((*name).to_owned(), 0)).collect();
@@ -151,7 +154,7 @@ impl KafkaBroker {
     /// What the broker has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read(self.log_file()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        logged(&self.log_file())
     }
 
     /// Adds or replaces settings that hold from the next start on.
@@ -239,22 +242,12 @@ impl KafkaBroker {
     }
 
     fn end(&mut self, signal: Signal) -> Result<()> {
-        let Some(mut process) = self.process.take() else { return Ok(()) };
-        let deadline = Instant::now() + PATIENCE;
-        let pid = Pid::from_child(&process);
-        if process.try_wait().is_ok_and(|ended| ended.is_none()) {
-            kill_process(pid, signal).map_err(|error| failed("signal Kafka", error))?;
+        if self.process.is_none() {
+            return Ok(());
         }
-        loop {
-            if process.try_wait().map_err(|error| failed("wait for Kafka", error))?.is_some() {
-                return fs::remove_file(self.pid_file()).map_err(|error| failed("forget the broker's process", error));
-            }
-            if Instant::now() > deadline {
-                self.process = Some(process);
-                return Err(Error::new(ErrorKind::TimedOut, "stop Kafka").because(self.log()));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let log = self.log_file();
+        end(&mut self.process, signal, "Kafka", PATIENCE, &log)?;
+        fs::remove_file(self.pid_file()).map_err(|error| failed("forget the broker's process", error))
     }
 
     fn log_file(&self) -> PathBuf {
@@ -262,7 +255,7 @@ impl KafkaBroker {
     }
 
     fn pid_file(&self) -> PathBuf {
-        self.directory.path().join("pid")
+        self.directory.path().join(PID_FILE)
     }
 }
 
@@ -289,28 +282,6 @@ pub(crate) fn properties(settings: &[(String, String)]) -> String {
         writeln!(text, "{name}={value}").expect("a String takes any text");
         text
     })
-}
-
-/// Waits for the end of its standard input, then ends the broker of `directory` and removes it.
-fn watchdog(directory: &Path) -> Result<Child> {
-    const SCRIPT: &str = r#"read -r _
-pid=$(cat "$0/pid" 2>/dev/null)
-if [ -n "$pid" ]; then
-    kill -KILL "$pid" 2>/dev/null
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-fi
-rm -rf "$0""#;
-    // A process group of its own keeps it alive when a terminal interrupts the test.
-    Command::new("sh")
-        .arg("-c")
-        .arg(SCRIPT)
-        .arg(directory)
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| failed("start the watchdog", error))
 }
 
 /// A formatted folder of data, made once for all tests and processes.

@@ -10,6 +10,7 @@
 
 #![warn(missing_docs)]
 
+mod child_process;
 pub mod conformance;
 pub mod connect;
 pub mod fault_proxy;

@@ -17,12 +17,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::{Signal, geteuid};
 use tailwater_api::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
+use crate::child_process::{end, logged, watchdog};
 use crate::servers::{cache_dir, failed, free_port, run};
+
+/// Where the server says its process id, in its folder.
+const PID_FILE: &str = "data/postmaster.pid";
 
 /// Major versions that tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,7 +105,7 @@ impl PostgresServer {
         own(directory.path())?;
         let data = directory.path().join("data");
         run(unprivileged("cp")?.args(["-a", "--reflink=auto"]).arg(&template).arg(&data))?;
-        let watchdog = watchdog(directory.path())?;
+        let watchdog = watchdog(directory.path(), PID_FILE, "QUIT")?;
         let settings = DEFAULTS.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let mut server = Self { version, settings, port: 0, process: None, watchdog, directory };
         // Another process can take the port between its choice and its use.
@@ -150,7 +154,7 @@ impl PostgresServer {
     /// What the server has logged so far.
     #[must_use]
     pub fn log(&self) -> String {
-        fs::read(self.log_file()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        logged(&self.log_file())
     }
 
     /// Connects as superuser. The connection is driven by a task of the current runtime.
@@ -220,7 +224,7 @@ impl PostgresServer {
         let own = [("primary_conninfo", &*primary), ("primary_slot_name", "standby"), ("hot_standby_feedback", "on")];
         let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let settings = self.settings.iter().cloned().chain(own).collect();
-        let watchdog = watchdog(directory.path())?;
+        let watchdog = watchdog(directory.path(), PID_FILE, "QUIT")?;
         let mut standby = Self { version: self.version, settings, port: free_port()?, process: None, watchdog, directory };
         standby.launch().await?;
         Ok(standby)
@@ -287,22 +291,8 @@ impl PostgresServer {
     }
 
     fn end(&mut self, signal: Signal) -> Result<()> {
-        let Some(mut process) = self.process.take() else { return Ok(()) };
-        let deadline = Instant::now() + PATIENCE;
-        let pid = Pid::from_child(&process);
-        if process.try_wait().is_ok_and(|ended| ended.is_none()) {
-            kill_process(pid, signal).map_err(|error| failed("signal postgres", error))?;
-        }
-        loop {
-            if process.try_wait().map_err(|error| failed("wait for postgres", error))?.is_some() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                self.process = Some(process);
-                return Err(Error::new(ErrorKind::TimedOut, "stop postgres").because(self.log()));
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let log = self.log_file();
+        end(&mut self.process, signal, "postgres", PATIENCE, &log)
     }
 
     fn data(&self) -> PathBuf {
@@ -326,24 +316,6 @@ impl Drop for PostgresServer {
         drop(self.watchdog.stdin.take());
         drop(self.watchdog.wait());
     }
-}
-
-/// Waits for the end of its standard input, then ends the server in `directory` and removes it.
-fn watchdog(directory: &Path) -> Result<Child> {
-    const SCRIPT: &str = r#"read -r _
-pid=$(head -n 1 "$0/data/postmaster.pid" 2>/dev/null)
-if [ -n "$pid" ]; then
-    kill -QUIT "$pid" 2>/dev/null
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-fi
-rm -rf "$0""#;
-    // A process group of its own keeps it alive when a terminal interrupts the test.
-    std::os::unix::process::CommandExt::process_group(Command::new("sh").arg("-c").arg(SCRIPT).arg(directory), 0)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| failed("start the watchdog", error))
 }
 
 /// The folder of a fresh cluster of this version, made once for all tests and processes.

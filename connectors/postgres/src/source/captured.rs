@@ -1,9 +1,8 @@
 //! Which tables are captured, and what the start says of those that are not captured as the configuration has it.
 
-use tailwater_kit::filters::expression_of;
 use tracing::warn;
 
-use crate::catalog::{Publication, TableDefinition, quote_identifier};
+use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
 
 /// The tables that the configuration captures.
@@ -33,22 +32,5 @@ pub(super) fn warn_about_idle_keys(config: &PostgresConfig, captured: &[&TableDe
         captured.iter().flat_map(|table| table.columns.iter().map(|column| (&*table.schema, &*table.name, &*column.name))).collect();
     for key in config.relational.key_columns.idle(&columns) {
         warn!("message.key.columns: {key} is no column of a captured table, and makes no key");
-    }
-}
-
-pub(super) fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {
-    for table in captured.iter().filter(|table| !table.partitioned && publication.table(table).is_none()) {
-        let by_root = table.ancestors.iter().any(|oid| captured.iter().any(|root| root.oid == *oid && publication.table(root).is_some()));
-        if !by_root {
-            warn!(
-                table = %table.full_name(),
-                "the publication {0} does not publish the table, so its changes are not captured. To mend it: ALTER PUBLICATION {1} ADD TABLE {2}; and \
-                 then signal execute-snapshot with data-collections {3}, for what changed until then",
-                config.publication,
-                quote_identifier(&config.publication),
-                table.quoted(),
-                expression_of(&table.full_name())
-            );
-        }
     }
 }

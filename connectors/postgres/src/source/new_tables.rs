@@ -8,6 +8,7 @@
 
 use tailwater_api::Result;
 use tailwater_api::source::{SourceBatch, SourceContext};
+use tailwater_api::state::SourceState;
 use tracing::info;
 
 use super::succession::is_complete;
@@ -35,6 +36,12 @@ impl Run {
         tables.iter().map(unread).collect()
     }
 
+    /// Whether a captured table without a state came later than the others.
+    pub(super) fn knows_tables(&self, state: &SourceState, completed: &[CompletedTable]) -> bool {
+        let is_reading = self.reading.iter().any(|table| table.request.is_none());
+        !completed.is_empty() || is_reading || self.owes_rows() || are_tables_known(state, &self.config.relational.topic_prefix)
+    }
+
     /// Reads the tables that came since the last run: in chunks, where that can be done, or in the snapshot of a temporary slot,
     /// anchored there. Returns all tables that are complete then. A position that was taken over, or that of a run which kept no
     /// states of tables, knows none of them; then those that are there are the old ones.
@@ -45,8 +52,7 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
-        let knows_none = completed.is_empty() && !self.owes_rows();
-        if knows_none && self.reading.iter().all(|table| table.request.is_some()) && !are_tables_known(context.state(), &server) {
+        if !self.knows_tables(context.state(), &completed) {
             let mut completed = self.read_by_nobody();
             completed.retain(|table| !self.errored.iter().any(|errored| errored.name == table.name));
             let mut state = vec![tables_known(&server, position.resume)];

@@ -35,5 +35,6 @@ mod successors;
 mod transactions;
 mod traps;
 mod two_phase;
+mod unpublished;
 mod values;
 mod warnings;

@@ -41,7 +41,7 @@ async fn with_a_begun_snapshot(server: &PostgresServer) -> (Client, Log) {
 }
 
 /// What consumers have of these tables is all that they hold, and nothing that they do not.
-async fn is_what_the_tables_hold(client: &Client, log: &Log, tables: &[&str]) {
+pub(crate) async fn is_what_the_tables_hold(client: &Client, log: &Log, tables: &[&str]) {
     let copied = copy(log);
     for table in tables {
         let query = format!("SELECT format('public.{table} {{%s}}', id) FROM {table}");

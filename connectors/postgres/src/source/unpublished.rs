@@ -1,0 +1,144 @@
+//! Captured tables that the publication does not publish.
+//!
+//! Such a table is read with the others, and nothing of it is followed. When somebody publishes it, its changes come from then on, and
+//! what changed between its read and that moment stands in no record. Neither the log nor the catalog tells of that later, so the state
+//! does (I11): such a table is *unpublished* there, by its oid, before a read of it can be complete.
+//!
+//! A start that finds an unpublished table published settles that, and then the state forgets it:
+//!
+//! - Where its rows are still to be read, there is nothing to do: what a read sees comes from behind all transactions of which the log
+//!   may lack rows. The snapshot of a slot waits for all that run, and so does the first chunk of a session.
+//! - With `snapshot.new.tables: read` its name becomes owed (`succession`), in the batch that forgets that it was unpublished: a crash
+//!   repeats what is owed until the table is complete, and nothing behind that.
+//! - Otherwise a warning names the signal that reads it. It comes before the state forgets: a crash between them warns twice. So it is
+//!   with an errored table, which only a signal reads.
+//!
+//! Rows of a partition whose root is published, or to which it was attached meanwhile, stand under the name of the root, and so that is
+//! read, or told of. A new beginning reads all tables, and settles whatever was unpublished. While the log is followed, `arrivals` looks
+//! for these tables.
+
+use std::collections::HashSet;
+
+use tailwater_api::Result;
+use tailwater_api::source::SourceContext;
+use tailwater_api::state::{SourceState, StateChange};
+use tailwater_kit::filters::expression_of;
+use tracing::{info, warn};
+
+use super::succession::is_complete;
+use super::{Run, captured, send_state};
+use crate::catalog::{Publication, TableDefinition, quote_identifier};
+use crate::config::PostgresConfig;
+use crate::snapshot::tables_to_read;
+use crate::table_states::{CompletedTable, UnpublishedTable, owed};
+
+/// Those of the captured tables whose rows are published neither under their names nor under that of a root.
+pub(crate) fn unpublished<'a>(publication: &Publication, captured: &[&'a TableDefinition]) -> Vec<&'a TableDefinition> {
+    let is_unpublished = |table: &&&TableDefinition| !table.partitioned && published_as(publication, captured, table).is_none();
+    captured.iter().filter(is_unpublished).copied().collect()
+}
+
+/// The tables under whose names the rows of `unpublished` are published by now, which are known by their oids.
+pub(crate) fn published_by_now<'a>(
+    publication: &Publication,
+    captured: &[&'a TableDefinition],
+    unpublished: &HashSet<u32>,
+) -> Vec<&'a TableDefinition> {
+    let mut published: Vec<&TableDefinition> = Vec::new();
+    for table in captured.iter().filter(|table| unpublished.contains(&table.oid)) {
+        let known = |known: &TableDefinition| published.iter().any(|other| other.oid == known.oid);
+        published.extend(published_as(publication, captured, table).filter(|table| !known(table)));
+    }
+    published
+}
+
+/// The table under whose name the rows of this one are published.
+fn published_as<'a>(
+    publication: &Publication,
+    captured: &[&'a TableDefinition],
+    table: &'a TableDefinition,
+) -> Option<&'a TableDefinition> {
+    let is_published = |table: &&TableDefinition| publication.table(table).is_some();
+    let root = |oid: &u32| captured.iter().copied().find(|root| root.oid == *oid).filter(is_published);
+    Some(table).filter(is_published).or_else(|| table.ancestors.iter().find_map(root))
+}
+
+pub(super) fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {
+    for table in unpublished(publication, captured) {
+        warn!(
+            table = %table.full_name(),
+            "the publication {0} does not publish the table, so its changes are not captured. To mend it: ALTER PUBLICATION {1} ADD TABLE {2}; and \
+             then signal execute-snapshot with data-collections {3}, for what changed until then",
+            config.publication,
+            quote_identifier(&config.publication),
+            table.quoted(),
+            expression_of(&table.full_name())
+        );
+    }
+}
+
+/// What to say of a table that is published by now, and that nobody reads anew.
+pub(crate) fn published_advice(table: &TableDefinition) -> String {
+    format!(
+        "rows under the name {} were not published when the connector began, and are by now: what changed until then is in no record. To mend \
+         it: signal execute-snapshot with data-collections {}",
+        table.full_name(),
+        expression_of(&table.full_name())
+    )
+}
+
+impl Run {
+    /// What the state has to say of unpublished tables and does not say yet.
+    pub(super) fn unpublished_state(&self, stored: &SourceState) -> Vec<StateChange> {
+        let Some(publication) = &self.publication else { return Vec::new() };
+        let server = &self.config.relational.topic_prefix;
+        let unpublished = unpublished(publication, &captured(&self.config, &self.definitions));
+        let unpublished: Vec<_> = unpublished.into_iter().map(UnpublishedTable::of).collect();
+        let before = UnpublishedTable::load_all(stored, server);
+        let is_forgotten = |table: &&UnpublishedTable| !unpublished.iter().any(|other| other.oid == table.oid);
+        let forgotten = before.iter().filter(is_forgotten).map(|table| table.removal(server));
+        forgotten.chain(unpublished.iter().filter(|table| !before.contains(table)).map(|table| table.change(server))).collect()
+    }
+
+    /// Stores which tables are unpublished, and settles those that were and are not any more (I11). `continues` says whether the
+    /// snapshot at the start goes on with the tables that are not complete.
+    pub(super) async fn settle_unpublished(
+        &mut self,
+        context: &mut SourceContext,
+        completed: &mut Vec<CompletedTable>,
+        continues: bool,
+    ) -> Result<()> {
+        let Some(publication) = &self.publication else { return Ok(()) };
+        let server = &self.config.relational.topic_prefix;
+        let captured = captured(&self.config, &self.definitions);
+        let before = UnpublishedTable::load_all(context.state(), server).iter().map(|table| table.oid).collect();
+        let to_read = tables_to_read(&self.config, Some(publication), &captured);
+        let reads_new_tables = self.config.snapshot.reads_new_tables && self.knows_tables(context.state(), completed);
+        let mut state = Vec::new();
+        for table in published_by_now(publication, &captured, &before) {
+            let name = table.full_name();
+            let reading = || self.reading.iter().filter(|reading| reading.oid == table.oid && reading.request.is_none());
+            let has_begun = completed.iter().any(|done| done.oid == Some(table.oid) || done.name == name)
+                || reading().any(|reading| reading.range.is_some());
+            let is_errored = self.errored.iter().any(|errored| errored.name == name);
+            let is_chosen = to_read.iter().any(|other| other.oid == table.oid);
+            let is_successor = self.is_successor(table) && !is_complete(completed, table);
+            let is_new = !has_begun && (continues || reading().next().is_some() || reads_new_tables && !is_errored);
+            if is_chosen && (is_successor || is_new) {
+                continue;
+            }
+            if is_chosen && reads_new_tables && !is_errored {
+                info!(table = %name, "the table was not published when it was read: it is read anew");
+                state.push(owed(server, &name));
+                completed.retain(|done| done.name != name);
+                self.reading.retain(|reading| reading.oid != table.oid || reading.request.is_some());
+                self.owed.push(name);
+            } else {
+                warn!("{}", published_advice(table));
+            }
+        }
+        // Behind what is owed, where changes of the state become durable one after another.
+        state.append(&mut self.unpublished_state(context.state()));
+        if state.is_empty() { Ok(()) } else { send_state(context, state).await }
+    }
+}

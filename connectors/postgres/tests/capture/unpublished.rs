@@ -1,0 +1,260 @@
+//! Captured tables that the publication does not hold at the start and that somebody publishes later.
+
+use tailwater_api::ErrorKind;
+use tailwater_postgres::PostgresConfig;
+use tailwater_testkit::PostgresServer;
+use tokio_postgres::Client;
+
+use crate::harness::{Log, Running, config, eventually, server, start};
+use crate::isolation::state_of;
+use crate::successors::is_what_the_tables_hold;
+use crate::warnings::Warnings;
+
+const NONE: (&str, &str) = ("snapshot.new.tables", "none");
+const READ: (&str, &str) = ("snapshot.new.tables", "read");
+const CONSISTENT: (&str, &str) = ("snapshot.strategy", "consistent");
+const WATERMARK: (&str, &str) = ("snapshot.strategy", "watermark");
+const ENTRIES: [(&str, &str); 3] =
+    [("publication.autocreate.mode", "disabled"), ("table.refresh.interval.ms", "100"), ("skipped.operations", "none")];
+const ACTIVE: &str = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots";
+const INACTIVE: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
+const PUBLISHED: &str = "ALTER PUBLICATION shop ADD TABLE t";
+/// The row is replaced by another one without the log.
+const CHANGED: &str = "DELETE FROM t; INSERT INTO t VALUES (2)";
+/// What consumers have of the table where it is read anew.
+const ANEW: [&str; 4] = ["r public.t {1} null->{1}", "t public.t null null->null", "r public.t {2} null->{2}", "c public.t {3} null->{3}"];
+
+/// What is said of a table of which changes are missing.
+fn missing(table: &str) -> [String; 2] {
+    [
+        format!("rows under the name public.{table} were not published"),
+        format!(r"signal execute-snapshot with data-collections public\.{table}"),
+    ]
+}
+
+fn of_table(log: &Log) -> Vec<String> {
+    log.lines().into_iter().filter(|line| line.contains(" public.t ")).collect()
+}
+
+/// How many tables the state calls unpublished.
+fn unpublished(log: &Log) -> usize {
+    log.state.iter().filter(|(partition, _)| partition.contains_key("tailwater.unpublished")).count()
+}
+
+async fn with_table(server: &PostgresServer) -> Client {
+    let client = server.connect("postgres").await.unwrap();
+    let tables = "CREATE TABLE published (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY);
+                  INSERT INTO t VALUES (1); CREATE PUBLICATION shop FOR TABLE published";
+    client.batch_execute(tables).await.unwrap();
+    client
+}
+
+/// Starts, and waits until the tables are read and the log is followed.
+async fn started(server: &PostgresServer, client: &Client, entries: &[(&str, &str)], log: Log) -> Running {
+    eventually(client, "SELECT coalesce(NOT bool_or(active), true) FROM pg_replication_slots").await;
+    let mut running = start(&config(server, &[&ENTRIES[..], entries].concat()), log);
+    running.until(|log| state_of(log, "public.t").is_some_and(|state| state != "reading" && state != "outdated")).await;
+    running.meanwhile(eventually(client, ACTIVE)).await;
+    running
+}
+
+#[tokio::test]
+async fn i11_a_table_published_while_the_connector_runs_is_told_of_then_and_by_the_next_start() {
+    for strategy in [CONSISTENT, WATERMARK] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let told = || warnings.with(&missing("t").each_ref().map(String::as_str)).len();
+        let client = with_table(&server).await;
+        let mut running = started(&server, &client, &[strategy, NONE], Log::default()).await;
+        assert_eq!((warnings.with(&["does not publish the table", "table=public.t"]).len(), unpublished(&running.log)), (1, 1));
+        client.batch_execute(&format!("{CHANGED}; {PUBLISHED}")).await.unwrap();
+        running.meanwhile(warnings.told(&missing("t").each_ref().map(String::as_str))).await;
+        client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+        running.until(|log| of_table(log).len() == 2).await;
+        assert_eq!(of_table(&running.log), [ANEW[0], ANEW[3]]);
+        let mut log = running.stop().await;
+        assert_eq!((told(), unpublished(&log)), (1, 1));
+        for _ in 0..2 {
+            log = started(&server, &client, &[strategy, NONE], log).await.stop().await;
+            assert_eq!((told(), unpublished(&log)), (2, 0), "once by a start");
+        }
+        assert_eq!(of_table(&log).len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn i11_a_table_published_while_the_connector_runs_is_read_anew_where_that_is_asked_for() {
+    for strategy in [CONSISTENT, WATERMARK] {
+        let Some(server) = server(&[]).await else { return };
+        let client = with_table(&server).await;
+        let running = started(&server, &client, &[strategy, READ], Log::default()).await;
+        client.batch_execute(&format!("{CHANGED}; {PUBLISHED}")).await.unwrap();
+        let (result, log) = running.ended().await;
+        let error = result.unwrap_err();
+        assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains("public.t"), "{error}");
+        let mut running = started(&server, &client, &[strategy, READ], log).await;
+        client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+        running.until(|log| of_table(log).len() == 4).await;
+        assert_eq!(of_table(&running.log), ANEW);
+        // The next start reads nothing.
+        let log = running.stop().await;
+        let log = started(&server, &client, &[strategy, READ], log).await.stop().await;
+        assert_eq!(of_table(&log), ANEW);
+    }
+}
+
+#[tokio::test]
+async fn i11_whatever_crash_stands_before_a_table_is_published_or_behind_it_is_read_once_as_it_is() {
+    for strategy in [CONSISTENT, WATERMARK] {
+        let Some(server) = server(&[]).await else { return };
+        let client = with_table(&server).await;
+        let config = config(&server, &[&ENTRIES[..], &[strategy, READ]].concat());
+        let mut running = start(&config, Log::default());
+        running.refuse_confirmation();
+        running.until(|log| state_of(log, "public.t").as_deref() == Some("complete")).await;
+        running.meanwhile(eventually(&client, ACTIVE)).await;
+        let before = running.crash().await;
+        client.batch_execute(&format!("{CHANGED}; {PUBLISHED}")).await.unwrap();
+        let mut last = Log::default();
+        for point in 0..before.points.len() {
+            last = is_read_once(&client, &config, before.after_crash(point)).await;
+        }
+        assert_eq!(of_table(&last), ANEW[..3], "behind the last batch it is read anew");
+        for point in 0..last.points.len() {
+            is_read_once(&client, &config, last.after_crash(point)).await;
+        }
+    }
+}
+
+/// Goes on with what a crash left until the table is read as it is by now, and crashes again.
+async fn is_read_once(client: &Client, config: &PostgresConfig, log: Log) -> Log {
+    eventually(client, INACTIVE).await;
+    let mut running = start(config, log);
+    running.refuse_confirmation();
+    let rows = |log: &Log| log.lines().iter().filter(|line| line.starts_with("r public.t {2}")).count();
+    running.until(|log| rows(log) > 0 && state_of(log, "public.t").as_deref() == Some("complete")).await;
+    running.meanwhile(eventually(client, ACTIVE)).await;
+    let log = running.crash().await;
+    is_what_the_tables_hold(client, &log, &["t"]).await;
+    assert_eq!((rows(&log), unpublished(&log)), (1, 0), "{:#?}", log.lines());
+    log
+}
+
+#[tokio::test]
+async fn i11_a_table_that_was_not_read_before_it_is_published_needs_no_word() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = with_table(&server).await;
+    client.batch_execute("CREATE TABLE ahead (id int PRIMARY KEY); INSERT INTO ahead SELECT generate_series(1, 20000)").await.unwrap();
+    for (name, strategy) in [("one", CONSISTENT), ("two", WATERMARK)] {
+        client.batch_execute(&format!("CREATE PUBLICATION {name} FOR TABLE published, ahead")).await.unwrap();
+        let own = [strategy, NONE, ("slot.name", name), ("publication.name", name)];
+        let config = config(&server, &[&ENTRIES[..], &own].concat());
+        // The first batch says which tables there are.
+        let mut running = start(&config, Log::default());
+        running.until(|log| unpublished(log) == 1).await;
+        let log = running.crash().await;
+        assert_eq!(of_table(&log), [""; 0], "{name}");
+        client.batch_execute(&format!("ALTER PUBLICATION {name} ADD TABLE t")).await.unwrap();
+        eventually(&client, INACTIVE).await;
+        let mut running = start(&config, log);
+        running.until(|log| state_of(log, "public.t").as_deref() == Some("complete")).await;
+        assert_eq!(of_table(&running.stop().await), [ANEW[0]], "{name}");
+        eventually(&client, INACTIVE).await;
+        client.batch_execute(&format!("SELECT pg_drop_replication_slot('{name}')")).await.unwrap();
+    }
+    assert_eq!(warnings.with(&["were not published when the connector began"]), [""; 0]);
+}
+
+#[tokio::test]
+async fn i11_a_table_that_is_published_under_another_name_is_known_and_so_is_the_one_that_took_its_name() {
+    let step = "ALTER TABLE t RENAME TO u; CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (7)";
+    for strategy in [CONSISTENT, WATERMARK] {
+        for reads in [NONE, READ] {
+            let Some(server) = server(&[]).await else { return };
+            let warnings = Warnings::collect();
+            let client = with_table(&server).await;
+            let log = started(&server, &client, &[strategy, reads], Log::default()).await.stop().await;
+            client.batch_execute(&format!("{CHANGED}; {step}; ALTER PUBLICATION shop ADD TABLE u")).await.unwrap();
+            // The new one has none of its own while the other's debt is settled, and a crash forgets neither.
+            let mut running = started(&server, &client, &[strategy, reads], log).await;
+            if reads == READ {
+                running.until(|log| ["public.t", "public.u"].iter().all(|table| state_of(log, table).as_deref() == Some("complete"))).await;
+            }
+            let log = running.crash().await;
+            assert_eq!(
+                (warnings.with(&missing("u").each_ref().map(String::as_str)).len(), unpublished(&log)),
+                (usize::from(reads == NONE), 1)
+            );
+            client.batch_execute(&format!("UPDATE t SET id = 8; {PUBLISHED}")).await.unwrap();
+            let mut running = started(&server, &client, &[strategy, reads], log).await;
+            if reads == READ {
+                running.until(|log| log.lines().iter().any(|line| line.starts_with("r public.t {8}"))).await;
+            }
+            let log = running.stop().await;
+            assert_eq!(
+                (warnings.with(&missing("t").each_ref().map(String::as_str)).len(), unpublished(&log)),
+                (usize::from(reads == NONE), 0)
+            );
+            if reads == READ {
+                is_what_the_tables_hold(&client, &log, &["t", "u"]).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn i11_a_partition_whose_root_is_published_is_told_of_or_read_under_the_name_of_that() {
+    for reads in [NONE, READ] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let client = server.connect("postgres").await.unwrap();
+        let tables = "CREATE TABLE published (id int PRIMARY KEY); CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id);
+                      CREATE TABLE t PARTITION OF root FOR VALUES FROM (0) TO (10); INSERT INTO t VALUES (1);
+                      CREATE PUBLICATION shop FOR TABLE published WITH (publish_via_partition_root = true)";
+        client.batch_execute(tables).await.unwrap();
+        let entries = [reads, ("publish.via.partition.root", "true")];
+        let mut running = started(&server, &client, &entries, Log::default()).await;
+        assert_eq!((of_table(&running.log), unpublished(&running.log)), (vec![ANEW[0].to_owned()], 1));
+        client.batch_execute(&format!("{CHANGED}; ALTER PUBLICATION shop ADD TABLE root")).await.unwrap();
+        let log = if reads == READ {
+            let (result, log) = running.ended().await;
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
+            log
+        } else {
+            running.meanwhile(warnings.told(&missing("root").each_ref().map(String::as_str))).await;
+            running.stop().await
+        };
+        let mut running = started(&server, &client, &entries, log).await;
+        client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+        running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.root {3}"))).await;
+        if reads == READ {
+            running.until(|log| log.lines().iter().any(|line| line.starts_with("r public.root {2}"))).await;
+        }
+        let told = warnings.with(&missing("root").each_ref().map(String::as_str)).len();
+        assert_eq!((told, unpublished(&running.log)), (if reads == NONE { 2 } else { 0 }, 0));
+        assert_eq!(of_table(&running.stop().await), [ANEW[0]]);
+    }
+}
+
+#[tokio::test]
+async fn i10_an_errored_table_that_is_published_is_left_to_the_signal_that_mends_it() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = with_table(&server).await;
+    client.batch_execute("ALTER TABLE t ADD n numeric(6,2) DEFAULT 'NaN'").await.unwrap();
+    let isolate = [
+        READ,
+        WATERMARK,
+        ("event.processing.failure.handling.mode", "isolate"),
+        ("event.converting.failure.handling.mode", "fail"),
+        ("table.refresh.interval.ms", "60000"),
+    ];
+    let running = started(&server, &client, &isolate, Log::default()).await;
+    let log = running.stop().await;
+    assert_eq!((state_of(&log, "public.t").as_deref(), unpublished(&log)), (Some("errored"), 1));
+    client.batch_execute(PUBLISHED).await.unwrap();
+    let log = started(&server, &client, &isolate, log).await.stop().await;
+    assert_eq!((state_of(&log, "public.t").as_deref(), unpublished(&log)), (Some("errored"), 0));
+    assert_eq!((of_table(&log).len(), warnings.with(&missing("t").each_ref().map(String::as_str)).len()), (0, 1));
+}
