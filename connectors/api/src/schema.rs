@@ -159,8 +159,8 @@ impl Schema {
         self.default.as_ref()
     }
 
-    /// What is written for a value that the source does not tell and that may not be null, where it is another one than the zero of the
-    /// type. It stays with us: no format has a word for it.
+    /// What is written for a value that the source does not tell, where it is another one than null, or than the zero of the type where
+    /// null is not allowed. It stays with us: no format has a word for it.
     #[must_use]
     pub fn zero(&self) -> Option<&Value> {
         self.zero.as_ref()
@@ -249,9 +249,12 @@ impl SchemaBuilder {
         self.with_optional(true)
     }
 
-    /// Allows null or not.
+    /// Allows null or not. Where null is allowed it stands for a value that is not told, too, unless [`Self::zero`] is set after this.
     pub fn with_optional(mut self, optional: bool) -> Self {
         self.optional = optional;
+        if optional {
+            self.zero = None;
+        }
         self
     }
 

@@ -35,7 +35,7 @@ pub enum ColumnRule {
     Mask(usize),
     /// A hash of the text
     Hash(ColumnHash),
-    /// As many UTF-16 units of the text at most
+    /// As many UTF-16 units of the text, or octets, at most
     Truncate(usize),
 }
 
@@ -70,11 +70,11 @@ const ALGORITHMS: [(&str, Algorithm); 10] = [
 /// A rule as it applies to one column: what its values are replaced by.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Disguise {
-    /// Always this, also for null
+    /// Always this, also for null and for what the source does not tell
     Constant(Value),
     /// The hash of a text, cut to a length
     Hash(ColumnHash, Option<usize>),
-    /// So many UTF-16 units of a text at most
+    /// So many UTF-16 units of a text, or octets, at most
     Truncate(usize),
 }
 
@@ -145,12 +145,14 @@ impl ColumnRule {
     #[must_use]
     pub fn disguise(&self, schema: &Schema, limit: Option<usize>) -> Option<Disguise> {
         let is_text = matches!(schema.kind(), Kind::String);
+        let is_octets = matches!(schema.kind(), Kind::Bytes) && schema.name().is_none();
         match self {
             Self::Mask(count) if is_text => Some(Disguise::Constant(Value::String("*".repeat(*count).into()))),
             Self::Hash(hash) if is_text => Some(Disguise::Hash(hash.clone(), limit)),
             Self::Mask(_) | Self::Hash(_) => Some(Disguise::Constant(not_in_identity(schema))),
-            // JSON is cut too: who cuts a column does not want what stands behind.
-            Self::Truncate(count) => is_text.then_some(Disguise::Truncate(*count)),
+            // JSON is cut too: who cuts a column does not want what stands behind. Bits and decimals are numbers, whose octets have
+            // a name.
+            Self::Truncate(count) => (is_text || is_octets).then_some(Disguise::Truncate(*count)),
         }
     }
 
@@ -165,14 +167,18 @@ impl ColumnRule {
 }
 
 impl Disguise {
-    /// The value to write. What the source does not tell stays so (I8).
+    /// The value to write. What the source does not tell is no text, and stays so (I8) except below a constant, which hangs on no
+    /// value.
     #[must_use]
     pub fn apply(&self, value: Value) -> Value {
         match (self, value) {
-            (_, value @ (Value::Unchanged | Value::NotInIdentity)) => value,
             (Self::Constant(constant), _) => constant.clone(),
             (Self::Hash(hash, limit), Value::String(text)) => Value::String(hash.of(&text, *limit).into()),
             (Self::Truncate(count), Value::String(text)) => Value::String(truncate(&text, *count)),
+            (Self::Truncate(count), Value::Bytes(mut octets)) => {
+                octets.truncate(*count);
+                Value::Bytes(octets)
+            }
             (Self::Hash(..) | Self::Truncate(_), value) => value,
         }
     }
@@ -256,6 +262,7 @@ fn serialise(text: &str, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use tailwater_api::SchemaBuilder;
     use tailwater_api::config::ConfigValues;
 
     use super::*;
@@ -296,7 +303,7 @@ mod tests {
         assert_eq!(written("column.mask.hash.MD5.with.salt.s", None, "ada@example.org".into()), "504fc21fc633da5927e0dca21971e377".into());
         let Value::String(second) = written("column.mask.hash.v2.SHA-512.with.salt.pepper", None, "DE00".into()) else { panic!() };
         assert!(second.starts_with("a0c71b5939eddf59caa0b253ab6daedb635d3bc6af4bf338791e4e8718c23fca") && second.len() == 128);
-        for value in [Value::Null, "12345678".into(), "".into()] {
+        for value in [Value::Null, "12345678".into(), "".into(), Value::Unchanged, Value::NotInIdentity] {
             assert_eq!(written("column.mask.with.5.chars", None, value), "*****".into());
         }
         assert_eq!(written("column.mask.with.0.chars", None, "999".into()), "".into());
@@ -304,8 +311,26 @@ mod tests {
         {
             assert_eq!(written("column.truncate.to.4.chars", None, text.into()), cut.into());
         }
-        for unknown in [Value::Unchanged, Value::NotInIdentity] {
-            assert_eq!(written("column.mask.with.5.chars", None, unknown.clone()), unknown);
+    }
+
+    #[test]
+    fn octets_are_cut_and_numbers_are_not() {
+        let cut = |schema: SchemaBuilder| rule("column.truncate.to.2.chars").disguise(&schema.build(), None);
+        let octets = |octets: &'static [u8]| Value::Bytes(octets.into());
+        let disguise = cut(Schema::of(Kind::Bytes)).unwrap();
+        assert_eq!(disguise.apply(octets(b"\x01\x02\x03")), octets(b"\x01\x02"));
+        assert_eq!(disguise.apply(octets(b"\x01")), octets(b"\x01"));
+        assert_eq!(cut(Schema::of(Kind::Bytes).name("io.debezium.data.Bits")), None);
+        assert_eq!(cut(Schema::of(Kind::Int32)), None);
+    }
+
+    /// I8: the hash or the beginning of a placeholder would be taken for that of a value.
+    #[test]
+    fn what_the_source_does_not_tell_is_neither_hashed_nor_cut() {
+        for key in ["column.mask.hash.v2.SHA-256.with.salt.s", "column.truncate.to.2.chars"] {
+            for unknown in [Value::Unchanged, Value::NotInIdentity] {
+                assert_eq!(written(key, None, unknown.clone()), unknown);
+            }
         }
     }
 

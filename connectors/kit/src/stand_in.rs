@@ -110,7 +110,7 @@ pub const DECIMAL: &str = "org.apache.kafka.connect.data.Decimal";
 #[must_use]
 pub fn not_in_identity(schema: &Schema) -> Value {
     if schema.is_optional() {
-        return Value::Null;
+        return schema.zero().cloned().unwrap_or(Value::Null);
     }
     schema.default().or(schema.zero()).cloned().unwrap_or_else(|| zero(schema))
 }
@@ -201,7 +201,8 @@ mod tests {
         assert_eq!(not_in_identity(&int.build()), Value::Int32(0));
         let decimal = Schema::of(Kind::String).zero("0.00".into());
         assert_eq!(not_in_identity(&decimal.clone().build()), "0.00".into());
-        assert_eq!(not_in_identity(&decimal.optional().build()), Value::Null);
+        assert_eq!(not_in_identity(&decimal.clone().optional().build()), Value::Null);
+        assert_eq!(not_in_identity(&decimal.optional().zero("0.0".into()).build()), "0.0".into());
         let date = Schema::of(Kind::String).name("io.debezium.time.IsoDate").build();
         assert_eq!(not_in_identity(&date), "1970-01-01Z".into());
     }

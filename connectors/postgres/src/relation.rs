@@ -338,13 +338,12 @@ impl TablePlan {
             let value = match value {
                 TupleValue::Null => Value::Null,
                 TupleValue::Unchanged => {
+                    column.put(Value::Unchanged, &mut values);
                     // I8: known from the before image, or unchanged and unknown.
-                    let is_told = column.in_identity || self.identity_full;
-                    for place in column.places() {
-                        values[place] = match before.map(|before| &before[place]) {
-                            Some(known) if known.is_known() && is_told => known.clone(),
-                            Some(_) | None => Value::Unchanged,
-                        };
+                    if let Some(before) = before.filter(|_| column.in_identity || self.identity_full) {
+                        for place in column.places().filter(|&place| before[place].is_known()) {
+                            values[place] = before[place].clone();
+                        }
                     }
                     return Ok(());
                 }

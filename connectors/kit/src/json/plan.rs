@@ -132,8 +132,9 @@ impl Node {
             _ if schema.is_optional() => {}
             _ => node.null = None,
         }
-        // A field that may be null is written as a null is.
-        node.not_in_identity = if schema.is_optional() { node.null.clone().unwrap_or(null) } else { unknown };
+        // Where nothing else is said, a field that may be null is written as a null is.
+        let is_null = schema.is_optional() && schema.zero().is_none();
+        node.not_in_identity = if is_null { node.null.clone().unwrap_or(null) } else { unknown };
         Ok(node)
     }
 

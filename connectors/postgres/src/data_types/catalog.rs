@@ -129,7 +129,7 @@ WHERE t.typtype <> 'p' AND (t.typtype <> 'c' OR EXISTS (SELECT FROM pg_class c W
     pub fn column(&self, oid: u32, modifier: i32, optional: bool, default: Option<&str>) -> Option<ColumnCodec> {
         let mapping = mapping::of_column(self, oid, modifier)?;
         let default = default.and_then(|expression| default_value(&mapping, expression));
-        let schema = mapping.schema.with_optional(optional);
+        let schema = if optional { mapping.schema.optional() } else { mapping.schema };
         let schema = match default {
             Some(value) => schema.default(value),
             None => schema,

@@ -4,7 +4,7 @@
 //! shape in four octets, coordinates as doubles. PostGIS 3 sends its own extension of it (EWKB), in which a bit of the type says
 //! that the identifier of a reference system follows; its text is the same in hexadecimal.
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use tailwater_api::Value;
 
 use super::codec::{Fault, Output, parse};
@@ -14,6 +14,8 @@ use crate::octets::Octets;
 
 /// Little-endian, a point.
 const POINT: [u8; 5] = [1, 1, 0, 0, 0];
+/// Little-endian, a collection of no shapes.
+const EMPTY_COLLECTION: [u8; 9] = [1, 7, 0, 0, 0, 0, 0, 0, 0];
 /// The bit of the type of a shape that has a reference system.
 const HAS_REFERENCE: u32 = 0x2000_0000;
 
@@ -53,6 +55,11 @@ pub(super) fn shape_of_binary(raw: BufferSlice<'_>) -> Result<Value, Fault> {
     };
     let reference = if word(rest)? & HAS_REFERENCE == 0 { Value::Null } else { Value::Int32(word(&rest[4..])?.cast_signed()) };
     Ok(Value::Struct(Box::new([Value::Bytes(raw.to_bytes()), reference])))
+}
+
+/// What Debezium writes for a shape that may not be null and of which nothing is known.
+pub(super) fn nothing() -> Value {
+    Value::Struct(Box::new([Value::Bytes(Bytes::from_static(&EMPTY_COLLECTION)), Value::Null]))
 }
 
 pub(super) fn shape_of_text(raw: &[u8], output: &mut Output<'_>) -> Result<Value, Fault> {

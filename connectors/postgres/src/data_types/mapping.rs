@@ -5,7 +5,7 @@ use tailwater_api::{Field, Kind, Schema, SchemaBuilder};
 use super::catalog::{TypeCatalog, TypeRow};
 use super::codec::Codec;
 use super::default::DefaultRule;
-use super::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions};
+use super::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode, TypeOptions, geometry};
 
 /// Octets of the header that a modifier of `numeric`, `varchar` and `bpchar` counts along (`VARHDRSZ`).
 const MODIFIER_HEADER: i32 = 4;
@@ -148,8 +148,9 @@ fn of_extension(options: &TypeOptions, name: &str) -> Option<Mapping> {
             };
             (Codec::Hstore(options.hstore), schema)
         }
-        "geometry" => (Codec::Shape, shape("Geometry")),
-        "geography" => (Codec::Shape, shape("Geography")),
+        // As with Debezium the schema of a geometry says that it may be null, also where the column may not.
+        "geometry" => (Codec::Shape, shape("Geometry").optional().zero(geometry::nothing())),
+        "geography" => (Codec::Shape, shape("Geography").zero(geometry::nothing())),
         "vector" => (Codec::DoubleVector, named(Kind::Array(double()), "DoubleVector")),
         "halfvec" => (Codec::FloatVector, named(Kind::Array(Schema::of(Kind::Float32).build()), "FloatVector")),
         "sparsevec" => {

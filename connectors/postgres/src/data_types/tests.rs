@@ -303,6 +303,18 @@ fn shapes_are_written_as_recorded() {
 }
 
 #[test]
+fn schemas_of_geometries_allow_null_and_what_is_not_told_of_a_required_one_is_empty() {
+    let of_column =
+        |name: &str, optional: bool| catalog(TypeOptions::default()).column(oid(name), -1, optional, None).unwrap().schema().clone();
+    let allows_null = |name: &str, optional: bool| of_column(name, optional).is_optional();
+    assert!(allows_null("geometry", false) && !allows_null("geography", false));
+    for name in ["geometry", "geography"] {
+        assert!(of_column(name, false).zero().is_some());
+        assert!(allows_null(name, true) && of_column(name, true).zero().is_none());
+    }
+}
+
+#[test]
 fn vectors_are_written_as_recorded() {
     let doubles = |numbers: &[f64]| Value::Array(numbers.iter().copied().map(Value::Float64).collect());
     let vector = column("vector", -1, None);
