@@ -16,6 +16,8 @@
 //! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
 //! | a root added to the publication, by itself or by its schema | stays | read, or left to the log |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
+//! | took the name of another one, and is not read | stays | told of with the signal that reads it |
+//! | took a name under which the snapshot at the start did not read a table to its end | stays | read in any case (see `source::succession`) |
 //! | captured and not published at the start, published by somebody since | stays | read anew, or told of with the signal that does (see `source::unpublished`) |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
@@ -33,16 +35,16 @@ use serde_json::json;
 use tailwater_api::signal::{Signal, SignalRequest};
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
 use crate::chunks::can_be_chunked;
-use crate::config::{PostgresConfig, PublicationMode};
+use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::publication::{Step, plan, rehearse, told};
 use crate::snapshot::tables_to_read;
-use crate::source::{captured, published_advice, published_by_now, unpublished};
+use crate::source::{captured, published_advice, published_by_now, replaced_advice, unpublished};
 
 /// What is known of a table without its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +64,12 @@ pub(crate) struct Arrivals {
     named: Named,
     /// Tables whose rows the log or a read has told, or will tell
     told: HashSet<u32>,
+    /// Which table has each name under which rows are told
+    names: HashMap<String, u32>,
     /// Captured tables that were not published at the start, and are not yet
     unpublished: HashSet<u32>,
+    /// Names under which the snapshot at the start did not read a table to its end, and no table is complete
+    owed: watch::Receiver<HashSet<String>>,
 }
 
 /// What a look found.
@@ -119,26 +125,25 @@ impl Attached {
 }
 
 impl Arrivals {
-    /// `None` where no table that comes needs anything. `definitions` are the tables of the database at the start.
+    /// `None` where nobody is to look. `definitions` are the tables of the database at the start.
     pub(crate) fn new(
         config: &Arc<PostgresConfig>,
         facts: &ServerFacts,
         publication: Option<&Publication>,
         definitions: &[TableDefinition],
+        owed: watch::Receiver<HashSet<String>>,
     ) -> Option<Self> {
         let captured = captured(config, definitions);
-        let unpublished = publication.map(|publication| oids_of_unpublished(publication, &captured)).unwrap_or_default();
-        let is_of_use = config.publication_mode == PublicationMode::Filtered
-            || config.snapshot.reads_new_tables
-            || !unpublished.is_empty()
-            || captured.iter().any(|table| table.partitioned);
-        (is_of_use && !config.table_refresh_interval.is_zero()).then(|| Self {
+        let to_read = tables_to_read(config, publication, &captured);
+        (!config.table_refresh_interval.is_zero()).then(|| Self {
             config: config.clone(),
             facts: facts.clone(),
             known: known(definitions),
             named: publication.map(|publication| publication.named.clone()).unwrap_or_default(),
-            told: tables_to_read(config, publication, &captured).iter().map(|table| table.oid).collect(),
-            unpublished,
+            told: to_read.iter().map(|table| table.oid).collect(),
+            names: to_read.iter().map(|table| (table.full_name(), table.oid)).collect(),
+            unpublished: publication.map(|publication| oids_of_unpublished(publication, &captured)).unwrap_or_default(),
+            owed,
         })
     }
 
@@ -182,7 +187,8 @@ impl Arrivals {
         let is_news = rows.iter().any(|row| {
             let (oid, schema, name): (u32, &str, &str) = (row.get(0), row.get(1), row.get(2));
             let listed = Known { name: format!("{schema}.{name}"), is_partition: row.get(3) };
-            self.config.captures(schema, name) && self.known.get(&oid) != Some(&listed)
+            // A name may be owed since a table took it.
+            self.config.captures(schema, name) && (self.known.get(&oid) != Some(&listed) || self.owed.borrow().contains(&listed.name))
         });
         if !is_news && named == self.named {
             return Ok(Found::Nothing);
@@ -250,6 +256,12 @@ impl Arrivals {
             Err(error) => untold.push(format!("{error}")),
         }
         let to_read = tables_to_read(&self.config, Some(publication), &captured);
+        if let Some(table) = to_read.iter().find(|table| self.owed.borrow().contains(&table.full_name())) {
+            return Found::Restart(format!(
+                "the table {} has the name of one that the snapshot at the start did not read to its end; the connector starts again to read it",
+                table.full_name()
+            ));
+        }
         // What is attached to a root that was published before is asked for by itself, below.
         let is_news = |table: &&TableDefinition| !table.partitioned || publication.named != self.named;
         for table in published_by_now(publication, &captured, &self.unpublished).into_iter().filter(is_news) {
@@ -267,12 +279,12 @@ impl Arrivals {
             Some(known) => !known.is_partition,
             None => attached.contains(&oid),
         };
-        for table in to_read {
+        for table in &to_read {
             // Where the publication changed, too, it may have been made before that.
             let is_new = !self.known.contains_key(&table.oid) && publication.named == self.named;
             let is_told = !self.told.insert(table.oid);
             let by_its_root = !publication.all_tables && attached.contains(&table.oid);
-            if is_told || is_new && is_published_from_birth(publication, &table) && !by_its_root {
+            if is_told || is_new && is_published_from_birth(publication, table) && !by_its_root {
                 continue;
             }
             if !self.config.snapshot.reads_new_tables {
@@ -289,6 +301,11 @@ impl Arrivals {
                 "the table {} came with rows that the log may not hold; the connector starts again to read them",
                 table.full_name()
             ));
+        }
+        for table in &to_read {
+            if self.names.insert(table.full_name(), table.oid).is_some_and(|former| former != table.oid) {
+                untold.push(replaced_advice(table));
+            }
         }
         for table in captured.iter().filter(|table| self.config.publish_via_root && table.ancestors.is_empty()) {
             if self.known.get(&table.oid).is_some_and(|known| known.is_partition) {
@@ -348,229 +365,4 @@ pub(crate) fn is_published_from_birth(publication: &Publication, table: &TableDe
 }
 
 #[cfg(test)]
-mod tests {
-    use tailwater_api::config::{ConfigValues, read_config};
-
-    use super::*;
-    use crate::catalog::PublishedTable;
-    use crate::lsn::Lsn;
-    use crate::pgoutput::ReplicaIdentity;
-
-    fn table(oid: u32, name: &str, ancestors: &[u32]) -> TableDefinition {
-        TableDefinition {
-            oid,
-            schema: "public".into(),
-            name: name.into(),
-            partitioned: name == "root",
-            ancestors: ancestors.to_vec(),
-            logged: true,
-            identity: ReplicaIdentity::Default,
-            has_primary_key: true,
-            may_select: true,
-            hides_rows: false,
-            rows: 0.0,
-            columns: Vec::new(),
-            identity_columns: Vec::new(),
-            key: vec!["id".into()],
-        }
-    }
-
-    fn published(all_tables: bool, named: &[u32], tables: &[&str]) -> Publication {
-        let table = |name: &&str| PublishedTable { schema: "public".into(), name: (*name).to_owned(), columns: None, row_filter: None };
-        let tables = tables.iter().map(table).collect();
-        let named = Named { tables: named.to_vec(), schemas: Vec::new() };
-        Publication { all_tables, named, tables, updates_or_deletes: true, generated: false }
-    }
-
-    fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[TableDefinition]) -> Arrivals {
-        let mut values: ConfigValues =
-            [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d"), ("slot.name", "s")]
-                .into_iter()
-                .collect();
-        entries.iter().for_each(|(key, value)| values.set(*key, *value));
-        let Ok((config, _)) = read_config::<PostgresConfig>(&values) else { panic!("faults") };
-        let facts = ServerFacts {
-            version: 150_000,
-            in_recovery: false,
-            wal_level: "logical".into(),
-            wal_sender_timeout: 0,
-            may_replicate: true,
-            end: Lsn::INVALID,
-            role: "u".into(),
-            free_slots: 1,
-        };
-        Arrivals::new(&Arc::new(config), &facts, Some(publication), tables).expect("it is of use")
-    }
-
-    const READ: (&str, &str) = ("snapshot.new.tables", "read");
-    const FILTERED: (&str, &str) = ("publication.autocreate.mode", "filtered");
-
-    #[test]
-    fn a_table_that_is_published_from_its_birth_needs_nothing() {
-        let all = published(true, &[], &["a", "b"]);
-        let mut arrivals = arrivals(&[READ], &all, &[table(1, "a", &[])]);
-        assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
-        arrivals.known.insert(2, Known { name: "public.b".into(), is_partition: false });
-        assert_eq!(
-            arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()),
-            Found::Nothing,
-            "nor at the next look"
-        );
-    }
-
-    #[test]
-    fn a_table_renamed_into_the_filters_is_read_where_that_is_asked_for() {
-        let all = published(true, &[], &["a", "b"]);
-        let filter = ("table.include.list", "public.[ab]");
-        let before = [table(1, "a", &[]), table(2, "hidden", &[])];
-        let after = [table(1, "a", &[]), table(2, "b", &[])];
-        let mut reading = arrivals(&[READ, filter], &all, &before);
-        let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
-        assert!(why.contains("public.b"), "{why}");
-    }
-
-    #[test]
-    fn a_root_that_somebody_adds_to_the_publication_is_read_where_that_is_asked_for() {
-        let tables = [table(1, "a", &[]), table(2, "root", &[]), table(3, "leaf", &[2])];
-        let disabled = ("publication.autocreate.mode", "disabled");
-        for (named, by) in [(&[1, 2][..], "itself"), (&[1], "its schema")] {
-            let mut reading = arrivals(&[READ, disabled], &published(false, &[1], &["a"]), &tables);
-            let added = published(false, named, &["a", "root"]);
-            let Found::Restart(why) = reading.judge(&tables, &added, &HashSet::new(), &HashMap::new()) else { panic!("by {by}") };
-            assert!(why.contains("public.root"), "by {by}: {why}");
-        }
-    }
-
-    #[test]
-    fn a_table_made_before_the_publication_came_to_hold_it_is_not_taken_for_one_that_is_published_from_birth() {
-        let before = published(false, &[1], &["a"]);
-        let after = published(false, &[1, 2], &["a", "root", "leaf"]);
-        let made = [table(1, "a", &[]), table(3, "leaf", &[])];
-        let mut reading = arrivals(&[READ], &before, &made[..1]);
-        assert!(matches!(reading.judge(&made, &after, &HashSet::new(), &HashMap::new()), Found::Restart(_)));
-        let mut reading = arrivals(&[READ], &after, &made[..1]);
-        assert_eq!(reading.judge(&made, &after, &HashSet::new(), &HashMap::new()), Found::Nothing);
-    }
-
-    #[test]
-    fn a_publication_of_chosen_tables_is_extended() {
-        let publication = published(false, &[1], &["a"]);
-        let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
-        let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication, &HashSet::new(), &HashMap::new())
-        else {
-            panic!("nothing")
-        };
-        assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
-    }
-
-    #[test]
-    fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
-        let publication = published(false, &[1], &["a"]);
-        let statement = r#"ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#.to_owned();
-        let refused = HashMap::from([(statement, "must be owner of table b".to_owned())]);
-        let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
-        let strange = [table(1, "a", &[]), table(2, "b", &[])];
-        let found = arrivals.judge(&strange, &publication, &HashSet::new(), &refused);
-        let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
-        assert_eq!(messages, ["must be owner of table b"]);
-        let further = [strange.as_slice(), &[table(3, "c", &[])]].concat();
-        let Found::Restart(why) = arrivals.judge(&further, &publication, &HashSet::new(), &refused) else { panic!("nothing") };
-        assert!(why.contains(r#"ADD TABLE "public"."c""#) && !why.contains(r#""b""#), "{why}");
-    }
-
-    #[test]
-    fn rows_of_a_table_attached_to_a_published_root_are_told_of_once() {
-        let publication = published(true, &[], &["root"]);
-        let mut arrivals =
-            arrivals(&[("publish.via.partition.root", "true")], &publication, &[table(1, "root", &[]), table(2, "leaf", &[])]);
-        let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
-        let Found::Untold { messages, .. } = arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()) else {
-            panic!("nothing was found")
-        };
-        assert!(messages.len() == 1 && messages[0].contains(r#"tableoid = '"public"."leaf"'::regclass"#), "{messages:?}");
-        arrivals.known = known(&after);
-        assert_eq!(arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()), Found::Nothing);
-    }
-
-    #[test]
-    fn rows_of_a_partition_are_asked_for_where_the_key_of_its_root_can_be_followed() {
-        let publication = published(true, &[], &["root"]);
-        let by_root = [("publish.via.partition.root", "true"), READ];
-        let before = |key: &[&str]| {
-            let key = key.iter().map(|&name| name.to_owned()).collect();
-            [TableDefinition { key, ..table(1, "root", &[]) }, table(2, "leaf", &[])]
-        };
-        let after = |key: &[&str], is_partitioned| {
-            let [root, leaf] = before(key);
-            [root, TableDefinition { ancestors: vec![1], partitioned: is_partitioned, ..leaf }]
-        };
-        let found = arrivals(&by_root, &publication, &before(&["id"])).judge(
-            &after(&["id"], false),
-            &publication,
-            &HashSet::new(),
-            &HashMap::new(),
-        );
-        let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
-        assert!(messages.is_empty() && attached.len() == 1, "{messages:?}");
-        assert_eq!(attached[0].condition, r#"tableoid = '"public"."leaf"'::regclass"#);
-        let found =
-            arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], true), &publication, &HashSet::new(), &HashMap::new());
-        let Found::Untold { attached, .. } = found else { panic!("nothing was found") };
-        assert!(attached[0].condition.contains(r#"pg_partition_tree('"public"."leaf"')"#), "{attached:?}");
-        let found =
-            arrivals(&by_root, &publication, &before(&[])).judge(&after(&[], false), &publication, &HashSet::new(), &HashMap::new());
-        let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
-        assert!(messages.len() == 1 && attached.is_empty(), "a root without a key");
-    }
-
-    #[test]
-    fn a_table_made_filled_and_attached_between_two_looks_is_none_that_was_made_as_a_partition() {
-        let by_root = published(true, &[], &["root"]);
-        let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
-        let before = [table(1, "root", &[])];
-        let mut told = arrivals(&[("publish.via.partition.root", "true")], &by_root, &before);
-        assert_eq!(told.judge(&after, &by_root, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
-        let Found::Untold { messages, .. } = told.judge(&after, &by_root, &HashSet::from([2]), &HashMap::new()) else {
-            panic!("nothing was found")
-        };
-        assert!(messages.len() == 1 && messages[0].contains("execute-snapshot"), "{messages:?}");
-
-        let by_leaf = published(false, &[1], &["leaf"]);
-        let mut reading = arrivals(&[READ], &by_leaf, &before);
-        assert_eq!(reading.judge(&after, &by_leaf, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
-        let mut reading = arrivals(&[READ], &by_leaf, &before);
-        let Found::Restart(why) = reading.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else {
-            panic!("nothing was found")
-        };
-        assert!(why.contains("public.leaf"), "{why}");
-        let mut told = arrivals(&[], &by_leaf, &before);
-        let Found::Untold { messages, .. } = told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else {
-            panic!("nothing was found")
-        };
-        assert!(messages.len() == 1 && messages[0].contains("data-collections public.leaf"), "{messages:?}");
-        assert_eq!(told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()), Found::Nothing, "told once");
-    }
-
-    #[test]
-    fn a_partition_that_is_detached_is_told_of_where_its_rows_went_under_its_roots_name() {
-        let before = [table(1, "root", &[]), table(2, "leaf", &[1])];
-        let after = [table(1, "root", &[]), table(2, "leaf", &[])];
-        let everything = published(true, &[], &["root", "leaf"]);
-        let root = [("publish.via.partition.root", "true")];
-        let Found::Untold { messages, .. } =
-            arrivals(&root, &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new())
-        else {
-            panic!("nothing was found")
-        };
-        assert!(messages.len() == 1 && messages[0].contains("under its own name"), "{messages:?}");
-        let only_root = published(false, &[1], &["root"]);
-        let disabled = [root[0], ("publication.autocreate.mode", "disabled")];
-        let Found::Untold { messages, .. } =
-            arrivals(&disabled, &only_root, &before).judge(&after, &only_root, &HashSet::new(), &HashMap::new())
-        else {
-            panic!("nothing was found")
-        };
-        assert!(messages.iter().any(|message| message.contains(r#"ADD TABLE "public"."leaf""#)), "{messages:?}");
-        assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new()), Found::Nothing);
-    }
-}
+mod tests;

@@ -140,6 +140,8 @@ pub(crate) struct Emission {
     pub(crate) left_over: Option<ReadingTable>,
     /// A table of it that cannot be read, while the others can
     pub(crate) errored: Option<(String, Error)>,
+    /// The name of a table of it that is gone: what has the name next is owed
+    pub(crate) owed: Option<String>,
 }
 
 impl Chunks {

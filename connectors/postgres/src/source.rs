@@ -49,7 +49,7 @@ use crate::restart::usable_slot;
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
-use crate::table_states::{CompletedTable, ErroredTable, ReadingTable, outdated, outdated_tables, owed, table_removal, tables_known};
+use crate::table_states::{CompletedTable, ErroredTable, ReadingTable, outdated, outdated_tables, table_removal, tables_known};
 use crate::truncation::truncations;
 use crate::{heartbeat, identity, probe, publication, servers, slot, truncation};
 
@@ -58,7 +58,7 @@ use captured::{warn_about_idle_keys, warn_about_unlogged};
 pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
 use succession::is_complete;
-pub(crate) use succession::owed_advice;
+pub(crate) use succession::{owed_advice, replaced_advice};
 use unpublished::warn_about_unpublished;
 pub(crate) use unpublished::{published_advice, published_by_now, unpublished};
 
@@ -191,10 +191,12 @@ impl Run {
         self.outdated = outdated_tables(context.state(), &server);
         self.errored = ErroredTable::load_all(context.state(), &server);
         self.find_superseded(context.state(), &completed);
-        self.forget_left_out(context, &mut completed).await?;
-        let Some((position, completed)) = self.begin(context, stored, completed).await? else { return Ok(None) };
+        self.forget_left_out(context, stored.as_ref(), &mut completed).await?;
+        let Some((position, mut completed)) = self.begin(context, stored, completed).await? else { return Ok(None) };
+        self.owed.retain(|name| !completed.iter().any(|done| done.name == *name));
         self.plans.set_anchors(&completed)?;
         self.forget_superseded(context, &completed).await?;
+        self.tell_of_replaced(context, &mut completed).await?;
         Ok(Some(position))
     }
 
@@ -267,35 +269,6 @@ impl Run {
                 Ok(Some(read))
             }
         }
-    }
-
-    /// Forgets the tables that the filters leave out by now, under whatever name. From here on no record tells of their changes, so
-    /// one that comes back is read anew, if it is read.
-    async fn forget_left_out(&mut self, context: &mut SourceContext, completed: &mut Vec<CompletedTable>) -> Result<()> {
-        let left_out: Vec<_> = self
-            .definitions
-            .iter()
-            .filter(|table| !self.config.captures(&table.schema, &table.name))
-            .map(|table| (table.oid, table.full_name()))
-            .collect();
-        let is_left_out =
-            |oid: Option<u32>, name: &str| left_out.iter().any(|(other, full_name)| oid.map_or(full_name == name, |oid| oid == *other));
-        let server = self.config.relational.topic_prefix.clone();
-        let complete = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).map(|table| outdated(&server, &table.name));
-        let of_snapshot = |table: ReadingTable| match table.request {
-            Some(_) => table.removal(&server),
-            None => {
-                warn!(
-                    table = %table.name, rows = table.rows,
-                    "before the snapshot had read the table to its end the filters left it out, or it was renamed to what they leave out. {}",
-                    owed_advice(&table.name)
-                );
-                owed(&server, &table.name)
-            }
-        };
-        let reading = self.reading.extract_if(.., |table| is_left_out(Some(table.oid), &table.name)).map(of_snapshot);
-        let state: Vec<_> = complete.chain(reading).collect();
-        if state.is_empty() { Ok(()) } else { send_state(context, state).await }
     }
 
     async fn tell_of_skipped_snapshot(&self, context: &mut SourceContext) -> Result<()> {
@@ -379,6 +352,8 @@ impl Run {
             is_complete(&completed, table) || !self.is_successor(table) && completed.iter().any(|done| done.name == name) || reading(&name)
         };
         tables.retain(|table| !is_known(table));
+        // The names that no table has when all are read are owed.
+        self.owed.extend(tables.iter().map(TableDefinition::full_name));
         let figures = figures_of(context, &completed);
         let snapshot = Snapshot {
             config: &self.config,
@@ -442,7 +417,8 @@ impl Run {
         let mut beside = JoinSet::new();
         beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
         let (own_signals, own) = mpsc::channel(1);
-        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions) {
+        let (owed, owed_names) = watch::channel(std::mem::take(&mut self.owed).into_iter().collect());
+        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions, owed_names) {
             beside.spawn(arrivals.watch(own_signals));
         }
         if let Some((query, interval)) = action {
@@ -504,6 +480,7 @@ impl Run {
             chunks,
             blocking,
             signals,
+            owed,
             errored: self.errored,
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());

@@ -66,7 +66,7 @@ use crate::replication::{Frame, ReplicationConnection, ReplicationStream};
 use crate::request::TableRequest;
 use crate::source::Protocol;
 use crate::spill::{Full, Spill};
-use crate::table_states::{ErroredTable, ReadingTable};
+use crate::table_states::{ErroredTable, ReadingTable, owed};
 use crate::transaction::Transaction;
 
 /// Shortest time between two positions that are stored although no record came.
@@ -145,6 +145,8 @@ pub(crate) struct Streaming<'a> {
     left_out: HashSet<u32>,
     /// Of the tables whose changes are dropped, by their names
     flags: HashMap<String, Flag>,
+    /// Names under which the snapshot at the start did not read a table to its end
+    owed: watch::Sender<HashSet<String>>,
     /// Signals of the transaction so far
     heard: Vec<Signal>,
     /// What the connection speaks
@@ -207,6 +209,8 @@ pub(crate) struct Start {
     pub(crate) chunks: Chunks,
     pub(crate) blocking: BlockingSnapshots,
     pub(crate) signals: Channels,
+    /// Names under which the snapshot at the start did not read a table to its end
+    pub(crate) owed: watch::Sender<HashSet<String>>,
     /// Tables that were errored before
     pub(crate) errored: Vec<ErroredTable>,
 }
@@ -268,6 +272,7 @@ impl<'a> Streaming<'a> {
             signal_table: None,
             left_out: HashSet::new(),
             flags: HashMap::new(),
+            owed: start.owed,
             heard: Vec::new(),
             protocol: Protocol::default(),
             spill: None,
@@ -435,6 +440,10 @@ impl<'a> Streaming<'a> {
             let table = ReadingTable { rows: 0, range: None, request, ..table };
             self.batch.state.push(table.change(&self.config.relational.topic_prefix));
             self.blocking.add(vec![table]);
+        }
+        if let Some(name) = emission.owed {
+            self.batch.state.push(owed(&self.config.relational.topic_prefix, &name));
+            self.owed.send_if_modified(|names| names.insert(name));
         }
         if let Some((table, error)) = emission.errored {
             self.isolate(&table, self.progress.place(), &error);

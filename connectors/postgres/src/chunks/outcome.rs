@@ -13,7 +13,7 @@ use super::table::TRIES;
 use super::{AHEAD, Chunks, Emission, PAUSE};
 use crate::lsn::Lsn;
 use crate::source::owed_advice;
-use crate::table_states::{CompletedTable, ReadingTable, owed};
+use crate::table_states::{CompletedTable, ReadingTable};
 
 impl Chunks {
     /// Takes what the read of a table tells, up to rows that can be emitted.
@@ -97,6 +97,7 @@ impl Chunks {
             state: vec![reading.change(&self.config.relational.topic_prefix)],
             left_over: None,
             errored: None,
+            owed: None,
         })
     }
 
@@ -166,14 +167,13 @@ impl Chunks {
         let table = self.remove(number);
         self.end_figures(&table, false);
         warn!(table = %table.name, rows = table.rows, "the snapshot cannot read the table to its end: {why}");
-        let server = &self.config.relational.topic_prefix;
-        let state = if table.request.is_some() {
-            table.removal(server)
-        } else {
-            warn!(table = %table.name, "{}", owed_advice(&table.name));
-            owed(server, &table.name)
-        };
-        Emission { notifications: self.tell_of_end(&table, status), state: vec![state], ..Emission::default() }
+        let notifications = self.tell_of_end(&table, status);
+        if table.request.is_some() {
+            let state = vec![table.removal(&self.config.relational.topic_prefix)];
+            return Emission { notifications, state, ..Emission::default() };
+        }
+        warn!(table = %table.name, "{}", owed_advice(&table.name));
+        Emission { notifications, owed: Some(table.name), ..Emission::default() }
     }
 
     /// Leaves a table of the snapshot at the start to be read while the log rests, by the `consistent` strategy.

@@ -73,8 +73,7 @@ pub(super) async fn lock(config: &PostgresConfig, sql: &SqlConnection, control: 
     }
     warn!(
         table = %former,
-        "the table was renamed to {}, which the filters leave out, before the snapshot read it; rows of a table that has its name now \
-         are read with snapshot.new.tables=read, or by the signal execute-snapshot",
+        "the table was renamed to {}, which the filters leave out, before the snapshot read it",
         current.full_name()
     );
     Ok(Locked::Gone)

@@ -4,7 +4,7 @@
 //! later; so did one of another oid, unless the publication told of all its rows since it was made. Where its name was captured
 //! before, consumers have rows that are none of its own (`truncation`). Where the former table of its name was not even read to its end
 //! by the snapshot at the start, it is read whatever `snapshot.new.tables` says; so is one that was renamed before its turn. A name that
-//! no captured table has at that moment is *owed* in the state until a start finds one.
+//! no captured table has at that moment is *owed* in the state until one is read (`succession`).
 
 use tailwater_api::Result;
 use tailwater_api::source::{SourceBatch, SourceContext};
@@ -104,6 +104,8 @@ impl Run {
         if whole.is_empty() {
             return Ok(completed);
         }
+        // The names that no table has when all are read are owed.
+        self.owed.extend(whole.iter().map(TableDefinition::full_name));
         let anchor = temporary_anchor(&self.config, &self.sql).await?;
         let place = self.message_at(anchor.lsn).await?;
         let figures = figures_of(context, &completed);

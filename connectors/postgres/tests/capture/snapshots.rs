@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use tailwater_api::ErrorKind;
 use tailwater_api::metrics::snapshot as names;
 use tailwater_api::record::Record;
 
 use crate::harness::{Log, PATIENCE, config, eventually, server, show, source_field, start};
+use crate::isolation::state_of;
 
 fn marks(log: &Log) -> Vec<String> {
     log.records.iter().map(|record| show(&source_field(record, "snapshot"))).collect()
@@ -456,7 +458,7 @@ async fn a_table_renamed_before_it_is_read_is_read_under_its_new_name_and_the_on
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute(LARGE_AND_SMALL).await.unwrap();
     client.batch_execute("CREATE TABLE new_small (LIKE small INCLUDING ALL); INSERT INTO new_small VALUES (7, 'y')").await.unwrap();
-    let filter = ("table.exclude.list", r"public\.(new|old)_small");
+    let filter = ("table.exclude.list", r"public\.(new|old)_(small|medium)");
     let mut running = start(&config(&server, &[filter]), Log::default());
     // Nobody takes more batches, so the first table is being read.
     running.until(|log| log.points.len() >= 2).await;
@@ -471,13 +473,25 @@ async fn a_table_renamed_before_it_is_read_is_read_under_its_new_name_and_the_on
     let log = running.stop().await;
     let of = |topic: &str| log.records.iter().filter(|record| *record.topic == *format!("shop.public.{topic}")).count();
     assert_eq!((of("large"), of("renamed"), log.records.len()), (20_000, 2000, 22_000));
-    let complete: Vec<_> = log.state.iter().filter_map(|(partition, _)| partition.get("tailwater.table")?.as_str()).collect();
-    assert_eq!(complete, ["public.large", "public.renamed"], "the table that is called small now was not read");
+    let states = ["large", "renamed", "medium", "small"].map(|table| state_of(&log, &format!("public.{table}")).unwrap());
+    assert_eq!(states, ["complete", "complete", "outdated", "outdated"], "what has these names is owed");
 
-    // It came while the connector ran, as any that is renamed into the filters.
-    let mut running = start(&config(&server, &[filter, ("snapshot.new.tables", "read")]), log);
+    // Whatever is said of new tables.
+    let config = config(&server, &[filter, ("table.refresh.interval.ms", "100")]);
+    let mut running = start(&config, log);
     running.records(22_001).await;
-    assert_eq!(running.stop().await.lines()[22_000..], ["r public.small {7} null->{7,y}"]);
+    assert_eq!(state_of(&running.log, "public.small").as_deref(), Some("complete"));
+    running.meanwhile(eventually(&client, "SELECT bool_or(active) FROM pg_replication_slots")).await;
+    client.batch_execute("CREATE TABLE new_medium (LIKE renamed INCLUDING ALL); INSERT INTO new_medium VALUES (8, 'z')").await.unwrap();
+    client.batch_execute("ALTER TABLE new_medium RENAME TO medium").await.unwrap();
+    let (ended, log) = running.ended().await;
+    let error = ended.unwrap_err();
+    assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains("public.medium"), "{error}");
+    let mut running = start(&config, log);
+    running.until(|log| state_of(log, "public.medium").as_deref() == Some("complete")).await;
+    running.meanwhile(eventually(&client, "SELECT bool_or(active) FROM pg_replication_slots")).await;
+    let read = ["r public.small {7} null->{7,y}", "r public.medium {8} null->{8,z}"];
+    assert_eq!(running.stop().await.lines()[22_000..], read);
 }
 
 #[tokio::test]

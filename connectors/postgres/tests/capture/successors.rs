@@ -7,9 +7,10 @@ use tailwater_testkit::PostgresServer;
 use tokio_postgres::Client;
 
 use crate::chunks::is_complete;
-use crate::harness::{Log, config, server, start};
+use crate::harness::{Log, config, eventually, server, start};
 use crate::isolation::state_of;
 use crate::rereads::copy;
+use crate::warnings::Warnings;
 
 /// The table that takes the name in one step, as tools for changes of definitions do it; and one that goes on under another name.
 const SWAP: &str = "BEGIN; CREATE TABLE b_new (LIKE b INCLUDING ALL); INSERT INTO b_new VALUES (-1), (-2);
@@ -145,6 +146,36 @@ async fn so_it_is_where_tables_without_a_key_are_still_to_be_read_first() {
 }
 
 #[tokio::test]
+async fn i11_a_table_that_takes_the_name_of_one_that_was_read_is_told_of_where_it_is_not_read() {
+    let told = ["another table has taken the name public.b", r"signal execute-snapshot with data-collections public\.b"];
+    let consistent = ("snapshot.strategy", "consistent");
+    let steps = [(WATERMARK, "DROP TABLE b"), (consistent, "DROP TABLE b"), (WATERMARK, "ALTER TABLE b RENAME TO b_old")];
+    for (strategy, step) in steps {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let client = server.connect("postgres").await.unwrap();
+        with_tables_that_wait_for_their_turn(&client).await;
+        let config = config(&server, &[strategy, ("table.include.list", r"public\.b"), ("table.refresh.interval.ms", "100")]);
+        let mut running = start(&config, Log::default());
+        running.until(is_complete).await;
+        running.meanwhile(eventually(&client, "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots")).await;
+        let taking = "CREATE TABLE b_new (id int PRIMARY KEY); INSERT INTO b_new VALUES (-1); ALTER TABLE b_new RENAME TO b";
+        client.batch_execute(&format!("BEGIN; {step}; {taking}; COMMIT")).await.unwrap();
+        running.meanwhile(warnings.told(&told)).await;
+        let mut log = running.crash().await;
+        for id in [-3, -4] {
+            let mut running = start(&config, log);
+            client.batch_execute(&format!("INSERT INTO b VALUES ({id})")).await.unwrap();
+            let row = format!("c public.b {{{id}}}");
+            running.until(|log| log.lines().iter().any(|line| line.starts_with(&row))).await;
+            log = running.stop().await;
+            assert_eq!(warnings.with(&told).len(), 2, "once while it is followed, and by one start: {strategy:?}, {step}");
+        }
+        assert!(!log.lines().iter().any(|line| line.contains("{-1}")));
+    }
+}
+
+#[tokio::test]
 async fn i10_a_table_that_is_unlogged_by_now_is_left_out_and_the_others_are_read() {
     let Some(server) = server(&[]).await else { return };
     let (client, log) = with_a_begun_snapshot(&server).await;
@@ -154,6 +185,33 @@ async fn i10_a_table_that_is_unlogged_by_now_is_left_out_and_the_others_are_read
     let log = running.stop().await;
     is_what_the_tables_hold(&client, &log, &["a", "c"]).await;
     assert!(!copy(&log).iter().any(|row| row.starts_with("public.b ")));
+}
+
+#[tokio::test]
+async fn a_table_that_takes_an_owed_name_while_the_source_runs_is_read_by_the_run_that_follows_at_once() {
+    // The first is found by the start, the second by the read.
+    for step in ["ALTER TABLE b RENAME TO b_old", "DROP TABLE b"] {
+        let Some(server) = server(&[]).await else { return };
+        let (client, log) = with_a_begun_snapshot(&server).await;
+        client.batch_execute(step).await.unwrap();
+        let config = config(&server, &[WATERMARK, TOLD, OF_SWAPPED, ("table.refresh.interval.ms", "100")]);
+        let mut running = start(&config, log);
+        running.until(is_complete).await;
+        assert_eq!(state_of(&running.log, "public.b").as_deref(), Some("outdated"), "{step}");
+        let taking = "CREATE TABLE b_new (id int PRIMARY KEY); INSERT INTO b_new VALUES (-1), (-2); ALTER TABLE b_new RENAME TO b";
+        client.batch_execute(taking).await.unwrap();
+        let (ended, log) = running.ended().await;
+        let error = ended.unwrap_err();
+        assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains("public.b"), "{step}: {error}");
+        let mut running = start(&config, log);
+        running.until(|log| state_of(log, "public.b").as_deref() == Some("complete")).await;
+        // Once: what is read is owed no more.
+        client.batch_execute("INSERT INTO b VALUES (-3)").await.unwrap();
+        running.until(|log| log.lines().iter().any(|line| line.starts_with("c public.b {-3}"))).await;
+        let log = running.stop().await;
+        is_what_the_tables_hold(&client, &log, &["a", "b", "c"]).await;
+        assert_eq!(log.lines().iter().filter(|line| line.starts_with("r public.b {-1}")).count(), 1, "{step}");
+    }
 }
 
 #[tokio::test]

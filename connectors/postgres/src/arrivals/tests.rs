@@ -1,0 +1,240 @@
+use tailwater_api::config::{ConfigValues, read_config};
+
+use super::*;
+use crate::catalog::PublishedTable;
+use crate::lsn::Lsn;
+use crate::pgoutput::ReplicaIdentity;
+
+fn table(oid: u32, name: &str, ancestors: &[u32]) -> TableDefinition {
+    TableDefinition {
+        oid,
+        schema: "public".into(),
+        name: name.into(),
+        partitioned: name == "root",
+        ancestors: ancestors.to_vec(),
+        logged: true,
+        identity: ReplicaIdentity::Default,
+        has_primary_key: true,
+        may_select: true,
+        hides_rows: false,
+        rows: 0.0,
+        columns: Vec::new(),
+        identity_columns: Vec::new(),
+        key: vec!["id".into()],
+    }
+}
+
+fn published(all_tables: bool, named: &[u32], tables: &[&str]) -> Publication {
+    let table = |name: &&str| PublishedTable { schema: "public".into(), name: (*name).to_owned(), columns: None, row_filter: None };
+    let tables = tables.iter().map(table).collect();
+    let named = Named { tables: named.to_vec(), schemas: Vec::new() };
+    Publication { all_tables, named, tables, updates_or_deletes: true, generated: false }
+}
+
+fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[TableDefinition]) -> Arrivals {
+    let mut values: ConfigValues =
+        [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d"), ("slot.name", "s")]
+            .into_iter()
+            .collect();
+    entries.iter().for_each(|(key, value)| values.set(*key, *value));
+    let Ok((config, _)) = read_config::<PostgresConfig>(&values) else { panic!("faults") };
+    let facts = ServerFacts {
+        version: 150_000,
+        in_recovery: false,
+        wal_level: "logical".into(),
+        wal_sender_timeout: 0,
+        may_replicate: true,
+        end: Lsn::INVALID,
+        role: "u".into(),
+        free_slots: 1,
+    };
+    Arrivals::new(&Arc::new(config), &facts, Some(publication), tables, watch::channel(HashSet::new()).1).expect("it looks")
+}
+
+const READ: (&str, &str) = ("snapshot.new.tables", "read");
+const FILTERED: (&str, &str) = ("publication.autocreate.mode", "filtered");
+
+#[test]
+fn a_table_that_is_published_from_its_birth_needs_nothing() {
+    let all = published(true, &[], &["a", "b"]);
+    let mut arrivals = arrivals(&[READ], &all, &[table(1, "a", &[])]);
+    assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    arrivals.known.insert(2, Known { name: "public.b".into(), is_partition: false });
+    assert_eq!(
+        arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()),
+        Found::Nothing,
+        "nor at the next look"
+    );
+}
+
+#[test]
+fn a_table_renamed_into_the_filters_is_read_where_that_is_asked_for() {
+    let all = published(true, &[], &["a", "b"]);
+    let filter = ("table.include.list", "public.[ab]");
+    let before = [table(1, "a", &[]), table(2, "hidden", &[])];
+    let after = [table(1, "a", &[]), table(2, "b", &[])];
+    let mut reading = arrivals(&[READ, filter], &all, &before);
+    let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
+    assert!(why.contains("public.b"), "{why}");
+}
+
+#[test]
+fn a_table_that_takes_an_owed_name_is_read_in_any_case_also_where_it_is_known_before_the_name_is_owed() {
+    let all = published(true, &[], &["a", "b"]);
+    let tables = [table(1, "a", &[]), table(2, "b", &[])];
+    let mut reading = arrivals(&[], &all, &tables);
+    assert_eq!(reading.judge(&tables, &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    reading.owed = watch::channel(HashSet::from(["public.b".to_owned()])).1;
+    let Found::Restart(why) = reading.judge(&tables, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
+    assert!(why.contains("public.b"), "{why}");
+}
+
+#[test]
+fn a_table_that_took_the_name_of_another_one_is_told_of_once_also_where_the_name_was_free_for_a_while() {
+    let all = published(true, &[], &["a", "b"]);
+    let mut told = arrivals(&[], &all, &[table(1, "a", &[]), table(2, "b", &[])]);
+    let free = [table(1, "a", &[])];
+    assert_eq!(told.judge(&free, &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    told.known = known(&free);
+    let taken = [table(1, "a", &[]), table(3, "b", &[])];
+    let Found::Untold { messages, .. } = told.judge(&taken, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
+    assert!(messages.len() == 1 && messages[0].contains("data-collections public\\.b"), "{messages:?}");
+    told.known = known(&taken);
+    assert_eq!(told.judge(&taken, &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
+}
+
+#[test]
+fn a_root_that_somebody_adds_to_the_publication_is_read_where_that_is_asked_for() {
+    let tables = [table(1, "a", &[]), table(2, "root", &[]), table(3, "leaf", &[2])];
+    let disabled = ("publication.autocreate.mode", "disabled");
+    for (named, by) in [(&[1, 2][..], "itself"), (&[1], "its schema")] {
+        let mut reading = arrivals(&[READ, disabled], &published(false, &[1], &["a"]), &tables);
+        let added = published(false, named, &["a", "root"]);
+        let Found::Restart(why) = reading.judge(&tables, &added, &HashSet::new(), &HashMap::new()) else { panic!("by {by}") };
+        assert!(why.contains("public.root"), "by {by}: {why}");
+    }
+}
+
+#[test]
+fn a_table_made_before_the_publication_came_to_hold_it_is_not_taken_for_one_that_is_published_from_birth() {
+    let before = published(false, &[1], &["a"]);
+    let after = published(false, &[1, 2], &["a", "root", "leaf"]);
+    let made = [table(1, "a", &[]), table(3, "leaf", &[])];
+    let mut reading = arrivals(&[READ], &before, &made[..1]);
+    assert!(matches!(reading.judge(&made, &after, &HashSet::new(), &HashMap::new()), Found::Restart(_)));
+    let mut reading = arrivals(&[READ], &after, &made[..1]);
+    assert_eq!(reading.judge(&made, &after, &HashSet::new(), &HashMap::new()), Found::Nothing);
+}
+
+#[test]
+fn a_publication_of_chosen_tables_is_extended() {
+    let publication = published(false, &[1], &["a"]);
+    let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
+    let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication, &HashSet::new(), &HashMap::new())
+    else {
+        panic!("nothing")
+    };
+    assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
+}
+
+#[test]
+fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
+    let publication = published(false, &[1], &["a"]);
+    let statement = r#"ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#.to_owned();
+    let refused = HashMap::from([(statement, "must be owner of table b".to_owned())]);
+    let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
+    let strange = [table(1, "a", &[]), table(2, "b", &[])];
+    let found = arrivals.judge(&strange, &publication, &HashSet::new(), &refused);
+    let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
+    assert_eq!(messages, ["must be owner of table b"]);
+    let further = [strange.as_slice(), &[table(3, "c", &[])]].concat();
+    let Found::Restart(why) = arrivals.judge(&further, &publication, &HashSet::new(), &refused) else { panic!("nothing") };
+    assert!(why.contains(r#"ADD TABLE "public"."c""#) && !why.contains(r#""b""#), "{why}");
+}
+
+#[test]
+fn rows_of_a_table_attached_to_a_published_root_are_told_of_once() {
+    let publication = published(true, &[], &["root"]);
+    let mut arrivals = arrivals(&[("publish.via.partition.root", "true")], &publication, &[table(1, "root", &[]), table(2, "leaf", &[])]);
+    let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
+    let Found::Untold { messages, .. } = arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()) else {
+        panic!("nothing was found")
+    };
+    assert!(messages.len() == 1 && messages[0].contains(r#"tableoid = '"public"."leaf"'::regclass"#), "{messages:?}");
+    arrivals.known = known(&after);
+    assert_eq!(arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()), Found::Nothing);
+}
+
+#[test]
+fn rows_of_a_partition_are_asked_for_where_the_key_of_its_root_can_be_followed() {
+    let publication = published(true, &[], &["root"]);
+    let by_root = [("publish.via.partition.root", "true"), READ];
+    let before = |key: &[&str]| {
+        let key = key.iter().map(|&name| name.to_owned()).collect();
+        [TableDefinition { key, ..table(1, "root", &[]) }, table(2, "leaf", &[])]
+    };
+    let after = |key: &[&str], is_partitioned| {
+        let [root, leaf] = before(key);
+        [root, TableDefinition { ancestors: vec![1], partitioned: is_partitioned, ..leaf }]
+    };
+    let found =
+        arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], false), &publication, &HashSet::new(), &HashMap::new());
+    let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
+    assert!(messages.is_empty() && attached.len() == 1, "{messages:?}");
+    assert_eq!(attached[0].condition, r#"tableoid = '"public"."leaf"'::regclass"#);
+    let found =
+        arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], true), &publication, &HashSet::new(), &HashMap::new());
+    let Found::Untold { attached, .. } = found else { panic!("nothing was found") };
+    assert!(attached[0].condition.contains(r#"pg_partition_tree('"public"."leaf"')"#), "{attached:?}");
+    let found = arrivals(&by_root, &publication, &before(&[])).judge(&after(&[], false), &publication, &HashSet::new(), &HashMap::new());
+    let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
+    assert!(messages.len() == 1 && attached.is_empty(), "a root without a key");
+}
+
+#[test]
+fn a_table_made_filled_and_attached_between_two_looks_is_none_that_was_made_as_a_partition() {
+    let by_root = published(true, &[], &["root"]);
+    let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
+    let before = [table(1, "root", &[])];
+    let mut told = arrivals(&[("publish.via.partition.root", "true")], &by_root, &before);
+    assert_eq!(told.judge(&after, &by_root, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
+    let Found::Untold { messages, .. } = told.judge(&after, &by_root, &HashSet::from([2]), &HashMap::new()) else {
+        panic!("nothing was found")
+    };
+    assert!(messages.len() == 1 && messages[0].contains("execute-snapshot"), "{messages:?}");
+
+    let by_leaf = published(false, &[1], &["leaf"]);
+    let mut reading = arrivals(&[READ], &by_leaf, &before);
+    assert_eq!(reading.judge(&after, &by_leaf, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
+    let mut reading = arrivals(&[READ], &by_leaf, &before);
+    let Found::Restart(why) = reading.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else { panic!("nothing was found") };
+    assert!(why.contains("public.leaf"), "{why}");
+    let mut told = arrivals(&[], &by_leaf, &before);
+    let Found::Untold { messages, .. } = told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else {
+        panic!("nothing was found")
+    };
+    assert!(messages.len() == 1 && messages[0].contains("data-collections public.leaf"), "{messages:?}");
+    assert_eq!(told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()), Found::Nothing, "told once");
+}
+
+#[test]
+fn a_partition_that_is_detached_is_told_of_where_its_rows_went_under_its_roots_name() {
+    let before = [table(1, "root", &[]), table(2, "leaf", &[1])];
+    let after = [table(1, "root", &[]), table(2, "leaf", &[])];
+    let everything = published(true, &[], &["root", "leaf"]);
+    let root = [("publish.via.partition.root", "true")];
+    let Found::Untold { messages, .. } = arrivals(&root, &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new())
+    else {
+        panic!("nothing was found")
+    };
+    assert!(messages.len() == 1 && messages[0].contains("under its own name"), "{messages:?}");
+    let only_root = published(false, &[1], &["root"]);
+    let disabled = [root[0], ("publication.autocreate.mode", "disabled")];
+    let Found::Untold { messages, .. } =
+        arrivals(&disabled, &only_root, &before).judge(&after, &only_root, &HashSet::new(), &HashMap::new())
+    else {
+        panic!("nothing was found")
+    };
+    assert!(messages.iter().any(|message| message.contains(r#"ADD TABLE "public"."leaf""#)), "{messages:?}");
+    assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new()), Found::Nothing);
+}
