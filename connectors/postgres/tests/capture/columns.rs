@@ -46,9 +46,9 @@ async fn masked_columns_never_leave_in_the_clear_and_keys_stay_keys() {
     assert_eq!(lines[0], format!("r public.hidden {{{ADA}}} null->{{v}}"));
     assert_eq!(lines[1], format!("r public.people {{{ADA}}} null->{{{ADA},***,0,null,***}}"));
     assert_eq!(lines[2..4], ["r public.starred {one} null->{***,v}", "r public.starred {two} null->{***,v}"]);
-    assert_eq!(lines[4], format!("u public.people {{{ADA}}} null->{{{ADA},***,0,null,unchanged}}"));
-    assert_eq!(lines[5], format!("d public.people {{{ADA}}} {{{ADA},?,?,?,?}}->null"));
-    assert_eq!(lines[7], format!("c public.people {{{BOB}}} null->{{{BOB},***,0,null,unchanged}}"));
+    assert_eq!(lines[4], format!("u public.people {{{ADA}}} null->{{{ADA},***,0,null,***}}"));
+    assert_eq!(lines[5], format!("d public.people {{{ADA}}} {{{ADA},***,0,null,***}}->null"));
+    assert_eq!(lines[7], format!("c public.people {{{BOB}}} null->{{{BOB},***,0,null,***}}"));
     assert_eq!(lines[8..10], [format!("d public.hidden {{{ADA}}} {{?}}->null"), format!("- public.hidden {{{ADA}}}")]);
     assert_eq!(lines[10], "d public.starred {two} {***,?}->null");
     assert_eq!(lines[12], "c public.starred {three} null->{***,v}");
