@@ -125,11 +125,13 @@ fn pad(number: &mut String, digits: usize) {
     }
 }
 
-/// Nothing, or a cast to a type: `::character varying`, `::public."Odd Enum"`, `::numeric(5,2)`.
+/// Nothing, or a cast to a type: `::character varying`, `::public."Odd-Enum"`, `::numeric(5,2)`.
 fn is_cast(rest: &str) -> bool {
     let Some(name) = rest.strip_prefix("::") else { return rest.is_empty() };
-    name.starts_with(|letter: char| letter.is_alphabetic() || matches!(letter, '_' | '"'))
-        && name
-            .chars()
-            .all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.' | '"' | '$' | ' ' | '(' | ')' | ',' | '[' | ']'))
+    let mut in_quotes = false;
+    let is_name = name.chars().all(|letter| {
+        in_quotes ^= letter == '"';
+        in_quotes || letter.is_alphanumeric() || matches!(letter, '_' | '.' | '"' | '$' | ' ' | '(' | ')' | ',' | '[' | ']')
+    });
+    is_name && !in_quotes && name.starts_with(|letter: char| letter.is_alphabetic() || matches!(letter, '_' | '"'))
 }

@@ -505,6 +505,8 @@ fn defaults_are_those_of_the_recorded_case() {
         ("timetz", -1, "'10:00:00+02'::time with time zone", None),
         ("citext", -1, "'a'::citext", None),
         ("name", -1, "'a'::name", None),
+        ("text", -1, "'a'::public.\"My-Type (1)\"", Some("a".into())),
+        ("text", -1, "'a'::public.\"My-Type", None),
         ("int4", -1, "'no number'::integer", None),
     ];
     for (name, modifier, expression, expected) in cases {
