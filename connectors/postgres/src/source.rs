@@ -120,7 +120,7 @@ struct Run {
     outdated: Vec<String>,
     /// Tables that the snapshot did not read to their end and in whose place others are read
     superseded: Vec<ReadingTable>,
-    /// Names under which the snapshot did not read a table to its end, which had none to take its place then
+    /// Names of which a table is read in any case: the snapshot did not read one to its end, or read it before it was published
     owed: Vec<String>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
