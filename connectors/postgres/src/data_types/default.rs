@@ -18,7 +18,7 @@ pub(super) enum DefaultRule {
     None,
     /// Literals; there is no zero.
     Literal,
-    /// As [`DefaultRule::Literal`], with at least so many digits behind the point
+    /// Literals, and 0 for functions, with at least so many digits behind the point
     Decimal(usize),
     /// Literals, and for functions the zero that has this text
     Zero(&'static str),
@@ -43,7 +43,8 @@ const BARE_FUNCTIONS: [&str; 11] = [
 pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value> {
     let zero = match mapping.default {
         DefaultRule::None => return None,
-        DefaultRule::Literal | DefaultRule::Decimal(_) => None,
+        DefaultRule::Literal => None,
+        DefaultRule::Decimal(_) => Some("0"),
         DefaultRule::Zero(text) => Some(text),
     };
     let mut text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };

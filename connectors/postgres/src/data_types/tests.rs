@@ -526,6 +526,8 @@ fn decimals_as_text_have_the_digits_of_their_scale() {
         let schema = column("numeric", modifier, DecimalMode::String, Some("1"));
         assert_eq!((schema.zero(), schema.default()), (Some(&zero.into()), Some(&default.into())));
     }
+    let of_function = column("numeric", modifier(5, 1), DecimalMode::String, Some("round(2.55, 1)"));
+    assert_eq!(of_function.default(), Some(&"0.0".into()));
     assert_eq!(column("money", -1, DecimalMode::String, None).zero(), Some(&"0.00".into()));
     for mode in [DecimalMode::String, DecimalMode::Double] {
         assert_eq!(column("numeric", -1, mode, Some("'NaN'::numeric")).default(), None);
