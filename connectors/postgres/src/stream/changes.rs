@@ -243,7 +243,8 @@ impl Streaming<'_> {
             MessageKind::Truncate | MessageKind::Message | MessageKind::Commit => return Err(unexpected("no row", lsn)),
         };
         let is_signal = self.signal_table == Some(relation);
-        if relational.skipped_operations.contains(skipped) && self.chunks.is_idle() && !is_signal {
+        let is_skipped = relational.skipped_operations.contains(skipped);
+        if is_skipped && self.chunks.is_idle() && !is_signal {
             self.batch.counts.filtered += u64::from(!durable);
             return Ok(());
         }
@@ -257,8 +258,7 @@ impl Streaming<'_> {
             Ok(change) => change,
             Err(error) => return self.leave_out(relation, &plan, lsn, at(error), durable),
         };
-        let is_skipped = relational.skipped_operations.contains(skipped);
-        let is_unchanged = !is_skipped && relational.skip_unchanged && change.is_without_effect();
+        let is_unchanged = !is_skipped && self.config.relational.skip_unchanged && change.is_without_effect();
         // What no event tells must not take the place of a row that is read.
         if let Some(transaction) = self.followed().filter(|_| !(is_skipped && kind == MessageKind::Update || is_unchanged)) {
             self.chunks.touch(transaction, relation, &plan, &change);
