@@ -13,7 +13,7 @@
 //! | position at or after `confirmed_flush_lsn` | resume |
 //!
 //! `START_REPLICATION` with a place before `confirmed_flush_lsn` silently starts at `confirmed_flush_lsn` (PostgreSQL,
-//! `CreateDecodingContext`), which is why the gap has to be found here. An offset taken over from Debezium names no
+//! `CreateDecodingContext`), which is why the gap has to be found here, and once more when the slot is ours (`slot`). An offset taken over from Debezium names no
 //! server; there is nothing to hold against the system identifier and the timeline. With
 //! `lsn.flush.mode=connector_and_driver` Debezium confirms before it stores, so for its offsets a gap is only warned about.
 //!

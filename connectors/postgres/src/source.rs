@@ -120,7 +120,7 @@ struct Run {
     outdated: Vec<String>,
     /// Tables that the snapshot did not read to their end and in whose place others are read
     superseded: Vec<ReadingTable>,
-    /// Names under which the snapshot did not read a table to its end, which had none to take its place then
+    /// Names of which a table is read in any case: the snapshot did not read one to its end, or read it before it was published
     owed: Vec<String>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
@@ -462,7 +462,9 @@ impl Run {
         let signals = Channels::open(&self.config.relational.signals, context.take_signals(), own);
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         self.errored.iter().for_each(|table| self.plans.drop_changes_of(&table.name));
-        let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
+        let (config, facts) = (self.config.clone(), self.facts);
+        // The log may be followed for weeks.
+        drop(self.sql);
         let standby = if facts.in_recovery { Some(ReplicationConnection::connect(&replication_options(&config)).await?) } else { None };
         let messages = LogicalMessages::new(&config, &self.blocks);
         let start = Start {
@@ -489,7 +491,7 @@ impl Run {
         loop {
             let options = plug_in::options(&config, protocol, binary);
             let from = streaming.connect(protocol, binary);
-            let Some((mut stream, feedback)) = slot::attach(&config, &sql, stopping.clone(), from, &options).await? else {
+            let Some((mut stream, feedback)) = slot::attach(&config, stopping.clone(), from, &options).await? else {
                 return Ok(());
             };
             let _connected = Connected::begin(connected.clone());

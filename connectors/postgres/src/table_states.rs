@@ -6,7 +6,7 @@
 //! greatest key of all, as the database writes them. Both are missing before the first chunk. What a signal asked for has
 //! further partitions (see `request`). `{"state": "outdated"}` says that the table was captured before and is to be read anew (see
 //! `truncation`), with `"owed": true` also whatever `snapshot.new.tables` says, since the snapshot at the start had not read it to its
-//! end when it was gone; `{"state": "errored", "at": …, "error": …}` that its changes are dropped from a place on, and why (see
+//! end when it was gone, or it was read before it was published; `{"state": "errored", "at": …, "error": …}` that its changes are dropped from a place on, and why (see
 //! `stream::isolation`).
 //! Where tables that come later are to be told from those that were never read, `{"server": …, "tailwater.tables": "known"}` with
 //! `{"since": …}` says that each table from before has a state.
@@ -96,7 +96,7 @@ pub(crate) fn outdated_tables(state: &SourceState, server: &str) -> Vec<String> 
     outdated_where(state, server, |_| true)
 }
 
-/// Those among them that the snapshot at the start had not read to their end when they were gone.
+/// Those among them that are read in any case.
 pub(crate) fn owed_tables(state: &SourceState, server: &str) -> Vec<String> {
     outdated_where(state, server, |offset| offset.get("owed").and_then(serde_json::Value::as_bool) == Some(true))
 }
@@ -116,7 +116,7 @@ pub(crate) fn outdated(server: &str, table: &str) -> StateChange {
     StateChange { partition: table_partition(server, table), offset: Some(offset) }
 }
 
-/// What consumers have of the table is outdated, and the snapshot at the start still owes the rows of what has its name next.
+/// What consumers have of the table is outdated, and what has its name, now or next, is read in any case.
 pub(crate) fn owed(server: &str, table: &str) -> StateChange {
     let mut change = outdated(server, table);
     if let Some(offset) = &mut change.offset {

@@ -18,7 +18,7 @@ pub(super) enum DefaultRule {
     None,
     /// Literals; there is no zero.
     Literal,
-    /// As [`DefaultRule::Literal`], with at least so many digits behind the point
+    /// Literals, and 0 for functions, with at least so many digits behind the point
     Decimal(usize),
     /// Literals, and for functions the zero that has this text
     Zero(&'static str),
@@ -43,7 +43,8 @@ const BARE_FUNCTIONS: [&str; 11] = [
 pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value> {
     let zero = match mapping.default {
         DefaultRule::None => return None,
-        DefaultRule::Literal | DefaultRule::Decimal(_) => None,
+        DefaultRule::Literal => None,
+        DefaultRule::Decimal(_) => Some("0"),
         DefaultRule::Zero(text) => Some(text),
     };
     let mut text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };
@@ -125,11 +126,13 @@ fn pad(number: &mut String, digits: usize) {
     }
 }
 
-/// Nothing, or a cast to a type: `::character varying`, `::public."Odd Enum"`, `::numeric(5,2)`.
+/// Nothing, or a cast to a type: `::character varying`, `::public."Odd-Enum"`, `::numeric(5,2)`.
 fn is_cast(rest: &str) -> bool {
     let Some(name) = rest.strip_prefix("::") else { return rest.is_empty() };
-    name.starts_with(|letter: char| letter.is_alphabetic() || matches!(letter, '_' | '"'))
-        && name
-            .chars()
-            .all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.' | '"' | '$' | ' ' | '(' | ')' | ',' | '[' | ']'))
+    let mut in_quotes = false;
+    let is_name = name.chars().all(|letter| {
+        in_quotes ^= letter == '"';
+        in_quotes || letter.is_alphanumeric() || matches!(letter, '_' | '.' | '"' | '$' | ' ' | '(' | ')' | ',' | '[' | ']')
+    });
+    is_name && !in_quotes && name.starts_with(|letter: char| letter.is_alphabetic() || matches!(letter, '_' | '"'))
 }

@@ -505,6 +505,8 @@ fn defaults_are_those_of_the_recorded_case() {
         ("timetz", -1, "'10:00:00+02'::time with time zone", None),
         ("citext", -1, "'a'::citext", None),
         ("name", -1, "'a'::name", None),
+        ("text", -1, "'a'::public.\"My-Type (1)\"", Some("a".into())),
+        ("text", -1, "'a'::public.\"My-Type", None),
         ("int4", -1, "'no number'::integer", None),
     ];
     for (name, modifier, expression, expected) in cases {
@@ -524,6 +526,8 @@ fn decimals_as_text_have_the_digits_of_their_scale() {
         let schema = column("numeric", modifier, DecimalMode::String, Some("1"));
         assert_eq!((schema.zero(), schema.default()), (Some(&zero.into()), Some(&default.into())));
     }
+    let of_function = column("numeric", modifier(5, 1), DecimalMode::String, Some("round(2.55, 1)"));
+    assert_eq!(of_function.default(), Some(&"0.0".into()));
     assert_eq!(column("money", -1, DecimalMode::String, None).zero(), Some(&"0.00".into()));
     for mode in [DecimalMode::String, DecimalMode::Double] {
         assert_eq!(column("numeric", -1, mode, Some("'NaN'::numeric")).default(), None);

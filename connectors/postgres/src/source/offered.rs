@@ -61,7 +61,8 @@ impl Run {
                      lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost",
                     position.resume
                 );
-                Ok(Some(position))
+                // The server begins there, whatever it is asked for.
+                Ok(Some(Position { resume: confirmed, through: position.through.max(confirmed), ..position }))
             }
             Restart::NotReplayed { end, timeline } => {
                 let cause = format!(

@@ -16,7 +16,8 @@ const CONSISTENT: (&str, &str) = ("snapshot.strategy", "consistent");
 const WATERMARK: (&str, &str) = ("snapshot.strategy", "watermark");
 const ENTRIES: [(&str, &str); 3] =
     [("publication.autocreate.mode", "disabled"), ("table.refresh.interval.ms", "100"), ("skipped.operations", "none")];
-const ACTIVE: &str = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots";
+/// The log is followed; a temporary slot says that tables are read.
+const ACTIVE: &str = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE NOT temporary";
 const INACTIVE: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
 const PUBLISHED: &str = "ALTER PUBLICATION shop ADD TABLE t";
 /// The row is replaced by another one without the log.
