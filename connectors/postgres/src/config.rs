@@ -385,6 +385,13 @@ impl ConnectorConfig for PostgresConfig {
         if reader.boolean("slot.drop.on.stop") {
             reader.note("slot.drop.on.stop", "loses every change between a stop and the next start");
         }
+        if reader.boolean("transaction.streaming") {
+            reader.note(
+                "transaction.streaming",
+                "lets logical messages (pg_logical_emit_message) of a savepoint that is rolled back through with their transaction: the server sends \
+                 them as the transaction's own",
+            );
+        }
         if reader.text("lsn.flush.mode").eq_ignore_ascii_case("manual") {
             reader.note("lsn.flush.mode", "manual keeps the server's log until somebody else confirms it");
         }

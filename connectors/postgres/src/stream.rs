@@ -5,9 +5,9 @@
 //! are kept until their commit makes whole ones of them (`uncommitted`). Records are gathered into a batch until its
 //! reservation is used up or the socket has nothing more at a transaction's end; then the batch is sent with its resume point
 //! (I3): the end of the last whole transaction (held back by prepared ones, see `progress`), and for a batch cut inside a
-//! transaction how many of its row messages are in batches sent so far, counted before any filter. After a restart the
+//! transaction up to which place its messages are in batches sent so far, whatever the filters are (`transaction`). After a restart the
 //! server sends that transaction again from its begin; its xid and commit LSN are held against the stored ones,
-//! and that many row messages are dropped.
+//! and its messages up to that place are dropped.
 //!
 //! A reservation is asked for before the first message of a batch is decoded (I6). It is small while little happens
 //! and grows while batches fill it, so that a quiet source holds little and a busy one sends large batches. Waiting for it
@@ -489,7 +489,7 @@ impl<'a> Streaming<'a> {
         }
         // I5: everything committed before this place was sent, and stands in this batch or in those before it. Not inside
         // a transaction, which has to come whole again after a restart, nor before a half durable one came by.
-        let waits = self.transaction.is_some() || matches!(self.expected, Some(Partial::Rows { .. }));
+        let waits = self.transaction.is_some() || self.expected.is_some_and(|partial| partial.commit.is_some());
         if !waits && wal_end > self.progress.place() {
             self.progress.advance(wal_end);
             self.moved = true;

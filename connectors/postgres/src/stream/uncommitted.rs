@@ -57,15 +57,8 @@ impl Streaming<'_> {
         let kept = match TransactionControl::decode(&payload, self.protocol.version()).map_err(at)? {
             Some(TransactionControl::StreamStart { xid, first: _ }) => spill.start(xid, Part::InProgress),
             Some(TransactionControl::BeginPrepare(prepare)) => spill.start(prepare.xid, Part::Prepared),
-            Some(TransactionControl::StreamStop) => {
-                spill.stop();
-                Ok(())
-            }
-            Some(TransactionControl::Prepare(prepare)) => {
-                spill.stop();
-                self.progress.prepare(prepare.xid, prepare.prepare_lsn);
-                Ok(())
-            }
+            Some(TransactionControl::StreamStop) => spill.stop(),
+            Some(TransactionControl::Prepare(prepare)) => spill.stop().map(|()| self.progress.prepare(prepare.xid, prepare.prepare_lsn)),
             Some(TransactionControl::StreamPrepare(prepare)) => {
                 self.progress.prepare(prepare.xid, prepare.prepare_lsn);
                 Ok(())
@@ -99,9 +92,14 @@ impl Streaming<'_> {
                         self.said.insert(oid, Said::new(shape, &message));
                         spill.describe(oid);
                     }
-                    let earlier = message.changed_relation().filter(|oid| spill.describe(*oid)).and_then(|oid| self.said.get(&oid));
-                    let described = earlier.map_or(Ok(()), |said| spill.append(place, &said.message));
-                    described.and_then(|()| spill.append(place, &message))
+                    let mut kept = Ok(());
+                    if let Some(oid) = message.changed_relation()
+                        && spill.describe(oid)
+                        && let Some(said) = self.said.get(&oid)
+                    {
+                        kept = spill.append(place, &said.message);
+                    }
+                    kept.and_then(|()| spill.append(place, &message))
                 }
                 None => {
                     if payload.first() == Some(&b'R') {
