@@ -218,9 +218,10 @@ impl Position {
 
 /// The error of stored state that is none.
 pub(crate) fn unreadable(key: &str, value: &serde_json::Value) -> Error {
-    Error::new(ErrorKind::Unreadable, "read the stored position")
-        .because(format!("its {key} is {value}"))
-        .mend("restore the connector's offsets, or delete them (DELETE /connectors/NAME/offsets) and take a new snapshot")
+    Error::new(ErrorKind::Unreadable, "read the stored position").because(format!("its {key} is {value}")).mend(
+        "restore the connector's offsets, or delete them (DELETE /connectors/NAME/offsets), which leads to a new snapshot: it tells \
+             nothing of rows that were deleted meanwhile, so empty the targets first",
+    )
 }
 
 /// The partition of the whole source.

@@ -13,6 +13,7 @@ use tailwater_kit::transaction::TransactionOrder;
 use crate::lsn::Lsn;
 use crate::pgoutput::Begin;
 use crate::position::Partial;
+use crate::restart::resnapshot_without;
 
 /// A transaction between its begin and its commit.
 pub(crate) struct Transaction {
@@ -132,9 +133,7 @@ pub(crate) fn recognise(expected: Option<Partial>, xid: u32, commit: Lsn) -> Res
 }
 
 fn another_history(why: String) -> Error {
-    Error::new(ErrorKind::HistoryGone, "continue inside a transaction")
-        .because(why)
-        .mend("set snapshot.mode to when_needed, or delete the connector's offsets (DELETE /connectors/NAME/offsets)")
+    Error::new(ErrorKind::HistoryGone, "continue inside a transaction").because(why).mend(resnapshot_without("the slot.name"))
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use super::{Streaming, Taken};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Begin, Commit, FramedMessage, Message, TransactionControl};
 use crate::relation::Shape;
+use crate::restart::resnapshot_without;
 use crate::source::Protocol;
 use crate::spill::{Full, Part, Spill, SpilledMessages};
 
@@ -131,7 +132,7 @@ impl Streaming<'_> {
             }
             // Durable since an earlier run, which had it from its preparation on.
             Some(_) | None if is_repeated => {}
-            Some(_) | None => return Err(gone(gid).at(commit.commit_lsn)),
+            Some(_) | None => return Err(gone(gid, &self.config.slot).at(commit.commit_lsn)),
         }
         self.progress.advance(commit.end_lsn);
         self.moved = true;
@@ -214,11 +215,8 @@ fn no_room(full: &Full) -> Error {
     )
 }
 
-fn gone(gid: &str) -> Error {
+fn gone(gid: &str, slot: &str) -> Error {
     Error::new(ErrorKind::HistoryGone, format!("commit the prepared transaction {gid}"))
         .because("its changes were sent when it was prepared, to somebody else who used the slot")
-        .mend(
-            "delete the connector's offsets (DELETE /connectors/NAME/offsets), which reads all tables again, \
-             and give each reader a slot of its own",
-        )
+        .mend(format!("give each reader a slot of its own; here, {}", resnapshot_without(slot)))
 }
