@@ -255,6 +255,16 @@ pub(crate) struct SnapshotMode {
     pub(crate) reads_new_tables: bool,
 }
 
+impl SnapshotMode {
+    /// Whether a snapshot that began is read to its end.
+    pub(crate) fn goes_on(self) -> bool {
+        match self.read {
+            SnapshotWhen::Initially | SnapshotWhen::Always => true,
+            SnapshotWhen::Never => self.if_history_is_gone,
+        }
+    }
+}
+
 /// When the rows that are there are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(crate) enum SnapshotWhen {
@@ -263,7 +273,7 @@ pub(crate) enum SnapshotWhen {
     Initially,
     /// At every start
     Always,
-    /// Never
+    /// Never, but for a lost position where `if_history_is_gone`
     Never,
 }
 

@@ -219,11 +219,12 @@ impl Run {
         let mut offered = self.identify().await?;
         let was_captured = stored.is_some();
         let stored = self.hold_against(stored, &offered.offer)?;
+        let is_history_gone = was_captured && stored.is_none();
         let continues = stored.as_ref().is_some_and(|position| position.snapshot == SnapshotProgress::Running);
         let reads = match self.config.snapshot.read {
             SnapshotWhen::Always => true,
             SnapshotWhen::Initially => stored.is_none() || continues,
-            SnapshotWhen::Never => false,
+            SnapshotWhen::Never => is_history_gone || continues && self.config.snapshot.goes_on(),
         };
         match (stored, reads) {
             (Some(mut position), false) => {
@@ -232,7 +233,7 @@ impl Run {
                         "the initial snapshot is not complete, and snapshot.mode forbids to go on with it: rows that were not read are missing"
                     );
                 }
-                if self.config.snapshot.read == SnapshotWhen::Never && self.reading.iter().any(|table| table.request.is_none()) {
+                if !self.config.snapshot.goes_on() && self.reading.iter().any(|table| table.request.is_none()) {
                     warn!("snapshot.mode forbids to go on with tables that are not read to their end: their rows are missing");
                     self.reading.retain(|table| table.request.is_some());
                 }

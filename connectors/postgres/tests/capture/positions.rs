@@ -202,6 +202,49 @@ async fn a_lost_slot_is_refused_unless_a_snapshot_is_allowed() {
 }
 
 #[tokio::test]
+async fn rows_are_read_for_a_lost_position_alone_where_only_that_is_asked_for() {
+    const UNUSED: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
+    let on_error = "snapshot.mode.configuration.based.snapshot.on.data.error";
+    for strategy in ["consistent", "watermark"] {
+        let Some(server) = server(&[]).await else { return };
+        let client = server.connect("postgres").await.unwrap();
+        let config = config(
+            &server,
+            &[
+                ("snapshot.mode", "configuration_based"),
+                ("snapshot.mode.configuration.based.start.stream", "true"),
+                (on_error, "true"),
+                ("snapshot.strategy", strategy),
+            ],
+        );
+        client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+        let mut running = start(&config, Log::default());
+        running.until(|log| !log.state.is_empty()).await;
+        client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+        running.records(1).await;
+        let log = running.stop().await;
+        assert_eq!(log.lines(), ["c public.t {2} null->{2}"], "{strategy}: rows are not read at the start");
+        eventually(&client, UNUSED).await;
+        client.batch_execute("SELECT pg_drop_replication_slot('shop'); INSERT INTO t VALUES (3)").await.unwrap();
+
+        let mut running = start(&config, log);
+        running.refuse_confirmation();
+        running.until(|log| !log.points.is_empty()).await;
+        // What it began goes on behind a crash.
+        let log = running.crash().await.after_crash(0);
+        eventually(&client, UNUSED).await;
+        let mut running = start(&config, log);
+        running.records(4).await;
+        client.batch_execute("INSERT INTO t VALUES (4)").await.unwrap();
+        running.records(5).await;
+        let lines = running.stop().await.lines();
+        let rows = ["r public.t {1} null->{1}", "r public.t {2} null->{2}", "r public.t {3} null->{3}"];
+        assert_eq!(lines[1..4], rows, "{strategy}");
+        assert_eq!(lines[4..], ["c public.t {4} null->{4}"], "{strategy}");
+    }
+}
+
+#[tokio::test]
 async fn a_slot_moved_by_somebody_else_is_a_gap() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
