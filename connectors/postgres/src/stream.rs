@@ -48,6 +48,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use self::isolation::Flag;
+use self::uncommitted::Uncommitted;
 use crate::acknowledge::{Acknowledgements, Durable};
 use crate::batch::{Batch, Counts};
 use crate::blocking::BlockingSnapshots;
@@ -61,11 +62,10 @@ use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, Partial, Position, SnapshotProgress};
 use crate::progress::Progress;
-use crate::relation::Shape;
 use crate::replication::{Frame, ReplicationConnection, ReplicationStream};
 use crate::request::TableRequest;
 use crate::source::Protocol;
-use crate::spill::{Full, Spill};
+use crate::spill::Full;
 use crate::table_states::{ErroredTable, ReadingTable, owed};
 use crate::transaction::Transaction;
 
@@ -151,12 +151,7 @@ pub(crate) struct Streaming<'a> {
     heard: Vec<Signal>,
     /// What the connection speaks
     protocol: Protocol,
-    /// Transactions without a commit, where the server sends them
-    spill: Option<Spill>,
-    /// What it said of tables in such transactions, for others
-    foretold: HashMap<u32, Shape>,
-    /// The newest that it said of each table, where it sends such transactions
-    said: HashMap<u32, uncommitted::Said>,
+    uncommitted: Uncommitted,
 
     batch: Batch,
     /// The position moved since it was sent last.
@@ -275,9 +270,7 @@ impl<'a> Streaming<'a> {
             owed: start.owed,
             heard: Vec::new(),
             protocol: Protocol::default(),
-            spill: None,
-            foretold: HashMap::new(),
-            said: HashMap::new(),
+            uncommitted: Uncommitted::default(),
             batch: Batch::default(),
             moved: false,
             stored_at: Instant::now(),

@@ -55,7 +55,7 @@ impl Streaming<'_> {
             }
             Message::Commit(commit) => self.commit(commit.end_lsn).await?,
             Message::Relation(relation) => {
-                self.foretold.remove(&relation.oid);
+                self.uncommitted.foretold.remove(&relation.oid);
                 Box::pin(self.describe(relation.oid, Shape::of_relation(&relation), wal_start)).await?;
             }
             Message::Insert(insert) => {
@@ -113,9 +113,9 @@ impl Streaming<'_> {
 
     /// Takes what the log said of tables in a transaction that was not committed then (`uncommitted`).
     async fn recall(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
-        if !self.foretold.is_empty() {
+        if !self.uncommitted.foretold.is_empty() {
             for oid in relations {
-                if let Some(shape) = self.foretold.remove(oid) {
+                if let Some(shape) = self.uncommitted.foretold.remove(oid) {
                     Box::pin(self.describe(*oid, shape, lsn)).await?;
                 }
             }
