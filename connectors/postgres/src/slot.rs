@@ -3,6 +3,11 @@
 //! The creation of a slot waits until every transaction that is writing on the whole server has ended, prepared ones
 //! included. While it waits, the log names what it waits for. The server goes on with it although whoever asked for it was killed; until it
 //! ends, the slot is there, in use and without a place. A standby learns from its primary which transactions run.
+//!
+//! A slot that somebody else reads is waited for, and that reader may confirm more before it leaves. `START_REPLICATION` would then skip
+//! ahead without a word, however well the stored position stood before (`restart`). So the place of the slot is loaded once more when
+//! the stream has begun: from then on nobody else can move it, and we have not answered yet, so it is the place that the server
+//! began from.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -122,9 +127,11 @@ pub(crate) fn creation_refused(error: Error) -> Error {
 
 /// Attaches to the slot, again while somebody else does, for as long as Debezium's number of tries takes; `None` where the
 /// task is to end. The first tries follow quickly: the server may only have to notice that a killed worker is gone.
+///
+/// # Errors
+/// `conflict` where somebody else keeps the slot; `restarting` where it was confirmed beyond `from` meanwhile, which the next start judges.
 pub(crate) async fn attach(
-    config: &PostgresConfig,
-    sql: &SqlConnection,
+    config: &Arc<PostgresConfig>,
     mut stopping: watch::Receiver<bool>,
     from: Lsn,
     options: &[(String, String)],
@@ -134,10 +141,16 @@ pub(crate) async fn attach(
     let begun = Instant::now();
     let mut told = false;
     let mut pause = FIRST_PAUSE.min(delay);
+    let mut session = SqlSession::new(Arc::clone(config));
     loop {
+        // Before the stream, which nobody answers until its place is known.
+        let sql = session.get().await?;
         let connection = ReplicationConnection::connect(&replication_options(config)).await?;
         let error = match connection.start_replication(&config.slot, from, options).await {
-            Ok(started) => return Ok(Some(started)),
+            Ok(started) => {
+                refuse_gap(sql, &config.slot, from).await?;
+                return Ok(Some(started));
+            }
             Err(error) => error,
         };
         if error.kind() != ErrorKind::Conflict {
@@ -161,5 +174,20 @@ pub(crate) async fn attach(
             _ = stopping.wait_for(|stop| *stop) => return Ok(None),
         }
         pause = pause.saturating_mul(2).min(delay);
+    }
+}
+
+/// Refuses a stream that the server began behind `from` (I3). What that means for the stored position is decided in one place only, by
+/// the next start.
+async fn refuse_gap(sql: &SqlConnection, slot: &str, from: Lsn) -> Result<()> {
+    let refused = Error::new(ErrorKind::Restarting, format!("follow slot {slot} from {from}"));
+    match load(sql, slot).await?.and_then(|slot| slot.confirmed_flush) {
+        Some(confirmed) if confirmed <= from => Ok(()),
+        Some(confirmed) => Err(refused
+            .because(format!("while it was waited for, another reader confirmed the slot up to {confirmed}"))
+            .mend("give each connector a slot.name of its own")),
+        None => Err(refused
+            .because("the server that SQL sessions reach does not have the slot, although it is being followed")
+            .mend("name one server in database.hostname and database.port, not one that passes connections on to several")),
     }
 }

@@ -228,11 +228,12 @@ impl Run {
         let mut offered = self.identify().await?;
         let was_captured = stored.is_some();
         let stored = self.hold_against(stored, &offered.offer)?;
+        let is_history_gone = was_captured && stored.is_none();
         let continues = stored.as_ref().is_some_and(|position| position.snapshot == SnapshotProgress::Running);
         let reads = match self.config.snapshot.read {
             SnapshotWhen::Always => true,
             SnapshotWhen::Initially => stored.is_none() || continues,
-            SnapshotWhen::Never => false,
+            SnapshotWhen::Never => is_history_gone || continues && self.config.snapshot.goes_on(),
         };
         match (stored, reads) {
             (Some(mut position), false) => {
@@ -241,7 +242,7 @@ impl Run {
                         "the initial snapshot is not complete, and snapshot.mode forbids to go on with it: rows that were not read are missing"
                     );
                 }
-                if self.config.snapshot.read == SnapshotWhen::Never && self.reading.iter().any(|table| table.request.is_none()) {
+                if !self.config.snapshot.goes_on() && self.reading.iter().any(|table| table.request.is_none()) {
                     warn!("snapshot.mode forbids to go on with tables that are not read to their end: their rows are missing");
                     self.reading.retain(|table| table.request.is_some());
                 }
@@ -475,7 +476,9 @@ impl Run {
         let signals = Channels::open(&self.config.relational.signals, context.take_signals(), own);
         let log = position.log.clone().ok_or_else(|| Error::new(ErrorKind::Bug, "follow the log").because("the position names no log"))?;
         self.errored.iter().for_each(|table| self.plans.drop_changes_of(&table.name));
-        let (config, facts, sql) = (self.config.clone(), self.facts, self.sql);
+        let (config, facts) = (self.config.clone(), self.facts);
+        // The log may be followed for weeks.
+        drop(self.sql);
         let standby = if facts.in_recovery { Some(ReplicationConnection::connect(&replication_options(&config)).await?) } else { None };
         let messages = LogicalMessages::new(&config, &self.blocks);
         let start = Start {
@@ -503,7 +506,7 @@ impl Run {
         loop {
             let options = plug_in::options(&config, protocol, binary);
             let from = streaming.connect(protocol, binary);
-            let Some((mut stream, feedback)) = slot::attach(&config, &sql, stopping.clone(), from, &options).await? else {
+            let Some((mut stream, feedback)) = slot::attach(&config, stopping.clone(), from, &options).await? else {
                 return Ok(());
             };
             let _connected = Connected::begin(connected.clone());

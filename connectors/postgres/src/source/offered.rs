@@ -61,7 +61,8 @@ impl Run {
                      lsn.flush.mode=connector_and_driver that may be right, and changes between may be lost",
                     position.resume
                 );
-                Ok(Some(position))
+                // The server begins there, whatever it is asked for.
+                Ok(Some(Position { resume: confirmed, through: position.through.max(confirmed), ..position }))
             }
             Restart::NotReplayed { end, timeline } => {
                 let cause = format!(
@@ -75,7 +76,7 @@ impl Run {
             }
             Restart::Refused(refusal) if self.config.snapshot.if_history_is_gone && refusal.snapshot_mends() => {
                 let reason = refusal.into_error(&self.config.slot, Some(position.resume));
-                warn!("a new snapshot is taken, as snapshot.mode allows: {reason}");
+                warn!("a new snapshot is taken, as snapshot.mode allows: {}", reason.sentence());
                 Ok(None)
             }
             Restart::Refused(refusal) => Err(refusal.into_error(&self.config.slot, Some(position.resume))),

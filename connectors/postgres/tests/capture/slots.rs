@@ -233,3 +233,30 @@ async fn i1_a_new_beginning_on_an_old_slot_is_confirmed_once_it_is_durable() {
     assert_eq!(client.query_one(confirmed, &[]).await.unwrap().get::<_, String>(0), before);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn i3_a_slot_that_another_reader_confirms_while_it_is_waited_for_is_a_gap() {
+    let Some(server) = server(&[]).await else { return };
+    // What is left of the patience with a slot in use does not matter here.
+    let (client, config, log) = captured_once(&server, &[("slot.max.retries", "240")]).await;
+    let mut other = start(&config, log.clone());
+    other.meanwhile(eventually(&client, "SELECT count(*) = 1 FROM pg_stat_replication WHERE reply_time IS NOT NULL")).await;
+    let waiting = start(&config, log.clone());
+    // It has held its position against the slot by the time it looks at who has it, and does so again and again.
+    let looks = "FROM pg_stat_activity WHERE query LIKE '%invalidation_reason%' AND pid <> pg_backend_pid()";
+    for _ in 0..2 {
+        let query = format!("SELECT coalesce(max(query_start), '-infinity')::text {looks}");
+        let seen: String = client.query_one(&query, &[]).await.unwrap().get(0);
+        other.meanwhile(eventually(&client, &format!("SELECT max(query_start) > '{seen}' {looks}"))).await;
+    }
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    other.records(2).await;
+    let confirmed = "SELECT confirmed_flush_lsn >= pg_current_wal_lsn() FROM pg_replication_slots";
+    other.meanwhile(eventually(&client, confirmed)).await;
+    assert_eq!(other.stop().await.lines().last().map(String::as_str), Some("c public.t {2} null->{2}"));
+    let (ended, after) = waiting.ended().await;
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Restarting);
+    assert_eq!(after.lines(), log.lines());
+    eventually(&client, NOBODY).await;
+    refused(&config, &after, ErrorKind::HistoryGone, "the slot is confirmed up to", "when_needed").await;
+}
