@@ -19,6 +19,8 @@
 //! | took the name of another one, and is not read | stays | told of with the signal that reads it |
 //! | took a name under which the snapshot at the start did not read a table to its end | stays | read in any case (see `source::succession`) |
 //! | captured and not published at the start, published by somebody since | stays | read anew, or told of with the signal that does (see `source::unpublished`) |
+//! | captured, and published no more | stays; where tables are published one by one it is extended | told of, and remembered like that (I11) |
+//! | made since the last look, captured and not published by somebody else | stays | told of with the statement, as at a start |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
 //! | operations that the publication publishes no more, or again | stays | told of with the statement, and what the log lacks |
@@ -34,18 +36,20 @@ use std::time::Duration;
 
 use serde_json::json;
 use tailwater_api::signal::{Signal, SignalRequest};
+use tailwater_api::state::StateChange;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
+use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_text};
 use crate::chunks::can_be_chunked;
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::publication::{Step, plan, rehearse, told, warn_about_operations};
 use crate::snapshot::tables_to_read;
-use crate::source::{captured, published_advice, published_by_now, replaced_advice, unpublished};
+use crate::source::{captured, published_advice, published_by_now, replaced_advice, unpublished, unpublished_advice};
+use crate::table_states::UnpublishedTable;
 
 /// What is known of a table without its columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,8 +71,12 @@ pub(crate) struct Arrivals {
     told: HashSet<u32>,
     /// Which table has each name under which rows are told
     names: HashMap<String, u32>,
-    /// Captured tables that were not published at the start, and are not yet
+    /// Captured tables that were published at the last look
+    published: HashSet<u32>,
+    /// Those that were not
     unpublished: HashSet<u32>,
+    /// What the state is to say of tables that left the publication, when the stream has ended
+    left: watch::Sender<Vec<StateChange>>,
     /// Names under which the snapshot at the start did not read a table to its end, and no table is complete
     owed: watch::Receiver<HashSet<String>>,
 }
@@ -84,6 +92,8 @@ enum Found {
         messages: Vec<String>,
         /// Those that a signal of our own reads
         attached: Vec<Attached>,
+        /// Whether the connector has to start again to remember tables that left the publication
+        starts_again: bool,
     },
 }
 
@@ -133,8 +143,10 @@ impl Arrivals {
         publication: Option<&Publication>,
         definitions: &[TableDefinition],
         owed: watch::Receiver<HashSet<String>>,
+        left: watch::Sender<Vec<StateChange>>,
     ) -> Option<Self> {
         let captured = captured(config, definitions);
+        let unpublished = publication.map(|publication| oids_of_unpublished(publication, &captured)).unwrap_or_default();
         let to_read = tables_to_read(config, publication, &captured);
         (!config.table_refresh_interval.is_zero()).then(|| Self {
             config: config.clone(),
@@ -143,7 +155,9 @@ impl Arrivals {
             named: publication.map(|publication| publication.named.clone()).unwrap_or_default(),
             told: to_read.iter().map(|table| table.oid).collect(),
             names: to_read.iter().map(|table| (table.full_name(), table.oid)).collect(),
-            unpublished: publication.map(|publication| oids_of_unpublished(publication, &captured)).unwrap_or_default(),
+            published: captured.iter().map(|table| table.oid).filter(|oid| !unpublished.contains(oid)).collect(),
+            unpublished,
+            left,
             owed,
         })
     }
@@ -158,13 +172,18 @@ impl Arrivals {
             match self.look(sql).await {
                 Ok(Found::Nothing) | Err(_) => {}
                 Ok(Found::Restart(why)) => return Err(Error::new(ErrorKind::Restarting, "follow the log").because(why)),
-                Ok(Found::Untold { messages, attached }) => {
+                Ok(Found::Untold { messages, attached, starts_again }) => {
                     messages.iter().for_each(|message| warn!("{message}"));
                     for partition in attached {
                         info!(table = %partition.partition, root = %partition.root, "a partition was attached: its rows are read");
                         if let Err(error) = partition.ask(&signals).await {
                             warn!("{}. They are not read by themselves: {error}", partition.advice());
                         }
+                    }
+                    if starts_again {
+                        let cause =
+                            "tables left the publication; the connector starts again, so that this is remembered until they are back";
+                        return Err(Error::new(ErrorKind::Restarting, "follow the log").because(cause));
                     }
                 }
             }
@@ -243,6 +262,12 @@ impl Arrivals {
     ) -> Found {
         let captured = captured(&self.config, definitions);
         let (mut untold, mut attached_to_root) = (Vec::new(), Vec::new());
+        let now_unpublished = unpublished(publication, &captured);
+        let left = now_unpublished.iter().filter(|table| self.published.contains(&table.oid));
+        let server = &self.config.relational.topic_prefix;
+        // I11: for whatever the stream ends now, the next run knows of them, also where they are back by then.
+        self.left.send_modify(|state| state.extend(left.map(|table| UnpublishedTable::of(table).change(server))));
+        let mut starts_again = !self.left.borrow().is_empty();
         match plan(&self.config, &self.facts, Some(publication), &captured) {
             Ok(Step::Nothing) => {}
             Ok(Step::Run(statements)) if statements.iter().all(|statement| refused.contains_key(statement)) => {
@@ -257,7 +282,11 @@ impl Arrivals {
                     statements.join(" ")
                 ));
             }
-            Err(error) => untold.push(format!("{error}")),
+            Err(error) => {
+                untold.push(format!("{error}"));
+                // A start would be refused, too, and the other tables with it (I10).
+                starts_again = false;
+            }
         }
         let to_read = tables_to_read(&self.config, Some(publication), &captured);
         if let Some(table) = to_read.iter().find(|table| self.owed.borrow().contains(&table.full_name())) {
@@ -277,8 +306,10 @@ impl Arrivals {
             }
             untold.push(published_advice(table));
         }
-        let still_unpublished = oids_of_unpublished(publication, &captured);
-        self.unpublished.retain(|oid| still_unpublished.contains(oid));
+        let news = now_unpublished.iter().filter(|table| !self.unpublished.contains(&table.oid));
+        untold.extend(news.map(|table| unpublished_advice(&self.config, table)));
+        self.unpublished = now_unpublished.iter().map(|table| table.oid).collect();
+        self.published = captured.iter().map(|table| table.oid).filter(|oid| !self.unpublished.contains(oid)).collect();
         let is_attached_since = |oid: u32| match self.known.get(&oid) {
             Some(known) => !known.is_partition,
             None => attached.contains(&oid),
@@ -313,18 +344,10 @@ impl Arrivals {
         }
         for table in captured.iter().filter(|table| self.config.publish_via_root && table.ancestors.is_empty()) {
             if self.known.get(&table.oid).is_some_and(|known| known.is_partition) {
-                let published = if publication.table(table).is_some() {
-                    "Its changes come under its own name from now on".to_owned()
-                } else {
-                    format!(
-                        "Its changes are not published any more. To mend it: ALTER PUBLICATION {} ADD TABLE {};",
-                        quote_identifier(&self.config.publication),
-                        table.quoted()
-                    )
-                };
+                let published = if publication.table(table).is_some() { ". Its changes come under its own name from now on" } else { "" };
                 untold.push(format!(
                     "the table {} was detached: the rows that it holds are told under the name of its former root, and nothing says there that \
-                     they went. {published}",
+                     they went{published}",
                     table.full_name()
                 ));
             }
@@ -346,10 +369,10 @@ impl Arrivals {
                 }
             }
         }
-        if untold.is_empty() && attached_to_root.is_empty() {
+        if untold.is_empty() && attached_to_root.is_empty() && !starts_again {
             Found::Nothing
         } else {
-            Found::Untold { messages: untold, attached: attached_to_root }
+            Found::Untold { messages: untold, attached: attached_to_root, starts_again }
         }
     }
 }

@@ -49,7 +49,9 @@ use crate::restart::usable_slot;
 use crate::retention::Retention;
 use crate::snapshot::{Anchor, PublishedSoFar, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
-use crate::table_states::{CompletedTable, ErroredTable, ReadingTable, outdated, outdated_tables, table_removal, tables_known};
+use crate::table_states::{
+    CompletedTable, ErroredTable, ReadingTable, UnpublishedTable, outdated, outdated_tables, table_removal, tables_known,
+};
 use crate::truncation::truncations;
 use crate::{heartbeat, identity, probe, publication, servers, slot, truncation};
 
@@ -59,8 +61,8 @@ pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
 use succession::is_complete;
 pub(crate) use succession::{owed_advice, replaced_advice};
-use unpublished::warn_about_unpublished;
-pub(crate) use unpublished::{published_advice, published_by_now, unpublished};
+pub(crate) use unpublished::{published_advice, published_by_now, unpublished, unpublished_advice};
+use unpublished::{remember_lost, warn_about_unpublished};
 
 /// The PostgreSQL source.
 #[derive(Clone, Copy, Debug, Default)]
@@ -131,11 +133,13 @@ struct Run {
     owed: Vec<String>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
+    /// Tables that this start found unpublished, and published again
+    lost: Vec<UnpublishedTable>,
     cancellations: Cancellations,
 }
 
 impl Run {
-    async fn open(config: Arc<PostgresConfig>, context: &SourceContext, cancellations: Cancellations) -> Result<Self> {
+    async fn open(config: Arc<PostgresConfig>, context: &mut SourceContext, cancellations: Cancellations) -> Result<Self> {
         let sql = SqlConnection::connect(&config).await?;
         let facts = ServerFacts::load(&sql).await?;
         check_server(&config, &facts)?;
@@ -152,7 +156,9 @@ impl Run {
         }
         warn_about_unlogged(&config, &definitions);
         warn_about_idle_keys(&config, &captured);
+        let mut lost = Vec::new();
         let publication = if config.snapshot.stream {
+            lost = remember_lost(&sql, &config, &facts, &captured, context).await?;
             let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
             publication::warn_about_operations(&config, None, &publication.named);
             warn_about_unpublished(&config, &publication, &captured);
@@ -188,6 +194,7 @@ impl Run {
             superseded: Vec::new(),
             owed: Vec::new(),
             errored: Vec::new(),
+            lost,
             cancellations,
         })
     }
@@ -433,7 +440,8 @@ impl Run {
         beside.spawn(Retention::new(&**context.metrics()).keep_measuring(self.config.clone()));
         let (own_signals, own) = mpsc::channel(1);
         let (owed, owed_names) = watch::channel(std::mem::take(&mut self.owed).into_iter().collect());
-        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions, owed_names) {
+        let (left, left_publication) = watch::channel(Vec::new());
+        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions, owed_names, left) {
             beside.spawn(arrivals.watch(own_signals));
         }
         if let Some((query, interval)) = action {
@@ -524,7 +532,14 @@ impl Run {
             let ended = tokio::select! {
                 ended = streaming.run(&mut stream) => ended?,
                 Some(ended) = answering.join_next() => return ended.unwrap_or_else(|cause| panicked("answer the server", cause)),
-                Some(ended) = beside.join_next() => return ended.unwrap_or_else(|cause| panicked("watch the server beside the log", cause)),
+                Some(ended) = beside.join_next() => {
+                    drop(streaming);
+                    let left = left_publication.borrow().clone();
+                    if !left.is_empty() {
+                        send_state(context, left).await?;
+                    }
+                    return ended.unwrap_or_else(|cause| panicked("watch the server beside the log", cause));
+                }
             };
             match ended {
                 Ended::SpillFull => protocol.in_progress = false,

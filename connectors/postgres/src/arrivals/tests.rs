@@ -49,7 +49,8 @@ fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[Table
         role: "u".into(),
         free_slots: 1,
     };
-    Arrivals::new(&Arc::new(config), &facts, Some(publication), tables, watch::channel(HashSet::new()).1).expect("it looks")
+    Arrivals::new(&Arc::new(config), &facts, Some(publication), tables, watch::channel(HashSet::new()).1, watch::channel(Vec::new()).0)
+        .expect("it looks")
 }
 
 const READ: (&str, &str) = ("snapshot.new.tables", "read");
@@ -147,7 +148,8 @@ fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
     let strange = [table(1, "a", &[]), table(2, "b", &[])];
     let found = arrivals.judge(&strange, &publication, &HashSet::new(), &refused);
     let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
-    assert_eq!(messages, ["must be owner of table b"]);
+    assert!(messages.len() == 2 && messages[0] == "must be owner of table b", "{messages:?}");
+    assert!(messages[1].contains("does not publish the table public.b"), "{messages:?}");
     let further = [strange.as_slice(), &[table(3, "c", &[])]].concat();
     let Found::Restart(why) = arrivals.judge(&further, &publication, &HashSet::new(), &refused) else { panic!("nothing") };
     assert!(why.contains(r#"ADD TABLE "public"."c""#) && !why.contains(r#""b""#), "{why}");
@@ -180,7 +182,7 @@ fn rows_of_a_partition_are_asked_for_where_the_key_of_its_root_can_be_followed()
     };
     let found =
         arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], false), &publication, &HashSet::new(), &HashMap::new());
-    let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
+    let Found::Untold { messages, attached, .. } = found else { panic!("nothing was found") };
     assert!(messages.is_empty() && attached.len() == 1, "{messages:?}");
     assert_eq!(attached[0].condition, r#"tableoid = '"public"."leaf"'::regclass"#);
     let found =
@@ -188,7 +190,7 @@ fn rows_of_a_partition_are_asked_for_where_the_key_of_its_root_can_be_followed()
     let Found::Untold { attached, .. } = found else { panic!("nothing was found") };
     assert!(attached[0].condition.contains(r#"pg_partition_tree('"public"."leaf"')"#), "{attached:?}");
     let found = arrivals(&by_root, &publication, &before(&[])).judge(&after(&[], false), &publication, &HashSet::new(), &HashMap::new());
-    let Found::Untold { messages, attached } = found else { panic!("nothing was found") };
+    let Found::Untold { messages, attached, .. } = found else { panic!("nothing was found") };
     assert!(messages.len() == 1 && attached.is_empty(), "a root without a key");
 }
 
@@ -238,4 +240,36 @@ fn a_partition_that_is_detached_is_told_of_where_its_rows_went_under_its_roots_n
     };
     assert!(messages.iter().any(|message| message.contains(r#"ADD TABLE "public"."leaf""#)), "{messages:?}");
     assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new()), Found::Nothing);
+}
+
+#[test]
+fn a_captured_table_that_nobody_publishes_is_told_of_once_and_remembered_where_it_was_published() {
+    let disabled = ("publication.autocreate.mode", "disabled");
+    let of_a = published(false, &[1], &["a"]);
+    let tables = [table(1, "a", &[]), table(2, "b", &[])];
+    for is_new in [true, false] {
+        let before = if is_new { of_a.clone() } else { published(false, &[1, 2], &["a", "b"]) };
+        let mut told = arrivals(&[disabled], &before, &tables[..if is_new { 1 } else { 2 }]);
+        let found = told.judge(&tables, &of_a, &HashSet::new(), &HashMap::new());
+        let Found::Untold { messages, starts_again, .. } = found else { panic!("nothing was found") };
+        assert!(messages.len() == 1 && messages[0].contains(r#"ADD TABLE "public"."b""#), "{messages:?}");
+        assert_eq!((starts_again, told.left.borrow().len()), (!is_new, usize::from(!is_new)));
+        if is_new {
+            told.known = known(&tables);
+            assert_eq!(told.judge(&tables, &of_a, &HashSet::new(), &HashMap::new()), Found::Nothing, "told once");
+        }
+    }
+}
+
+#[test]
+fn a_table_that_leaves_a_publication_which_no_start_could_mend_keeps_the_others_running_and_is_remembered_later() {
+    let (both, of_a) = (published(false, &[1, 2], &["a", "b"]), published(false, &[1], &["a"]));
+    let tables = [table(1, "a", &[]), table(2, "b", &[])];
+    let mut told = arrivals(&[FILTERED], &both, &tables);
+    told.facts.in_recovery = true;
+    let found = told.judge(&tables, &of_a, &HashSet::new(), &HashMap::new());
+    let Found::Untold { messages, starts_again: false, .. } = found else { panic!("{found:?}") };
+    assert!(messages.len() == 2 && messages[0].contains("standby"), "{messages:?}");
+    let found = told.judge(&tables, &both, &HashSet::new(), &HashMap::new());
+    assert!(matches!(found, Found::Untold { starts_again: true, .. }) && told.left.borrow().len() == 1, "{found:?}");
 }

@@ -15,7 +15,9 @@
 //!
 //! Rows of a partition whose root is published, or to which it was attached meanwhile, stand under the name of the root, and so that is
 //! read, or told of. A new beginning reads all tables, and settles whatever was unpublished. While the log is followed, `arrivals` looks
-//! for these tables.
+//! for these tables, and for published ones that leave the publication: it ends the stream with their state, so that their return is
+//! settled by a start. Where the start itself publishes a table again that was read or followed before, it first says in the state that
+//! the table was unpublished.
 
 use std::collections::HashSet;
 
@@ -27,10 +29,11 @@ use tracing::{info, warn};
 
 use super::succession::is_complete;
 use super::{Run, captured, send_state};
-use crate::catalog::{Publication, TableDefinition, quote_identifier};
-use crate::config::PostgresConfig;
+use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
+use crate::config::{PostgresConfig, PublicationMode};
+use crate::connect::SqlConnection;
 use crate::snapshot::tables_to_read;
-use crate::table_states::{CompletedTable, UnpublishedTable, owed};
+use crate::table_states::{CompletedTable, ReadingTable, UnpublishedTable, owed};
 
 /// Those of the captured tables whose rows are published neither under their names nor under that of a root.
 pub(crate) fn unpublished<'a>(publication: &Publication, captured: &[&'a TableDefinition]) -> Vec<&'a TableDefinition> {
@@ -63,38 +66,79 @@ fn published_as<'a>(
     Some(table).filter(is_published).or_else(|| table.ancestors.iter().find_map(root))
 }
 
+/// What to say of a table that is not published.
+pub(crate) fn unpublished_advice(config: &PostgresConfig, table: &TableDefinition) -> String {
+    format!(
+        "the publication {0} does not publish the table {1}, so its changes are not captured. To mend it: ALTER PUBLICATION {2} ADD TABLE {3}; \
+         and then signal execute-snapshot with data-collections {4}, for what changed until then",
+        config.publication,
+        table.full_name(),
+        quote_identifier(&config.publication),
+        table.quoted(),
+        expression_of(&table.full_name())
+    )
+}
+
 pub(super) fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {
     for table in unpublished(publication, captured) {
-        warn!(
-            table = %table.full_name(),
-            "the publication {0} does not publish the table, so its changes are not captured. To mend it: ALTER PUBLICATION {1} ADD TABLE {2}; and \
-             then signal execute-snapshot with data-collections {3}, for what changed until then",
-            config.publication,
-            quote_identifier(&config.publication),
-            table.quoted(),
-            expression_of(&table.full_name())
-        );
+        warn!(table = %table.full_name(), "{}", unpublished_advice(config, table));
     }
 }
 
 /// What to say of a table that is published by now, and that nobody reads anew.
 pub(crate) fn published_advice(table: &TableDefinition) -> String {
     format!(
-        "rows under the name {} were not published when the connector began, and are by now: what changed until then is in no record. To mend \
-         it: signal execute-snapshot with data-collections {}",
+        "rows under the name {} were not published for some time, and are by now: what changed until then is in no record. To mend it: \
+         signal execute-snapshot with data-collections {}",
         table.full_name(),
         expression_of(&table.full_name())
     )
 }
 
+/// Stores which of the tables that were read or followed the publication has lost, where the start is about to publish them again, and
+/// returns them. A crash behind that would leave nothing to tell it by (I11).
+pub(super) async fn remember_lost(
+    sql: &SqlConnection,
+    config: &PostgresConfig,
+    facts: &ServerFacts,
+    captured: &[&TableDefinition],
+    context: &mut SourceContext,
+) -> Result<Vec<UnpublishedTable>> {
+    if config.publication_mode != PublicationMode::Filtered {
+        return Ok(Vec::new());
+    }
+    let Some(publication) = Publication::load(sql, facts, &config.publication).await? else { return Ok(Vec::new()) };
+    let server = &config.relational.topic_prefix;
+    let completed = CompletedTable::load_all(context.state(), server);
+    let reading = ReadingTable::load_all(context.state(), server)?;
+    let known = UnpublishedTable::load_all(context.state(), server);
+    let is_lost = |table: &&&TableDefinition| {
+        let has_begun = completed.iter().any(|done| done.oid == Some(table.oid))
+            || reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none());
+        has_begun && !known.iter().any(|known| known.oid == table.oid)
+    };
+    let lost: Vec<_> = unpublished(&publication, captured).iter().filter(is_lost).map(|table| UnpublishedTable::of(table)).collect();
+    if !lost.is_empty() {
+        send_state(context, lost.iter().map(|table| table.change(server)).collect()).await?;
+    }
+    Ok(lost)
+}
+
 impl Run {
+    /// The tables of which the state says that they were unpublished.
+    fn known_unpublished(&self, stored: &SourceState) -> Vec<UnpublishedTable> {
+        let mut known = UnpublishedTable::load_all(stored, &self.config.relational.topic_prefix);
+        known.extend_from_slice(&self.lost);
+        known
+    }
+
     /// What the state has to say of unpublished tables and does not say yet.
     pub(super) fn unpublished_state(&self, stored: &SourceState) -> Vec<StateChange> {
         let Some(publication) = &self.publication else { return Vec::new() };
         let server = &self.config.relational.topic_prefix;
         let unpublished = unpublished(publication, &captured(&self.config, &self.definitions));
         let unpublished: Vec<_> = unpublished.into_iter().map(UnpublishedTable::of).collect();
-        let before = UnpublishedTable::load_all(stored, server);
+        let before = self.known_unpublished(stored);
         let is_forgotten = |table: &&UnpublishedTable| !unpublished.iter().any(|other| other.oid == table.oid);
         let forgotten = before.iter().filter(is_forgotten).map(|table| table.removal(server));
         forgotten.chain(unpublished.iter().filter(|table| !before.contains(table)).map(|table| table.change(server))).collect()
@@ -111,7 +155,7 @@ impl Run {
         let Some(publication) = &self.publication else { return Ok(()) };
         let server = &self.config.relational.topic_prefix;
         let captured = captured(&self.config, &self.definitions);
-        let before = UnpublishedTable::load_all(context.state(), server).iter().map(|table| table.oid).collect();
+        let before = self.known_unpublished(context.state()).iter().map(|table| table.oid).collect();
         let to_read = tables_to_read(&self.config, Some(publication), &captured);
         let reads_new_tables = self.config.snapshot.reads_new_tables && self.knows_tables(context.state(), completed);
         let mut state = Vec::new();

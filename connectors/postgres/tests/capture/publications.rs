@@ -200,11 +200,13 @@ async fn a_snapshot_that_a_signal_asks_for_heeds_the_publication_as_it_is_then()
 }
 
 /// A table of 200 rows takes seconds so, by the first of them.
-const SLOWLY: [(&str, &str); 4] = [
+const SLOWLY: [(&str, &str); 5] = [
     ("incremental.snapshot.chunk.size", "10"),
     ("snapshot.max.bytes.per.second", "2000"),
     NO_DATA,
     ("publication.autocreate.mode", "disabled"),
+    // Nobody looks what left the publication.
+    ("table.refresh.interval.ms", "0"),
 ];
 
 /// A table of which a part is published, in the midst of being read for a signal.

@@ -21,6 +21,7 @@ const ENTRIES: [(&str, &str); 3] =
 const ACTIVE: &str = "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots WHERE NOT temporary";
 const INACTIVE: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
 const PUBLISHED: &str = "ALTER PUBLICATION shop ADD TABLE t";
+const LEFT: &str = "ALTER PUBLICATION shop DROP TABLE t";
 /// The row is replaced by another one without the log.
 const CHANGED: &str = "DELETE FROM t; INSERT INTO t VALUES (2)";
 /// What consumers have of the table where it is read anew.
@@ -165,7 +166,7 @@ async fn i11_a_table_that_was_not_read_before_it_is_published_needs_no_word() {
         eventually(&client, INACTIVE).await;
         client.batch_execute(&format!("SELECT pg_drop_replication_slot('{name}')")).await.unwrap();
     }
-    assert_eq!(warnings.with(&["were not published when the connector began"]), [""; 0]);
+    assert_eq!(warnings.with(&["were not published for some time"]), [""; 0]);
 }
 
 #[tokio::test]
@@ -259,6 +260,75 @@ async fn i10_an_errored_table_that_is_published_is_left_to_the_signal_that_mends
     let log = started(&server, &client, &isolate, log).await.stop().await;
     assert_eq!((state_of(&log, "public.t").as_deref(), unpublished(&log)), (Some("errored"), 0));
     assert_eq!((of_table(&log).len(), warnings.with(&missing("t").each_ref().map(String::as_str)).len()), (0, 1));
+}
+
+#[tokio::test]
+async fn i11_a_table_that_leaves_the_publication_while_the_connector_runs_is_told_of_and_its_return_too() {
+    for strategy in [CONSISTENT, WATERMARK] {
+        for reads in [NONE, READ] {
+            let Some(server) = server(&[]).await else { return };
+            let warnings = Warnings::collect();
+            let client = with_table(&server).await;
+            client.batch_execute(PUBLISHED).await.unwrap();
+            let running = started(&server, &client, &[strategy, reads], Log::default()).await;
+            client.batch_execute(LEFT).await.unwrap();
+            client.batch_execute(CHANGED).await.unwrap();
+            let (result, log) = running.ended().await;
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
+            let words = ["does not publish the table public.t", r#"ADD TABLE "public"."t""#, r"data-collections public\.t"];
+            assert_eq!((warnings.with(&words).len(), unpublished(&log)), (1, 1));
+            // Back before the connector begins again.
+            client.batch_execute(PUBLISHED).await.unwrap();
+            let mut running = started(&server, &client, &[strategy, reads], log).await;
+            client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+            let expected = if reads == READ { ANEW.to_vec() } else { vec![ANEW[0], ANEW[3]] };
+            running.until(|log| of_table(log).len() == expected.len()).await;
+            let log = running.stop().await;
+            assert_eq!((of_table(&log), unpublished(&log)), (expected.iter().map(ToString::to_string).collect(), 0));
+            assert_eq!(warnings.with(&missing("t").each_ref().map(String::as_str)).len(), usize::from(reads == NONE));
+        }
+    }
+}
+
+#[tokio::test]
+async fn i11_a_table_made_while_the_connector_runs_and_published_by_nobody_is_told_of_then() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = with_table(&server).await;
+    let mut running = started(&server, &client, &[NONE], Log::default()).await;
+    client.batch_execute("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)").await.unwrap();
+    running.meanwhile(warnings.told(&["does not publish the table public.late", r#"ADD TABLE "public"."late""#])).await;
+    client.batch_execute("ALTER PUBLICATION shop ADD TABLE late").await.unwrap();
+    running.meanwhile(warnings.told(&missing("late").each_ref().map(String::as_str))).await;
+    running.stop().await;
+    assert_eq!(warnings.with(&["does not publish the table public.late"]).len(), 1);
+}
+
+#[tokio::test]
+async fn i11_a_table_that_the_start_publishes_again_is_told_of_or_read_anew_also_behind_a_crash() {
+    for reads in [NONE, READ] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let told = || warnings.with(&missing("t").each_ref().map(String::as_str)).len();
+        let client = with_table(&server).await;
+        let entries = [CONSISTENT, reads, ("publication.autocreate.mode", "filtered")];
+        let log = started(&server, &client, &entries, Log::default()).await.stop().await;
+        assert_eq!(told(), 0, "the first start publishes it, too");
+        eventually(&client, INACTIVE).await;
+        client.batch_execute(LEFT).await.unwrap();
+        client.batch_execute(CHANGED).await.unwrap();
+        let mut running = start(&config(&server, &[&ENTRIES[..], &entries].concat()), log);
+        running.until(|log| unpublished(log) == 1).await;
+        let log = running.crash().await;
+        let known = told();
+        let mut running = started(&server, &client, &entries, log).await;
+        if reads == READ {
+            running.until(|log| of_table(log).len() == 3).await;
+        }
+        let log = running.stop().await;
+        assert_eq!(of_table(&log), if reads == READ { &ANEW[..3] } else { &ANEW[..1] });
+        assert_eq!((told() - known, unpublished(&log)), (usize::from(reads == NONE), 0));
+    }
 }
 
 #[tokio::test]
