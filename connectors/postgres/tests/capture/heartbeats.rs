@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::{Log, config, eventually, server, show, start};
+use crate::warnings::Warnings;
 
 #[tokio::test]
 async fn an_idle_source_writes_heartbeats_and_runs_the_action_query() {
@@ -74,6 +75,43 @@ async fn an_action_query_that_waits_or_fails_keeps_nobody_waiting_and_is_tried_a
         () = eventually(&client, "SELECT count(*) > 0 FROM beats") => {}
     }
     running.stop().await;
+}
+
+#[tokio::test]
+async fn an_action_query_that_the_server_refuses_is_told_of_once_with_its_mend_and_keeps_its_session() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE beats (n int)").await.unwrap();
+    // As a standby refuses what writes.
+    let query = "SET LOCAL transaction_read_only = on; INSERT INTO beats VALUES (1)";
+    let warnings = Warnings::collect();
+    let settings = [("heartbeat.interval.ms", "50"), ("heartbeat.action.query", query), ("snapshot.mode", "no_data")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    let of_query = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND (query LIKE '%INTO beats%' OR query = 'SET row_security = on')";
+    let pid = async || client.query_one(&format!("SELECT pid {of_query}"), &[]).await.unwrap().get::<_, i32>(0);
+    running.meanwhile(eventually(&client, &format!("SELECT EXISTS (SELECT {of_query})"))).await;
+    let before = pid().await;
+    let refused = "SELECT xact_rollback FROM pg_stat_database WHERE datname = 'postgres'";
+    let count: i64 = client.query_one(refused, &[]).await.unwrap().get(0);
+    let again = format!("SELECT ({refused}) > {count} + 5");
+    running.meanwhile(eventually(&client, &again)).await;
+    assert_eq!(pid().await, before, "the session is the same");
+    running.stop().await;
+    let told = warnings.with(&["heartbeat.action.query"]);
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].contains("read-only transaction") && told[0].contains("error.mend=") && told[0].contains("standby"), "{told:#?}");
+}
+
+#[tokio::test]
+async fn an_action_query_that_waits_when_the_run_ends_is_cancelled() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let settings = [("heartbeat.interval.ms", "100"), ("heartbeat.action.query", "SELECT pg_sleep(3600)"), ("snapshot.mode", "no_data")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    let sleeps = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
+    running.meanwhile(eventually(&client, sleeps)).await;
+    running.stop().await;
+    eventually(&client, &sleeps.replace("SELECT EXISTS", "SELECT NOT EXISTS")).await;
 }
 
 /// A slot that stays where the last change of its own database was would keep the log of the whole server (I5).
