@@ -277,18 +277,6 @@ async fn attend(
         Some(path) => Some(Directory::open(path, worker.clone()).await?),
         None => None,
     };
-    api.started(worker.clone());
-    // Who finds the file finds a worker that answers.
-    write_address(&file.data_dir, api.scheme(), address)
-        .map_err(|error| Error::new(ErrorKind::Unreachable, format!("write {}", address_file(&file.data_dir).display())).because(error))?;
-    tracing::info!(address = %address, "listening");
-    if !address.ip().is_loopback() && file.rest.users.is_empty() {
-        tracing::warn!(
-            "the REST API listens on {address} without authentication (rest.users); whoever reaches it can read and change all connectors"
-        );
-    } else if !address.ip().is_loopback() && file.rest.tls.is_none() {
-        tracing::warn!("the REST API listens on {address} without TLS (rest.tls); passwords and tokens travel in clear");
-    }
     let declared = async {
         if let Some(directory) = &mut directory {
             directory.scan().await;
@@ -301,6 +289,18 @@ async fn attend(
             stopping(file);
             return Ok(());
         }
+    }
+    api.started(worker.clone());
+    // Who finds the file finds a worker that answers and has its connectors.
+    write_address(&file.data_dir, api.scheme(), address)
+        .map_err(|error| Error::new(ErrorKind::Unreachable, format!("write {}", address_file(&file.data_dir).display())).because(error))?;
+    tracing::info!(address = %address, "listening");
+    if !address.ip().is_loopback() && file.rest.users.is_empty() {
+        tracing::warn!(
+            "the REST API listens on {address} without authentication (rest.users); whoever reaches it can read and change all connectors"
+        );
+    } else if !address.ip().is_loopback() && file.rest.tls.is_none() {
+        tracing::warn!("the REST API listens on {address} without TLS (rest.tls); passwords and tokens travel in clear");
     }
     let watching: Option<JoinHandle<()>> = directory.map(|directory| tokio::spawn(directory.watch(directory_stopped, reloads)));
     service_manager::ready();
