@@ -55,7 +55,7 @@ use crate::blocking::BlockingSnapshots;
 use crate::catalog::ServerFacts;
 use crate::chunks::Chunks;
 use crate::config::PostgresConfig;
-use crate::connect::SqlSession;
+use crate::connect::{Cancellations, SqlSession};
 use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
@@ -139,6 +139,7 @@ pub(crate) struct Streaming<'a> {
     /// Tables that are read while the log rests
     blocking: BlockingSnapshots,
     signals: Channels,
+    cancellations: Cancellations,
     /// The oid of the signalling table
     signal_table: Option<u32>,
     /// The oids of tables of which an event was left out
@@ -208,6 +209,7 @@ pub(crate) struct Start {
     pub(crate) owed: watch::Sender<HashSet<String>>,
     /// Tables that were errored before
     pub(crate) errored: Vec<ErroredTable>,
+    pub(crate) cancellations: Cancellations,
 }
 
 impl<'a> Streaming<'a> {
@@ -264,6 +266,7 @@ impl<'a> Streaming<'a> {
             chunks: start.chunks,
             blocking: start.blocking,
             signals: start.signals,
+            cancellations: start.cancellations,
             signal_table: None,
             left_out: HashSet::new(),
             flags: HashMap::new(),
