@@ -59,9 +59,9 @@ impl SignalGate {
             // The source sees that nobody waits any more.
             Err(_) => Err(failed(
                 ErrorKind::Conflict,
-                "the connector has not taken the signal in time: it still reads its initial snapshot, or waits for its server or for room",
+                "the connector has not taken the signal in time: it reads the snapshot at its start, or a blocking one, or waits for its server or for room",
             )
-            .mend("see whether its offsets or notifications name the signal; if not, send it again")),
+            .mend("see whether its offsets or notifications name the signal; if not, send it again; a blocking snapshot ends with stop-snapshot")),
         }
     }
 }

@@ -191,6 +191,28 @@ async fn each_signal_is_carried_out_whichever_way_it_comes() {
         .await;
         // The log goes on behind it.
         shop::wait_for_confirmed(&source, shop::SHOP).await;
+        // One that takes an hour is stopped.
+        send(&daemon, &file, channel, "execute-snapshot", &for_an_hour()).await;
+        wait_until(&format!("the slow query by {channel:?}"), async || somebody_sleeps(&source).await).await;
+        let stop = json!({"type": "blocking", "data-collections": ["public.orders"]});
+        send(&daemon, &file, channel, "stop-snapshot", &stop).await;
+        wait_until(&format!("the end of the slow query by {channel:?}"), async || !somebody_sleeps(&source).await).await;
+        shop::wait_for_confirmed(&source, shop::SHOP).await;
     }
+    // What runs when the daemon ends does not stay behind it.
+    send(&daemon, &file, Channel::Rest, "execute-snapshot", &for_an_hour()).await;
+    wait_until("the slow query", async || somebody_sleeps(&source).await).await;
     daemon.stop().await;
+    wait_until("the end of the slow query", async || !somebody_sleeps(&source).await).await;
+}
+
+/// A blocking snapshot whose query takes an hour before its first row.
+fn for_an_hour() -> Value {
+    let condition = json!({"data-collection": "public.orders", "filter": "SELECT orders.* FROM orders, pg_sleep(3600)"});
+    json!({"type": "blocking", "data-collections": ["public.orders"], "additional-conditions": [condition]})
+}
+
+async fn somebody_sleeps(source: &Client) -> bool {
+    let query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
+    source.query_one(query, &[]).await.unwrap().get(0)
 }

@@ -12,11 +12,13 @@
 //! meanwhile (I4), and keeps its log. Rows of a table are published when the table is complete. Until all are, the request is
 //! stored, and a crash repeats the snapshot, at a later place. A table that DDL rewrites meanwhile is read from a newer snapshot; its
 //! changes between the two come once more, behind its rows.
+//!
+//! A signal may end it while tables are read. Then the read is dropped, and of the tables of the snapshot those that are published stay
+//! so, those that the signal names are given up, and any others are read in a snapshot of a later place.
 
 use std::time::Duration;
 
 use tailwater_api::{Error, ErrorKind, Result};
-use tailwater_kit::filters::NameList;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
@@ -68,12 +70,10 @@ impl BlockingSnapshots {
         self.tables.extend(tables);
     }
 
-    /// Gives up what signals asked for, as far as `names` match, all where there are none. Returns what is given up.
-    pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
+    /// Gives up those of the tables that signals asked for which a signal stops. Returns what is given up.
+    pub(crate) fn stop(&mut self, is_stopped: impl Fn(&ReadingTable) -> bool) -> Vec<ReadingTable> {
         // I10: what the snapshot at the start owes stays.
-        let is_stopped = |table: &ReadingTable| !is_owed(table) && (names.is_empty() || names.matches(&table.name));
-        let (stopped, left) = std::mem::take(&mut self.tables).into_iter().partition(is_stopped);
-        self.tables = left;
+        let stopped = self.tables.extract_if(.., |table| !is_owed(table) && is_stopped(table)).collect();
         if self.tables.is_empty() {
             self.anchor = None;
             self.taking.abort_all();
@@ -154,9 +154,14 @@ impl BlockingSnapshots {
 
     /// The tables of [`BlockingSnapshots::of_first`], which are done with.
     pub(crate) fn finish_first(&mut self) -> Vec<ReadingTable> {
+        self.finish_of_first(|_| true)
+    }
+
+    /// Those of the tables of [`BlockingSnapshots::of_first`] that are done with.
+    pub(crate) fn finish_of_first(&mut self, is_done: impl Fn(&ReadingTable) -> bool) -> Vec<ReadingTable> {
         self.rest = REST;
         let count = self.of_first().len();
-        self.tables.drain(..count).collect()
+        self.tables.extract_if(..count, |table| is_done(table)).collect()
     }
 }
 

@@ -44,11 +44,10 @@ use std::time::Duration;
 
 use tailwater_api::metrics::Metrics;
 use tailwater_api::record::Record;
-use tailwater_api::source::{ByteBudget, Reservation};
+use tailwater_api::source::{ByteBudget, Reservation, SourceContext};
 use tailwater_api::state::StateChange;
 use tailwater_api::{Error, Result};
 use tailwater_kit::envelope::Change;
-use tailwater_kit::filters::NameList;
 use tailwater_kit::notification::Notifications;
 use tailwater_kit::pace::Pace;
 use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
@@ -64,7 +63,7 @@ use self::steps::Step;
 use self::table::{Read, Table};
 use crate::catalog::Publication;
 use crate::config::PostgresConfig;
-use crate::connect::SqlSession;
+use crate::connect::{Cancellations, SqlSession};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::plans::Plans;
@@ -85,6 +84,7 @@ pub(crate) struct Chunks {
     server_version: u32,
     notifications: Notifications,
     budget: Arc<dyn ByteBudget>,
+    cancellations: Cancellations,
     windows: Windows<Sight>,
     /// Room for the octets of one key
     octets: Vec<u8>,
@@ -150,17 +150,19 @@ impl Chunks {
         config: Arc<PostgresConfig>,
         server_version: u32,
         publication: Option<&Publication>,
-        budget: Arc<dyn ByteBudget>,
-        metrics: Arc<dyn Metrics>,
+        context: &SourceContext,
+        cancellations: Cancellations,
         tables: Vec<ReadingTable>,
         paused: bool,
     ) -> Self {
         let now = Instant::now();
+        let metrics = Arc::clone(context.metrics());
         let mut chunks = Self {
             notifications: Notifications::new(&config.relational.notifications, &config.relational.topic_prefix),
             session: Some(SqlSession::new(config.clone())),
             server_version,
-            budget,
+            budget: context.budget(),
+            cancellations,
             windows: Windows::new(TOUCHED_LIMIT, None),
             octets: Vec::new(),
             room: None,
@@ -241,10 +243,10 @@ impl Chunks {
         self.begin_anew();
     }
 
-    /// Gives up what signals asked for, as far as `names` match, all where there are none. Returns what is given up. To be called
-    /// between two transactions.
-    pub(crate) fn stop(&mut self, names: &NameList) -> Vec<ReadingTable> {
-        self.give_up(|table| table.request.is_some() && (names.is_empty() || names.matches(&table.name)))
+    /// Gives up those of the tables that signals asked for which a signal stops. Returns what is given up. To be called between two
+    /// transactions.
+    pub(crate) fn stop(&mut self, is_stopped: impl Fn(&ReadingTable) -> bool) -> Vec<ReadingTable> {
+        self.give_up(|table| table.request.is_some() && is_stopped(table))
     }
 
     /// Gives up all reads of a table that is errored, also within a transaction. Returns what is stored and told of them.
@@ -442,6 +444,7 @@ impl Chunks {
             table: table.reading.clone(),
             rows: table.rows(self.config.relational.chunk_rows),
             budget: self.budget.clone(),
+            cancellations: self.cancellations.clone(),
             ahead: Arc::new(Semaphore::new(self.ahead)),
             pace: self.pace.clone(),
             told: sender,

@@ -1,6 +1,7 @@
 //! Ordinary SQL connections, and what they share with replication connections: address, credentials, TLS, and settings
 //! that make the server render text the same way on both (I7).
 
+use std::convert::Infallible;
 use std::error::Error as _;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -9,7 +10,9 @@ use std::time::Duration;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::tls::TlsMode;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{CancelToken, Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -28,6 +31,8 @@ const APPLICATION: &str = "tailwater";
 const VISIBILITY_WAIT: Duration = Duration::from_secs(5);
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the end of a run waits for queries to be cancelled.
+const CANCEL_WAIT: Duration = Duration::from_secs(5);
 
 /// A connection for SQL. Dropping it closes it.
 pub(crate) struct SqlConnection {
@@ -133,9 +138,9 @@ impl SqlConnection {
         Ok(connection)
     }
 
-    /// What cancels the query that the connection runs.
-    pub(crate) fn cancelling(&self) -> Cancelling {
-        Cancelling { server: Some((self.cancel_token(), self.tls.clone())) }
+    /// What cancels the query that the connection runs; it is one of those of the run.
+    pub(crate) fn cancelling(&self, of_run: &Cancellations) -> Cancelling {
+        Cancelling { server: Some((self.cancel_token(), self.tls.clone(), of_run.clone())) }
     }
 
     /// For statements that read for hours.
@@ -194,7 +199,7 @@ impl SqlConnection {
 /// the server does not look for that while a query has nothing to send.
 #[derive(Default)]
 pub(crate) struct Cancelling {
-    server: Option<(CancelToken, Option<MakeRustlsConnect>)>,
+    server: Option<(CancelToken, Option<MakeRustlsConnect>, Cancellations)>,
 }
 
 impl Cancelling {
@@ -206,8 +211,9 @@ impl Cancelling {
 
 impl Drop for Cancelling {
     fn drop(&mut self) {
-        let Some(((token, tls), runtime)) = self.server.take().zip(Handle::try_current().ok()) else { return };
+        let Some(((token, tls, of_run), runtime)) = self.server.take().zip(Handle::try_current().ok()) else { return };
         runtime.spawn(async move {
+            let _of_run = of_run;
             let cancelled = match tls {
                 None => token.cancel_query(NoTls).await,
                 Some(tls) => token.cancel_query(tls).await,
@@ -216,6 +222,35 @@ impl Drop for Cancelling {
                 tracing::debug!("a query could not be cancelled: {error}");
             }
         });
+    }
+}
+
+/// The queries that a run may have to cancel when it ends.
+#[derive(Clone)]
+pub(crate) struct Cancellations {
+    /// Closed where none is left
+    _open: mpsc::Sender<Infallible>,
+}
+
+impl Cancellations {
+    /// Those of a new run, and its end.
+    pub(crate) fn new() -> (Self, EndOfRun) {
+        let (open, closed) = mpsc::channel(1);
+        (Self { _open: open }, EndOfRun(closed))
+    }
+}
+
+/// Where the end of a run waits for its queries: the process may end with it, and what it was about to cancel would go on.
+pub(crate) struct EndOfRun(mpsc::Receiver<Infallible>);
+
+impl EndOfRun {
+    /// Waits until each query of the run, which runs no more, is over or cancelled, but not for a server that does not answer.
+    pub(crate) async fn wait(mut self) {
+        if timeout(CANCEL_WAIT, self.0.recv()).await.is_err() {
+            tracing::warn!(
+                "the server was not reached in time to cancel the queries that still run; it ends them when they next send rows"
+            );
+        }
     }
 }
 

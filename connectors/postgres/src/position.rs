@@ -12,8 +12,8 @@
 //! | `tailwater.slot` | the slot that the position belongs to |
 //! | `tailwater.resume` | where the server is asked to start: the end of the last whole transaction, or an anchor |
 //! | `tailwater.through` | what was committed before is durable; only there where the resume point is held back (see `progress`) |
-//! | `tailwater.xid`, `tailwater.commit`, `tailwater.rows` | the transaction of which that many row messages are durable |
-//! | `tailwater.xid`, `tailwater.upto`, `tailwater.messages` | the same as Debezium tells it, until that transaction comes by: what stands in it before the place, and that many messages at it |
+//! | `tailwater.xid`, `tailwater.upto`, `tailwater.messages` | the transaction of which a part is durable: what stands in it before the place, and that many of its messages at it |
+//! | `tailwater.commit` | where that transaction was committed; not known of one of Debezium's until it comes by |
 //!
 //! The offset's `lsn_commit` is the end of the last transaction *with rows for us*, as Debezium writes it into
 //! `source.sequence`; `tailwater.resume` also moves when nothing of ours happens (I5).
@@ -33,14 +33,16 @@ pub(crate) struct LogIdentity {
     pub(crate) slot: String,
 }
 
-/// A transaction of which a part is durable.
+/// A transaction of which a part is durable: its messages before a place, and this many at it. Rows that one `COPY` writes share a
+/// place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Partial {
-    /// The first `rows` row messages of the transaction, counted before filters and transforms.
-    Rows { xid: u32, commit: Lsn, rows: u64 },
-    /// As Debezium stores it: the messages of the transaction before this place, and this many at it. Rows that one
-    /// `COPY` writes share a place.
-    UpTo { xid: u32, lsn: Lsn, messages: u64 },
+pub(crate) struct Partial {
+    pub(crate) xid: u32,
+    /// Start of its commit record; Debezium does not store it.
+    pub(crate) commit: Option<Lsn>,
+    pub(crate) place: Lsn,
+    /// Row messages and logical ones, counted before filters and transforms
+    pub(crate) messages: u64,
 }
 
 /// How far the initial snapshot is.
@@ -151,18 +153,13 @@ impl Position {
         if self.through > self.resume {
             offset.insert("tailwater.through".into(), self.through.as_u64().into());
         }
-        match self.partial {
-            Some(Partial::Rows { xid, commit, rows }) => {
-                offset.insert("tailwater.xid".into(), xid.into());
+        if let Some(Partial { xid, commit, place, messages }) = self.partial {
+            offset.insert("tailwater.xid".into(), xid.into());
+            if let Some(commit) = commit {
                 offset.insert("tailwater.commit".into(), commit.as_u64().into());
-                offset.insert("tailwater.rows".into(), rows.into());
             }
-            Some(Partial::UpTo { xid, lsn, messages }) => {
-                offset.insert("tailwater.xid".into(), xid.into());
-                offset.insert("tailwater.upto".into(), lsn.as_u64().into());
-                offset.insert("tailwater.messages".into(), messages.into());
-            }
-            None => {}
+            offset.insert("tailwater.upto".into(), place.as_u64().into());
+            offset.insert("tailwater.messages".into(), messages.into());
         }
         offset
     }
@@ -196,20 +193,18 @@ impl Position {
 
         let own_resume = lsn("tailwater.resume")?;
         let resume = own_resume.or(last_commit).or(processed).unwrap_or(event);
-        let rows = (lsn("tailwater.commit")?, number("tailwater.rows")?);
-        let up_to = (lsn("tailwater.upto")?, number("tailwater.messages")?);
-        let partial = match (xid("tailwater.xid")?, rows, up_to) {
-            (Some(xid), (Some(commit), Some(rows)), (None, None)) => Some(Partial::Rows { xid, commit, rows }),
-            (Some(xid), (None, None), (Some(lsn), Some(messages))) => Some(Partial::UpTo { xid, lsn, messages }),
-            (None, (None, None), (None, None)) => match last.xid {
+        let commit = lsn("tailwater.commit")?;
+        let partial = match (xid("tailwater.xid")?, lsn("tailwater.upto")?, number("tailwater.messages")?) {
+            (Some(xid), Some(place), Some(messages)) => Some(Partial { xid, commit, place, messages }),
+            (None, None, None) if commit.is_none() => match last.xid {
                 Some(xid) if own_resume.is_none() && snapshot == SnapshotProgress::Streaming && kind != MessageKind::Commit => {
                     // Without the count, which came with Debezium 3.6, repeating a row is better than losing one.
                     let messages = number("lsn_events_processed")?.unwrap_or(1);
-                    Some(Partial::UpTo { xid, lsn: processed.unwrap_or(event), messages })
+                    Some(Partial { xid, commit, place: processed.unwrap_or(event), messages })
                 }
                 Some(_) | None => None,
             },
-            (_, _, _) => return Err(unreadable("tailwater.rows", &serde_json::Value::Object(offset.clone()))),
+            (_, _, _) => return Err(unreadable("tailwater.upto", &serde_json::Value::Object(offset.clone()))),
         };
         let text = |key: &str| offset.get(key).and_then(serde_json::Value::as_str).map(str::to_owned);
         let log = match (text("tailwater.system"), number("tailwater.timeline")?.map(u32::try_from), text("tailwater.slot")) {
@@ -223,9 +218,10 @@ impl Position {
 
 /// The error of stored state that is none.
 pub(crate) fn unreadable(key: &str, value: &serde_json::Value) -> Error {
-    Error::new(ErrorKind::Unreadable, "read the stored position")
-        .because(format!("its {key} is {value}"))
-        .mend("restore the connector's offsets, or delete them (DELETE /connectors/NAME/offsets) and take a new snapshot")
+    Error::new(ErrorKind::Unreadable, "read the stored position").because(format!("its {key} is {value}")).mend(
+        "restore the connector's offsets, or delete them (DELETE /connectors/NAME/offsets), which leads to a new snapshot: it tells \
+             nothing of rows that were deleted meanwhile, so empty the targets first",
+    )
 }
 
 /// The partition of the whole source.
@@ -251,7 +247,7 @@ mod tests {
             resume in any::<u64>(),
             held_back in any::<u32>(),
             last_commit in proptest::option::of(any::<u64>()),
-            partial in proptest::option::of((any::<bool>(), any::<u32>(), any::<u64>(), any::<u64>())),
+            partial in proptest::option::of((proptest::option::of(any::<u64>()), any::<u32>(), any::<u64>(), any::<u64>())),
             snapshot in 0_usize..3,
             (lsn, xid, timestamp, kind) in (any::<u64>(), proptest::option::of(any::<u32>()), any::<i64>(), 0_usize..6),
         ) -> Position {
@@ -262,9 +258,8 @@ mod tests {
                 resume: Lsn::new(resume),
                 through: Lsn::new(resume.saturating_add(held_back.into())),
                 last_commit: last_commit.filter(|_| streaming).map(Lsn::new),
-                partial: partial.map(|(is_ours, xid, place, count)| {
-                    let place = Lsn::new(place);
-                    if is_ours { Partial::Rows { xid, commit: place, rows: count } } else { Partial::UpTo { xid, lsn: place, messages: count } }
+                partial: partial.map(|(commit, xid, place, messages)| {
+                    Partial { xid, commit: commit.map(Lsn::new), place: Lsn::new(place), messages }
                 }),
                 snapshot,
                 last: LastMessage {
@@ -301,7 +296,7 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(position.resume, Lsn::new(2_954_365_000));
-        assert_eq!(position.partial, Some(Partial::UpTo { xid: 58273, lsn: Lsn::new(2_954_365_776), messages: 1 }));
+        assert_eq!(position.partial, Some(Partial { xid: 58273, commit: None, place: Lsn::new(2_954_365_776), messages: 1 }));
     }
 
     #[test]
@@ -313,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_is_no_position_is_refused() {
-        for text in ["{}", r#"{"lsn":"x"}"#, r#"{"lsn":1,"tailwater.rows":3}"#, r#"{"lsn":1,"tailwater.xid":3,"tailwater.upto":1}"#] {
+        for text in ["{}", r#"{"lsn":"x"}"#, r#"{"lsn":1,"tailwater.commit":3}"#, r#"{"lsn":1,"tailwater.xid":3,"tailwater.upto":1}"#] {
             assert_eq!(Position::from_offset(&map(text)).unwrap_err().kind(), ErrorKind::Unreadable, "{text}");
         }
     }

@@ -28,6 +28,16 @@ use crate::position::Position;
 /// The plug-in that our slots decode with.
 pub(crate) const PLUGIN: &str = "pgoutput";
 
+/// How all tables are read again where the place in the log is lost.
+pub(crate) const RESNAPSHOT: &str = "set snapshot.mode to when_needed, which reads all tables again and tells where targets may keep rows \
+                                     that were deleted meanwhile; to delete the connector's offsets instead (DELETE /connectors/NAME/offsets) \
+                                     tells nothing of these, so empty the targets first";
+
+/// How that is done where the slot is still there, and the place in it is of no use.
+pub(crate) fn resnapshot_without(slot: &str) -> String {
+    format!("stop the connector, SELECT pg_drop_replication_slot('{slot}'); and {RESNAPSHOT}")
+}
+
 /// A timeline of the past and where it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SwitchPoint {
@@ -174,16 +184,14 @@ impl Refusal {
             Some(_) => format!("continue with slot {slot}"),
             None => format!("use slot {slot}"),
         };
-        let resnapshot = "set snapshot.mode to when_needed, which reads all tables again, \
-                          or delete the connector's offsets (DELETE /connectors/NAME/offsets)";
         let (cause, mend) = match self {
             Self::OtherSystem { stored, found } => (
                 format!("the stored position belongs to the server with system identifier {stored}, this one is {found}"),
-                format!("connect to the former server, or {resnapshot}"),
+                format!("connect to the former server, or {RESNAPSHOT}"),
             ),
-            Self::SlotMissing => ("the slot does not exist any more; changes since the stored position are lost".into(), resnapshot.into()),
+            Self::SlotMissing => ("the slot does not exist any more; changes since the stored position are lost".into(), RESNAPSHOT.into()),
             Self::SlotLost { reason } => {
-                (lost_because(reason.as_deref()), format!("SELECT pg_drop_replication_slot('{slot}'); and {resnapshot}"))
+                (lost_because(reason.as_deref()), format!("SELECT pg_drop_replication_slot('{slot}'); and {RESNAPSHOT}"))
             }
             Self::SlotOfOtherDatabase { found } => (
                 format!("it belongs to database {found}"),
@@ -195,10 +203,7 @@ impl Refusal {
             ),
             Self::SlotOfTwoPhases => (
                 "it decodes prepared transactions before their commit, and transaction.two.phase is false".into(),
-                format!(
-                    "set transaction.two.phase to true; to give it up, stop the connector, SELECT pg_drop_replication_slot('{slot}'); \
-                     and {resnapshot}"
-                ),
+                format!("set transaction.two.phase to true; to give it up, {}", resnapshot_without(slot)),
             ),
             Self::Diverged { stored_timeline, found_timeline, ended } => {
                 let ended = ended.map_or_else(|| "which this server never had".to_owned(), |end| format!("which ended at {end}"));
@@ -207,18 +212,18 @@ impl Refusal {
                         "the stored position lies on timeline {stored_timeline}, {ended}; the server is on timeline {found_timeline}, \
                          so changes were published that no longer exist there"
                     ),
-                    resnapshot.into(),
+                    RESNAPSHOT.into(),
                 )
             }
             Self::BeyondEnd { end } => (
                 format!(
                     "the server's log ends at {end}: it was restored from an older state, and changes were published that no longer exist there"
                 ),
-                resnapshot.into(),
+                RESNAPSHOT.into(),
             ),
             Self::Gap { confirmed } => (
                 format!("the slot is confirmed up to {confirmed}: changes between were given to somebody else or were skipped"),
-                resnapshot.into(),
+                RESNAPSHOT.into(),
             ),
         };
         let error = Error::new(kind, doing).because(cause).mend(mend);

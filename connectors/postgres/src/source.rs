@@ -37,7 +37,7 @@ use crate::blocking::BlockingSnapshots;
 use crate::catalog::{Publication, ServerFacts, TableDefinition};
 use crate::chunks::{Chunks, is_chunked};
 use crate::config::{FlushMode, PostgresConfig, SnapshotWhen};
-use crate::connect::{SqlConnection, SqlSession, replication_options};
+use crate::connect::{Cancellations, SqlConnection, SqlSession, replication_options};
 use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, now};
 use crate::lsn::Lsn;
@@ -47,7 +47,7 @@ use crate::replication::{ReplicationConnection, SnapshotAction};
 use crate::request::are_paused;
 use crate::restart::usable_slot;
 use crate::retention::Retention;
-use crate::snapshot::{Anchor, Snapshot, tables_to_read, temporary_anchor};
+use crate::snapshot::{Anchor, PublishedSoFar, Snapshot, tables_to_read, temporary_anchor};
 use crate::stream::{Ended, Start, Streaming};
 use crate::table_states::{CompletedTable, ErroredTable, ReadingTable, outdated, outdated_tables, table_removal, tables_known};
 use crate::truncation::truncations;
@@ -77,31 +77,38 @@ impl SourceConnector for PostgresConnector {
     }
 
     async fn run(config: Self::Config, mut context: SourceContext) -> Result<()> {
-        let mut stopping = context.stopping();
-        let stopped = async move {
-            // A daemon that is gone is a stop, too.
-            let _ = stopping.wait_for(|stop| *stop).await;
-        };
-        let prepare = async {
-            let config = Arc::new(servers::choose(config).await?);
-            let mut run = Run::open(config, &context).await?;
-            let position = run.prepare(&mut context).await?;
-            Ok::<_, Error>((run, position))
-        };
-        // A stop while it connects or rows are read drops that: pending rows are forgotten, complete tables stay.
-        let (run, position) = tokio::select! {
-            biased;
-            () = stopped => return Ok(()),
-            prepared = prepare => prepared?,
-        };
-        match position {
-            Some(position) => run.stream(&mut context, position).await,
-            None => Ok(()),
-        }
+        let (cancellations, end) = Cancellations::new();
+        let ended = run(config, &mut context, cancellations).await;
+        end.wait().await;
+        ended
     }
 
     fn unavailable_value_placeholder(config: &Self::Config) -> String {
         config.relational.unavailable_value_placeholder.clone()
+    }
+}
+
+async fn run(config: PostgresConfig, context: &mut SourceContext, cancellations: Cancellations) -> Result<()> {
+    let mut stopping = context.stopping();
+    let stopped = async move {
+        // A daemon that is gone is a stop, too.
+        let _ = stopping.wait_for(|stop| *stop).await;
+    };
+    let prepare = async {
+        let config = Arc::new(servers::choose(config).await?);
+        let mut run = Run::open(config, context, cancellations).await?;
+        let position = run.prepare(context).await?;
+        Ok::<_, Error>((run, position))
+    };
+    // A stop while it connects or rows are read drops that: pending rows are forgotten, complete tables stay.
+    let (run, position) = tokio::select! {
+        biased;
+        () = stopped => return Ok(()),
+        prepared = prepare => prepared?,
+    };
+    match position {
+        Some(position) => run.stream(context, position).await,
+        None => Ok(()),
     }
 }
 
@@ -124,10 +131,11 @@ struct Run {
     owed: Vec<String>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
+    cancellations: Cancellations,
 }
 
 impl Run {
-    async fn open(config: Arc<PostgresConfig>, context: &SourceContext) -> Result<Self> {
+    async fn open(config: Arc<PostgresConfig>, context: &SourceContext, cancellations: Cancellations) -> Result<Self> {
         let sql = SqlConnection::connect(&config).await?;
         let facts = ServerFacts::load(&sql).await?;
         check_server(&config, &facts)?;
@@ -146,6 +154,7 @@ impl Run {
         warn_about_idle_keys(&config, &captured);
         let publication = if config.snapshot.stream {
             let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
+            publication::warn_about_operations(&config, None, &publication.named);
             warn_about_unpublished(&config, &publication, &captured);
             for table in &captured {
                 if let Some(advice) = identity::untold_key(&config.relational, table) {
@@ -179,6 +188,7 @@ impl Run {
             superseded: Vec::new(),
             owed: Vec::new(),
             errored: Vec::new(),
+            cancellations,
         })
     }
 
@@ -219,11 +229,12 @@ impl Run {
         let mut offered = self.identify().await?;
         let was_captured = stored.is_some();
         let stored = self.hold_against(stored, &offered.offer)?;
+        let is_history_gone = was_captured && stored.is_none();
         let continues = stored.as_ref().is_some_and(|position| position.snapshot == SnapshotProgress::Running);
         let reads = match self.config.snapshot.read {
             SnapshotWhen::Always => true,
             SnapshotWhen::Initially => stored.is_none() || continues,
-            SnapshotWhen::Never => false,
+            SnapshotWhen::Never => is_history_gone || continues && self.config.snapshot.goes_on(),
         };
         match (stored, reads) {
             (Some(mut position), false) => {
@@ -232,7 +243,7 @@ impl Run {
                         "the initial snapshot is not complete, and snapshot.mode forbids to go on with it: rows that were not read are missing"
                     );
                 }
-                if self.config.snapshot.read == SnapshotWhen::Never && self.reading.iter().any(|table| table.request.is_none()) {
+                if !self.config.snapshot.goes_on() && self.reading.iter().any(|table| table.request.is_none()) {
                     warn!("snapshot.mode forbids to go on with tables that are not read to their end: their rows are missing");
                     self.reading.retain(|table| table.request.is_some());
                 }
@@ -369,6 +380,8 @@ impl Run {
             errored: &[],
             at_end: Vec::new(),
             figures: &figures,
+            published: &PublishedSoFar::default(),
+            cancellations: &self.cancellations,
         };
         snapshot.read_all(tables, anchor).await
     }
@@ -394,6 +407,8 @@ impl Run {
             errored: &[],
             at_end: Vec::new(),
             figures: &figures,
+            published: &PublishedSoFar::default(),
+            cancellations: &self.cancellations,
         };
         snapshot.read_together(tables).await
     }
@@ -453,8 +468,8 @@ impl Run {
             self.config.clone(),
             self.facts.version,
             self.publication.as_ref(),
-            context.budget(),
-            context.metrics().clone(),
+            context,
+            self.cancellations.clone(),
             reading,
             paused,
         );
@@ -484,6 +499,7 @@ impl Run {
             signals,
             owed,
             errored: self.errored,
+            cancellations: self.cancellations,
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());
         let mut streaming = Streaming::new(&config, context, start);

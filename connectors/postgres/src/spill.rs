@@ -7,7 +7,8 @@
 //! and its changes are left out when the file is read.
 //!
 //! Files have no name from the moment they are made, so nothing of them is left after a crash, and nothing is synced: after a
-//! crash the server sends the transaction again. Writing fills the page cache and rarely waits for the disk.
+//! crash the server sends the transaction again. Writing fills the page cache and rarely waits for the disk. At the end of each part
+//! all of it is written, so that a file that cannot grow is noticed before the commit, when the server still has the transaction.
 //!
 //! Where a file cannot grow, the connection is made anew without parts, so that the server keeps such transactions itself. It
 //! cannot be made to keep prepared ones: once it has decoded them for a slot when they were prepared, it does so for good.
@@ -105,9 +106,13 @@ impl Spill {
         Ok(())
     }
 
-    /// The part ends.
-    pub(crate) fn stop(&mut self) {
+    /// The part ends. One that does not fit is still the one that is being sent.
+    pub(crate) fn stop(&mut self) -> Result<(), Full> {
+        if let Some(spilled) = self.current.and_then(|(xid, _)| self.transactions.get_mut(&xid)) {
+            spilled.file.flush().map_err(Full::Disk)?;
+        }
         self.current = None;
+        Ok(())
     }
 
     /// Whether the part's transaction holds no description of this table yet. From now on it does.
@@ -148,11 +153,11 @@ impl Spill {
     /// The transaction is committed: what it holds, in order. Its room is free at once, its file goes with the reader.
     ///
     /// # Errors
-    /// `unreadable`: it is none that is known, or its file cannot be read.
+    /// `unreadable`: it is none that is known; `restarting`: its file cannot be read, and the server sends it again.
     pub(crate) fn commit(&mut self, xid: u32) -> Result<SpilledMessages> {
-        let spilled = self.forget(xid).ok_or_else(|| unreadable(xid, "no part of it came"))?;
-        let mut file = spilled.file.into_inner().map_err(|error| unreadable(xid, error.into_error()))?;
-        file.seek(SeekFrom::Start(0)).map_err(|error| unreadable(xid, error))?;
+        let spilled = self.forget(xid).ok_or_else(|| unreadable(xid))?;
+        let mut file = spilled.file.into_inner().map_err(|error| lost(xid, error.into_error()))?;
+        file.seek(SeekFrom::Start(0)).map_err(|error| lost(xid, error))?;
         Ok(SpilledMessages { xid, file: BufReader::with_capacity(64 << 10, file), left: spilled.octets, aborted: spilled.aborted })
     }
 
@@ -176,10 +181,10 @@ impl SpilledMessages {
     /// The next message with its place, as it would have come in a whole transaction.
     ///
     /// # Errors
-    /// `unreadable`: the file does not hold what was written.
+    /// `restarting`: the file does not hold what was written, and the server sends the transaction again.
     pub(crate) fn next(&mut self) -> Result<Option<(Lsn, Bytes)>> {
         while self.left > 0 {
-            let (place, xid, payload) = self.read().map_err(|error| unreadable(self.xid, error))?;
+            let (place, xid, payload) = self.read().map_err(|error| lost(self.xid, error))?;
             self.left -= (HEADER + payload.len()) as u64;
             let is_aborted = self.aborted.contains(&xid) && FramedMessage::is_change(payload[0]);
             if !is_aborted {
@@ -203,8 +208,18 @@ impl SpilledMessages {
     }
 }
 
-fn unreadable(xid: u32, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::new(ErrorKind::Unreadable, format!("read transaction {xid}, which was kept until its commit")).because(cause)
+fn unreadable(xid: u32) -> Error {
+    Error::new(ErrorKind::Unreadable, doing(xid)).because("no part of it came")
+}
+
+fn lost(xid: u32, cause: io::Error) -> Error {
+    Error::new(ErrorKind::Restarting, doing(xid))
+        .because(cause)
+        .mend("look at the disk of spill.directory, or name another one; the server sends the transaction again")
+}
+
+fn doing(xid: u32) -> String {
+    format!("read transaction {xid}, which was kept until its commit")
 }
 
 #[cfg(test)]
@@ -233,7 +248,7 @@ mod tests {
         for (xid, place, text) in [(7, 1, "a"), (8, 2, "b"), (7, 3, ""), (8, 4, "d")] {
             spill.start(xid, Part::InProgress).unwrap();
             spill.append(Lsn::new(place), &message(xid, b'I', text)).unwrap();
-            spill.stop();
+            spill.stop().unwrap();
         }
         assert_eq!(all(spill.commit(8).unwrap()), ["2 Ib", "4 Id"]);
         spill.abort(7, 7);
@@ -248,9 +263,20 @@ mod tests {
         for (xid, tag, text) in [(7, b'I', "a"), (9, b'R', "r"), (9, b'I', "b"), (9, b'M', "m"), (10, b'D', "c")] {
             spill.append(Lsn::new(1), &message(xid, tag, text)).unwrap();
         }
-        spill.stop();
+        spill.stop().unwrap();
         spill.abort(7, 9);
         assert_eq!(all(spill.commit(7).unwrap()), ["1 Ia", "1 Rr", "1 Dc"]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_grow_is_noticed_at_the_end_of_its_part() {
+        let mut spill = spill(1000);
+        spill.start(7, Part::Prepared).unwrap();
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        spill.transactions.get_mut(&7).unwrap().file = BufWriter::new(full);
+        spill.append(Lsn::new(1), &message(7, b'I', "a")).unwrap();
+        assert!(matches!(spill.stop(), Err(Full::Disk(_))));
+        assert_eq!(spill.current(), Some(Part::Prepared));
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! are kept until their commit makes whole ones of them (`uncommitted`). Records are gathered into a batch until its
 //! reservation is used up or the socket has nothing more at a transaction's end; then the batch is sent with its resume point
 //! (I3): the end of the last whole transaction (held back by prepared ones, see `progress`), and for a batch cut inside a
-//! transaction how many of its row messages are in batches sent so far, counted before any filter. After a restart the
+//! transaction up to which place its messages are in batches sent so far, whatever the filters are (`transaction`). After a restart the
 //! server sends that transaction again from its begin; its xid and commit LSN are held against the stored ones,
-//! and that many row messages are dropped.
+//! and its messages up to that place are dropped.
 //!
 //! A reservation is asked for before the first message of a batch is decoded (I6). It is small while little happens
 //! and grows while batches fill it, so that a quiet source holds little and a busy one sends large batches. Waiting for it
@@ -48,24 +48,24 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use self::isolation::Flag;
+use self::uncommitted::Uncommitted;
 use crate::acknowledge::{Acknowledgements, Durable};
 use crate::batch::{Batch, Counts};
 use crate::blocking::BlockingSnapshots;
 use crate::catalog::ServerFacts;
 use crate::chunks::Chunks;
 use crate::config::PostgresConfig;
-use crate::connect::SqlSession;
+use crate::connect::{Cancellations, SqlSession};
 use crate::definitions::Definitions;
 use crate::event::{Blocks, LogicalMessages, Place, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, Partial, Position, SnapshotProgress};
 use crate::progress::Progress;
-use crate::relation::Shape;
 use crate::replication::{Frame, ReplicationConnection, ReplicationStream};
 use crate::request::TableRequest;
 use crate::source::Protocol;
-use crate::spill::{Full, Spill};
+use crate::spill::Full;
 use crate::table_states::{ErroredTable, ReadingTable, owed};
 use crate::transaction::Transaction;
 
@@ -139,6 +139,7 @@ pub(crate) struct Streaming<'a> {
     /// Tables that are read while the log rests
     blocking: BlockingSnapshots,
     signals: Channels,
+    cancellations: Cancellations,
     /// The oid of the signalling table
     signal_table: Option<u32>,
     /// The oids of tables of which an event was left out
@@ -151,12 +152,7 @@ pub(crate) struct Streaming<'a> {
     heard: Vec<Signal>,
     /// What the connection speaks
     protocol: Protocol,
-    /// Transactions without a commit, where the server sends them
-    spill: Option<Spill>,
-    /// What it said of tables in such transactions, for others
-    foretold: HashMap<u32, Shape>,
-    /// The newest that it said of each table, where it sends such transactions
-    said: HashMap<u32, uncommitted::Said>,
+    uncommitted: Uncommitted,
 
     batch: Batch,
     /// The position moved since it was sent last.
@@ -213,6 +209,7 @@ pub(crate) struct Start {
     pub(crate) owed: watch::Sender<HashSet<String>>,
     /// Tables that were errored before
     pub(crate) errored: Vec<ErroredTable>,
+    pub(crate) cancellations: Cancellations,
 }
 
 impl<'a> Streaming<'a> {
@@ -269,15 +266,14 @@ impl<'a> Streaming<'a> {
             chunks: start.chunks,
             blocking: start.blocking,
             signals: start.signals,
+            cancellations: start.cancellations,
             signal_table: None,
             left_out: HashSet::new(),
             flags: HashMap::new(),
             owed: start.owed,
             heard: Vec::new(),
             protocol: Protocol::default(),
-            spill: None,
-            foretold: HashMap::new(),
-            said: HashMap::new(),
+            uncommitted: Uncommitted::default(),
             batch: Batch::default(),
             moved: false,
             stored_at: Instant::now(),
@@ -489,7 +485,7 @@ impl<'a> Streaming<'a> {
         }
         // I5: everything committed before this place was sent, and stands in this batch or in those before it. Not inside
         // a transaction, which has to come whole again after a restart, nor before a half durable one came by.
-        let waits = self.transaction.is_some() || matches!(self.expected, Some(Partial::Rows { .. }));
+        let waits = self.transaction.is_some() || self.expected.is_some_and(|partial| partial.commit.is_some());
         if !waits && wal_end > self.progress.place() {
             self.progress.advance(wal_end);
             self.moved = true;

@@ -1,5 +1,10 @@
 //! A transaction between its begin and its commit: which of its messages are durable since an earlier run (I3), and where
 //! its events stand in it.
+//!
+//! What is durable of a transaction is told by a place in the log, and by how many of its messages at that place are: its messages come
+//! in the order of their places, and the rows that one `COPY` writes share one. The mere number of messages would not do: between two
+//! runs the server may leave some out that it sent before, and with them real rows would be dropped. It does so with the logical messages
+//! of a subtransaction whose abort it did not know yet when it sent a part, and where the publication is another one.
 
 use bytestring::ByteString;
 use tailwater_api::{Error, ErrorKind, Result};
@@ -8,6 +13,7 @@ use tailwater_kit::transaction::TransactionOrder;
 use crate::lsn::Lsn;
 use crate::pgoutput::Begin;
 use crate::position::Partial;
+use crate::restart::resnapshot_without;
 
 /// A transaction between its begin and its commit.
 pub(crate) struct Transaction {
@@ -16,12 +22,11 @@ pub(crate) struct Transaction {
     pub(crate) commit: Lsn,
     /// Microseconds since 1970 UTC
     pub(crate) timestamp: i64,
-    /// Row messages so far
-    pub(crate) rows: u64,
     skip: Skip,
-    /// Messages so far that stand at the place up to which it is durable
+    /// Where the last message stands that was counted, and how many of them stand there so far
+    place: Lsn,
     at_place: u64,
-    /// Whether the last message was durable since an earlier run
+    /// Whether that message, or all before the first, was durable since an earlier run
     is_behind: bool,
     pub(crate) origin: Option<(ByteString, Lsn)>,
     /// Whether a record came of it
@@ -36,7 +41,6 @@ pub(crate) struct Transaction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Skip {
     Nothing,
-    Rows(u64),
     /// What stands before the place, and this many messages at it
     UpTo(Lsn, u64),
     /// All, and its end
@@ -52,8 +56,8 @@ impl Transaction {
             xid: begin.xid,
             commit: begin.final_lsn,
             timestamp: begin.commit_time,
-            rows: 0,
             skip,
+            place: Lsn::INVALID,
             at_place: 0,
             is_behind: skip != Skip::Nothing,
             origin: None,
@@ -64,26 +68,24 @@ impl Transaction {
         }
     }
 
-    /// Whether the message that was just counted is durable since an earlier run.
-    pub(crate) fn is_durable(&mut self, lsn: Lsn) -> bool {
-        self.is_behind = match self.skip {
-            Skip::Nothing => false,
-            Skip::Whole => true,
-            Skip::Rows(rows) => self.rows <= rows,
-            Skip::UpTo(place, messages) => {
-                self.at_place += u64::from(lsn == place);
-                lsn < place || lsn == place && self.at_place <= messages
-            }
-        };
+    /// Counts a row message or a logical one.
+    pub(crate) fn count(&mut self, lsn: Lsn) {
+        self.is_behind = self.is_next_durable(lsn);
+        self.at_place = if self.place == lsn { self.at_place + 1 } else { 1 };
+        self.place = lsn;
+    }
+
+    /// Whether the message that was counted last is durable since an earlier run.
+    pub(crate) fn is_durable(&self) -> bool {
         self.is_behind
     }
 
-    /// Whether the next message to be counted is durable since an earlier run, as far as that is known before it comes.
-    pub(crate) fn is_next_durable(&self) -> bool {
+    /// Whether the next message to be counted is, which stands at this place.
+    pub(crate) fn is_next_durable(&self, lsn: Lsn) -> bool {
         match self.skip {
-            Skip::Rows(rows) => self.rows < rows,
+            Skip::Nothing => false,
             Skip::Whole => true,
-            Skip::Nothing | Skip::UpTo(..) => false,
+            Skip::UpTo(place, messages) => lsn < place || lsn == place && (self.place < lsn || self.at_place < messages),
         }
     }
 
@@ -94,16 +96,14 @@ impl Transaction {
 
     /// What a position says that is stored now.
     pub(crate) fn partial(&self) -> Option<Partial> {
-        let rows = match self.skip {
+        let (place, messages) = match self.skip {
             Skip::Whole => return None,
-            // How many rows that are is not known before the first one behind them.
-            Skip::UpTo(lsn, messages) if self.is_behind => return Some(Partial::UpTo { xid: self.xid, lsn, messages }),
-            Skip::Nothing if self.rows == 0 => return None,
-            Skip::Nothing | Skip::UpTo(..) => self.rows,
             // Never less than what is durable already.
-            Skip::Rows(durable) => self.rows.max(durable),
+            Skip::UpTo(place, messages) if self.is_behind => (place, messages),
+            Skip::Nothing if self.at_place == 0 => return None,
+            Skip::Nothing | Skip::UpTo(..) => (self.place, self.at_place),
         };
-        Some(Partial::Rows { xid: self.xid, commit: self.commit, rows })
+        Some(Partial { xid: self.xid, commit: Some(self.commit), place, messages })
     }
 }
 
@@ -113,73 +113,94 @@ impl Transaction {
 /// # Errors
 /// `history-gone`: the server's log is another one.
 pub(crate) fn recognise(expected: Option<Partial>, xid: u32, commit: Lsn) -> Result<(Skip, Option<Partial>)> {
-    match expected {
-        None => Ok((Skip::Nothing, None)),
-        Some(Partial::Rows { xid: stored, commit: at, rows }) if commit == at => {
-            if stored == xid {
-                Ok((Skip::Rows(rows), None))
-            } else {
-                Err(another_history(format!("the transaction committed at {at} is {xid}, but {stored} was half durable")))
-            }
+    let Some(partial) = expected else { return Ok((Skip::Nothing, None)) };
+    let skip = Skip::UpTo(partial.place, partial.messages);
+    match partial.commit {
+        Some(at) if commit == at && xid == partial.xid => Ok((skip, None)),
+        Some(at) if commit == at => {
+            Err(another_history(format!("the transaction committed at {at} is {xid}, but {} was half durable", partial.xid)))
         }
         // Without rows when the position was stored, for it stands before the half durable one.
-        Some(partial @ Partial::Rows { commit: at, .. }) if commit < at => Ok((Skip::Nothing, Some(partial))),
-        Some(Partial::Rows { xid: stored, commit: at, .. }) => {
-            Err(another_history(format!("transaction {stored}, committed at {at}, is half durable, but the server does not send it again")))
-        }
-        Some(Partial::UpTo { xid: stored, lsn, messages }) if stored == xid => Ok((Skip::UpTo(lsn, messages), None)),
-        // Only rows at or before a place would be dropped, so waiting on for it loses nothing.
-        Some(partial @ Partial::UpTo { .. }) => Ok((Skip::Nothing, Some(partial))),
+        Some(at) if commit < at => Ok((Skip::Nothing, Some(partial))),
+        Some(at) => Err(another_history(format!(
+            "transaction {}, committed at {at}, is half durable, but the server does not send it again",
+            partial.xid
+        ))),
+        None if xid == partial.xid => Ok((skip, None)),
+        // Only messages up to a place would be dropped, so waiting on for it loses nothing.
+        None => Ok((Skip::Nothing, Some(partial))),
     }
 }
 
 fn another_history(why: String) -> Error {
-    Error::new(ErrorKind::HistoryGone, "continue inside a transaction")
-        .because(why)
-        .mend("set snapshot.mode to when_needed, or delete the connector's offsets (DELETE /connectors/NAME/offsets)")
+    Error::new(ErrorKind::HistoryGone, "continue inside a transaction").because(why).mend(resnapshot_without("the slot.name"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rows(xid: u32, commit: u64, rows: u64) -> Option<Partial> {
-        Some(Partial::Rows { xid, commit: Lsn::new(commit), rows })
+    fn ours(xid: u32, commit: u64) -> Option<Partial> {
+        Some(Partial { xid, commit: Some(Lsn::new(commit)), place: Lsn::new(50), messages: 2 })
     }
+
+    const SKIP: Skip = Skip::UpTo(Lsn::new(50), 2);
 
     #[test]
     fn a_half_durable_transaction_is_recognised_by_xid_and_commit() {
-        assert_eq!(recognise(rows(7, 100, 3), 7, Lsn::new(100)).unwrap(), (Skip::Rows(3), None));
-        assert_eq!(recognise(rows(7, 100, 3), 6, Lsn::new(90)).unwrap(), (Skip::Nothing, rows(7, 100, 3)));
+        assert_eq!(recognise(ours(7, 100), 7, Lsn::new(100)).unwrap(), (SKIP, None));
+        assert_eq!(recognise(ours(7, 100), 6, Lsn::new(90)).unwrap(), (Skip::Nothing, ours(7, 100)));
         assert_eq!(recognise(None, 7, Lsn::new(100)).unwrap(), (Skip::Nothing, None));
-    }
-
-    #[test]
-    fn debeziums_place_is_kept_until_the_first_row_behind_it() {
-        let begin = Begin { final_lsn: Lsn::new(100), commit_time: 0, xid: 7 };
-        let mut transaction = Transaction::new(begin, Skip::UpTo(Lsn::new(50), 2), false);
-        let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50), messages: 2 });
-        assert_eq!(transaction.partial(), place, "before its first row");
-        for (lsn, is_durable) in [(40, true), (50, true), (50, true), (50, false), (60, false)] {
-            transaction.rows += 1;
-            assert_eq!(transaction.is_durable(Lsn::new(lsn)), is_durable, "row {}", transaction.rows);
-            let expected = if is_durable { place } else { rows(7, 100, transaction.rows) };
-            assert_eq!(transaction.partial(), expected, "row {}", transaction.rows);
-        }
     }
 
     #[test]
     fn another_transaction_in_its_place_is_another_history() {
         for (xid, commit) in [(8, 100), (7, 101), (8, 101)] {
-            let error = recognise(rows(7, 100, 3), xid, Lsn::new(commit)).unwrap_err();
+            let error = recognise(ours(7, 100), xid, Lsn::new(commit)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::HistoryGone);
         }
     }
 
     #[test]
-    fn debeziums_place_drops_only_rows_of_its_transaction() {
-        let place = Some(Partial::UpTo { xid: 7, lsn: Lsn::new(50), messages: 1 });
-        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (Skip::UpTo(Lsn::new(50), 1), None));
+    fn debeziums_place_drops_only_messages_of_its_transaction() {
+        let place = ours(7, 100).map(|partial| Partial { commit: None, ..partial });
+        assert_eq!(recognise(place, 7, Lsn::new(100)).unwrap(), (SKIP, None));
         assert_eq!(recognise(place, 8, Lsn::new(100)).unwrap(), (Skip::Nothing, place));
+    }
+
+    /// Takes messages at these places and says which were durable, and what is stored behind the last.
+    fn take(skip: Skip, places: &[u64]) -> (Vec<bool>, Option<(u64, u64)>) {
+        let begin = Begin { final_lsn: Lsn::new(100), commit_time: 0, xid: 7 };
+        let mut transaction = Transaction::new(begin, skip, false);
+        let mut taken = Vec::new();
+        for place in places {
+            let foretold = transaction.is_next_durable(Lsn::new(*place));
+            transaction.count(Lsn::new(*place));
+            assert_eq!(transaction.is_durable(), foretold);
+            taken.push(foretold);
+        }
+        (taken, transaction.partial().map(|partial| (partial.place.as_u64(), partial.messages)))
+    }
+
+    #[test]
+    fn each_place_in_a_transaction_is_continued_behind_what_is_durable() {
+        let places = [40, 50, 50, 50, 60, 60];
+        for durable in 0..=places.len() {
+            let (_, stored) = take(Skip::Nothing, &places[..durable]);
+            let skip = stored.map_or(Skip::Nothing, |(place, messages)| Skip::UpTo(Lsn::new(place), messages));
+            for again in 0..=places.len() {
+                let (taken, then) = take(skip, &places[..again]);
+                assert_eq!(taken, (0..again).map(|index| index < durable).collect::<Vec<_>>());
+                assert_eq!(then, take(Skip::Nothing, &places[..again.max(durable)]).1, "never less than what is durable");
+            }
+        }
+    }
+
+    #[test]
+    fn messages_that_do_not_come_again_cost_no_other() {
+        let (_, stored) = take(Skip::Nothing, &[10, 20, 30, 40]);
+        assert_eq!(stored, Some((40, 1)));
+        assert_eq!(take(Skip::UpTo(Lsn::new(40), 1), &[10, 40, 50]).0, [true, true, false]);
+        assert_eq!(take(Skip::UpTo(Lsn::new(40), 1), &[10, 50]).0, [true, false]);
     }
 }

@@ -3,12 +3,13 @@
 //! | type | data |
 //! |---|---|
 //! | `execute-snapshot` | `{"type": "incremental" or "blocking", "data-collections": [EXPRESSION, …], "additional-conditions": [{"data-collection": EXPRESSION, "filter": SQL}, …], "surrogate-key": COLUMN}` |
-//! | `stop-snapshot` | `{"type": "incremental", "data-collections": [EXPRESSION, …]}`, without expressions all |
+//! | `stop-snapshot` | `{"type": "incremental" or "blocking", "data-collections": [EXPRESSION, …]}`, without a type of both, without expressions all |
 //! | `pause-snapshot`, `resume-snapshot` | `{"type": "incremental"}` or nothing |
 //! | `log` | `{"message": TEXT}` |
 //!
 //! An expression matches the whole name of a table, as those of the filters do; with an incremental snapshot upper and lower case
-//! differ. Of the types of snapshots `incremental` is the default; with it a filter is a condition, with `blocking` a whole statement.
+//! differ. Of the types of snapshots to take `incremental` is the default; with it a filter is a condition, with `blocking` a whole
+//! statement. Debezium can stop an incremental snapshot only.
 //!
 //! A member that is not known is refused: whoever mistypes `additional-conditions` would read the whole table. A signal that
 //! cannot be understood stops nothing; it is told of and not carried out (I11).
@@ -28,8 +29,8 @@ mod file;
 pub enum Request {
     /// Read tables
     Execute(ExecuteSnapshot),
-    /// Give up incremental snapshots of these tables, of all where the list is empty
-    Stop(NameList),
+    /// Give up snapshots
+    Stop(StopSnapshot),
     /// Let snapshots rest
     Pause,
     /// Let them go on
@@ -51,6 +52,23 @@ pub struct ExecuteSnapshot {
     conditions: Vec<(Regex, String)>,
     /// Column whose order the chunks follow, in place of the key
     pub surrogate_key: Option<String>,
+}
+
+/// Which snapshots are to be given up.
+#[derive(Clone, Debug)]
+pub struct StopSnapshot {
+    /// Those for which streaming rests, or those beside it; `None` for both
+    pub blocking: Option<bool>,
+    /// Those of these tables, of all where the list is empty
+    tables: NameList,
+}
+
+impl StopSnapshot {
+    /// Whether those of the table of this name are.
+    #[must_use]
+    pub fn names(&self, table: &str) -> bool {
+        self.tables.is_empty() || self.tables.matches(table)
+    }
 }
 
 impl ExecuteSnapshot {
@@ -90,7 +108,7 @@ impl Request {
 }
 
 fn execute(mut data: Data) -> Result<Request, String> {
-    let blocking = data.is_blocking()?;
+    let blocking = data.is_blocking()?.unwrap_or(false);
     let tables = data.texts("data-collections")?.filter(|names| !names.is_empty());
     let tables = tables.ok_or("data-collections is missing: which tables, a list of regular expressions")?;
     let conditions = data.conditions()?;
@@ -104,12 +122,10 @@ fn execute(mut data: Data) -> Result<Request, String> {
 }
 
 fn stop(mut data: Data) -> Result<Request, String> {
-    if data.is_blocking()? {
-        return Err("a blocking snapshot cannot be stopped, only the connector".to_owned());
-    }
+    let blocking = data.is_blocking()?;
     let tables = data.texts("data-collections")?.unwrap_or_default();
     data.finish("type, data-collections")?;
-    Ok(Request::Stop(NameList::of(&tables)?))
+    Ok(Request::Stop(StopSnapshot { blocking, tables: NameList::of(&tables)? }))
 }
 
 fn log(mut data: Data) -> Result<Request, String> {
@@ -174,11 +190,12 @@ impl Data {
         }
     }
 
-    fn is_blocking(&mut self) -> Result<bool, String> {
+    /// What the type of the snapshot says, where there is one.
+    fn is_blocking(&mut self) -> Result<Option<bool>, String> {
         match self.text("type")? {
-            None => Ok(false),
-            Some(kind) if kind.eq_ignore_ascii_case("incremental") => Ok(false),
-            Some(kind) if kind.eq_ignore_ascii_case("blocking") => Ok(true),
+            None => Ok(None),
+            Some(kind) if kind.eq_ignore_ascii_case("incremental") => Ok(Some(false)),
+            Some(kind) if kind.eq_ignore_ascii_case("blocking") => Ok(Some(true)),
             Some(kind) => Err(format!("type must be incremental or blocking, not {kind:?}")),
         }
     }
@@ -252,11 +269,13 @@ mod tests {
     #[test]
     fn the_other_types_are_known() {
         let Ok(Request::Stop(all)) = parse("stop-snapshot", "") else { panic!() };
-        assert!(all.is_empty());
+        assert!(all.names("public.a") && all.blocking.is_none());
         let Ok(Request::Stop(one)) = parse("stop-snapshot", r#"{"type": "incremental", "data-collections": ["public.a"]}"#) else {
             panic!()
         };
-        assert!(one.matches("public.a") && !one.matches("public.b"));
+        assert!(one.names("public.a") && !one.names("public.b") && one.blocking == Some(false));
+        let Ok(Request::Stop(blocking)) = parse("stop-snapshot", r#"{"type": "blocking"}"#) else { panic!() };
+        assert!(blocking.names("public.a") && blocking.blocking == Some(true));
         assert!(matches!(parse("pause-snapshot", r#"{"type": "incremental"}"#), Ok(Request::Pause)));
         assert!(matches!(parse("resume-snapshot", ""), Ok(Request::Resume)));
         assert!(matches!(parse("snapshot-window-open", "{}"), Ok(Request::Window)));
@@ -279,7 +298,7 @@ mod tests {
             ("execute-snapshot", r#"{"data-collections": ["a"], "additional-condition": "x"}"#, "additional-condition"),
             ("execute-snapshot", r#"{"data-collections": ["a"], "additional-conditions": [{"filter": "x"}]}"#, "additional-conditions"),
             ("execute-snapshot", r#"{"data-collections": ["a"], "type": "blocking", "surrogate-key": "x"}"#, "surrogate-key"),
-            ("stop-snapshot", r#"{"type": "blocking"}"#, "cannot be stopped"),
+            ("stop-snapshot", r#"{"type": "initial"}"#, "incremental or blocking"),
             ("log", "{}", "message"),
         ] {
             let error = parse(kind, data).expect_err(data);

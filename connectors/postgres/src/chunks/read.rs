@@ -41,7 +41,7 @@ use super::published::{Finding, Published, Said};
 use super::select::{Order, Unfit, find_operators, greatest_key, refuse_nulls, select};
 use crate::catalog::{TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
-use crate::connect::{Cancelling, SqlConnection, SqlSession, sql_error};
+use crate::connect::{Cancellations, Cancelling, SqlConnection, SqlSession, sql_error};
 use crate::copy::{CopyRow, CopyRows};
 use crate::data_types::Format;
 use crate::lsn::Lsn;
@@ -72,6 +72,7 @@ pub(super) struct TableRead {
     /// Most rows
     pub(super) rows: usize,
     pub(super) budget: Arc<dyn ByteBudget>,
+    pub(super) cancellations: Cancellations,
     /// Pieces that may be there at once
     pub(super) ahead: Arc<Semaphore>,
     pub(super) pace: Arc<Pace>,
@@ -153,7 +154,7 @@ impl TableRead {
         let failed = |error: tokio_postgres::Error| sql_error(DOING, error).scoped(Scope::Table(table.clone()));
         // One connection to the end: another one would have neither the lock nor the snapshot.
         let sql = session.get().await?;
-        *cancelling = sql.cancelling();
+        *cancelling = sql.cancelling(&self.cancellations);
         let replayed = replayed(sql).await?;
         let query = "SELECT format('%I.%I', nspname, relname) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE c.oid = $1";
         let Some(found) = sql.query_opt(query, &[&self.table.oid]).await.map_err(&failed)? else { return self.gone(sql).await };

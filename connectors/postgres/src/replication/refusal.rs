@@ -5,6 +5,7 @@ use std::fmt;
 use tailwater_api::{Error, ErrorKind};
 
 use crate::catalog::quote_identifier;
+use crate::restart::resnapshot_without;
 
 /// An `ErrorResponse`. Only the fields that a reader needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,7 +67,7 @@ impl Refusal {
             "28000" => Some("check database.user: the role must exist and be allowed to log in (ALTER ROLE … LOGIN)".to_owned()),
             "42501" => Some(format!("as superuser: ALTER ROLE {user} REPLICATION;")),
             "3D000" => Some(format!("check database.dbname, or: CREATE DATABASE {};", quote_identifier(database))),
-            _ if self.is_of_missing_publication() => Some(PUBLICATION_REMEDY.to_owned()),
+            _ if self.is_of_missing_publication() => Some(publication_remedy()),
             "53300" if self.message.contains("max_wal_senders") => {
                 Some("as superuser: ALTER SYSTEM SET max_wal_senders = 20; and restart the server".to_owned())
             }
@@ -79,6 +80,8 @@ impl Refusal {
             }
             "55000" if is_of_synchronised_slot(&self.message) => Some(FOLLOW_PRIMARY.to_owned()),
             "55006" => Some("end whoever uses it, or give each connector a slot.name of its own".to_owned()),
+            // An internal error of the server, which no condition and no setting of ours explains.
+            "XX000" => Some(internal_error_remedy()),
             _ => self.hint.clone(),
         }
     }
@@ -141,9 +144,22 @@ pub(super) const AWAITED_STANDBY_REMEDY: &str = "bring the standby of that slot 
 
 /// What to do where changes were written while there was no publication: whether they belong to it cannot be told any more, even
 /// where it is there again.
-pub(super) const PUBLICATION_REMEDY: &str = "what was written without the publication cannot be read from the log any more, so the tables \
-    are read anew: tailwater connector stop NAME; then SELECT pg_drop_replication_slot('the slot.name'); then tailwater connector offsets \
-    NAME --reset; then tailwater connector resume NAME. Where publication.autocreate.mode is disabled, create the publication first";
+pub(super) fn publication_remedy() -> String {
+    format!(
+        "what was written without the publication cannot be read from the log any more: {}. Where publication.autocreate.mode is disabled, \
+         create the publication first",
+        resnapshot_without("the slot.name")
+    )
+}
+
+/// What to do where the server failed by itself, which may have been for once, or at a place of the log that it cannot decode.
+fn internal_error_remedy() -> String {
+    format!(
+        "restart the connector: tailwater connector restart NAME --include-tasks. If the server fails again, it cannot decode its log there: look \
+         at its log and for its newest minor version, or pass over that place: {}",
+        resnapshot_without("the slot.name")
+    )
+}
 
 /// What to do where the server cannot make UTF-8 of a text: its database has no encoding and does not know what it is.
 pub(crate) const NOT_UTF_8_REMEDY: &str = "the encoding of the database is SQL_ASCII and a text in it is not UTF-8: rewrite it in UTF-8, \
@@ -220,6 +236,7 @@ mod tests {
             ("53300", "number of requested standby connections exceeds max_wal_senders", ErrorKind::Throttled, "max_wal_senders"),
             ("55000", "logical decoding requires wal_level >= logical", ErrorKind::Misconfigured, "wal_level = logical"),
             ("55000", "cannot use replication slot \"s\" for logical decoding", ErrorKind::Restarting, "follow the primary"),
+            ("XX000", "could not map filenumber \"16384\" to relation OID", ErrorKind::Unreadable, "pg_drop_replication_slot"),
         ];
         for (code, message, kind, mend) in cases {
             let error = refusal(code, message);

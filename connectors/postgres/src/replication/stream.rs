@@ -17,7 +17,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tokio::io::{AsyncReadExt, ReadHalf};
 use tracing::warn;
 
-use super::refusal::{AWAITED_STANDBY_REMEDY, PUBLICATION_REMEDY, Refusal};
+use super::refusal::{AWAITED_STANDBY_REMEDY, Refusal, publication_remedy};
 use super::wire::{AnySocket, broken, message_length};
 use crate::lsn::Lsn;
 use crate::octets::{Malformed, Octets};
@@ -117,7 +117,7 @@ impl ReplicationStream {
             b'N' => match Refusal::parse(&message) {
                 // I11: this is how PostgreSQL 18 says that it leaves out changes.
                 notice if notice.is_of_missing_publication() => {
-                    Err(Error::new(ErrorKind::Missing, DOING).because(notice).mend(PUBLICATION_REMEDY))
+                    Err(Error::new(ErrorKind::Missing, DOING).because(notice).mend(publication_remedy()))
                 }
                 notice => {
                     // The server says it each time that it looks.

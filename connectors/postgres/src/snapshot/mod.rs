@@ -23,6 +23,9 @@
 //! budget of the task (I6), and so waits where the log does not keep up. Beside it stands one row of each table that is
 //! being read: the one that may be the last.
 //!
+//! A reader that is dropped before it is done, because the task ends or a signal stops what it reads for, has its query cancelled: a
+//! statement of the user may run for hours before it sends a row, which would be the first that the server notices.
+//!
 //! Where nothing is streamed afterwards (`initial_only`), no slot is made: each reader locks all tables, and only then the first
 //! of them takes a snapshot, which the others adopt. That works on standbys, too.
 
@@ -32,7 +35,7 @@ mod reader;
 mod select;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use tailwater_api::source::SourceContext;
 use tailwater_api::state::StateChange;
@@ -50,7 +53,7 @@ pub(crate) use self::select::{copy_format, tables_to_read};
 use self::work::Work;
 use crate::catalog::{Publication, TableDefinition};
 use crate::config::PostgresConfig;
-use crate::connect::{SqlConnection, replication_options, sql_error};
+use crate::connect::{Cancellations, SqlConnection, replication_options, sql_error};
 use crate::event::{Blocks, Place};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
@@ -78,6 +81,21 @@ pub(crate) async fn temporary_anchor(config: &PostgresConfig, sql: &SqlConnectio
     Ok(Anchor { lsn: created.consistent_point, exported: created.snapshot_name, _keeper: Some(connection) })
 }
 
+/// The oids of the tables that a snapshot has published so far.
+#[derive(Default)]
+pub(crate) struct PublishedSoFar(StdMutex<Vec<u32>>);
+
+impl PublishedSoFar {
+    fn add(&self, oid: u32) {
+        // One call leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(oid);
+    }
+
+    pub(crate) fn contains(&self, oid: u32) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&oid)
+    }
+}
+
 /// Reads tables.
 pub(crate) struct Snapshot<'a> {
     pub(crate) config: &'a Arc<PostgresConfig>,
@@ -100,6 +118,8 @@ pub(crate) struct Snapshot<'a> {
     /// Where and when the rows were as they are read
     pub(crate) place: LastMessage,
     pub(crate) figures: &'a SnapshotFigures,
+    pub(crate) published: &'a PublishedSoFar,
+    pub(crate) cancellations: &'a Cancellations,
 }
 
 impl Snapshot<'_> {
@@ -148,6 +168,7 @@ impl Snapshot<'_> {
         let pace = Arc::new(Pace::new(self.config.relational.snapshot_bytes_per_second));
         let (told, mut telling) = mpsc::channel(sessions.len());
         let (config, blocks, budget) = (self.config.clone(), self.blocks.clone(), self.context.budget());
+        let cancellations = self.cancellations;
         let mut publisher = Publisher::new(self, &tables, place.clone());
         publisher.begin().await?;
         // Dropping the set ends the readers, whichever way this function is left.
@@ -155,6 +176,7 @@ impl Snapshot<'_> {
         for sql in sessions {
             let reader = Reader {
                 config: config.clone(),
+                cancelling: sql.cancelling(cancellations),
                 sql,
                 control: control.clone(),
                 transactions,

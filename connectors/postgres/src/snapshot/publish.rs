@@ -17,9 +17,9 @@ use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
 use tracing::{info, warn};
 
-use super::Snapshot;
 use super::reader::Told;
 use super::select::Select;
+use super::{PublishedSoFar, Snapshot};
 use crate::catalog::{Publication, PublishedTable, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::event::{Blocks, Place};
@@ -42,6 +42,7 @@ pub(super) struct Publisher<'a> {
     is_asked_for: bool,
     at_end: Vec<StateChange>,
     figures: &'a SnapshotFigures,
+    published: &'a PublishedSoFar,
     tables: Vec<Table<'a>>,
     /// Tables read to their end that are not published yet, in that order
     ended: VecDeque<usize>,
@@ -95,6 +96,8 @@ impl<'a> Publisher<'a> {
             at_end,
             place: _,
             figures,
+            published,
+            cancellations: _,
         } = snapshot;
         let relational = &config.relational;
         let table = |table: &TableDefinition| {
@@ -133,6 +136,7 @@ impl<'a> Publisher<'a> {
             is_asked_for,
             at_end,
             figures,
+            published,
         }
     }
 
@@ -270,7 +274,9 @@ impl<'a> Publisher<'a> {
         // not be there without its tables, which would be read again as new ones.
         batch.state.extend(more);
         self.completed.push(complete);
+        let oid = table.oid;
         self.context.send(batch, outside_the_budget()).await?;
+        self.published.add(oid);
         Ok(())
     }
 

@@ -20,7 +20,7 @@ use super::work::{Next, Pages, Work};
 use super::{Anchor, temporary_anchor};
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
-use crate::connect::{SqlConnection, sql_error};
+use crate::connect::{Cancelling, SqlConnection, sql_error};
 use crate::copy::{CopyRow, CopyRows};
 use crate::data_types::Format;
 use crate::event::{Blocks, Place, now};
@@ -70,6 +70,8 @@ pub(super) enum Transactions {
 pub(super) struct Reader {
     pub(super) config: Arc<PostgresConfig>,
     pub(super) sql: SqlConnection,
+    /// What it runs on that
+    pub(super) cancelling: Cancelling,
     /// A session that sees the catalog of now
     pub(super) control: Arc<Mutex<SqlConnection>>,
     pub(super) transactions: Transactions,
@@ -85,13 +87,14 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Reads until nothing is left.
-    pub(super) async fn run(self) -> Result<()> {
+    pub(super) async fn run(mut self) -> Result<()> {
         while let Some(next) = self.work.next().await {
             match next {
                 Next::Open(table) => self.open(table).await?,
                 Next::Join(table, open) => self.join(table, &open).await?,
             }
         }
+        self.cancelling.is_over();
         Ok(())
     }
 

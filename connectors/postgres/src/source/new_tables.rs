@@ -18,7 +18,7 @@ use crate::catalog::TableDefinition;
 use crate::chunks::is_chunked;
 use crate::lsn::Lsn;
 use crate::position::Position;
-use crate::snapshot::{Snapshot, tables_to_read, temporary_anchor};
+use crate::snapshot::{PublishedSoFar, Snapshot, tables_to_read, temporary_anchor};
 use crate::table_states::{CompletedTable, ReadingTable, are_tables_known, tables_known};
 use crate::truncation::{self, truncations};
 
@@ -123,6 +123,8 @@ impl Run {
             errored: &[],
             at_end: Vec::new(),
             figures: &figures,
+            published: &PublishedSoFar::default(),
+            cancellations: &self.cancellations,
         };
         let (_, completed) = snapshot.read_all(whole, anchor).await?;
         Ok(completed)

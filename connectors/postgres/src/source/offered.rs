@@ -76,7 +76,7 @@ impl Run {
             }
             Restart::Refused(refusal) if self.config.snapshot.if_history_is_gone && refusal.snapshot_mends() => {
                 let reason = refusal.into_error(&self.config.slot, Some(position.resume));
-                warn!("a new snapshot is taken, as snapshot.mode allows: {reason}");
+                warn!("a new snapshot is taken, as snapshot.mode allows: {}", reason.sentence());
                 Ok(None)
             }
             Restart::Refused(refusal) => Err(refusal.into_error(&self.config.slot, Some(position.resume))),

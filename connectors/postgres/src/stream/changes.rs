@@ -1,7 +1,7 @@
 //! What the messages of the log become: rows and truncations their records, begin and commit the bounds of a transaction.
 //!
 //! Changes of a table that were committed before the anchor of its snapshot are in the snapshot and are dropped. So are, after
-//! a restart within a transaction, the row messages that are durable already (I3): they are only counted.
+//! a restart within a transaction, the messages that are durable already (I3): they are only counted.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Streaming<'_> {
             }
             Message::Commit(commit) => self.commit(commit.end_lsn).await?,
             Message::Relation(relation) => {
-                self.foretold.remove(&relation.oid);
+                self.uncommitted.foretold.remove(&relation.oid);
                 Box::pin(self.describe(relation.oid, Shape::of_relation(&relation), wal_start)).await?;
             }
             Message::Insert(insert) => {
@@ -113,9 +113,9 @@ impl Streaming<'_> {
 
     /// Takes what the log said of tables in a transaction that was not committed then (`uncommitted`).
     async fn recall(&mut self, relations: &[u32], lsn: Lsn) -> Result<()> {
-        if !self.foretold.is_empty() {
+        if !self.uncommitted.foretold.is_empty() {
             for oid in relations {
-                if let Some(shape) = self.foretold.remove(oid) {
+                if let Some(shape) = self.uncommitted.foretold.remove(oid) {
                     Box::pin(self.describe(*oid, shape, lsn)).await?;
                 }
             }
@@ -128,7 +128,7 @@ impl Streaming<'_> {
         let (Some(definitions), Some(transaction)) = (&mut self.definitions, &self.transaction) else { return Ok(()) };
         let Some(plan) = self.plans.of(oid)? else { return Ok(()) };
         // Told with the rows that are durable, and what holds behind them comes again.
-        if transaction.is_next_durable() {
+        if transaction.is_next_durable(lsn) {
             return Ok(());
         }
         let place = Place {
@@ -187,10 +187,9 @@ impl Streaming<'_> {
             return Err(unexpected("a change outside a transaction", lsn));
         };
         if is_row {
-            transaction.rows += 1;
+            transaction.count(lsn);
         }
-        let commit = transaction.commit;
-        let durable = transaction.is_durable(lsn);
+        let (commit, durable) = (transaction.commit, transaction.is_durable());
         if durable && !self.chunks.is_idle() {
             self.chunks.lose(LoggedTransaction { xid: transaction.xid, commit });
         }
@@ -244,7 +243,8 @@ impl Streaming<'_> {
             MessageKind::Truncate | MessageKind::Message | MessageKind::Commit => return Err(unexpected("no row", lsn)),
         };
         let is_signal = self.signal_table == Some(relation);
-        if relational.skipped_operations.contains(skipped) && self.chunks.is_idle() && !is_signal {
+        let is_skipped = relational.skipped_operations.contains(skipped);
+        if is_skipped && self.chunks.is_idle() && !is_signal {
             self.batch.counts.filtered += u64::from(!durable);
             return Ok(());
         }
@@ -258,8 +258,7 @@ impl Streaming<'_> {
             Ok(change) => change,
             Err(error) => return self.leave_out(relation, &plan, lsn, at(error), durable),
         };
-        let is_skipped = relational.skipped_operations.contains(skipped);
-        let is_unchanged = !is_skipped && relational.skip_unchanged && change.is_without_effect();
+        let is_unchanged = !is_skipped && self.config.relational.skip_unchanged && change.is_without_effect();
         // What no event tells must not take the place of a row that is read.
         if let Some(transaction) = self.followed().filter(|_| !(is_skipped && kind == MessageKind::Update || is_unchanged)) {
             self.chunks.touch(transaction, relation, &plan, &change);
@@ -373,8 +372,8 @@ impl Streaming<'_> {
         let mut order = None;
         let (xid, timestamp) = match &mut self.transaction {
             Some(transaction) if transactional => {
-                transaction.rows += 1;
-                let durable = transaction.is_durable(lsn);
+                transaction.count(lsn);
+                let durable = transaction.is_durable();
                 if wanted {
                     order = transaction.order.as_mut().map(|order| order.count(MESSAGES, 1));
                 }

@@ -2,7 +2,8 @@
 //!
 //! A row of the signalling table is carried out at the end of its transaction, so what it asks for is stored in the batch that stands
 //! for that transaction (I1). Rows of a transaction of which a part is durable since an earlier run are looked at again, for the end
-//! was not. A signal from elsewhere is carried out between two transactions and answered once that is durable.
+//! was not. A signal from elsewhere is carried out between two transactions and answered once that is durable; how it is heard while the
+//! log rests is said in `rest`.
 //!
 //! What a signal says wrongly stops nothing: it is told of, or answered (I11). Signals change the state only; reading what they
 //! ask for is the business of `chunks` and `blocking`.
@@ -13,7 +14,7 @@ use tailwater_api::{Error, ErrorKind, Result, Value};
 use tailwater_kit::envelope::Change;
 use tailwater_kit::filters::NameList;
 use tailwater_kit::notification::Happening;
-use tailwater_kit::signals::{ExecuteSnapshot, Request};
+use tailwater_kit::signals::{ExecuteSnapshot, Request, StopSnapshot};
 use tracing::{info, warn};
 
 use super::Streaming;
@@ -69,7 +70,7 @@ impl Streaming<'_> {
     async fn obey(&mut self, signal: &Signal, xid: Option<u32>) -> Result<Result<()>> {
         match Request::parse(signal) {
             Ok(Request::Execute(snapshot)) => self.execute(&signal.id, &snapshot, xid).await,
-            Ok(Request::Stop(names)) => Ok(self.stop(&names)),
+            Ok(Request::Stop(stop)) => Ok(self.stop(&stop)),
             Ok(Request::Pause) => Ok(self.pause(true)),
             Ok(Request::Resume) => Ok(self.pause(false)),
             Ok(Request::Log(message)) => {
@@ -154,20 +155,24 @@ impl Streaming<'_> {
         self.chunks.requests().chain(self.blocking.requests()).map(|request| request.order + 1).max().unwrap_or(0)
     }
 
-    fn stop(&mut self, names: &NameList) -> Result<()> {
-        let mut stopped = self.chunks.stop(names);
-        stopped.extend(self.blocking.stop(names));
+    fn stop(&mut self, stop: &StopSnapshot) -> Result<()> {
+        let mut stopped = self.chunks.stop(|table| ends(stop, table, false));
+        let is_errored = |table: &ReadingTable| self.plans.drops_changes_of(&table.name);
+        stopped.extend(self.blocking.stop(|table| ends(stop, table, is_errored(table))));
         if stopped.is_empty() {
             return Err(Error::new(ErrorKind::Missing, "stop the snapshot").because("no snapshot of such tables is asked for"));
         }
         let server = &self.config.relational.topic_prefix;
         self.batch.state.extend(stopped.iter().map(|table| table.removal(server)));
-        let of = |table: &ReadingTable| table.request.as_ref().map(|request| request.signal.clone());
+        let of = |table: &ReadingTable| table.request.as_ref().map(|request| (request.signal.clone(), request.blocking));
         for tables in stopped.chunk_by(|one, two| of(one) == of(two)) {
             let collections = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(",");
             info!(tables = collections, "a signal stops the snapshot");
-            if let Some(signal) = of(&tables[0]) {
-                self.tell(&signal, Happening::Aborted, &[("data_collections", &collections)]);
+            let data = [("data_collections", &*collections)];
+            match of(&tables[0]) {
+                Some((_, true)) => self.tell_of_abortion(&data),
+                Some((signal, false)) => self.tell(&signal, Happening::Aborted, &data),
+                None => {}
             }
         }
         self.let_rest(self.chunks.is_paused() && !self.chunks.is_idle());
@@ -220,6 +225,13 @@ impl Streaming<'_> {
             self.batch.push(record);
         }
     }
+}
+
+/// Whether the signal ends the reading of the table, which a signal asked for.
+pub(super) fn ends(stop: &StopSnapshot, table: &ReadingTable, is_errored: bool) -> bool {
+    // An errored table is read while the log rests, whichever of the two was asked for (`isolation`).
+    let is_of_type = stop.blocking.is_none_or(|blocking| blocking == table.is_blocking() || is_errored);
+    is_of_type && stop.names(&table.name)
 }
 
 /// The tables that a signal names, in the order in which it names them.

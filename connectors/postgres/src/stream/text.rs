@@ -24,7 +24,7 @@ pub(super) fn is_asked_for(error: &Error) -> bool {
 
 impl Streaming<'_> {
     pub(super) async fn turn_to_text(&mut self, reason: &Error) -> Result<Ended> {
-        info!("the log is followed in text from now on: {reason}");
+        info!("the log is followed in text from now on: {}", reason.sentence());
         self.finish().await?;
         self.expected = self.position().partial;
         self.transaction = None;

@@ -17,7 +17,7 @@
 //! - behind a kept transaction that was taken, of each table of which it holds words the newest that came is foretold, which may
 //!   be younger than those.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use bytes::Bytes;
 use tailwater_api::{Error, ErrorKind, Result};
@@ -27,8 +27,20 @@ use super::{Streaming, Taken};
 use crate::lsn::Lsn;
 use crate::pgoutput::{Begin, Commit, FramedMessage, Message, TransactionControl};
 use crate::relation::Shape;
+use crate::restart::resnapshot_without;
 use crate::source::Protocol;
 use crate::spill::{Full, Part, Spill, SpilledMessages};
+
+/// Transactions without a commit, and what the server said of tables while it sent them.
+#[derive(Default)]
+pub(super) struct Uncommitted {
+    /// The transactions, where the server sends them
+    spill: Option<Spill>,
+    /// What it said of tables in them, for others
+    pub(super) foretold: HashMap<u32, Shape>,
+    /// The newest that it said of each table
+    said: HashMap<u32, Said>,
+}
 
 impl Streaming<'_> {
     /// Begins on a new connection, which speaks this protocol, in binary or in text, and says from where. What was kept of
@@ -36,12 +48,12 @@ impl Streaming<'_> {
     pub(crate) fn connect(&mut self, protocol: Protocol, binary: bool) -> Lsn {
         self.protocol = protocol;
         self.plans.expect_binary(binary);
-        self.spill = (protocol.in_progress || protocol.two_phase).then(|| {
+        self.uncommitted.spill = (protocol.in_progress || protocol.two_phase).then(|| {
             let figure = self.context.metrics().gauge("spilled_bytes", "Transactions without a commit that are kept on disk.", None);
             Spill::new(self.config.spill.folder.clone(), self.config.spill.limit, figure)
         });
-        self.foretold.clear();
-        self.said.clear();
+        self.uncommitted.foretold.clear();
+        self.uncommitted.said.clear();
         self.progress.connect()
     }
 
@@ -49,7 +61,7 @@ impl Streaming<'_> {
     ///
     /// It is made for each row, and moved: what is rare in it is boxed, here and in what it calls.
     pub(super) async fn take(&mut self, place: Lsn, payload: Bytes) -> Result<Taken> {
-        let Some(spill) = &mut self.spill else {
+        let Some(spill) = &mut self.uncommitted.spill else {
             self.received(place, payload).await?;
             return Ok(Taken::Whole);
         };
@@ -57,15 +69,8 @@ impl Streaming<'_> {
         let kept = match TransactionControl::decode(&payload, self.protocol.version()).map_err(at)? {
             Some(TransactionControl::StreamStart { xid, first: _ }) => spill.start(xid, Part::InProgress),
             Some(TransactionControl::BeginPrepare(prepare)) => spill.start(prepare.xid, Part::Prepared),
-            Some(TransactionControl::StreamStop) => {
-                spill.stop();
-                Ok(())
-            }
-            Some(TransactionControl::Prepare(prepare)) => {
-                spill.stop();
-                self.progress.prepare(prepare.xid, prepare.prepare_lsn);
-                Ok(())
-            }
+            Some(TransactionControl::StreamStop) => spill.stop(),
+            Some(TransactionControl::Prepare(prepare)) => spill.stop().map(|()| self.progress.prepare(prepare.xid, prepare.prepare_lsn)),
             Some(TransactionControl::StreamPrepare(prepare)) => {
                 self.progress.prepare(prepare.xid, prepare.prepare_lsn);
                 Ok(())
@@ -95,19 +100,24 @@ impl Streaming<'_> {
                     };
                     let message = message.map_err(at)?;
                     if let Some((oid, shape)) = message.description().map_err(at)? {
-                        self.foretold.insert(oid, shape.clone());
-                        self.said.insert(oid, Said::new(shape, &message));
+                        self.uncommitted.foretold.insert(oid, shape.clone());
+                        self.uncommitted.said.insert(oid, Said::new(shape, &message));
                         spill.describe(oid);
                     }
-                    let earlier = message.changed_relation().filter(|oid| spill.describe(*oid)).and_then(|oid| self.said.get(&oid));
-                    let described = earlier.map_or(Ok(()), |said| spill.append(place, &said.message));
-                    described.and_then(|()| spill.append(place, &message))
+                    let mut kept = Ok(());
+                    if let Some(oid) = message.changed_relation()
+                        && spill.describe(oid)
+                        && let Some(said) = self.uncommitted.said.get(&oid)
+                    {
+                        kept = spill.append(place, &said.message);
+                    }
+                    kept.and_then(|()| spill.append(place, &message))
                 }
                 None => {
                     if payload.first() == Some(&b'R') {
                         let message = FramedMessage::of_whole(payload.clone()).map_err(at)?;
                         if let Some((oid, shape)) = message.description().map_err(at)? {
-                            self.said.insert(oid, Said::new(shape, &message));
+                            self.uncommitted.said.insert(oid, Said::new(shape, &message));
                         }
                     }
                     self.received(place, payload).await?;
@@ -115,7 +125,7 @@ impl Streaming<'_> {
                 }
             },
         };
-        let spilled = self.spill.as_ref().and_then(Spill::current);
+        let spilled = self.uncommitted.spill.as_ref().and_then(Spill::current);
         match kept {
             Ok(()) => Ok(Taken::Whole),
             // The server keeps it itself on a connection without parts.
@@ -126,14 +136,14 @@ impl Streaming<'_> {
 
     async fn commit_prepared(&mut self, xid: u32, gid: &str, commit: Commit) -> Result<Taken> {
         let is_repeated = self.progress.is_repeated(commit.commit_lsn);
-        match &mut self.spill {
+        match &mut self.uncommitted.spill {
             Some(spill) if spill.keeps(xid) => {
                 let messages = spill.commit(xid).map_err(|error| error.at(commit.commit_lsn))?;
                 return self.replay(xid, commit, messages).await;
             }
             // Durable since an earlier run, which had it from its preparation on.
             Some(_) | None if is_repeated => {}
-            Some(_) | None => return Err(gone(gid).at(commit.commit_lsn)),
+            Some(_) | None => return Err(gone(gid, &self.config.slot).at(commit.commit_lsn)),
         }
         self.progress.advance(commit.end_lsn);
         self.moved = true;
@@ -151,7 +161,7 @@ impl Streaming<'_> {
             let kept = FramedMessage::of_whole(payload.clone())?;
             if let Some((oid, shape)) = kept.description().map_err(|error| error.at(place))? {
                 described.insert(oid);
-                self.foretold.insert(oid, shape);
+                self.uncommitted.foretold.insert(oid, shape);
                 continue;
             }
             self.message(place, payload).await?;
@@ -166,8 +176,8 @@ impl Streaming<'_> {
             }
         }
         for oid in described {
-            if let Some(said) = self.said.get(&oid) {
-                self.foretold.insert(oid, said.shape.clone());
+            if let Some(said) = self.uncommitted.said.get(&oid) {
+                self.uncommitted.foretold.insert(oid, said.shape.clone());
             }
         }
         // Not before: what is sent of it so far resumes at its preparation.
@@ -178,7 +188,7 @@ impl Streaming<'_> {
 }
 
 /// The newest that was said of a table.
-pub(super) struct Said {
+struct Said {
     shape: Shape,
     message: FramedMessage,
 }
@@ -216,11 +226,8 @@ fn no_room(full: &Full) -> Error {
     )
 }
 
-fn gone(gid: &str) -> Error {
+fn gone(gid: &str, slot: &str) -> Error {
     Error::new(ErrorKind::HistoryGone, format!("commit the prepared transaction {gid}"))
         .because("its changes were sent when it was prepared, to somebody else who used the slot")
-        .mend(
-            "delete the connector's offsets (DELETE /connectors/NAME/offsets), which reads all tables again, \
-             and give each reader a slot of its own",
-        )
+        .mend(format!("give each reader a slot of its own; here, {}", resnapshot_without(slot)))
 }

@@ -10,8 +10,8 @@ use tailwater_api::record::Record;
 use tailwater_api::{ErrorKind, Value};
 use tokio_postgres::Client;
 
-use crate::harness::{Log, config, eventually, line, server, start};
-use crate::signals::{BY_TABLE, NO_DATA, SIGNALS, answered, is_asked_for, is_read, is_streaming, request};
+use crate::harness::{Log, Running, config, eventually, line, server, start};
+use crate::signals::{BY_TABLE, NO_DATA, SIGNALS, TOLD, answered, is_asked_for, is_read, is_streaming, request, told};
 use crate::standbys::Stopped;
 
 /// Counts up all rows, a transaction each time.
@@ -200,7 +200,7 @@ async fn a_snapshot_that_waits_for_open_transactions_is_stopped_by_a_signal() {
     let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
     answered(&mut running, answer).await.unwrap();
     slot_waits(&client).await;
-    let answer = request(&running, "stop-snapshot", r#"{"data-collections": ["public.t"], "type": "incremental"}"#).await;
+    let answer = request(&running, "stop-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
     answered(&mut running, answer).await.unwrap();
     assert!(!is_asked_for(&running.log));
     open.batch_execute("COMMIT").await.unwrap();
@@ -233,4 +233,120 @@ async fn it_is_taken_later_where_the_server_has_no_room_for_its_connections_now(
     let mut running = start(&config, log);
     running.until(is_read).await;
     assert_eq!(running.stop().await.lines(), ["r public.t {1} null->{1}"]);
+}
+
+/// A statement that reads the table `slow` and takes an hour before the first row.
+const FOR_AN_HOUR: &str = "SELECT slow.* FROM slow, pg_sleep(3600)";
+const SLEEPS: &str = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
+
+/// Waits until nobody sleeps any more.
+async fn nobody_sleeps(client: &Client) {
+    eventually(client, &SLEEPS.replace("SELECT EXISTS", "SELECT NOT EXISTS")).await;
+}
+
+/// Has the tables that match read while the log rests, `slow` for an hour, and waits until that is read.
+async fn read_for_an_hour(running: &mut Running, client: &Client, tables: &str) {
+    let data = format!(
+        r#"{{"data-collections": ["{tables}"], "type": "blocking",
+            "additional-conditions": [{{"data-collection": "public.slow", "filter": "{FOR_AN_HOUR}"}}]}}"#
+    );
+    let answer = request(running, "execute-snapshot", &data).await;
+    answered(running, answer).await.unwrap();
+    running.meanwhile(eventually(client, SLEEPS)).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_read_is_stopped_by_a_signal_and_its_query_is_cancelled() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE slow (id int PRIMARY KEY); INSERT INTO slow VALUES (1)").await.unwrap();
+    let mut running = start(&config(&server, &[&[NO_DATA][..], &TOLD].concat()), Log::default());
+    is_streaming(&client).await;
+    read_for_an_hour(&mut running, &client, "public.slow").await;
+    client.batch_execute("INSERT INTO slow VALUES (2)").await.unwrap();
+    // It speaks of others, and waits for the log to go on.
+    let of_incremental = request(&running, "stop-snapshot", r#"{"type": "incremental"}"#).await;
+    let wrong = request(&running, "stop-snapshot", r#"{"type": "initial"}"#).await;
+    assert_eq!(answered(&mut running, wrong).await.unwrap_err().kind(), ErrorKind::Misconfigured);
+    let answer = request(&running, "stop-snapshot", r#"{"type": "blocking", "data-collections": ["public.slow"]}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    assert!(!is_asked_for(&running.log));
+    assert_eq!(answered(&mut running, of_incremental).await.unwrap_err().kind(), ErrorKind::Missing);
+    running.meanwhile(nobody_sleeps(&client)).await;
+    running.until(|log| log.lines().iter().any(|line| line == "c public.slow {2} null->{2}")).await;
+    assert_eq!(running.figure("snapshot_aborted", None), 1);
+    let log = running.stop().await;
+    let of_snapshots: Vec<_> = told(&log).into_iter().filter(|line| !line.starts_with("SKIPPED")).collect();
+    assert_eq!(of_snapshots, ["STARTED", "IN_PROGRESS public.slow", "ABORTED"]);
+}
+
+#[tokio::test]
+async fn a_stop_of_one_table_ends_neither_the_others_nor_what_is_read_of_them() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    for table in ["early", "late", "slow"] {
+        client.batch_execute(&format!("CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1)")).await.unwrap();
+    }
+    // Of the two that are read beside the slow one, one is published when the other one has a row, which is held back as the last.
+    let mut running = start(&config(&server, &[NO_DATA, ("snapshot.max.threads", "2")]), Log::default());
+    is_streaming(&client).await;
+    read_for_an_hour(&mut running, &client, "public.*").await;
+    running.records(1).await;
+    let answer = request(&running, "stop-snapshot", r#"{"data-collections": ["public.slow"]}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    running.until(|log| !is_asked_for(log)).await;
+    client.batch_execute("INSERT INTO slow VALUES (2)").await.unwrap();
+    running.records(3).await;
+    let mut lines = running.stop().await.lines();
+    lines[..2].sort();
+    assert_eq!(lines, ["r public.early {1} null->{1}", "r public.late {1} null->{1}", "c public.slow {2} null->{2}"]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_run_leaves_no_query_of_a_snapshot_behind() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE slow (id int PRIMARY KEY); INSERT INTO slow VALUES (1)").await.unwrap();
+    for mode in ["initial", "initial_only", "no_data"] {
+        let mut settings = vec![("snapshot.mode", mode), ("slot.name", mode), ("publication.name", mode)];
+        if mode != "no_data" {
+            settings.extend([
+                ("snapshot.select.statement.overrides", "public.slow"),
+                ("snapshot.select.statement.overrides.public.slow", FOR_AN_HOUR),
+            ]);
+        }
+        let config = config(&server, &settings);
+        for is_crash in [false, true] {
+            let mut running = start(&config, Log::default());
+            if mode == "no_data" {
+                is_streaming(&client).await;
+                read_for_an_hour(&mut running, &client, "public.slow").await;
+            } else {
+                running.meanwhile(eventually(&client, SLEEPS)).await;
+            }
+            if is_crash {
+                running.crash().await
+            } else {
+                running.stop().await
+            };
+            nobody_sleeps(&client).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_in_the_signalling_table_is_heard_when_the_connector_is_started_again() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE slow (id int PRIMARY KEY); INSERT INTO slow VALUES (1);").await.unwrap();
+    client.batch_execute(SIGNALS).await.unwrap();
+    let config = config(&server, &[NO_DATA, BY_TABLE]);
+    let mut running = start(&config, Log::default());
+    is_streaming(&client).await;
+    read_for_an_hour(&mut running, &client, "public.slow").await;
+    client.batch_execute("INSERT INTO signals VALUES ('s', 'stop-snapshot', NULL); INSERT INTO slow VALUES (2)").await.unwrap();
+    let mut running = start(&config, running.stop().await);
+    running.until(|log| !is_asked_for(log) && log.lines().iter().any(|line| line == "c public.slow {2} null->{2}")).await;
+    running.meanwhile(nobody_sleeps(&client)).await;
+    running.stop().await;
 }

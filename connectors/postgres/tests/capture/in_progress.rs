@@ -103,6 +103,45 @@ async fn a_crash_at_any_point_repeats_nothing_whether_parts_are_sent_or_not() {
     assert!(parts(&client).await > 0);
 }
 
+/// What the server sends of a transaction in progress tells the messages of its subtransactions as its own, and after their abort it
+/// sends them no more.
+#[tokio::test]
+async fn i3_messages_that_are_not_sent_again_after_a_crash_cost_no_row() {
+    let Some((server, client)) = with_tables().await else { return };
+    let config_of = |streaming| config(&server, &[("transaction.streaming", streaming), ("snapshot.mode", "no_data")]);
+    let writer = server.connect("postgres").await.unwrap();
+    let mut running = start(&config_of("true"), Log::default());
+    running.refuse_confirmation();
+    running.until(|log| !log.state.is_empty()).await;
+    eventually(&client, "SELECT bool_or(active) FROM pg_replication_slots").await;
+    let messages = "SELECT pg_logical_emit_message(true, 'p', i::text) FROM generate_series(1, 3) i;";
+    writer.batch_execute(&format!("BEGIN; SAVEPOINT a; {messages} {}", insert(1001, 2000))).await.unwrap();
+    // When this has come, all before it was decoded, and what did not fit was sent.
+    client.batch_execute("INSERT INTO u VALUES (1)").await.unwrap();
+    running.records(1).await;
+    assert!(parts(&client).await > 0);
+    writer.batch_execute(&format!("ROLLBACK TO a; {} COMMIT; INSERT INTO u VALUES (2)", insert(1, 500))).await.unwrap();
+    let is_whole = |log: &Log| log.lines().last().is_some_and(|line| line.starts_with("c public.u {2}"));
+    let rows = |log: &Log| log.lines().into_iter().filter(|line| line.contains(" public.")).collect::<Vec<_>>();
+    running.until(is_whole).await;
+    let whole = running.crash().await;
+    let expected: Vec<_> =
+        ["c public.u {1} null->{1}".to_owned()].into_iter().chain(created(1, 500)).chain(["c public.u {2} null->{2}".to_owned()]).collect();
+    assert!(rows(&whole) == expected);
+    assert_eq!(whole.records.len(), expected.len() + 3, "the messages were counted");
+    let cut_inside = (0..whole.points.len()).filter(|point| rows(&whole.after_crash(*point)).len() > 1);
+    for point in cut_inside {
+        for streaming in ["true", "false"] {
+            eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+            let mut running = start(&config_of(streaming), whole.after_crash(point));
+            running.refuse_confirmation();
+            running.until(is_whole).await;
+            let log = running.crash().await;
+            assert!(rows(&log) == expected, "after a crash behind batch {point} of {}, in parts: {streaming}", whole.points.len());
+        }
+    }
+}
+
 /// If what they left took room for ever, the third would find none, and no more parts would be sent.
 #[tokio::test]
 async fn what_killed_sessions_left_takes_no_room() {

@@ -31,7 +31,7 @@ async fn every_crash_while_streaming_loses_nothing_and_repeats_nothing() {
     }
     running.until(|log| log.lines().last().is_some_and(|line| line.starts_with("c public.t {30000}"))).await;
     let whole = running.crash().await;
-    let cut_inside = whole.points.iter().filter(|(_, state)| format!("{state:?}").contains("tailwater.rows")).count();
+    let cut_inside = whole.points.iter().filter(|(_, state)| format!("{state:?}").contains("tailwater.upto")).count();
     assert!(cut_inside > 3, "the transactions are larger than a batch: {cut_inside} of {}", whole.points.len());
     for point in 0..whole.points.len() {
         eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
@@ -41,6 +41,36 @@ async fn every_crash_while_streaming_loses_nothing_and_repeats_nothing() {
         running.for_a_while(Duration::from_millis(100)).await;
         let log = running.crash().await;
         assert!(log.lines() == whole.lines(), "after a crash behind batch {point} of {}", whole.points.len());
+    }
+}
+
+#[tokio::test]
+async fn i3_a_transaction_is_continued_behind_what_is_durable_with_another_publication_too() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let tables = "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY);
+                  CREATE PUBLICATION two FOR TABLE t, u; CREATE PUBLICATION one FOR TABLE t";
+    client.batch_execute(tables).await.unwrap();
+    let config_of = |publication| {
+        let settings = [("publication.name", publication), ("publication.autocreate.mode", "disabled"), ("snapshot.mode", "no_data")];
+        config(&server, &settings)
+    };
+    let mut running = start(&config_of("two"), Log::default());
+    running.refuse_confirmation();
+    running.until(|log| !log.state.is_empty()).await;
+    let rows = "INSERT INTO t SELECT i, repeat('x', 500) FROM generate_series(1, 1000) i";
+    client.batch_execute(&format!("BEGIN; INSERT INTO u VALUES (1), (2), (3); {rows}; COMMIT")).await.unwrap();
+    running.records(1003).await;
+    let whole = running.crash().await;
+    let cut_inside = |point: &usize| (1..1003).contains(&whole.after_crash(*point).records.len());
+    let points: Vec<_> = (0..whole.points.len()).filter(cut_inside).collect();
+    assert!(points.len() > 2, "the transaction is larger than a batch: {points:?}");
+    for point in points {
+        eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+        let mut running = start(&config_of("one"), whole.after_crash(point));
+        running.refuse_confirmation();
+        running.records(1003).await;
+        assert!(running.crash().await.lines() == whole.lines(), "after a crash behind batch {point} of {}", whole.points.len());
     }
 }
 
@@ -169,6 +199,49 @@ async fn a_lost_slot_is_refused_unless_a_snapshot_is_allowed() {
     running.records(4).await;
     let lines = running.stop().await.lines();
     assert_eq!(lines[1..], ["r public.t {1} null->{1}", "r public.t {2} null->{2}", "c public.t {3} null->{3}"]);
+}
+
+#[tokio::test]
+async fn rows_are_read_for_a_lost_position_alone_where_only_that_is_asked_for() {
+    const UNUSED: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
+    let on_error = "snapshot.mode.configuration.based.snapshot.on.data.error";
+    for strategy in ["consistent", "watermark"] {
+        let Some(server) = server(&[]).await else { return };
+        let client = server.connect("postgres").await.unwrap();
+        let config = config(
+            &server,
+            &[
+                ("snapshot.mode", "configuration_based"),
+                ("snapshot.mode.configuration.based.start.stream", "true"),
+                (on_error, "true"),
+                ("snapshot.strategy", strategy),
+            ],
+        );
+        client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+        let mut running = start(&config, Log::default());
+        running.until(|log| !log.state.is_empty()).await;
+        client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+        running.records(1).await;
+        let log = running.stop().await;
+        assert_eq!(log.lines(), ["c public.t {2} null->{2}"], "{strategy}: rows are not read at the start");
+        eventually(&client, UNUSED).await;
+        client.batch_execute("SELECT pg_drop_replication_slot('shop'); INSERT INTO t VALUES (3)").await.unwrap();
+
+        let mut running = start(&config, log);
+        running.refuse_confirmation();
+        running.until(|log| !log.points.is_empty()).await;
+        // What it began goes on behind a crash.
+        let log = running.crash().await.after_crash(0);
+        eventually(&client, UNUSED).await;
+        let mut running = start(&config, log);
+        running.records(4).await;
+        client.batch_execute("INSERT INTO t VALUES (4)").await.unwrap();
+        running.records(5).await;
+        let lines = running.stop().await.lines();
+        let rows = ["r public.t {1} null->{1}", "r public.t {2} null->{2}", "r public.t {3} null->{3}"];
+        assert_eq!(lines[1..4], rows, "{strategy}");
+        assert_eq!(lines[4..], ["c public.t {4} null->{4}"], "{strategy}");
+    }
 }
 
 #[tokio::test]

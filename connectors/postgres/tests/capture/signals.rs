@@ -16,7 +16,7 @@ use crate::harness::{Log, PATIENCE, Running, Tight, config, eventually, line, se
 pub(crate) const SIGNALS: &str = "CREATE TABLE signals (id text PRIMARY KEY, type text NOT NULL, data text);";
 pub(crate) const NO_DATA: (&str, &str) = ("snapshot.mode", "no_data");
 pub(crate) const BY_TABLE: (&str, &str) = ("signal.data.collection", "public.signals");
-const TOLD: [(&str, &str); 2] = [("notification.enabled.channels", "sink"), ("notification.sink.topic.name", "told")];
+pub(crate) const TOLD: [(&str, &str); 2] = [("notification.enabled.channels", "sink"), ("notification.sink.topic.name", "told")];
 
 /// Whether something that a signal asked for is not read yet.
 pub(crate) fn is_asked_for(log: &Log) -> bool {
@@ -51,7 +51,7 @@ pub(crate) async fn answered(running: &mut Running, mut answer: oneshot::Receive
 }
 
 /// What notifications say: what happened, and the table or tables and the status.
-fn told(log: &Log) -> Vec<String> {
+pub(crate) fn told(log: &Log) -> Vec<String> {
     let of_snapshots = log.records.iter().filter(|record| &*record.topic == "told");
     let fields = of_snapshots.map(|record| record.value.value.as_struct().unwrap());
     let text = |fields: &[tailwater_api::Value]| {
