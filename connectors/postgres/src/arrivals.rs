@@ -21,6 +21,7 @@
 //! | captured and not published at the start, published by somebody since | stays | read anew, or told of with the signal that does (see `source::unpublished`) |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
+//! | operations that the publication publishes no more, or again | stays | told of with the statement, and what the log lacks |
 //! | detached from a root under whose name its rows went | is extended where tables are published one by one | told of |
 //!
 //! A partition that was made as one has no rows from before; one that was made and attached since the last look may. The catalog
@@ -42,7 +43,7 @@ use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_ide
 use crate::chunks::can_be_chunked;
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
-use crate::publication::{Step, plan, rehearse, told};
+use crate::publication::{Step, plan, rehearse, told, warn_about_operations};
 use crate::snapshot::tables_to_read;
 use crate::source::{captured, published_advice, published_by_now, replaced_advice, unpublished};
 
@@ -203,6 +204,9 @@ impl Arrivals {
         let attached = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
         let refused = self.refused_statements(sql, &definitions, &publication).await?;
         let found = self.judge(&definitions, &publication, &attached, &refused);
+        if named.operations != self.named.operations {
+            warn_about_operations(&self.config, Some(&self.named), &named);
+        }
         self.known = known(&definitions);
         self.named = named;
         Ok(found)

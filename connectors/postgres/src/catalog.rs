@@ -4,6 +4,7 @@
 //! The log's own messages describe columns, but neither their defaults nor whether they may be null nor the order of
 //! the key; those come from here.
 
+use tailwater_api::envelope::Operation;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::relational_config::RelationalConfig;
 use tokio_postgres::Row;
@@ -227,12 +228,18 @@ pub(crate) struct PublishedTable {
     pub(crate) row_filter: Option<String>,
 }
 
-/// The oids of what a publication names itself, in their order; roots and schemas stand for further tables.
+/// What a publication names itself: tables and schemas by their oids, in their order, and operations. Roots and schemas stand for
+/// further tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) tables: Vec<u32>,
     pub(crate) schemas: Vec<u32>,
+    pub(crate) operations: Vec<Operation>,
 }
+
+/// The operations of publications, each with its name in the parameter `publish`.
+pub(crate) const OPERATIONS: [(Operation, &str); 4] =
+    [(Operation::Create, "insert"), (Operation::Update, "update"), (Operation::Delete, "delete"), (Operation::Truncate, "truncate")];
 
 impl Named {
     /// What the publication called `name` names, if there is one. Unlike [`Publication::load`] it opens no table.
@@ -243,12 +250,16 @@ impl Named {
             "'{}'::oid[]"
         };
         let query = format!(
-            "SELECT array(SELECT prrelid FROM pg_publication_rel WHERE prpubid = p.oid ORDER BY prrelid), {schemas}
+            "SELECT array(SELECT prrelid FROM pg_publication_rel WHERE prpubid = p.oid ORDER BY prrelid), {schemas},
+                    p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate
              FROM pg_publication p WHERE p.pubname = $1"
         );
         let row = sql.query_opt(&query, &[&name]).await;
         let row = row.map_err(|error| sql_error(format!("see what the publication {name} names"), error))?;
-        Ok(row.map(|row| Self { tables: row.get(0), schemas: row.get(1) }))
+        Ok(row.map(|row| {
+            let published = OPERATIONS.iter().zip(2..).filter(|(_, column)| row.get(*column));
+            Self { tables: row.get(0), schemas: row.get(1), operations: published.map(|((operation, _), _)| *operation).collect() }
+        }))
     }
 }
 
@@ -262,7 +273,6 @@ pub(crate) struct Publication {
     pub(crate) named: Named,
     /// What it publishes, roots and leaves resolved
     pub(crate) tables: Vec<PublishedTable>,
-    pub(crate) updates_or_deletes: bool,
     /// Whether stored generated columns are published (PostgreSQL 18)
     pub(crate) generated: bool,
 }
@@ -275,7 +285,7 @@ impl Publication {
             return Ok(None);
         };
         // Columns that older servers do not have are null this way.
-        let publication = "SELECT p.puballtables, p.pubupdate OR p.pubdelete, to_jsonb(p) ->> 'pubgencols' = 's'
+        let publication = "SELECT p.puballtables, to_jsonb(p) ->> 'pubgencols' = 's'
                            FROM pg_publication p WHERE p.pubname = $1";
         let Some(row) = sql.query_opt(publication, &[&name]).await.map_err(failed)? else {
             return Ok(None);
@@ -309,13 +319,7 @@ impl Publication {
             .iter()
             .map(|row| PublishedTable { schema: row.get(0), name: row.get(1), columns: row.get(2), row_filter: row.get(3) })
             .collect();
-        Ok(Some(Self {
-            all_tables: row.get(0),
-            updates_or_deletes: row.get(1),
-            generated: row.get::<_, Option<bool>>(2).unwrap_or(false),
-            named,
-            tables,
-        }))
+        Ok(Some(Self { all_tables: row.get(0), generated: row.get::<_, Option<bool>>(1).unwrap_or(false), named, tables }))
     }
 
     /// How the publication publishes the table, if it does.

@@ -1,5 +1,6 @@
 //! What keeps the source from running, with the statements that mend it. Changes nothing (I15).
 
+use tailwater_api::envelope::Operation;
 use tailwater_api::probe::ProbeReport;
 use tailwater_api::{Error, ErrorKind, Result};
 
@@ -7,7 +8,7 @@ use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, replication_options};
 use crate::identity;
-use crate::publication::{self, Step};
+use crate::publication::{self, Step, left_out_operations};
 use crate::replication::ReplicationConnection;
 use crate::restart::{Offer, usable_slot};
 use crate::source::{captured, check_server, unlogged, unlogged_mend};
@@ -87,7 +88,11 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
         }
         Err(error) => fault(report, Some("replica.identity.autoset.values"), &error),
     }
-    if existing.as_ref().is_none_or(|publication| publication.updates_or_deletes) {
+    if let Some((message, statement)) = existing.as_ref().and_then(|publication| left_out_operations(config, &publication.named)) {
+        report.note(Some("publication.name"), message, Some(statement));
+    }
+    let is_change = |operation: &Operation| matches!(operation, Operation::Update | Operation::Delete);
+    if existing.as_ref().is_none_or(|publication| publication.named.operations.iter().any(is_change)) {
         for table in &captured {
             if let Some(advice) = identity::refused_changes(table).or_else(|| identity::untold_key(&config.relational, table)) {
                 report.note(Some("table.include.list"), format!("{}: {advice}", table.full_name()), None);

@@ -7,11 +7,12 @@
 //! Publishing a table without a replica identity makes the server refuse updates and deletes of it, so such tables
 //! are named before the publication changes.
 
+use tailwater_api::envelope::Operation;
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio_postgres::error::SqlState;
 use tracing::{info, warn};
 
-use crate::catalog::{ColumnDefinition, Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
+use crate::catalog::{ColumnDefinition, Named, OPERATIONS, Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, sql_error};
 use crate::identity;
@@ -140,17 +141,45 @@ fn creation(config: &PostgresConfig, captured: &[&TableDefinition]) -> Result<St
         options.push("publish_via_partition_root = true".to_owned());
     }
     if config.relational.skips_operations_explicitly {
-        options.push(format!("publish = '{}'", published_operations(config).join(", ")));
+        let skipped = config.relational.skipped_operations;
+        options.push(format!("publish = '{}'", names_of(|operation| !skipped.contains(operation))));
     }
     let options = if options.is_empty() { String::new() } else { format!(" WITH ({})", options.join(", ")) };
     Ok(format!("CREATE PUBLICATION {}{what}{options};", quote_identifier(&config.publication)))
 }
 
-fn published_operations(config: &PostgresConfig) -> Vec<&'static str> {
-    use tailwater_api::envelope::Operation::{Create, Delete, Truncate, Update};
-    let named = [(Create, "insert"), (Update, "update"), (Delete, "delete"), (Truncate, "truncate")];
-    let published = |operation| !config.relational.skipped_operations.contains(operation);
-    named.into_iter().filter(|(operation, _)| published(*operation)).map(|(_, name)| name).collect()
+/// The operations of which `is_chosen` says so, as `publish` lists them.
+fn names_of(is_chosen: impl Fn(Operation) -> bool) -> String {
+    let chosen = OPERATIONS.into_iter().filter(|(operation, _)| is_chosen(*operation));
+    chosen.map(|(_, name)| name).collect::<Vec<_>>().join(", ")
+}
+
+/// What to say of operations that the publication leaves out and `skipped.operations` does not, and the statement that mends it (I11):
+/// the log does not tell of such changes at all.
+pub(crate) fn left_out_operations(config: &PostgresConfig, named: &Named) -> Option<(String, String)> {
+    let is_wanted = |operation| !config.relational.skipped_operations.contains(operation);
+    let left_out = names_of(|operation| is_wanted(operation) && !named.operations.contains(&operation));
+    if left_out.is_empty() {
+        return None;
+    }
+    let publish = names_of(|operation| is_wanted(operation) || named.operations.contains(&operation));
+    let statement = format!("ALTER PUBLICATION {} SET (publish = '{publish}');", quote_identifier(&config.publication));
+    Some((format!("the publication {} does not publish {left_out}: such changes are not captured", config.publication), statement))
+}
+
+/// Warns of operations that the publication leaves out, and of those that it left out `before` and publishes by now.
+pub(crate) fn warn_about_operations(config: &PostgresConfig, before: Option<&Named>, named: &Named) {
+    let untold =
+        "what was left out until then is in no record: signal execute-snapshot reads the rows that are there, and none that are gone";
+    if let Some((message, statement)) = left_out_operations(config, named) {
+        warn!("{message}. To mend it: {statement} {untold}. Or name the operations in skipped.operations");
+    }
+    let Some(before) = before else { return };
+    let is_back = |operation| !before.operations.contains(&operation) && named.operations.contains(&operation);
+    let back = names_of(|operation| is_back(operation) && !config.relational.skipped_operations.contains(operation));
+    if !back.is_empty() {
+        warn!("the publication {} publishes {back} by now: {untold}", config.publication);
+    }
 }
 
 /// Creates or changes the publication where the configuration asks for it, and returns what is there then.

@@ -154,6 +154,7 @@ impl Run {
         warn_about_idle_keys(&config, &captured);
         let publication = if config.snapshot.stream {
             let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
+            publication::warn_about_operations(&config, None, &publication.named);
             warn_about_unpublished(&config, &publication, &captured);
             for table in &captured {
                 if let Some(advice) = identity::untold_key(&config.relational, table) {

@@ -1,7 +1,7 @@
 use tailwater_api::config::{ConfigValues, read_config};
 
 use super::*;
-use crate::catalog::PublishedTable;
+use crate::catalog::{OPERATIONS, PublishedTable};
 use crate::lsn::Lsn;
 use crate::pgoutput::ReplicaIdentity;
 
@@ -27,8 +27,9 @@ fn table(oid: u32, name: &str, ancestors: &[u32]) -> TableDefinition {
 fn published(all_tables: bool, named: &[u32], tables: &[&str]) -> Publication {
     let table = |name: &&str| PublishedTable { schema: "public".into(), name: (*name).to_owned(), columns: None, row_filter: None };
     let tables = tables.iter().map(table).collect();
-    let named = Named { tables: named.to_vec(), schemas: Vec::new() };
-    Publication { all_tables, named, tables, updates_or_deletes: true, generated: false }
+    let operations = OPERATIONS.into_iter().map(|(operation, _)| operation).collect();
+    let named = Named { tables: named.to_vec(), schemas: Vec::new(), operations };
+    Publication { all_tables, named, tables, generated: false }
 }
 
 fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[TableDefinition]) -> Arrivals {

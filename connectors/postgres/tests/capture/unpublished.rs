@@ -1,7 +1,8 @@
-//! Captured tables that the publication does not hold at the start and that somebody publishes later.
+//! What the publication leaves out: captured tables that it does not hold, and operations.
 
 use tailwater_api::ErrorKind;
-use tailwater_postgres::PostgresConfig;
+use tailwater_api::source::SourceConnector;
+use tailwater_postgres::{PostgresConfig, PostgresConnector};
 use tailwater_testkit::PostgresServer;
 use tokio_postgres::Client;
 
@@ -258,4 +259,37 @@ async fn i10_an_errored_table_that_is_published_is_left_to_the_signal_that_mends
     let log = started(&server, &client, &isolate, log).await.stop().await;
     assert_eq!((state_of(&log, "public.t").as_deref(), unpublished(&log)), (Some("errored"), 0));
     assert_eq!((of_table(&log).len(), warnings.with(&missing("t").each_ref().map(String::as_str)).len()), (0, 1));
+}
+
+#[tokio::test]
+async fn i11_operations_that_the_publication_leaves_out_are_told_of_at_the_start_and_when_that_changes() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = with_table(&server).await;
+    let publishes = async |operations: &str| {
+        client.batch_execute(&format!("ALTER PUBLICATION shop SET (publish = '{operations}')")).await.unwrap();
+    };
+    let notes = async |entries: &[(&str, &str)]| {
+        let report = PostgresConnector::probe(&config(&server, &[&ENTRIES[..], entries].concat())).await;
+        report.findings.into_iter().filter(|finding| finding.message.contains("does not publish")).collect::<Vec<_>>()
+    };
+    publishes("insert").await;
+    let all = "SET (publish = 'insert, update, delete, truncate')";
+    let found = notes(&[]).await;
+    assert!(found.len() == 1 && found[0].message.contains("does not publish update, delete, truncate"), "{found:?}");
+    assert!(found[0].mend.as_ref().is_some_and(|mend| mend.contains(all)), "{found:?}");
+    let skipped = ("skipped.operations", "u,d,t");
+    assert_eq!(notes(&[skipped]).await.len(), 0);
+    let log = started(&server, &client, &[skipped], Log::default()).await.stop().await;
+    assert_eq!(warnings.with(&["publish = "]), [""; 0], "what is not wanted needs no flag");
+
+    let mut running = started(&server, &client, &[], log).await;
+    assert_eq!(warnings.with(&["does not publish update, delete, truncate", all, "signal execute-snapshot"]).len(), 1);
+    publishes("insert, update, delete").await;
+    running.meanwhile(warnings.told(&["publishes update, delete by now", "in no record"])).await;
+    assert_eq!(warnings.with(&["does not publish truncate", all]).len(), 1);
+    publishes("update, delete, truncate").await;
+    running.meanwhile(warnings.told(&["publishes truncate by now"])).await;
+    assert_eq!(warnings.with(&["does not publish insert", all]).len(), 1);
+    running.stop().await;
 }
