@@ -1,8 +1,9 @@
 //! `run`: the daemon.
 //!
 //! The order of starting: logs and worker file, the REST listener (a taken port is found before anything runs, and
-//! `/health` says `starting`), data directory and its lock, the connectors that were there, the directory of connector
-//! files, ready. The address of the REST API stands in `rest.address` of the data directory from then on.
+//! `/health` says `starting`), data directory and its lock, the connectors that REST made, the directory of connector
+//! files, the connectors that files declare (what stood in them before the last stop never runs again), ready. The
+//! address of the REST API stands in `rest.address` of the data directory from then on.
 //!
 //! SIGTERM or SIGINT drains to `shutdown.timeout.ms`; a second one ends at once. SIGHUP applies the connector files anew and lets the users
 //! in that the worker file names now; a worker file with faults leaves all as it was.
@@ -276,8 +277,21 @@ async fn attend(
         Some(path) => Some(Directory::open(path, worker.clone()).await?),
         None => None,
     };
+    let declared = async {
+        if let Some(directory) = &mut directory {
+            directory.scan().await;
+        }
+        worker.start_declared().await;
+    };
+    tokio::select! {
+        () = declared => {}
+        () = signals.stop() => {
+            stopping(file);
+            return Ok(());
+        }
+    }
     api.started(worker.clone());
-    // Who finds the file finds a worker that answers.
+    // Who finds the file finds a worker that answers and has its connectors.
     write_address(&file.data_dir, api.scheme(), address)
         .map_err(|error| Error::new(ErrorKind::Unreachable, format!("write {}", address_file(&file.data_dir).display())).because(error))?;
     tracing::info!(address = %address, "listening");
@@ -287,15 +301,6 @@ async fn attend(
         );
     } else if !address.ip().is_loopback() && file.rest.tls.is_none() {
         tracing::warn!("the REST API listens on {address} without TLS (rest.tls); passwords and tokens travel in clear");
-    }
-    if let Some(directory) = &mut directory {
-        tokio::select! {
-            () = directory.scan() => {}
-            () = signals.stop() => {
-                stopping(file);
-                return Ok(());
-            }
-        }
     }
     let watching: Option<JoinHandle<()>> = directory.map(|directory| tokio::spawn(directory.watch(directory_stopped, reloads)));
     service_manager::ready();

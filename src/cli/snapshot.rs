@@ -133,7 +133,9 @@ fn sink(url: &str) -> ConnectorFile {
 async fn start(loaded: Loaded) -> Result<Worker, Failure> {
     let Loaded { file, values, providers, .. } = loaded;
     let Opened { topics, store, .. } = open::open(&file, &values, "snapshot").await?;
-    let remembered = store.list().await?.into_iter().map(|connector| StoredConnector { target: TargetState::Stopped, ..connector });
+    // None of them runs here, and no file is watched that could own one.
+    let stopped = |connector| StoredConnector { target: TargetState::Stopped, file: None, ..connector };
+    let remembered = store.list().await?.into_iter().map(stopped);
     let store = std::sync::Arc::new(Forgetful(Mutex::new(remembered.collect())));
     let options = WorkerOptions {
         data_dir: file.data_dir,
@@ -191,7 +193,7 @@ async fn follow(
     let names: Vec<&str> = std::iter::once(source_name).chain(&sink_name).map(String::as_str).collect();
     for ConnectorFile { name, config } in std::iter::once(source).chain(sink) {
         // A source that the worker remembers is replaced for this process; its offsets are its own.
-        let put = worker.put_config(&name, config, owner(worker, &name).await).await;
+        let put = worker.put_config(&name, config, None).await;
         put.map_err(|refused| refuse(&name, refused))?;
         worker.set_target(&name, TargetState::Running).await.map_err(|refused| refuse(&name, refused))?;
     }
@@ -220,11 +222,6 @@ async fn follow(
             _ = terminate.recv() => return Ok(false),
         }
     }
-}
-
-/// The file that declares a connector that is there already.
-async fn owner(worker: &Worker, name: &str) -> Option<PathBuf> {
-    worker.get(name).await.ok().and_then(|info| info.file)
 }
 
 fn refuse(name: &str, refused: Refused) -> Failure {

@@ -8,6 +8,7 @@
 //! - A file that is gone deletes its connector, which keeps its offsets; so do the files of the directory that was
 //!   watched before, when the worker is started with another one. A directory that cannot be listed, as one whose
 //!   volume is not mounted, deletes nothing.
+//! - At the worker's start its connectors wait for the first scan, so that what a file held before the stop never runs.
 //!
 //! Events of the file system only say that something changed; after a short quiet the whole directory is read again.
 //! So atomic renames, editors that write twice, and Kubernetes' switch of the `..data` link all look alike. A slow
@@ -266,7 +267,8 @@ mod tests {
     use super::*;
     use crate::config::providers::Providers;
     use crate::runtime::testing::{MemoryLog, MemoryStore, MemoryTopics};
-    use crate::runtime::worker::{WorkerOptions, WorkerParts};
+    use crate::runtime::worker::{Restart, WorkerOptions, WorkerParts};
+    use crate::state::{ConnectorStore, StoredConnector, TargetState};
     use crate::telemetry::Registry;
 
     fn scanned(files: &[(&str, &str)]) -> BTreeMap<PathBuf, Scanned> {
@@ -364,6 +366,10 @@ mod tests {
     }
 
     async fn worker() -> Worker {
+        worker_on(MemoryLog::new(), Arc::default()).await
+    }
+
+    async fn worker_on(log: Arc<MemoryLog>, store: Arc<MemoryStore>) -> Worker {
         let options = WorkerOptions {
             data_dir: PathBuf::new(),
             memory_budget: 1 << 20,
@@ -372,8 +378,8 @@ mod tests {
             worker_id: "h:1".into(),
         };
         let parts = WorkerParts {
-            topics: Arc::new(MemoryTopics(MemoryLog::new())),
-            store: Arc::<MemoryStore>::default(),
+            topics: Arc::new(MemoryTopics(log)),
+            store,
             providers: Providers::default(),
             metrics: Arc::new(Registry::default()),
         };
@@ -395,6 +401,55 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(declared(worker).await, expected);
+    }
+
+    fn generator(name: &str, topic: &str) -> String {
+        format!("name: {name}\nconnector: generator\ngenerator.topics: {topic}\ngenerator.rows: 1\n")
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_files_held_before_the_worker_stopped_never_runs_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap();
+        let (log, store) = (MemoryLog::new(), Arc::<MemoryStore>::default());
+        let remember = |name: &str, topic: &str, file: Option<&str>| {
+            let config = connector_file::parse(Path::new("a.yaml"), &generator(name, topic)).unwrap().config;
+            let file = file.map(|file| path.join(file).to_string_lossy().into_owned());
+            store.put(StoredConnector { name: name.to_owned(), config, target: TargetState::Running, file })
+        };
+        remember("dir-edited", "edited-before", Some("edited.yaml")).await.unwrap();
+        remember("dir-gone", "gone", Some("gone.yaml")).await.unwrap();
+        remember("dir-same", "same", Some("same.yaml")).await.unwrap();
+        remember("dir-rest", "rest", None).await.unwrap();
+        std::fs::write(path.join("edited.yaml"), generator("dir-edited", "edited-now")).unwrap();
+        std::fs::write(path.join("same.yaml"), generator("dir-same", "same")).unwrap();
+        let is_written = async |topic: &str| {
+            for _ in 0..6000 {
+                if !log.records(topic).is_empty() {
+                    return true;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            false
+        };
+
+        let worker = worker_on(Arc::clone(&log), Arc::clone(&store)).await;
+        for info in worker.list().await {
+            assert_eq!(info.tasks.is_empty(), info.file.is_some(), "{info:?}");
+        }
+        assert!(is_written("rest").await, "REST's connectors wait for no directory");
+        // Nor does anything else start one of a file.
+        worker.restart("dir-gone", Restart::default()).await.unwrap();
+        worker.set_target("dir-edited", TargetState::Paused).await.unwrap();
+        worker.set_target("dir-edited", TargetState::Running).await.unwrap();
+
+        let mut directory = Directory::open(&path, worker.clone()).await.unwrap();
+        directory.scan().await;
+        worker.start_declared().await;
+        assert!(is_written("edited-now").await && is_written("same").await);
+        assert!(log.records("edited-before").is_empty() && log.records("gone").is_empty());
+        assert!(worker.get("dir-gone").await.is_err());
+        worker.shutdown().await;
     }
 
     fn blackhole(name: &str, topics: &str) -> String {

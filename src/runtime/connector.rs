@@ -41,6 +41,8 @@ struct Now {
     restarting: Vec<u32>,
     /// Topics that were forgotten, with how much they had been used then
     forgotten: HashMap<Arc<str>, u64>,
+    /// A file declares it, and what stands in that file now is not known yet: nothing starts it
+    awaits_file: bool,
     removed: bool,
 }
 
@@ -56,9 +58,20 @@ impl Connector {
                 tasks: Vec::new(),
                 restarting: Vec::new(),
                 forgotten: HashMap::new(),
+                awaits_file: false,
                 removed: false,
             }),
         }
+    }
+
+    /// A connector from before the last stop. One that a file declares waits for [`Connector::start_declared`].
+    pub(super) fn remembered(stored: StoredConnector) -> Self {
+        let connector = Self::new(stored);
+        {
+            let mut now = connector.now();
+            now.awaits_file = now.stored.file.is_some();
+        }
+        connector
     }
 
     // Every section below leaves the connector whole, so a panic elsewhere does not make it wrong.
@@ -107,8 +120,19 @@ impl Connector {
         Ok(LogUser { config: Arc::new(resolved), ..LogUser::from(&*self.name) })
     }
 
-    /// Makes and starts the tasks, unless the connector is stopped. What keeps them from being made is its status.
+    /// Starts the connector if it waited for its file.
+    pub(super) fn start_declared(&self, worker: &WorkerInner) {
+        if std::mem::take(&mut self.now().awaits_file) {
+            self.start(worker);
+        }
+    }
+
+    /// Makes and starts the tasks, unless the connector is stopped or waits for its file. What keeps them from being made
+    /// is its status.
     pub(super) fn start(&self, worker: &WorkerInner) {
+        if self.now().awaits_file {
+            return;
+        }
         let target = self.now().stored.target;
         let wanted = match target {
             TargetState::Stopped => {
@@ -262,6 +286,7 @@ impl Connector {
             (TargetState::Stopped, _) => RunState::Stopped,
             (_, Some(_)) => RunState::Failed,
             (TargetState::Paused, None) => RunState::Paused,
+            (TargetState::Running, None) if now.awaits_file => RunState::Unassigned,
             (TargetState::Running, None) => RunState::Running,
         };
         let between = |task: &u32| !now.tasks.iter().any(|known| concerns(&[*task], known));

@@ -14,11 +14,15 @@ use tailwater_api::record::{Record, SchemaAndValue};
 use tailwater_api::schema::{Kind, Schema};
 use tailwater_api::sink::{DeadLetters, SinkRecord};
 use tailwater_api::value::Value;
-use tailwater_api::{Error, Result};
+use tailwater_api::{Error, Result, Scope};
 
 use crate::converters::RecordPart;
 use crate::runtime::recovery::{Decision, Failures, RecoveryPolicy, Tolerance, decide};
 use crate::topics::{Refusals, TopicLog};
+
+/// How to go on behind a record that is refused, where whoever refused it knows nothing better.
+const SET_APART: &str = "correct the value at its source, or the target's column, and restart the task; \
+                         errors.tolerance=all with errors.deadletterqueue.topic.name keeps such records apart and goes on";
 
 /// Step that failed, with the names of Connect's `Stage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +117,7 @@ impl RecordErrors {
         };
         // The tries of a whole task do not matter here: RunAgain and Stop both end this run with the error.
         match decide(&error, Failures::default(), &self.policy) {
+            Decision::Stop if *error.scope() == Scope::Record && error.remedy().is_none() => return Err(error.mend(SET_APART)),
             Decision::RunAgain | Decision::Stop => return Err(error),
             Decision::KeepDeadLetter => {
                 let (Tolerance::Keep(dead_letters), Some(record)) = (&self.policy.tolerance, record) else { return Err(error) };

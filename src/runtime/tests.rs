@@ -125,7 +125,7 @@ async fn i2_a_refused_record_stops_the_task_before_its_position_passes() {
     let worker = house.worker().await;
     create(&worker, "refuses", sink("refused", &[("script.reject.offset", "4")])).await;
     let trace = eventually_failed(&worker, "refuses").await;
-    assert!(trace.starts_with("rejected: "), "{trace}");
+    assert!(trace.starts_with("rejected: ") && trace.contains("\tto mend it: ") && trace.contains("errors.tolerance=all"), "{trace}");
     assert_eq!(house.log.committed_offset("refuses", "refused"), None);
 }
 

@@ -187,14 +187,15 @@ pub struct Restart {
 }
 
 impl Worker {
-    /// Starts every connector that should run and returns when all are started or have failed. A connector that cannot
-    /// be made is FAILED and keeps no other from starting.
+    /// Starts every remembered connector that should run, except those that files declare: their files may have changed
+    /// or gone since, so they wait for [`Worker::start_declared`]. Returns when all are started or have failed. A connector
+    /// that cannot be made is FAILED and keeps no other from starting.
     ///
     /// # Errors
     /// The remembered connectors cannot be read.
     pub async fn start_with(options: WorkerOptions, parts: WorkerParts) -> Result<Self> {
         let stored = parts.store.list().await?;
-        let connectors = stored.into_iter().map(|stored| (stored.name.clone(), Arc::new(Connector::new(stored)))).collect();
+        let connectors = stored.into_iter().map(|stored| (stored.name.clone(), Arc::new(Connector::remembered(stored)))).collect();
         let budget = Budget::new(options.memory_budget);
         let inner = WorkerInner { options, parts, budget, connectors: Mutex::new(connectors), closing: AtomicBool::new(false) };
         // Before anything is appended, the log knows what it must keep.
@@ -203,6 +204,16 @@ impl Worker {
             connector.start(&inner);
         }
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Starts the remembered connectors that files declare, as they are declared now.
+    pub async fn start_declared(&self) {
+        for connector in self.inner.all() {
+            let _changing = connector.changing.lock().await;
+            if self.inner.check_present(&connector).is_ok() {
+                connector.start_declared(&self.inner);
+            }
+        }
     }
 
     /// The topic log.

@@ -14,6 +14,7 @@
 //! - [`access`]: TLS, users and roles, limits, the log of changes, secrets of the REST API
 //! - [`clients`]: clients of the REST API that others wrote
 //! - [`rereads`]: tables that are read anew into a target that has their rows
+//! - [`infinities`]: infinite dates and times of the source are infinite in its copies
 //! - [`snapshot`]: one shot of a source into a database
 //! - [`takeover`]: from real Debezium and back
 //! - [`cli`]: commands, their output and exit codes
@@ -31,6 +32,7 @@ mod durability;
 mod examples;
 mod golden;
 mod harness;
+mod infinities;
 mod kafka;
 mod kafka_kills;
 mod kills;

@@ -445,7 +445,7 @@ impl Run {
             beside.spawn(arrivals.watch(own_signals));
         }
         if let Some((query, interval)) = action {
-            beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval));
+            beside.spawn(heartbeat::keep_acting(self.config.clone(), query, interval, self.cancellations.clone()));
         }
 
         let xmin = if self.config.xmin_interval.is_zero() {

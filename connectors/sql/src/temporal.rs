@@ -2,7 +2,7 @@
 //! compared with its source as text: proleptic Gregorian calendar, `BC` behind years before 1, fractions without
 //! trailing zeros, `infinity`.
 //!
-//! Debezium 3.6 writes infinity as numbers; they are told from times by being outside of what any source can hold.
+//! Sources write infinity as numbers; they are told from times by being outside of what any source can hold.
 
 use tailwater_kit::calendar::date_from_days;
 
@@ -12,9 +12,9 @@ const DAY: i64 = 86_400_000_000;
 const INFINITE: i64 = 9_223_372_036_825_200_000;
 const MINUS_INFINITE: i64 = -9_223_372_036_832_400_000;
 
-/// Infinite dates as days, from Debezium's stream and from its snapshots.
-const INFINITE_DAYS: [i32; 2] = [-2_147_472_692, -622_191_234];
-const MINUS_INFINITE_DAYS: [i32; 2] = [-2_147_472_691, -625_821_272];
+/// Infinite dates as days: from our own source, from Debezium's stream and from its snapshots.
+const INFINITE_DAYS: [i32; 3] = [i32::MAX, -2_147_472_692, -622_191_234];
+const MINUS_INFINITE_DAYS: [i32; 3] = [i32::MIN, -2_147_472_691, -625_821_272];
 
 /// Unit of a time in a record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,8 +124,12 @@ mod tests {
 
     #[test]
     fn infinity_is_recognised_in_every_unit() {
-        assert_eq!(date(-2_147_472_692), "infinity");
-        assert_eq!(date(-2_147_472_691), "-infinity");
+        for days in [i32::MAX, -2_147_472_692, -622_191_234] {
+            assert_eq!(date(days), "infinity");
+        }
+        for days in [i32::MIN, -2_147_472_691, -625_821_272] {
+            assert_eq!(date(days), "-infinity");
+        }
         assert_eq!(timestamp(9_223_372_036_825_200, Unit::Milliseconds).unwrap(), "infinity");
         assert_eq!(timestamp(9_223_372_036_825_200_000, Unit::Microseconds).unwrap(), "infinity");
         assert_eq!(timestamp(-9_223_372_036_832_400_000, Unit::Microseconds).unwrap(), "-infinity");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::{Log, config, eventually, server, show, start};
+use crate::warnings::Warnings;
 
 #[tokio::test]
 async fn an_idle_source_writes_heartbeats_and_runs_the_action_query() {
@@ -42,7 +43,8 @@ async fn a_busy_source_writes_heartbeats_between_its_records() {
 }
 
 #[tokio::test]
-async fn an_action_query_that_waits_or_fails_keeps_nobody_waiting_and_is_tried_again() {
+async fn an_action_query_that_waits_or_fails_keeps_nobody_waiting_is_told_of_once_and_tried_again() {
+    let warnings = Warnings::collect();
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
     client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE beats (n int UNIQUE)").await.unwrap();
@@ -60,20 +62,35 @@ async fn an_action_query_that_waits_or_fails_keeps_nobody_waiting_and_is_tried_a
     eventually(&client, "SELECT bool_or(active) FROM pg_replication_slots").await;
     client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
     running.until(is_row).await;
-    eventually(&client, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%INSERT INTO beats%'")
-        .await;
+    let acting = "FROM pg_stat_activity WHERE query LIKE 'BEGIN; INSERT INTO beats%'";
+    eventually(&client, &format!("SELECT count(*) > 0 {acting} AND wait_event_type = 'Lock'")).await;
+    let session: i32 = client.query_one(&format!("SELECT pid {acting}"), &[]).await.unwrap().get(0);
     // Now it fails, in the middle of a transaction of its own.
     holder.batch_execute("INSERT INTO beats VALUES (1); COMMIT").await.unwrap();
     tokio::select! {
         () = running.until(|_| false) => {}
         () = eventually(&client, "SELECT xact_rollback > 2 FROM pg_stat_database WHERE datname = 'postgres'") => {}
     }
+    assert_eq!(warnings.with(&["heartbeat.action.query fails", "duplicate key", "grant what it needs"]).len(), 1);
     client.batch_execute("TRUNCATE beats").await.unwrap();
     tokio::select! {
         () = running.until(|_| false) => {}
         () = eventually(&client, "SELECT count(*) > 0 FROM beats") => {}
     }
+    eventually(&client, &format!("SELECT count(*) > 0 {acting} AND pid = {session}")).await;
     running.stop().await;
+}
+
+#[tokio::test]
+async fn an_action_query_that_waits_when_the_run_ends_is_cancelled() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let settings = [("heartbeat.interval.ms", "100"), ("heartbeat.action.query", "SELECT pg_sleep(3600)"), ("snapshot.mode", "no_data")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    let sleeps = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
+    running.meanwhile(eventually(&client, sleeps)).await;
+    running.stop().await;
+    eventually(&client, &sleeps.replace("SELECT EXISTS", "SELECT NOT EXISTS")).await;
 }
 
 /// A slot that stays where the last change of its own database was would keep the log of the whole server (I5).

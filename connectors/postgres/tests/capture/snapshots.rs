@@ -179,11 +179,12 @@ async fn a_snapshot_longer_than_every_timeout_of_the_server_goes_on() {
         .batch_execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) i; CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1)")
         .await
         .unwrap();
-    drop(client);
     let mut running = start(&config(&server, &[]), Log::default());
     running.until(|log| log.points.len() >= 2).await;
     // Nobody takes batches for longer than the server's patience: the reader stands still in the middle of a table.
-    tokio::time::sleep(Duration::from_secs(8)).await;
+    let stands_still = "SELECT bool_or(clock_timestamp() > query_start + interval '6 s') FROM pg_stat_activity WHERE query LIKE 'COPY %'";
+    eventually(&client, stands_still).await;
+    drop(client);
     tokio::time::timeout(PATIENCE, running.records(20001)).await.unwrap();
     drop(running);
 }

@@ -1,5 +1,4 @@
 //! What the source says at WARN and above, on the thread of one test.
-
 //!
 //! One subscriber serves the whole process. Subscribers of single threads come and go, and an event that another thread reaches first may
 //! be taken for one that nobody wants.

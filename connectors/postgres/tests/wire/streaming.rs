@@ -201,7 +201,15 @@ async fn answers_keep_a_connection_alive_whose_reader_is_held_up() {
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
     });
-    tokio::time::sleep(TIMEOUT * 2 + TIMEOUT / 2).await;
+    // Twice the timeout later the answers still arrive.
+    let begun: String = client.query_one("SELECT now()::text", &[]).await.unwrap().get(0);
+    let later = (TIMEOUT * 2).as_secs();
+    let query = format!("SELECT max(reply_time) > '{begun}'::timestamptz + interval '{later} s' FROM pg_stat_replication");
+    let started = Instant::now();
+    while client.query_one(&query, &[]).await.unwrap().get::<_, Option<bool>>(0) != Some(true) {
+        assert!(started.elapsed() < Duration::from_secs(60), "the connection does not live on");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let messages = read(&mut stream, 1).await;
     assert!(messages.iter().filter(|message| message.starts_with("insert")).count() >= 29_990, "{}", messages.len());
     answering.abort();
@@ -211,10 +219,12 @@ async fn answers_keep_a_connection_alive_whose_reader_is_held_up() {
 async fn a_server_that_stops_ends_the_stream() {
     let Some(mut server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
-    client.batch_execute("CREATE PUBLICATION p").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t").await.unwrap();
     let mut creating = connection(&server).await;
     creating.create_slot("s", SlotLife::Permanent, SnapshotAction::Nothing).await.unwrap();
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
     let (mut stream, _feedback) = creating.start_replication("s", Lsn::INVALID, &plugin("p", &[])).await.unwrap();
+    assert!(stream.next().await.unwrap().is_some(), "it is followed when the server stops");
     let reading = tokio::spawn(async move {
         loop {
             match stream.next().await {
@@ -223,7 +233,6 @@ async fn a_server_that_stops_ends_the_stream() {
             }
         }
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
     tokio::task::spawn_blocking(move || server.kill().unwrap()).await.unwrap();
     match tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap() {
         Ok(None) => {}
