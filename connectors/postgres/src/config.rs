@@ -162,11 +162,12 @@ impl ConnectorConfig for PostgresConfig {
         if reader.boolean("slot.drop.on.stop") {
             reader.note("slot.drop.on.stop", "loses every change between a stop and the next start");
         }
-        if reader.boolean("transaction.streaming") {
+        let filters_messages = reader.is_set("message.prefix.include.list") || reader.is_set("message.prefix.exclude.list");
+        if reader.boolean("transaction.streaming") && !filters_messages {
             reader.note(
                 "transaction.streaming",
                 "lets logical messages (pg_logical_emit_message) of a savepoint that is rolled back through with their transaction: the server sends \
-                 them as the transaction's own",
+                 them as the transaction's own; message.prefix.exclude.list leaves messages out",
             );
         }
         if reader.text("lsn.flush.mode").eq_ignore_ascii_case("manual") {
