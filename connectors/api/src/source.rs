@@ -63,6 +63,9 @@ pub struct SourceBatch {
     pub pending: Option<PendingId>,
     /// Pending records that become readable, in this order and before `records`, in the same atomic step.
     pub publish: Vec<PendingId>,
+    /// Whether all other pending records of this run are forgotten: nobody publishes them any more. A log that keeps them
+    /// would hold on to the room that they take until the task starts again.
+    pub forget_pending: bool,
     /// Changes of the state. If any, the batch ends in a resume point.
     pub state: Vec<StateChange>,
 }
@@ -186,8 +189,9 @@ impl SourceContext {
     }
 
     /// Sends a batch and says its number. Waits while the batches before it are not taken yet.
-    /// `reservation` should cover [`SourceBatch::weight`]. Not cancel-safe: a dropped call may lose the batch,
-    /// which is harmless only if the whole run ends with it.
+    /// `reservation` should cover [`SourceBatch::weight`]. Not cancel-safe: a dropped call may lose the batch, which is
+    /// harmless only where all that the batch was sent for ends with it: the whole run, or a read whose pending records
+    /// are forgotten.
     ///
     /// # Errors
     /// The daemon is ending this task.

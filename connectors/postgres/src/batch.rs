@@ -16,6 +16,8 @@ pub(crate) struct Batch {
     pub(crate) records: Vec<Record>,
     /// Progress of tables that are read in chunks
     pub(crate) state: Vec<StateChange>,
+    /// A snapshot ended before all of its rows were published
+    pub(crate) forgets_pending: bool,
     pub(crate) weight: usize,
     /// Octets received since the first record: small values of few rows may hold the buffers that all of these came in
     pub(crate) received: usize,
@@ -64,6 +66,7 @@ impl Default for Batch {
         Self {
             records: Vec::new(),
             state: Vec::new(),
+            forgets_pending: false,
             weight: 0,
             received: 0,
             reservation: None,

@@ -552,7 +552,9 @@ impl<'a> Streaming<'a> {
         self.figures.count(&counts);
         let mut state = std::mem::take(&mut batch.state);
         state.push(position.change(&self.config.relational.topic_prefix));
-        let number = self.context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;
+        let forget_pending = std::mem::take(&mut batch.forgets_pending);
+        let batch = SourceBatch { records, state, forget_pending, ..SourceBatch::default() };
+        let number = self.context.send(batch, reservation).await?;
         // I1: confirmed to the server only once this batch is durable.
         self.acknowledgements.sent(number, durable);
         self.moved = false;

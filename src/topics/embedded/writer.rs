@@ -147,7 +147,7 @@ impl JournalWriter {
 
     /// Encodes a group. Nothing has changed if it fails.
     fn encode(&mut self, number: Option<BatchNumber>, batch: SourceBatch) -> Result<QueuedGroup> {
-        let SourceBatch { records, pending, publish, state } = batch;
+        let SourceBatch { records, pending, publish, forget_pending, state } = batch;
         let sequence = self.accepted.sequence;
         let going_on = self.accepted.segment.filter(|(_, length)| *length < self.segment_bytes && !self.dictionary.is_full());
         let (segment, octet) = going_on.unwrap_or((sequence, 0));
@@ -182,6 +182,9 @@ impl JournalWriter {
                 head.publications.push(Publication { id, first: pending.first, last: pending.last, runs: runs.collect() });
             }
         }
+        if forget_pending {
+            self.accepted.pending.clear();
+        }
         match &head.pending {
             Some(id) => {
                 let pending = self.accepted.pending.entry(Arc::clone(id));
@@ -210,7 +213,7 @@ impl JournalWriter {
         self.accepted.segment = Some((segment, end));
         self.accepted.sequence += 1;
         self.journal.accepted.store(self.accepted.sequence, Ordering::Release);
-        Ok(QueuedGroup { number, place, end, sequence, head, front, records: octets, room: None })
+        Ok(QueuedGroup { number, place, end, sequence, head, forgets_pending: forget_pending, front, records: octets, room: None })
     }
 
     fn failure(&self) -> Option<Error> {
@@ -276,7 +279,7 @@ impl JournalWriter {
                 DiskRoom::Made => break,
                 DiskRoom::HeldBySinks => {}
                 // Only this writer can publish them: waiting would be without end.
-                DiskRoom::HeldByPending if batch.records.is_empty() || !batch.publish.is_empty() => break,
+                DiskRoom::HeldByPending if batch.records.is_empty() || !batch.publish.is_empty() || batch.forget_pending => break,
                 DiskRoom::HeldByPending => {
                     return Err(Error::new(ErrorKind::Misconfigured, "keep the rows of a snapshot until it is complete")
                         .because("they do not fit into topics.embedded.max.bytes")

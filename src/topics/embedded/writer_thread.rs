@@ -48,6 +48,8 @@ pub(super) struct QueuedGroup {
     pub(super) end: u64,
     pub(super) sequence: u64,
     pub(super) head: Head,
+    /// What is pending before it is never published. Not written: after a crash nothing is pending.
+    pub(super) forgets_pending: bool,
     /// Frame and head
     pub(super) front: Vec<u8>,
     pub(super) records: Vec<u8>,
@@ -199,6 +201,9 @@ impl WriterThread {
         {
             let mut facts = journal.lock();
             for group in &groups {
+                if group.forgets_pending {
+                    facts.pending.retain(|id, _| group.head.publications.iter().any(|publication| publication.id == *id));
+                }
                 facts.apply(group.place, group.end, group.sequence, &group.head);
                 published |= !group.head.publications.is_empty();
                 open.durable = group.end;

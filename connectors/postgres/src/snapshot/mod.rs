@@ -35,6 +35,7 @@ mod reader;
 mod select;
 mod work;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use tailwater_api::source::SourceContext;
@@ -81,18 +82,31 @@ pub(crate) async fn temporary_anchor(config: &PostgresConfig, sql: &SqlConnectio
     Ok(Anchor { lsn: created.consistent_point, exported: created.snapshot_name, _keeper: Some(connection) })
 }
 
-/// The oids of the tables that a snapshot has published so far.
+/// What a snapshot has published so far, for whoever may end it.
 #[derive(Default)]
-pub(crate) struct PublishedSoFar(StdMutex<Vec<u32>>);
+pub(crate) struct PublishedSoFar {
+    /// Oids of tables
+    tables: StdMutex<Vec<u32>>,
+    is_sealed: AtomicBool,
+}
 
 impl PublishedSoFar {
     fn add(&self, oid: u32) {
         // One call leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(oid);
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).push(oid);
     }
 
     pub(crate) fn contains(&self, oid: u32) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&oid)
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).contains(&oid)
+    }
+
+    fn seal(&self) {
+        self.is_sealed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether all of it is sent, the state that says so included: nothing is left that could be ended.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.is_sealed.load(Ordering::Relaxed)
     }
 }
 

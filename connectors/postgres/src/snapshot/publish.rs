@@ -308,6 +308,7 @@ impl<'a> Publisher<'a> {
             Some(number) => self.publish(number, true, state).await?,
             None => drop(self.context.send(SourceBatch { state, ..SourceBatch::default() }, outside_the_budget()).await?),
         }
+        self.published.seal();
         self.notify(Happening::Completed, &[]).await?;
         Ok((self.position, self.completed))
     }

@@ -83,8 +83,12 @@ impl Streaming<'_> {
         self.chunks.give_way();
         let (published, mut later) = (PublishedSoFar::default(), Vec::new());
         match self.read_unless_stopped(anchor, &published, &mut later).await {
-            Rested::Read(read) => self.end_rest(read).await?,
+            Rested::Read(read) => {
+                self.batch.forgets_pending = read.is_err();
+                self.end_rest(read).await?;
+            }
             Rested::Stopped(request) => {
+                self.batch.forgets_pending = true;
                 self.finish_published(&published);
                 self.obey_request(request).await?;
                 info!("the log goes on");
@@ -132,9 +136,10 @@ impl Streaming<'_> {
             later.retain(|request| !request.is_abandoned());
             match Request::parse(&request.signal) {
                 Ok(Request::Stop(stop))
-                    if stoppable
-                        .iter()
-                        .any(|&(table, is_errored)| ends(&stop, table, is_errored) && (is_errored || !published.contains(table.oid))) =>
+                    if !published.is_sealed()
+                        && stoppable.iter().any(|&(table, is_errored)| {
+                            ends(&stop, table, is_errored) && (is_errored || !published.contains(table.oid))
+                        }) =>
                 {
                     return Rested::Stopped(request);
                 }

@@ -144,10 +144,18 @@ impl Log {
                 self.records.extend(batch.records);
             }
         }
+        if batch.forget_pending {
+            self.pending.clear();
+        }
         for change in &batch.state {
             self.state.apply(change);
         }
         self.points.push((self.records.len(), self.state.clone()));
+    }
+
+    /// Whether rows wait to be published.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// The log as a crash after batch `index` leaves it: pending rows are gone.

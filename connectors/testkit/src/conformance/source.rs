@@ -48,6 +48,9 @@ impl MemoryLog {
             let rows = self.pending.remove(id);
             self.records.extend(rows.unwrap_or_else(|| panic!("{id} is published and was never pending")));
         }
+        if batch.forget_pending {
+            self.pending.clear();
+        }
         match batch.pending {
             Some(id) => self.pending.entry(id).or_default().extend(batch.records),
             None => self.records.extend(batch.records),

@@ -110,6 +110,27 @@ async fn a_sink_that_was_dropped_behind_is_told_so() {
 }
 
 #[tokio::test]
+async fn what_is_pending_and_then_forgotten_holds_no_room() {
+    let folder = TempDir::new().unwrap();
+    let options = EmbeddedOptions { max_bytes: Some(20_000), segment_bytes: 2000, ..EmbeddedOptions::default() };
+    let log = open_with(&folder, options).unwrap();
+    log.retain_for(Vec::new());
+    let mut writer = log.writer(&"shop".into()).await.unwrap();
+    for (number, id) in [(1, "given up"), (2, "published")] {
+        append(&mut writer, number, SourceBatch { pending: Some(id.into()), ..of_numbers("a", 0..5) }).await;
+    }
+    let forgets = SourceBatch { publish: vec!["published".into()], forget_pending: true, ..of_numbers("b", 0..1) };
+    append(&mut writer, 3, forgets).await;
+    // Far more than there is room for beside a first segment that stays.
+    for number in 4..100 {
+        append(&mut writer, number, of_numbers("b", 0..30)).await;
+    }
+    let of_nobody = SourceBatch { publish: vec!["given up".into()], ..of_numbers("b", 0..1) };
+    append(&mut writer, 100, of_nobody).await;
+    assert_eq!(log.shared.topics()[0].partitions[0], (5, 5), "of the rows one half was published once, and went with its segment");
+}
+
+#[tokio::test]
 async fn what_is_pending_or_unread_is_not_deleted() {
     let folder = TempDir::new().unwrap();
     let options = EmbeddedOptions { retention_bytes: Some(1), segment_bytes: 2000, ..EmbeddedOptions::default() };
