@@ -5,6 +5,10 @@
 //! in the order of their places, and the rows that one `COPY` writes share one. The mere number of messages would not do: between two
 //! runs the server may leave some out that it sent before, and with them real rows would be dropped. It does so with the logical messages
 //! of a subtransaction whose abort it did not know yet when it sent a part, and where the publication is another one.
+//!
+//! The place of a row is the beginning of its record, that of a logical message the end of its own (PostgreSQL 14 to 18, `decode.c`). So a
+//! message and the row behind it may share a place, as the rows of one record do: the message comes first and is counted first. One
+//! that does not come again, because its subtransaction was aborted, has no such row behind it: between the two stands the abort.
 
 use bytestring::ByteString;
 use tailwater_api::{Error, ErrorKind, Result};

@@ -284,24 +284,29 @@ async fn a_snapshot_that_is_read_is_stopped_by_a_signal_and_its_query_is_cancell
 async fn a_stop_of_one_table_ends_neither_the_others_nor_what_is_read_of_them() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
-    for table in ["early", "late", "slow"] {
-        client.batch_execute(&format!("CREATE TABLE {table} (id int PRIMARY KEY); INSERT INTO {table} VALUES (1)")).await.unwrap();
+    client.batch_execute("CREATE TABLE slow (id int PRIMARY KEY); INSERT INTO slow VALUES (1)").await.unwrap();
+    for table in ["early", "late"] {
+        // Some fill a batch, and the last one is held back.
+        let rows = "SELECT i, repeat('x', 400000) FROM generate_series(1, 3) i";
+        client.batch_execute(&format!("CREATE TABLE {table} (id int PRIMARY KEY, v text); INSERT INTO {table} {rows}")).await.unwrap();
     }
-    // Of the two that are read beside the slow one, one is published when the other one has a row, which is held back as the last.
+    // Of the two that are read beside the slow one, one is published when the other one has a row.
     let mut running = start(&config(&server, &[NO_DATA, ("snapshot.max.threads", "2")]), Log::default());
     is_streaming(&client).await;
     read_for_an_hour(&mut running, &client, "public.*").await;
-    running.until(|log| log.records.len() == 1 && log.has_pending()).await;
+    running.until(|log| log.records.len() == 3 && log.has_pending()).await;
     let answer = request(&running, "stop-snapshot", r#"{"data-collections": ["public.slow"]}"#).await;
     answered(&mut running, answer).await.unwrap();
     running.until(|log| !is_asked_for(log)).await;
     client.batch_execute("INSERT INTO slow VALUES (2)").await.unwrap();
-    running.records(3).await;
+    running.records(7).await;
     let log = running.stop().await;
     assert!(!log.has_pending(), "rows that nobody publishes are forgotten");
     let mut lines = log.lines();
-    lines[..2].sort();
-    assert_eq!(lines, ["r public.early {1} null->{1}", "r public.late {1} null->{1}", "c public.slow {2} null->{2}"]);
+    lines[..6].sort();
+    let read = |table| (1..4).map(move |id| format!("r public.{table} {{{id}}} null->{{{id},text of 400000}}"));
+    let expected: Vec<_> = read("early").chain(read("late")).chain(["c public.slow {2} null->{2}".to_owned()]).collect();
+    assert_eq!(lines, expected);
 }
 
 #[tokio::test]
