@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::{ClientContext, OAuthToken};
@@ -36,6 +37,8 @@ pub(super) type Producer = ThreadedProducer<Deliveries>;
 
 /// What librdkafka keeps for a message beside its bytes; bounds how many small ones may wait.
 const MESSAGE_OVERHEAD: usize = 256;
+/// How long the cause of a purge may take to be reported.
+const CAUSE: Duration = Duration::from_secs(1);
 /// Smallest queue that can hold a largest message of librdkafka's default.
 const SMALLEST_QUEUE: usize = 1 << 20;
 
@@ -98,6 +101,8 @@ pub(super) struct Deliveries {
     ledger: Mutex<VecDeque<Arc<InFlight>>>,
     /// The first record that was not delivered
     failure: Mutex<Option<Error>>,
+    /// The first record that was purged, and when: it is a consequence, and its cause may be reported behind it
+    purged: Mutex<Option<(Error, Instant)>>,
     /// No broker has taken a batch since the last complaint
     is_away: AtomicBool,
     /// Told when a batch is delivered whole or a record is not
@@ -121,6 +126,7 @@ impl Deliveries {
             leaves_out,
             ledger: Mutex::default(),
             failure: Mutex::default(),
+            purged: Mutex::default(),
             is_away: AtomicBool::new(false),
             settled: Notify::new(),
             failed: Notify::new(),
@@ -160,9 +166,24 @@ impl Deliveries {
         self.ledger().is_empty()
     }
 
-    /// The error of the first record that was not delivered; taken once.
+    /// The error of the first record that was not delivered; taken once. That of a purged one where no other comes.
     pub(super) fn take_failure(&self) -> Option<Error> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.or_else(|| self.purged().take_if(|(_, since)| since.elapsed() >= CAUSE).map(|(error, _)| error))
+    }
+
+    fn purged(&self) -> MutexGuard<'_, Option<(Error, Instant)>> {
+        self.purged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a batch may be delivered whole, or a record not. Cancel-safe.
+    pub(super) async fn news(&self) {
+        let is_purged = self.purged().is_some();
+        tokio::select! {
+            () = self.settled.notified() => {}
+            () = self.failed.notified() => {}
+            () = tokio::time::sleep(CAUSE), if is_purged => {}
+        }
     }
 
     /// A record of `batch` is not written: it was kept or dropped elsewhere.
@@ -231,6 +252,11 @@ impl ProducerContext for Deliveries {
                         // A writer that is closed decides nothing any more.
                         drop(refused.blocking_send(RefusedRecord { record, error: error.scoped(Scope::Record), batch }));
                     }
+                    Some(_) | None if matches!(code, Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)) => {
+                        self.purged().get_or_insert((error, Instant::now()));
+                        self.settled.notify_one();
+                        self.failed.notify_one();
+                    }
                     Some(_) | None => self.fail(error),
                 }
             }
@@ -240,6 +266,8 @@ impl ProducerContext for Deliveries {
 
 #[cfg(test)]
 mod tests {
+    use tailwater_api::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -250,6 +278,18 @@ mod tests {
         assert_eq!(config.get("queue.buffering.max.kbytes"), Some("8192"));
         assert_eq!(config.get("queue.buffering.max.messages"), Some("32768"));
         assert_eq!(config.get("linger.ms"), Some("20"));
+    }
+
+    #[test]
+    fn a_purge_is_told_only_where_no_cause_comes() {
+        let deliveries = Deliveries::new("shop".into(), None);
+        let error = |kind| Error::new(kind, "write to the topic t");
+        *deliveries.purged() = Some((error(ErrorKind::Restarting), Instant::now()));
+        assert!(deliveries.take_failure().is_none());
+        deliveries.fail(error(ErrorKind::Rejected));
+        assert_eq!(deliveries.take_failure().unwrap().kind(), ErrorKind::Rejected);
+        *deliveries.purged() = Instant::now().checked_sub(CAUSE).map(|since| (error(ErrorKind::Restarting), since));
+        assert_eq!(deliveries.take_failure().unwrap().kind(), ErrorKind::Restarting);
     }
 
     #[test]

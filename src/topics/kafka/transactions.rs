@@ -403,10 +403,7 @@ async fn delivered(producer: &Producer) -> Result<Settled> {
         if deliveries.is_empty() {
             return Ok(all);
         }
-        tokio::select! {
-            () = deliveries.settled.notified() => {}
-            () = deliveries.failed.notified() => {}
-        }
+        deliveries.news().await;
     }
 }
 

@@ -351,7 +351,7 @@ pub(super) fn keep_offsets(
     let keeper = tokio::spawn(async move {
         loop {
             let record = tokio::select! {
-                () = deliveries.settled.notified() => None,
+                () = deliveries.news() => None,
                 record = next(&mut refused) => Some(record),
             };
             if let (Some(RefusedRecord { record, error, batch }), Some(Refused { refusals, .. })) = (record, &refused) {
