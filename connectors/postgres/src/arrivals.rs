@@ -14,12 +14,13 @@
 //! | made since the last look, published from its birth | stays | nothing to read |
 //! | not published, where tables are published one by one | is extended | read, or left to the log |
 //! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
+//! | the same, where the server refuses the statement for another reason | stays | told of, as that would refuse a start, too (I10) |
 //! | a root added to the publication, by itself or by its schema | stays | read, or left to the log |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
 //! | took the name of another one, and is not read | stays | told of with the signal that reads it |
 //! | took a name under which the snapshot at the start did not read a table to its end | stays | read in any case (see `source::succession`) |
 //! | captured and not published at the start, published by somebody since | stays | read anew, or told of with the signal that does (see `source::unpublished`) |
-//! | captured, and published no more | stays; where tables are published one by one it is extended | told of, and remembered like that (I11) |
+//! | captured, and published no more | stays; where tables are published one by one it is extended | told of, and stored at once as unpublished (I11) |
 //! | made since the last look, captured and not published by somebody else | stays | told of with the statement, as at a start |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
@@ -75,7 +76,7 @@ pub(crate) struct Arrivals {
     published: HashSet<u32>,
     /// Those that were not
     unpublished: HashSet<u32>,
-    /// What the state is to say of tables that left the publication, when the stream has ended
+    /// What the state is to say of tables that left the publication since the start
     left: watch::Sender<Vec<StateChange>>,
     /// Names under which the snapshot at the start did not read a table to its end, and no table is complete
     owed: watch::Receiver<HashSet<String>>,
@@ -92,8 +93,6 @@ enum Found {
         messages: Vec<String>,
         /// Those that a signal of our own reads
         attached: Vec<Attached>,
-        /// Whether the connector has to start again to remember tables that left the publication
-        starts_again: bool,
     },
 }
 
@@ -162,28 +161,35 @@ impl Arrivals {
         })
     }
 
-    /// Looks until something is found that needs a start, which is the error. A server that does not answer is asked again: that it
-    /// is gone the stream notices itself.
+    /// Looks until something is found that needs a start, which is the error. A look that fails is told of, once for as long as it fails
+    /// in one way, and the next one is taken as if nothing had been (I11).
     pub(crate) async fn watch(mut self, signals: mpsc::Sender<SignalRequest>) -> Result<()> {
         let mut session = SqlSession::new(self.config.clone());
+        let mut failed = None;
         loop {
             tokio::time::sleep(self.config.table_refresh_interval.max(Duration::from_millis(100))).await;
-            let Ok(sql) = session.get().await else { continue };
-            match self.look(sql).await {
+            let looked = match session.get().await {
+                Ok(sql) => self.look(sql).await,
+                Err(error) => Err(error),
+            };
+            match &looked {
+                Err(error) if failed != Some(error.kind()) => {
+                    warn!("new tables cannot be looked for, which is tried again each table.refresh.interval.ms: {error}");
+                }
+                Ok(_) if failed.is_some() => info!("new tables are looked for again"),
+                Err(_) | Ok(_) => {}
+            }
+            failed = looked.as_ref().err().map(Error::kind);
+            match looked {
                 Ok(Found::Nothing) | Err(_) => {}
                 Ok(Found::Restart(why)) => return Err(Error::new(ErrorKind::Restarting, "follow the log").because(why)),
-                Ok(Found::Untold { messages, attached, starts_again }) => {
+                Ok(Found::Untold { messages, attached }) => {
                     messages.iter().for_each(|message| warn!("{message}"));
                     for partition in attached {
                         info!(table = %partition.partition, root = %partition.root, "a partition was attached: its rows are read");
                         if let Err(error) = partition.ask(&signals).await {
                             warn!("{}. They are not read by themselves: {error}", partition.advice());
                         }
-                    }
-                    if starts_again {
-                        let cause =
-                            "tables left the publication; the connector starts again, so that this is remembered until they are back";
-                        return Err(Error::new(ErrorKind::Restarting, "follow the log").because(cause));
                     }
                 }
             }
@@ -231,8 +237,8 @@ impl Arrivals {
         Ok(found)
     }
 
-    /// The statements by which the publication would be brought in order and which the server does not let this role run, as with
-    /// tables of somebody else that pass the filters; and why not.
+    /// The statements by which the publication would be brought in order and which the server refuses, as with tables of somebody else
+    /// that pass the filters; and why. A start would run into the same.
     async fn refused_statements(
         &self,
         sql: &SqlConnection,
@@ -244,8 +250,8 @@ impl Arrivals {
             for statement in statements {
                 match rehearse(sql, &self.config, std::slice::from_ref(&statement)).await {
                     Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::Unauthorised => drop(refused.insert(statement, told(&error))),
-                    Err(error) => return Err(error),
+                    Err(error) if error.kind().is_transient() => return Err(error),
+                    Err(error) => drop(refused.insert(statement, told(&error))),
                 }
             }
         }
@@ -265,9 +271,11 @@ impl Arrivals {
         let now_unpublished = unpublished(publication, &captured);
         let left = now_unpublished.iter().filter(|table| self.published.contains(&table.oid));
         let server = &self.config.relational.topic_prefix;
-        // I11: for whatever the stream ends now, the next run knows of them, also where they are back by then.
-        self.left.send_modify(|state| state.extend(left.map(|table| UnpublishedTable::of(table).change(server))));
-        let mut starts_again = !self.left.borrow().is_empty();
+        // I11: however the run ends, the next one knows of them, also where they are back by then.
+        let left: Vec<_> = left.map(|table| UnpublishedTable::of(table).change(server)).collect();
+        if !left.is_empty() {
+            self.left.send_modify(|state| state.extend(left));
+        }
         match plan(&self.config, &self.facts, Some(publication), &captured) {
             Ok(Step::Nothing) => {}
             Ok(Step::Run(statements)) if statements.iter().all(|statement| refused.contains_key(statement)) => {
@@ -282,11 +290,8 @@ impl Arrivals {
                     statements.join(" ")
                 ));
             }
-            Err(error) => {
-                untold.push(format!("{error}"));
-                // A start would be refused, too, and the other tables with it (I10).
-                starts_again = false;
-            }
+            // A start would be refused, too, and the other tables with it (I10).
+            Err(error) => untold.push(format!("{error}")),
         }
         let to_read = tables_to_read(&self.config, Some(publication), &captured);
         if let Some(table) = to_read.iter().find(|table| self.owed.borrow().contains(&table.full_name())) {
@@ -369,10 +374,10 @@ impl Arrivals {
                 }
             }
         }
-        if untold.is_empty() && attached_to_root.is_empty() && !starts_again {
+        if untold.is_empty() && attached_to_root.is_empty() {
             Found::Nothing
         } else {
-            Found::Untold { messages: untold, attached: attached_to_root, starts_again }
+            Found::Untold { messages: untold, attached: attached_to_root }
         }
     }
 }

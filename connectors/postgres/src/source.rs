@@ -506,49 +506,57 @@ impl Run {
             blocking,
             signals,
             owed,
+            left: left_publication.clone(),
             errored: self.errored,
             cancellations: self.cancellations,
         };
         let (stopping, confirmed) = (context.stopping(), context.confirmed());
         let mut streaming = Streaming::new(&config, context, start);
         let mut protocol = Protocol::new(&config, &facts);
-        loop {
-            let options = plug_in::options(&config, protocol, binary);
-            let from = streaming.connect(protocol, binary);
-            let Some((mut stream, feedback)) = slot::attach(&config, stopping.clone(), from, &options).await? else {
-                return Ok(());
-            };
-            let _connected = Connected::begin(connected.clone());
-            info!(slot = %config.slot, %from, binary, protocol = protocol.version().number(), "follows the log");
-            let mut answering = JoinSet::new();
-            answering.spawn(answer(
-                feedback,
-                acknowledgements.clone(),
-                confirmed.clone(),
-                answer_interval(config.status_interval, facts.wal_sender_timeout),
-                config.flush_mode != FlushMode::Manual,
-            ));
-            let panicked = |doing: &str, cause| Err(Error::new(ErrorKind::Bug, doing).because(cause));
-            let ended = tokio::select! {
-                ended = streaming.run(&mut stream) => ended?,
-                Some(ended) = answering.join_next() => return ended.unwrap_or_else(|cause| panicked("answer the server", cause)),
-                Some(ended) = beside.join_next() => {
-                    drop(streaming);
-                    let left = left_publication.borrow().clone();
-                    if !left.is_empty() {
-                        send_state(context, left).await?;
+        // Whether it is stopped while it follows the log.
+        let followed = async {
+            loop {
+                let options = plug_in::options(&config, protocol, binary);
+                let from = streaming.connect(protocol, binary);
+                let Some((mut stream, feedback)) = slot::attach(&config, stopping.clone(), from, &options).await? else {
+                    return Ok(false);
+                };
+                let _connected = Connected::begin(connected.clone());
+                info!(slot = %config.slot, %from, binary, protocol = protocol.version().number(), "follows the log");
+                let mut answering = JoinSet::new();
+                answering.spawn(answer(
+                    feedback,
+                    acknowledgements.clone(),
+                    confirmed.clone(),
+                    answer_interval(config.status_interval, facts.wal_sender_timeout),
+                    config.flush_mode != FlushMode::Manual,
+                ));
+                let panicked = |doing: &str, cause| Err(Error::new(ErrorKind::Bug, doing).because(cause));
+                let ended = tokio::select! {
+                    ended = streaming.run(&mut stream) => ended?,
+                    Some(ended) = answering.join_next() => {
+                        return ended.unwrap_or_else(|cause| panicked("answer the server", cause)).map(|()| false);
                     }
-                    return ended.unwrap_or_else(|cause| panicked("watch the server beside the log", cause));
+                    Some(ended) = beside.join_next() => {
+                        return ended.unwrap_or_else(|cause| panicked("watch the server beside the log", cause)).map(|()| false);
+                    }
+                };
+                match ended {
+                    Ended::SpillFull => protocol.in_progress = false,
+                    Ended::NeedsText => binary = false,
+                    Ended::Stopped => return Ok(true),
                 }
-            };
-            match ended {
-                Ended::SpillFull => protocol.in_progress = false,
-                Ended::NeedsText => binary = false,
-                Ended::Stopped => break,
             }
-        }
+        };
+        let followed = followed.await;
+        drop(streaming);
         drop(beside);
-        if config.drop_slot_on_stop {
+        // I11: what the end kept the stream from storing; once more does no harm.
+        let left = left_publication.borrow().clone();
+        let stored = if left.is_empty() { Ok(()) } else { send_state(context, left).await };
+        let is_stopped = followed?;
+        stored?;
+        if is_stopped && config.drop_slot_on_stop {
             let mut connection = ReplicationConnection::connect(&replication_options(&config)).await?;
             connection.drop_slot(&config.slot).await?;
         }

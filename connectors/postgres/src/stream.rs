@@ -37,6 +37,7 @@ use futures_util::FutureExt;
 use tailwater_api::metrics::{Counter, Gauge};
 use tailwater_api::signal::Signal;
 use tailwater_api::source::{BatchNumber, Reservation, SourceBatch, SourceContext};
+use tailwater_api::state::StateChange;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::crash_point::crash_point;
 use tailwater_kit::envelope::SnapshotMark;
@@ -148,6 +149,8 @@ pub(crate) struct Streaming<'a> {
     flags: HashMap<String, Flag>,
     /// Names under which the snapshot at the start did not read a table to its end
     owed: watch::Sender<HashSet<String>>,
+    /// What the state is to say of tables that left the publication
+    left: watch::Receiver<Vec<StateChange>>,
     /// Signals of the transaction so far
     heard: Vec<Signal>,
     /// What the connection speaks
@@ -207,6 +210,8 @@ pub(crate) struct Start {
     pub(crate) signals: Channels,
     /// Names under which the snapshot at the start did not read a table to its end
     pub(crate) owed: watch::Sender<HashSet<String>>,
+    /// What the state is to say of tables that left the publication
+    pub(crate) left: watch::Receiver<Vec<StateChange>>,
     /// Tables that were errored before
     pub(crate) errored: Vec<ErroredTable>,
     pub(crate) cancellations: Cancellations,
@@ -271,6 +276,7 @@ impl<'a> Streaming<'a> {
             left_out: HashSet::new(),
             flags: HashMap::new(),
             owed: start.owed,
+            left: start.left,
             heard: Vec::new(),
             protocol: Protocol::default(),
             uncommitted: Uncommitted::default(),
@@ -323,6 +329,10 @@ impl<'a> Streaming<'a> {
                         taken = self.blocking.taken(), if is_between => {
                             self.snapshot_taken(taken).await?;
                             self.rest(self.progress.place()).await?;
+                            continue;
+                        }
+                        Ok(()) = self.left.changed(), if is_between => {
+                            self.store_left().await?;
                             continue;
                         }
                         () = self.chunks.wait(), if is_between => {
@@ -396,8 +406,19 @@ impl<'a> Streaming<'a> {
         if let Some(request) = self.signals.waiting() {
             self.obey_request(request).await?;
         }
+        if self.left.has_changed().unwrap_or(false) {
+            self.store_left().await?;
+        }
         self.read_chunks().await?;
         self.rest(self.progress.place()).await
+    }
+
+    /// Stores which tables left the publication: a crash must not forget it (I11).
+    async fn store_left(&mut self) -> Result<()> {
+        let left = self.left.borrow_and_update().clone();
+        self.batch.state.extend(left);
+        self.send().await?;
+        Ok(())
     }
 
     /// Goes on with the tables that are read meanwhile.

@@ -15,15 +15,16 @@
 //!
 //! Rows of a partition whose root is published, or to which it was attached meanwhile, stand under the name of the root, and so that is
 //! read, or told of. A new beginning reads all tables, and settles whatever was unpublished. While the log is followed, `arrivals` looks
-//! for these tables, and for published ones that leave the publication: it ends the stream with their state, so that their return is
-//! settled by a start. Where the start itself publishes a table again that was read or followed before, it first says in the state that
-//! the table was unpublished.
+//! for these tables, and for published ones that leave the publication, which the stream stores at once as unpublished, so that their
+//! return is settled by a start. Where the start itself publishes a table again that was read or followed before, it first waits until it is
+//! durable in the state that the table was unpublished. A position without states of tables, as one that was taken over, may stand for
+//! any of them.
 
 use std::collections::HashSet;
 
-use tailwater_api::Result;
-use tailwater_api::source::SourceContext;
+use tailwater_api::source::{SourceBatch, SourceContext};
 use tailwater_api::state::{SourceState, StateChange};
+use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
 use tracing::{info, warn};
 
@@ -31,9 +32,11 @@ use super::succession::is_complete;
 use super::{Run, captured, send_state};
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
 use crate::config::{PostgresConfig, PublicationMode};
-use crate::connect::SqlConnection;
+use crate::connect::{SqlConnection, replication_options};
+use crate::position::Position;
+use crate::replication::ReplicationConnection;
 use crate::snapshot::tables_to_read;
-use crate::table_states::{CompletedTable, ReadingTable, UnpublishedTable, owed};
+use crate::table_states::{CompletedTable, ReadingTable, UnpublishedTable, are_tables_known, owed};
 
 /// Those of the captured tables whose rows are published neither under their names nor under that of a root.
 pub(crate) fn unpublished<'a>(publication: &Publication, captured: &[&'a TableDefinition]) -> Vec<&'a TableDefinition> {
@@ -109,18 +112,34 @@ pub(super) async fn remember_lost(
     }
     let Some(publication) = Publication::load(sql, facts, &config.publication).await? else { return Ok(Vec::new()) };
     let server = &config.relational.topic_prefix;
+    let Some(position) = Position::load(context.state(), server)? else { return Ok(Vec::new()) };
     let completed = CompletedTable::load_all(context.state(), server);
     let reading = ReadingTable::load_all(context.state(), server)?;
     let known = UnpublishedTable::load_all(context.state(), server);
+    let are_known =
+        !completed.is_empty() || reading.iter().any(|reading| reading.request.is_none()) || are_tables_known(context.state(), server);
     let is_lost = |table: &&&TableDefinition| {
-        let has_begun = completed.iter().any(|done| done.oid == Some(table.oid))
+        let has_state = completed.iter().any(|done| done.oid == Some(table.oid))
             || reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none());
-        has_begun && !known.iter().any(|known| known.oid == table.oid)
+        (has_state || !are_known) && !known.iter().any(|known| known.oid == table.oid)
     };
     let lost: Vec<_> = unpublished(&publication, captured).iter().filter(is_lost).map(|table| UnpublishedTable::of(table)).collect();
-    if !lost.is_empty() {
-        send_state(context, lost.iter().map(|table| table.change(server)).collect()).await?;
+    if lost.is_empty() {
+        return Ok(lost);
     }
+    // I3: oids of another server's tables say nothing about these.
+    if let Some(log) = &position.log {
+        let mut connection = ReplicationConnection::connect(&replication_options(config)).await?;
+        if connection.identify_system().await?.system_id != log.system {
+            return Ok(Vec::new());
+        }
+    }
+    let state = lost.iter().map(|table| table.change(server)).collect();
+    let reservation = context.reserve(0).await;
+    let number = context.send(SourceBatch { state, ..SourceBatch::default() }, reservation).await?;
+    let ended =
+        |_| Error::new(ErrorKind::Restarting, "store which tables were unpublished").because("the topic log of this task is closed");
+    context.confirmed().wait_for(|confirmed| *confirmed >= number).await.map_err(ended)?;
     Ok(lost)
 }
 

@@ -1,6 +1,7 @@
 //! Tables that come while the connector has a position: captured from then on, or read, too.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tailwater_api::ErrorKind;
 use tailwater_api::envelope::{Envelope, Operation};
@@ -10,6 +11,7 @@ use tokio_postgres::Client;
 
 use crate::chunks::{release_commits, stall_commits};
 use crate::harness::{Log, config, eventually, line, server, show, start};
+use crate::warnings::Warnings;
 
 const READ: (&str, &str) = ("snapshot.new.tables", "read");
 const FILTERED: (&str, &str) = ("publication.autocreate.mode", "filtered");
@@ -468,9 +470,39 @@ async fn a_table_of_somebody_else_that_passes_the_filters_stops_nothing() {
     assert!(error.kind() == ErrorKind::Restarting && error.to_string().contains(r#"ADD TABLE "public"."b""#), "{error}");
     assert!(!error.to_string().contains("strange"), "{error}");
     let mut running = start(&config, log);
-    eventually(&client, "SELECT count(*) = 2 FROM pg_publication_tables").await;
-    eventually(&client, ACTIVE).await;
+    running.meanwhile(eventually(&client, "SELECT count(*) = 2 FROM pg_publication_tables")).await;
+    running.meanwhile(eventually(&client, ACTIVE)).await;
     client.batch_execute("INSERT INTO a VALUES (1); INSERT INTO b VALUES (1); RESET ROLE; INSERT INTO strange VALUES (1)").await.unwrap();
     running.records(2).await;
     assert_eq!(running.stop().await.lines(), ["c public.a {1} null->{1}", "c public.b {1} null->{1}"]);
+}
+
+#[tokio::test]
+async fn i11_that_new_tables_cannot_be_looked_for_or_published_is_told_of_and_tried_again() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE ROLE capturing LOGIN REPLICATION; GRANT CREATE ON DATABASE postgres TO capturing; GRANT CREATE ON SCHEMA public TO capturing;
+             CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'change freeze'; END $$;
+             SET ROLE capturing; CREATE TABLE a (id int PRIMARY KEY); CREATE PUBLICATION shop FOR TABLE a; RESET ROLE;
+             CREATE EVENT TRIGGER frozen ON ddl_command_start WHEN TAG IN ('ALTER PUBLICATION') EXECUTE FUNCTION refuse()",
+        )
+        .await
+        .unwrap();
+    let mut running =
+        start(&config(&server, &[FILTERED, SOON, ("snapshot.mode", "no_data"), ("database.user", "capturing")]), Log::default());
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    client.batch_execute("REVOKE SELECT ON pg_inherits FROM PUBLIC").await.unwrap();
+    let refused = ["new tables cannot be looked for", "permission denied"];
+    running.meanwhile(warnings.told(&refused)).await;
+    running.for_a_while(Duration::from_secs(1)).await;
+    assert_eq!(warnings.with(&refused).len(), 1, "once for as long as it fails in one way");
+
+    let table = "SET ROLE capturing; CREATE TABLE b (id int PRIMARY KEY); RESET ROLE";
+    client.batch_execute(&format!("GRANT SELECT ON pg_inherits TO PUBLIC; {table}")).await.unwrap();
+    running.meanwhile(warnings.told(&["change freeze"])).await;
+    running.meanwhile(warnings.told(&["does not publish the table public.b"])).await;
+    running.stop().await;
 }
