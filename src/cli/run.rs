@@ -2,7 +2,7 @@
 //!
 //! The order of starting: logs and worker file, the REST listener (a taken port is found before anything runs, and
 //! `/health` says `starting`), data directory and its lock, the connectors that REST made, the directory of connector
-//! files, the connectors that files declare (what stood in them before the last stop never runs again), ready. The
+//! files, the connectors that files declare (as they stand in the files by now, unless a file cannot be applied), ready. The
 //! address of the REST API stands in `rest.address` of the data directory from then on.
 //!
 //! SIGTERM or SIGINT drains to `shutdown.timeout.ms`; a second one ends at once. SIGHUP applies the connector files anew and lets the users

@@ -8,7 +8,7 @@
 //! - A file that is gone deletes its connector, which keeps its offsets; so do the files of the directory that was
 //!   watched before, when the worker is started with another one. A directory that cannot be listed, as one whose
 //!   volume is not mounted, deletes nothing.
-//! - At the worker's start its connectors wait for the first scan, so that what a file held before the stop never runs.
+//! - At the worker's start its connectors wait for the first scan. One whose file cannot be applied then starts as it was before the stop.
 //!
 //! Events of the file system only say that something changed; after a short quiet the whole directory is read again.
 //! So atomic renames, editors that write twice, and Kubernetes' switch of the `..data` link all look alike. A slow
