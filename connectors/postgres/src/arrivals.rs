@@ -22,6 +22,8 @@
 //! | captured and not published at the start, published by somebody since | stays | read anew, or told of with the signal that does (see `source::unpublished`) |
 //! | captured, and published no more | stays; where tables are published one by one it is extended | told of, and stored at once as unpublished (I11) |
 //! | made since the last look, captured and not published by somebody else | stays | told of with the statement, as at a start |
+//! | taken out of the publication and added again since the last look | stays | told of with the signal that reads it |
+//! | captured, and unlogged now | stays | told of with the statement, and stored at once as unpublished (I11) |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
 //! | operations that the publication publishes no more, or again | stays | told of with the statement, and what the log lacks |
@@ -58,6 +60,17 @@ struct Known {
     /// `schema.table`
     name: String,
     is_partition: bool,
+    is_logged: bool,
+}
+
+/// What a look has seen.
+struct Seen<'a> {
+    definitions: &'a [TableDefinition],
+    publication: &'a Publication,
+    /// The partitions that were not made as such
+    attached: &'a HashSet<u32>,
+    /// The statements that the server refuses, and why
+    refused: &'a HashMap<String, String>,
 }
 
 /// Looks for tables that come.
@@ -145,7 +158,8 @@ impl Arrivals {
         left: watch::Sender<Vec<StateChange>>,
     ) -> Option<Self> {
         let captured = captured(config, definitions);
-        let unpublished = publication.map(|publication| oids_of_unpublished(publication, &captured)).unwrap_or_default();
+        let unpublished = publication.map(|publication| unpublished(config, publication, definitions)).unwrap_or_default();
+        let unpublished: HashSet<u32> = unpublished.iter().map(|table| table.oid).collect();
         let to_read = tables_to_read(config, publication, &captured);
         (!config.table_refresh_interval.is_zero()).then(|| Self {
             config: config.clone(),
@@ -204,15 +218,16 @@ impl Arrivals {
         };
         // The row of a system column is written with the table and never changed.
         let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, \
-                     coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false) \
+                     coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false), \
+                     c.relpersistence = 'p' \
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid' \
                      LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition \
-                     WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'";
+                     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
         let rows = sql.query(query, &[]).await.map_err(|error| sql_error("look for new tables", error))?;
         let is_news = rows.iter().any(|row| {
             let (oid, schema, name): (u32, &str, &str) = (row.get(0), row.get(1), row.get(2));
-            let listed = Known { name: format!("{schema}.{name}"), is_partition: row.get(3) };
+            let listed = Known { name: format!("{schema}.{name}"), is_partition: row.get(3), is_logged: row.get(5) };
             // A name may be owed since a table took it.
             self.config.captures(schema, name) && (self.known.get(&oid) != Some(&listed) || self.owed.borrow().contains(&listed.name))
         });
@@ -226,11 +241,11 @@ impl Arrivals {
         let Some(publication) = Publication::load(sql, &self.facts, &self.config.publication).await? else {
             return Ok(Found::Nothing);
         };
-        let attached = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
+        let attached: HashSet<u32> = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
         let refused = self.refused_statements(sql, &definitions, &publication).await?;
-        let found = self.judge(&definitions, &publication, &attached, &refused);
+        let found = self.judge(&Seen { definitions: &definitions, publication: &publication, attached: &attached, refused: &refused });
         if named.operations != self.named.operations {
-            warn_about_operations(&self.config, Some(&self.named), &named);
+            warn_about_operations(&self.config, &self.facts, Some(&self.named), &named);
         }
         self.known = known(&definitions);
         self.named = named;
@@ -258,142 +273,198 @@ impl Arrivals {
         Ok(refused)
     }
 
-    /// `attached` are the partitions that were not made as such, `refused` the statements that cannot be run.
-    fn judge(
-        &mut self,
-        definitions: &[TableDefinition],
-        publication: &Publication,
-        attached: &HashSet<u32>,
-        refused: &HashMap<String, String>,
-    ) -> Found {
-        let captured = captured(&self.config, definitions);
-        let (mut untold, mut attached_to_root) = (Vec::new(), Vec::new());
-        let now_unpublished = unpublished(publication, &captured);
-        let left = now_unpublished.iter().filter(|table| self.published.contains(&table.oid));
-        let server = &self.config.relational.topic_prefix;
-        // I11: however the run ends, the next one knows of them, also where they are back by then.
-        let left: Vec<_> = left.map(|table| UnpublishedTable::of(table).change(server)).collect();
-        if !left.is_empty() {
-            self.left.send_modify(|state| state.extend(left));
+    /// What follows from what a look has seen.
+    fn judge(&mut self, seen: &Seen<'_>) -> Found {
+        let captured = captured(&self.config, seen.definitions);
+        let to_read = tables_to_read(&self.config, Some(seen.publication), &captured);
+        let unpublished = unpublished(&self.config, seen.publication, seen.definitions);
+        self.remember_left(&unpublished);
+        let mut untold = Vec::new();
+        let restart = self
+            .publication_to_mend(seen, &captured, &mut untold)
+            .or_else(|| self.owed_table(&to_read))
+            .or_else(|| self.published_since(seen, &captured, &to_read, &mut untold));
+        if let Some(why) = restart {
+            return Found::Restart(why);
         }
-        match plan(&self.config, &self.facts, Some(publication), &captured) {
-            Ok(Step::Nothing) => {}
-            Ok(Step::Run(statements)) if statements.iter().all(|statement| refused.contains_key(statement)) => {
-                untold.extend(refused.values().cloned());
-            }
-            Ok(Step::Run(mut statements)) => {
-                statements.retain(|statement| !refused.contains_key(statement));
-                let reads =
-                    if self.config.snapshot.reads_new_tables { "" } else { " (rows from before are read with snapshot.new.tables=read)" };
-                return Found::Restart(format!(
-                    "tables came or went that pass the filters; the connector starts again for: {}{reads}",
-                    statements.join(" ")
-                ));
-            }
-            // A start would be refused, too, and the other tables with it (I10).
-            Err(error) => untold.push(format!("{error}")),
-        }
-        let to_read = tables_to_read(&self.config, Some(publication), &captured);
-        if let Some(table) = to_read.iter().find(|table| self.owed.borrow().contains(&table.full_name())) {
-            return Found::Restart(format!(
-                "the table {} has the name of one that the snapshot at the start did not read to its end; the connector starts again to read it",
-                table.full_name()
-            ));
-        }
-        // What is attached to a root that was published before is asked for by itself, below.
-        let is_news = |table: &&TableDefinition| !table.partitioned || publication.named != self.named;
-        for table in published_by_now(publication, &captured, &self.unpublished).into_iter().filter(is_news) {
-            if self.config.snapshot.reads_new_tables && to_read.iter().any(|other| other.oid == table.oid) {
-                return Found::Restart(format!(
-                    "rows under the name {} were not published, and are by now; the connector starts again to read what changed until then",
-                    table.full_name()
-                ));
-            }
-            untold.push(published_advice(table));
-        }
-        let news = now_unpublished.iter().filter(|table| !self.unpublished.contains(&table.oid));
-        untold.extend(news.map(|table| unpublished_advice(&self.config, table)));
-        self.unpublished = now_unpublished.iter().map(|table| table.oid).collect();
+        let news = unpublished.iter().filter(|table| !self.unpublished.contains(&table.oid));
+        untold.extend(news.map(|table| unpublished_advice(&self.config, &self.facts, table)));
+        untold.extend(self.added_again(seen.publication, &captured));
+        self.unpublished = unpublished.iter().map(|table| table.oid).collect();
         self.published = captured.iter().map(|table| table.oid).filter(|oid| !self.unpublished.contains(oid)).collect();
-        let is_attached_since = |oid: u32| match self.known.get(&oid) {
-            Some(known) => !known.is_partition,
-            None => attached.contains(&oid),
-        };
-        for table in &to_read {
-            // Where the publication changed, too, it may have been made before that.
-            let is_new = !self.known.contains_key(&table.oid) && publication.named == self.named;
-            let is_told = !self.told.insert(table.oid);
-            let by_its_root = !publication.all_tables && attached.contains(&table.oid);
-            if is_told || is_new && is_published_from_birth(publication, table) && !by_its_root {
-                continue;
-            }
-            if !self.config.snapshot.reads_new_tables {
-                if by_its_root && is_attached_since(table.oid) && !publication.named.tables.contains(&table.oid) {
-                    untold.push(format!(
-                        "the table {0} was attached to a table by which it is published: the log does not hold the rows that it held then. To read \
-                         them, signal execute-snapshot with data-collections {0}",
-                        table.full_name()
-                    ));
-                }
-                continue;
-            }
-            return Found::Restart(format!(
-                "the table {} came with rows that the log may not hold; the connector starts again to read them",
-                table.full_name()
-            ));
+        if let Some(why) = self.table_with_rows(seen, &to_read, &mut untold) {
+            return Found::Restart(why);
         }
         for table in &to_read {
             if self.names.insert(table.full_name(), table.oid).is_some_and(|former| former != table.oid) {
                 untold.push(replaced_advice(table));
             }
         }
-        for table in captured.iter().filter(|table| self.config.publish_via_root && table.ancestors.is_empty()) {
-            if self.known.get(&table.oid).is_some_and(|known| known.is_partition) {
-                let published = if publication.table(table).is_some() { ". Its changes come under its own name from now on" } else { "" };
+        untold.extend(self.detached(seen.publication, &captured));
+        let attached = self.attached_with_rows(seen, &captured, &mut untold);
+        if untold.is_empty() && attached.is_empty() { Found::Nothing } else { Found::Untold { messages: untold, attached } }
+    }
+
+    /// I11: however the run ends, the next one knows of the tables that left the publication, also where they are back by then.
+    fn remember_left(&self, unpublished: &[&TableDefinition]) {
+        let server = &self.config.relational.topic_prefix;
+        let left = unpublished.iter().filter(|table| self.published.contains(&table.oid));
+        let left: Vec<_> = left.map(|table| UnpublishedTable::of(table).change(server)).collect();
+        if !left.is_empty() {
+            self.left.send_modify(|state| state.extend(left));
+        }
+    }
+
+    /// Why a start would bring the publication in order, if it would.
+    fn publication_to_mend(&self, seen: &Seen<'_>, captured: &[&TableDefinition], untold: &mut Vec<String>) -> Option<String> {
+        match plan(&self.config, &self.facts, Some(seen.publication), captured) {
+            Ok(Step::Nothing) => None,
+            Ok(Step::Run(statements)) if statements.iter().all(|statement| seen.refused.contains_key(statement)) => {
+                untold.extend(seen.refused.values().cloned());
+                None
+            }
+            Ok(Step::Run(mut statements)) => {
+                statements.retain(|statement| !seen.refused.contains_key(statement));
+                let reads =
+                    if self.config.snapshot.reads_new_tables { "" } else { " (rows from before are read with snapshot.new.tables=read)" };
+                Some(format!("tables came or went that pass the filters; the connector starts again for: {}{reads}", statements.join(" ")))
+            }
+            // A start would be refused, too, and the other tables with it (I10).
+            Err(error) => {
+                untold.push(format!("{error}"));
+                None
+            }
+        }
+    }
+
+    fn owed_table(&self, to_read: &[TableDefinition]) -> Option<String> {
+        let table = to_read.iter().find(|table| self.owed.borrow().contains(&table.full_name()))?;
+        Some(format!(
+            "the table {} has the name of one that the snapshot at the start did not read to its end; the connector starts again to read it",
+            table.full_name()
+        ))
+    }
+
+    /// Why a start would read a table anew that was not published until now, if it would.
+    fn published_since(
+        &self,
+        seen: &Seen<'_>,
+        captured: &[&TableDefinition],
+        to_read: &[TableDefinition],
+        untold: &mut Vec<String>,
+    ) -> Option<String> {
+        // What is attached to a root that was published before is asked for by itself.
+        let is_news = |table: &&TableDefinition| !table.partitioned || seen.publication.named != self.named;
+        for table in published_by_now(seen.publication, captured, &self.unpublished).into_iter().filter(is_news) {
+            if self.config.snapshot.reads_new_tables && to_read.iter().any(|other| other.oid == table.oid) {
+                return Some(format!(
+                    "rows under the name {} were not published, and are by now; the connector starts again to read what changed until then",
+                    table.full_name()
+                ));
+            }
+            untold.push(published_advice(table));
+        }
+        None
+    }
+
+    /// What to say of tables that were taken out of the publication and added to it again since the last look. One transaction may
+    /// have done both, as where a list of columns changes, so nothing is read for that.
+    fn added_again(&self, publication: &Publication, captured: &[&TableDefinition]) -> Vec<String> {
+        let is_another = |membership: &u32, oid: u32| self.named.tables.get(&oid).is_some_and(|former| former != membership);
+        let again = captured.iter().filter(|table| self.published.contains(&table.oid));
+        let again = again.filter(|table| publication.named.tables.get(&table.oid).is_some_and(|now| is_another(now, table.oid)));
+        let advice = |table: &&&TableDefinition| {
+            format!(
+                "the table {} was taken out of the publication {} and added to it again: unless one transaction did both, what changed between \
+                 them is in no record. To mend it: signal execute-snapshot with data-collections {}",
+                table.full_name(),
+                self.config.publication,
+                expression_of(&table.full_name())
+            )
+        };
+        again.map(|table| advice(&table)).collect()
+    }
+
+    /// Why a start would read a table that came with rows, if it would.
+    fn table_with_rows(&mut self, seen: &Seen<'_>, to_read: &[TableDefinition], untold: &mut Vec<String>) -> Option<String> {
+        let publication = seen.publication;
+        for table in to_read {
+            // Where the publication changed, too, it may have been made before that.
+            let is_new = !self.known.contains_key(&table.oid) && publication.named == self.named;
+            let is_told = !self.told.insert(table.oid);
+            let by_its_root = !publication.all_tables && seen.attached.contains(&table.oid);
+            if is_told || is_new && is_published_from_birth(publication, table) && !by_its_root {
+                continue;
+            }
+            if self.config.snapshot.reads_new_tables {
+                return Some(format!(
+                    "the table {} came with rows that the log may not hold; the connector starts again to read them",
+                    table.full_name()
+                ));
+            }
+            if by_its_root && self.is_attached_since(seen, table) && !publication.named.tables.contains_key(&table.oid) {
                 untold.push(format!(
-                    "the table {} was detached: the rows that it holds are told under the name of its former root, and nothing says there that \
-                     they went{published}",
+                    "the table {0} was attached to a table by which it is published: the log does not hold the rows that it held then. To read \
+                     them, signal execute-snapshot with data-collections {0}",
                     table.full_name()
                 ));
             }
         }
-        for table in captured.iter().filter(|table| is_attached_since(table.oid)) {
-            let is_root = |oid: &&u32| captured.iter().any(|root| root.oid == **oid && publication.table(root).is_some());
-            if let Some(root) = table.ancestors.iter().find(is_root).and_then(|oid| captured.iter().find(|root| root.oid == *oid)) {
-                let name = quote_text(&table.quoted());
-                let condition = if table.partitioned {
-                    format!("tableoid IN (SELECT relid FROM pg_partition_tree({name}))")
-                } else {
-                    format!("tableoid = {name}::regclass")
-                };
-                let partition = Attached { oid: table.oid, partition: table.full_name(), root: root.full_name(), condition };
-                if self.config.snapshot.reads_new_tables && can_be_chunked(&self.config, root) {
-                    attached_to_root.push(partition);
-                } else {
-                    untold.push(partition.advice());
-                }
+        None
+    }
+
+    /// What to say of partitions whose rows stay under the name of a root that they have no more.
+    fn detached(&self, publication: &Publication, captured: &[&TableDefinition]) -> Vec<String> {
+        let was_partition =
+            |table: &&&TableDefinition| table.ancestors.is_empty() && self.known.get(&table.oid).is_some_and(|known| known.is_partition);
+        let advice = |table: &&TableDefinition| {
+            let published = if publication.table(table.oid).is_some() { ". Its changes come under its own name from now on" } else { "" };
+            format!(
+                "the table {} was detached: the rows that it holds are told under the name of its former root, and nothing says there that \
+                 they went{published}",
+                table.full_name()
+            )
+        };
+        if self.config.publish_via_root { captured.iter().filter(was_partition).map(advice).collect() } else { Vec::new() }
+    }
+
+    /// The partitions that came with rows under the name of a root, as far as they can be asked for.
+    fn attached_with_rows(&self, seen: &Seen<'_>, captured: &[&TableDefinition], untold: &mut Vec<String>) -> Vec<Attached> {
+        let mut attached = Vec::new();
+        for table in captured.iter().filter(|table| self.is_attached_since(seen, table)) {
+            let root = |oid: &u32| captured.iter().find(|root| root.oid == *oid && seen.publication.table(root.oid).is_some());
+            let Some(root) = table.ancestors.iter().find_map(root) else { continue };
+            let name = quote_text(&table.quoted());
+            let condition = if table.partitioned {
+                format!("tableoid IN (SELECT relid FROM pg_partition_tree({name}))")
+            } else {
+                format!("tableoid = {name}::regclass")
+            };
+            let partition = Attached { oid: table.oid, partition: table.full_name(), root: root.full_name(), condition };
+            if self.config.snapshot.reads_new_tables && can_be_chunked(&self.config, root) {
+                attached.push(partition);
+            } else {
+                untold.push(partition.advice());
             }
         }
-        if untold.is_empty() && attached_to_root.is_empty() {
-            Found::Nothing
-        } else {
-            Found::Untold { messages: untold, attached: attached_to_root }
-        }
+        attached
+    }
+
+    fn is_attached_since(&self, seen: &Seen<'_>, table: &TableDefinition) -> bool {
+        self.known.get(&table.oid).map_or_else(|| seen.attached.contains(&table.oid), |known| !known.is_partition)
     }
 }
 
 fn known(definitions: &[TableDefinition]) -> HashMap<u32, Known> {
-    let of = |table: &TableDefinition| (table.oid, Known { name: table.full_name(), is_partition: !table.ancestors.is_empty() });
-    definitions.iter().filter(|table| table.logged).map(of).collect()
-}
-
-fn oids_of_unpublished(publication: &Publication, captured: &[&TableDefinition]) -> HashSet<u32> {
-    unpublished(publication, captured).iter().map(|table| table.oid).collect()
+    let of = |table: &TableDefinition| {
+        (table.oid, Known { name: table.full_name(), is_partition: !table.ancestors.is_empty(), is_logged: table.logged })
+    };
+    definitions.iter().map(of).collect()
 }
 
 /// Whether the log holds all rows of a table that was made after the publication.
 pub(crate) fn is_published_from_birth(publication: &Publication, table: &TableDefinition) -> bool {
-    publication.all_tables || !publication.named.tables.contains(&table.oid) && publication.table(table).is_some()
+    publication.all_tables || !publication.named.tables.contains_key(&table.oid) && publication.table(table.oid).is_some()
 }
 
 #[cfg(test)]

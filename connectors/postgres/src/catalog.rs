@@ -4,6 +4,8 @@
 //! The log's own messages describe columns, but neither their defaults nor whether they may be null nor the order of
 //! the key; those come from here.
 
+use std::collections::BTreeMap;
+
 use tailwater_api::envelope::Operation;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::relational_config::RelationalConfig;
@@ -221,18 +223,18 @@ impl ColumnDefinition {
 /// A table as a publication publishes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PublishedTable {
-    pub(crate) schema: String,
-    pub(crate) name: String,
+    pub(crate) oid: u32,
     /// `None` for all columns
     pub(crate) columns: Option<Vec<String>>,
     pub(crate) row_filter: Option<String>,
 }
 
-/// What a publication names itself: tables and schemas by their oids, in their order, and operations. Roots and schemas stand for
-/// further tables.
+/// What a publication names itself: tables and schemas by their oids, and operations. Roots and schemas stand for further tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Named {
-    pub(crate) tables: Vec<u32>,
+    /// Each with the oid of its membership, which is another one once a table was taken out and added again
+    pub(crate) tables: BTreeMap<u32, u32>,
+    /// In their order
     pub(crate) schemas: Vec<u32>,
     pub(crate) operations: Vec<Operation>,
 }
@@ -250,15 +252,21 @@ impl Named {
             "'{}'::oid[]"
         };
         let query = format!(
-            "SELECT array(SELECT prrelid FROM pg_publication_rel WHERE prpubid = p.oid ORDER BY prrelid), {schemas},
+            "SELECT array(SELECT prrelid FROM pg_publication_rel WHERE prpubid = p.oid ORDER BY oid),
+                    array(SELECT oid FROM pg_publication_rel WHERE prpubid = p.oid ORDER BY oid), {schemas},
                     p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate
              FROM pg_publication p WHERE p.pubname = $1"
         );
         let row = sql.query_opt(&query, &[&name]).await;
         let row = row.map_err(|error| sql_error(format!("see what the publication {name} names"), error))?;
         Ok(row.map(|row| {
-            let published = OPERATIONS.iter().zip(2..).filter(|(_, column)| row.get(*column));
-            Self { tables: row.get(0), schemas: row.get(1), operations: published.map(|((operation, _), _)| *operation).collect() }
+            let (tables, memberships): (Vec<u32>, Vec<u32>) = (row.get(0), row.get(1));
+            let published = OPERATIONS.iter().zip(3..).filter(|(_, column)| row.get(*column));
+            Self {
+                tables: tables.into_iter().zip(memberships).collect(),
+                schemas: row.get(2),
+                operations: published.map(|((operation, _), _)| *operation).collect(),
+            }
         }))
     }
 }
@@ -290,24 +298,26 @@ impl Publication {
         let Some(row) = sql.query_opt(publication, &[&name]).await.map_err(failed)? else {
             return Ok(None);
         };
-        let published = if facts.version >= 150_000 {
+        let columns_and_filter = if facts.version >= 150_000 {
             // The view names all columns of a table of which none are listed. Those that come later are published, too.
-            "SELECT t.schemaname::text, t.tablename::text,
-                    CASE WHEN EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
+            "CASE WHEN EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid
                                       WHERE p.pubname = t.pubname AND r.prattrs IS NOT NULL
                                         AND r.prrelid IN (SELECT c.oid UNION SELECT relid FROM pg_partition_ancestors(c.oid)))
-                         THEN t.attnames::text[] END,
-                    t.rowfilter
+                         THEN t.attnames::text[] END, t.rowfilter"
+        } else {
+            "NULL::text[], NULL::text"
+        };
+        // By their oids: a table may be renamed between this query and that of the tables.
+        let published = format!(
+            "SELECT c.oid, {columns_and_filter}
              FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
                   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
              WHERE t.pubname = $1"
-        } else {
-            "SELECT schemaname::text, tablename::text, NULL::text[], NULL::text FROM pg_publication_tables WHERE pubname = $1"
-        };
+        );
         // The view opens each table. One that is dropped meanwhile is an error there (`internal_error`), and gone the next time.
         let mut tries = 1;
         let rows = loop {
-            match sql.query(published, &[&name]).await {
+            match sql.query(&published, &[&name]).await {
                 Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) && tries < PUBLICATION_TRIES => tries += 1,
                 Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) => {
                     return Err(Error::new(ErrorKind::Conflict, format!("read the publication {name}")).because(error));
@@ -315,16 +325,13 @@ impl Publication {
                 answer => break answer.map_err(failed)?,
             }
         };
-        let tables = rows
-            .iter()
-            .map(|row| PublishedTable { schema: row.get(0), name: row.get(1), columns: row.get(2), row_filter: row.get(3) })
-            .collect();
+        let tables = rows.iter().map(|row| PublishedTable { oid: row.get(0), columns: row.get(1), row_filter: row.get(2) }).collect();
         Ok(Some(Self { all_tables: row.get(0), generated: row.get::<_, Option<bool>>(1).unwrap_or(false), named, tables }))
     }
 
     /// How the publication publishes the table, if it does.
-    pub(crate) fn table(&self, table: &TableDefinition) -> Option<&PublishedTable> {
-        self.tables.iter().find(|published| published.schema == table.schema && published.name == table.name)
+    pub(crate) fn table(&self, oid: u32) -> Option<&PublishedTable> {
+        self.tables.iter().find(|published| published.oid == oid)
     }
 }
 

@@ -197,7 +197,7 @@ impl Chunks {
             snapshot.pause(self.paused);
             self.figures.insert(table.name.clone(), snapshot.table(&table.name, table.rows));
             self.numbered += 1;
-            let published = Published::at_begin(publication, &table.name);
+            let published = Published::at_begin(publication, table.oid);
             self.tables.push(Table::new(table, self.numbered, published));
         }
         self.index();

@@ -83,7 +83,8 @@ impl Definitions {
             if self.told.contains_key(&name) {
                 continue;
             }
-            let columns = publication.and_then(|publication| publication.table(table)).and_then(|published| published.columns.as_deref());
+            let columns =
+                publication.and_then(|publication| publication.table(table.oid)).and_then(|published| published.columns.as_deref());
             let shape = Shape::of_definition(table, columns, publication.is_some_and(|publication| publication.generated));
             let described = plans.description(table.oid, &shape);
             let source = || blocks.moment(&place, table.schema.as_str().into(), table.name.as_str().into(), now, &mut arena).source;

@@ -88,7 +88,7 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
         }
         Err(error) => fault(report, Some("replica.identity.autoset.values"), &error),
     }
-    if let Some((message, statement)) = existing.as_ref().and_then(|publication| left_out_operations(config, &publication.named)) {
+    if let Some((message, statement)) = existing.as_ref().and_then(|publication| left_out_operations(config, &facts, &publication.named)) {
         report.note(Some("publication.name"), message, Some(statement));
     }
     let is_change = |operation: &Operation| matches!(operation, Operation::Update | Operation::Delete);

@@ -26,6 +26,11 @@ pub(crate) enum Step {
     Run(Vec<String>),
 }
 
+/// The statement, and where it is to be run: a standby takes none.
+pub(crate) fn where_it_runs(facts: &ServerFacts, statement: &str) -> String {
+    if facts.in_recovery { format!("on the primary: {statement}") } else { statement.to_owned() }
+}
+
 /// Compares what is there with what the configuration asks for. `captured` are the tables to capture.
 ///
 /// # Errors
@@ -43,29 +48,32 @@ pub(crate) fn plan(
         if config.publication_mode == PublicationMode::Disabled {
             return Err(Error::new(ErrorKind::Missing, format!("use the publication {name}"))
                 .because("it does not exist, and publication.autocreate.mode is disabled")
-                .mend(statement));
+                .mend(where_it_runs(facts, &statement)));
         }
         if facts.in_recovery {
             return Err(Error::new(ErrorKind::Missing, format!("use the publication {name}"))
                 .because("it does not exist, and this server is a standby")
-                .mend(format!("on the primary: {statement}")));
+                .mend(where_it_runs(facts, &statement)));
         }
         return Ok(Step::Run(vec![statement]));
     };
-    refuse_cut_keys(config, publication, captured)?;
+    refuse_cut_keys(config, facts, publication, captured)?;
     if config.publication_mode != PublicationMode::Filtered {
         return Ok(Step::Nothing);
     }
     if publication.all_tables {
         return Err(Error::new(ErrorKind::Conflict, format!("filter the publication {name}"))
             .because("it is a publication for all tables, which cannot be narrowed")
-            .mend(format!("DROP PUBLICATION {quoted}; (it is created again), or set publication.autocreate.mode to all_tables")));
+            .mend(where_it_runs(
+                facts,
+                &format!("DROP PUBLICATION {quoted}; (it is created again), or set publication.autocreate.mode to all_tables"),
+            )));
     }
     refuse_empty(config, captured)?;
-    let missing = captured.iter().filter(|table| !publication.named.tables.contains(&table.oid));
+    let missing = captured.iter().filter(|table| !publication.named.tables.contains_key(&table.oid));
     // One by one: one that the role may not publish keeps no other from being published (I10).
     let mut statements: Vec<_> = missing.map(|table| format!("ALTER PUBLICATION {quoted} ADD TABLE {};", table.quoted())).collect();
-    let extra = publication.named.tables.iter().any(|oid| !captured.iter().any(|table| table.oid == *oid));
+    let extra = publication.named.tables.keys().any(|oid| !captured.iter().any(|table| table.oid == *oid));
     if extra {
         // Names of tables that are not captured are not known here; the server resolves them.
         let kept: Vec<_> = captured.iter().map(|table| table.oid.to_string()).collect();
@@ -83,15 +91,15 @@ pub(crate) fn plan(
     if facts.in_recovery {
         return Err(Error::new(ErrorKind::Conflict, format!("filter the publication {name}"))
             .because("its tables are not those to capture, and this server is a standby")
-            .mend(format!("on the primary: {}", statements.join(" "))));
+            .mend(where_it_runs(facts, &statements.join(" "))));
     }
     Ok(Step::Run(statements))
 }
 
 /// A key that lacks a column would be that of other rows, too. The server itself refuses this only where updates are published.
-fn refuse_cut_keys(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) -> Result<()> {
+fn refuse_cut_keys(config: &PostgresConfig, facts: &ServerFacts, publication: &Publication, captured: &[&TableDefinition]) -> Result<()> {
     for table in captured {
-        let Some(published) = publication.table(table).and_then(|published| published.columns.as_deref()) else { continue };
+        let Some(published) = publication.table(table.oid).and_then(|published| published.columns.as_deref()) else { continue };
         let is_cut = |column: &&ColumnDefinition| {
             table.key.contains(&column.name) && column.generated.is_none() && !published.contains(&column.name)
         };
@@ -105,10 +113,13 @@ fn refuse_cut_keys(config: &PostgresConfig, publication: &Publication, captured:
         let columns = published.iter().map(String::as_str).chain(missing.iter().copied()).map(quote_identifier);
         return Err(Error::new(ErrorKind::Conflict, format!("capture the table {}", table.full_name()))
             .because(format!("the column list of the publication {publication} leaves out {} of its key", missing.join(", ")))
-            .mend(format!(
-                "BEGIN; ALTER PUBLICATION {publication} DROP TABLE {quoted}; ALTER PUBLICATION {publication} ADD TABLE {quoted} ({}); COMMIT; \
-                 or name other columns with message.key.columns",
-                columns.collect::<Vec<_>>().join(", ")
+            .mend(where_it_runs(
+                facts,
+                &format!(
+                    "BEGIN; ALTER PUBLICATION {publication} DROP TABLE {quoted}; ALTER PUBLICATION {publication} ADD TABLE {quoted} ({}); COMMIT; \
+                     or name other columns with message.key.columns",
+                    columns.collect::<Vec<_>>().join(", ")
+                ),
             )));
     }
     Ok(())
@@ -156,7 +167,7 @@ fn names_of(is_chosen: impl Fn(Operation) -> bool) -> String {
 
 /// What to say of operations that the publication leaves out and `skipped.operations` does not, and the statement that mends it (I11):
 /// the log does not tell of such changes at all.
-pub(crate) fn left_out_operations(config: &PostgresConfig, named: &Named) -> Option<(String, String)> {
+pub(crate) fn left_out_operations(config: &PostgresConfig, facts: &ServerFacts, named: &Named) -> Option<(String, String)> {
     let is_wanted = |operation| !config.relational.skipped_operations.contains(operation);
     let left_out = names_of(|operation| is_wanted(operation) && !named.operations.contains(&operation));
     if left_out.is_empty() {
@@ -164,14 +175,17 @@ pub(crate) fn left_out_operations(config: &PostgresConfig, named: &Named) -> Opt
     }
     let publish = names_of(|operation| is_wanted(operation) || named.operations.contains(&operation));
     let statement = format!("ALTER PUBLICATION {} SET (publish = '{publish}');", quote_identifier(&config.publication));
-    Some((format!("the publication {} does not publish {left_out}: such changes are not captured", config.publication), statement))
+    Some((
+        format!("the publication {} does not publish {left_out}: such changes are not captured", config.publication),
+        where_it_runs(facts, &statement),
+    ))
 }
 
 /// Warns of operations that the publication leaves out, and of those that it left out `before` and publishes by now.
-pub(crate) fn warn_about_operations(config: &PostgresConfig, before: Option<&Named>, named: &Named) {
+pub(crate) fn warn_about_operations(config: &PostgresConfig, facts: &ServerFacts, before: Option<&Named>, named: &Named) {
     let untold =
         "what was left out until then is in no record: signal execute-snapshot reads the rows that are there, and none that are gone";
-    if let Some((message, statement)) = left_out_operations(config, named) {
+    if let Some((message, statement)) = left_out_operations(config, facts, named) {
         warn!("{message}. To mend it: {statement} {untold}. Or name the operations in skipped.operations");
     }
     let Some(before) = before else { return };
@@ -195,7 +209,7 @@ pub(crate) async fn ensure(
         Step::Nothing => existing,
         Step::Run(statements) => {
             warn_about_identities(captured);
-            let is_named = |publication: &Publication| captured.iter().any(|table| publication.named.tables.contains(&table.oid));
+            let is_named = |publication: &Publication| captured.iter().any(|table| publication.named.tables.contains_key(&table.oid));
             let is_of_use = existing.as_ref().is_some_and(is_named);
             for statement in &statements {
                 match sql.batch_execute(statement).await.map_err(|error| refused(config, statement, error)) {

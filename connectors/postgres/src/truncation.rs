@@ -96,7 +96,7 @@ pub(crate) fn truncations<'a>(
     };
     let mut records = Vec::new();
     for table in tables {
-        let columns = publication.and_then(|publication| publication.table(table)).and_then(|published| published.columns.as_deref());
+        let columns = publication.and_then(|publication| publication.table(table.oid)).and_then(|published| published.columns.as_deref());
         let shape = Shape::of_definition(table, columns, publication.is_some_and(|publication| publication.generated));
         let plan = plans.of_definition(blocks, table, shape)?;
         records.extend(truncation(&plan, blocks, &place));

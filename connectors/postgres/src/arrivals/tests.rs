@@ -24,11 +24,10 @@ fn table(oid: u32, name: &str, ancestors: &[u32]) -> TableDefinition {
     }
 }
 
-fn published(all_tables: bool, named: &[u32], tables: &[&str]) -> Publication {
-    let table = |name: &&str| PublishedTable { schema: "public".into(), name: (*name).to_owned(), columns: None, row_filter: None };
-    let tables = tables.iter().map(table).collect();
+fn published(all_tables: bool, named: &[u32], tables: &[u32]) -> Publication {
+    let tables = tables.iter().map(|&oid| PublishedTable { oid, columns: None, row_filter: None }).collect();
     let operations = OPERATIONS.into_iter().map(|(operation, _)| operation).collect();
-    let named = Named { tables: named.to_vec(), schemas: Vec::new(), operations };
+    let named = Named { tables: named.iter().map(|&table| (table, table)).collect(), schemas: Vec::new(), operations };
     Publication { all_tables, named, tables, generated: false }
 }
 
@@ -53,56 +52,63 @@ fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[Table
         .expect("it looks")
 }
 
+impl Arrivals {
+    fn sees(&mut self, definitions: &[TableDefinition], publication: &Publication) -> Found {
+        self.judge(&Seen { definitions, publication, attached: &HashSet::new(), refused: &HashMap::new() })
+    }
+
+    /// `attached` was not made as a partition.
+    fn sees_attached(&mut self, definitions: &[TableDefinition], publication: &Publication, attached: u32) -> Found {
+        self.judge(&Seen { definitions, publication, attached: &HashSet::from([attached]), refused: &HashMap::new() })
+    }
+}
+
 const READ: (&str, &str) = ("snapshot.new.tables", "read");
 const FILTERED: (&str, &str) = ("publication.autocreate.mode", "filtered");
 
 #[test]
 fn a_table_that_is_published_from_its_birth_needs_nothing() {
-    let all = published(true, &[], &["a", "b"]);
+    let all = published(true, &[], &[1, 2]);
     let mut arrivals = arrivals(&[READ], &all, &[table(1, "a", &[])]);
-    assert_eq!(arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
-    arrivals.known.insert(2, Known { name: "public.b".into(), is_partition: false });
-    assert_eq!(
-        arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &all, &HashSet::new(), &HashMap::new()),
-        Found::Nothing,
-        "nor at the next look"
-    );
+    assert_eq!(arrivals.sees(&[table(1, "a", &[]), table(2, "b", &[])], &all), Found::Nothing);
+    arrivals.known.insert(2, Known { name: "public.b".into(), is_partition: false, is_logged: true });
+    assert_eq!(arrivals.sees(&[table(1, "a", &[]), table(2, "b", &[])], &all), Found::Nothing, "nor at the next look");
 }
 
 #[test]
 fn a_table_renamed_into_the_filters_is_read_where_that_is_asked_for() {
-    let all = published(true, &[], &["a", "b"]);
+    let all = published(true, &[], &[1, 2]);
     let filter = ("table.include.list", "public.[ab]");
     let before = [table(1, "a", &[]), table(2, "hidden", &[])];
     let after = [table(1, "a", &[]), table(2, "b", &[])];
     let mut reading = arrivals(&[READ, filter], &all, &before);
-    let Found::Restart(why) = reading.judge(&after, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
+    let Found::Restart(why) = reading.sees(&after, &all) else { panic!("nothing was found") };
     assert!(why.contains("public.b"), "{why}");
 }
 
 #[test]
 fn a_table_that_takes_an_owed_name_is_read_in_any_case_also_where_it_is_known_before_the_name_is_owed() {
-    let all = published(true, &[], &["a", "b"]);
+    let all = published(true, &[], &[1, 2]);
     let tables = [table(1, "a", &[]), table(2, "b", &[])];
     let mut reading = arrivals(&[], &all, &tables);
-    assert_eq!(reading.judge(&tables, &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    assert_eq!(reading.sees(&tables, &all), Found::Nothing);
     reading.owed = watch::channel(HashSet::from(["public.b".to_owned()])).1;
-    let Found::Restart(why) = reading.judge(&tables, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
+    let Found::Restart(why) = reading.sees(&tables, &all) else { panic!("nothing was found") };
     assert!(why.contains("public.b"), "{why}");
 }
 
 #[test]
 fn a_table_that_took_the_name_of_another_one_is_told_of_once_also_where_the_name_was_free_for_a_while() {
-    let all = published(true, &[], &["a", "b"]);
+    let all = published(true, &[], &[1, 2, 3]);
     let mut told = arrivals(&[], &all, &[table(1, "a", &[]), table(2, "b", &[])]);
     let free = [table(1, "a", &[])];
-    assert_eq!(told.judge(&free, &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    assert_eq!(told.sees(&free, &all), Found::Nothing);
     told.known = known(&free);
     let taken = [table(1, "a", &[]), table(3, "b", &[])];
-    let Found::Untold { messages, .. } = told.judge(&taken, &all, &HashSet::new(), &HashMap::new()) else { panic!("nothing was found") };
+    let Found::Untold { messages, .. } = told.sees(&taken, &all) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains("data-collections public\\.b"), "{messages:?}");
     told.known = known(&taken);
-    assert_eq!(told.judge(&taken, &all, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    assert_eq!(told.sees(&taken, &all), Found::Nothing);
 }
 
 #[test]
@@ -110,67 +116,66 @@ fn a_root_that_somebody_adds_to_the_publication_is_read_where_that_is_asked_for(
     let tables = [table(1, "a", &[]), table(2, "root", &[]), table(3, "leaf", &[2])];
     let disabled = ("publication.autocreate.mode", "disabled");
     for (named, by) in [(&[1, 2][..], "itself"), (&[1], "its schema")] {
-        let mut reading = arrivals(&[READ, disabled], &published(false, &[1], &["a"]), &tables);
-        let added = published(false, named, &["a", "root"]);
-        let Found::Restart(why) = reading.judge(&tables, &added, &HashSet::new(), &HashMap::new()) else { panic!("by {by}") };
+        let mut reading = arrivals(&[READ, disabled], &published(false, &[1], &[1]), &tables);
+        let added = published(false, named, &[1, 2]);
+        let Found::Restart(why) = reading.sees(&tables, &added) else { panic!("by {by}") };
         assert!(why.contains("public.root"), "by {by}: {why}");
     }
 }
 
 #[test]
 fn a_table_made_before_the_publication_came_to_hold_it_is_not_taken_for_one_that_is_published_from_birth() {
-    let before = published(false, &[1], &["a"]);
-    let after = published(false, &[1, 2], &["a", "root", "leaf"]);
+    let before = published(false, &[1], &[1]);
+    let after = published(false, &[1, 2], &[1, 2, 3]);
     let made = [table(1, "a", &[]), table(3, "leaf", &[])];
     let mut reading = arrivals(&[READ], &before, &made[..1]);
-    assert!(matches!(reading.judge(&made, &after, &HashSet::new(), &HashMap::new()), Found::Restart(_)));
+    assert!(matches!(reading.sees(&made, &after), Found::Restart(_)));
     let mut reading = arrivals(&[READ], &after, &made[..1]);
-    assert_eq!(reading.judge(&made, &after, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    assert_eq!(reading.sees(&made, &after), Found::Nothing);
 }
 
 #[test]
 fn a_publication_of_chosen_tables_is_extended() {
-    let publication = published(false, &[1], &["a"]);
+    let publication = published(false, &[1], &[1]);
     let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
-    let Found::Restart(why) = arrivals.judge(&[table(1, "a", &[]), table(2, "b", &[])], &publication, &HashSet::new(), &HashMap::new())
-    else {
-        panic!("nothing")
-    };
+    let Found::Restart(why) = arrivals.sees(&[table(1, "a", &[]), table(2, "b", &[])], &publication) else { panic!("nothing") };
     assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
 }
 
 #[test]
 fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
-    let publication = published(false, &[1], &["a"]);
+    let publication = published(false, &[1], &[1]);
     let statement = r#"ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#.to_owned();
     let refused = HashMap::from([(statement, "must be owner of table b".to_owned())]);
     let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
     let strange = [table(1, "a", &[]), table(2, "b", &[])];
-    let found = arrivals.judge(&strange, &publication, &HashSet::new(), &refused);
+    let found = arrivals.judge(&Seen { definitions: &strange, publication: &publication, attached: &HashSet::new(), refused: &refused });
     let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
     assert!(messages.len() == 2 && messages[0] == "must be owner of table b", "{messages:?}");
     assert!(messages[1].contains("does not publish the table public.b"), "{messages:?}");
     let further = [strange.as_slice(), &[table(3, "c", &[])]].concat();
-    let Found::Restart(why) = arrivals.judge(&further, &publication, &HashSet::new(), &refused) else { panic!("nothing") };
+    let Found::Restart(why) =
+        arrivals.judge(&Seen { definitions: &further, publication: &publication, attached: &HashSet::new(), refused: &refused })
+    else {
+        panic!("nothing")
+    };
     assert!(why.contains(r#"ADD TABLE "public"."c""#) && !why.contains(r#""b""#), "{why}");
 }
 
 #[test]
 fn rows_of_a_table_attached_to_a_published_root_are_told_of_once() {
-    let publication = published(true, &[], &["root"]);
+    let publication = published(true, &[], &[1]);
     let mut arrivals = arrivals(&[("publish.via.partition.root", "true")], &publication, &[table(1, "root", &[]), table(2, "leaf", &[])]);
     let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
-    let Found::Untold { messages, .. } = arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()) else {
-        panic!("nothing was found")
-    };
+    let Found::Untold { messages, .. } = arrivals.sees(&after, &publication) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains(r#"tableoid = '"public"."leaf"'::regclass"#), "{messages:?}");
     arrivals.known = known(&after);
-    assert_eq!(arrivals.judge(&after, &publication, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    assert_eq!(arrivals.sees(&after, &publication), Found::Nothing);
 }
 
 #[test]
 fn rows_of_a_partition_are_asked_for_where_the_key_of_its_root_can_be_followed() {
-    let publication = published(true, &[], &["root"]);
+    let publication = published(true, &[], &[1]);
     let by_root = [("publish.via.partition.root", "true"), READ];
     let before = |key: &[&str]| {
         let key = key.iter().map(|&name| name.to_owned()).collect();
@@ -180,96 +185,122 @@ fn rows_of_a_partition_are_asked_for_where_the_key_of_its_root_can_be_followed()
         let [root, leaf] = before(key);
         [root, TableDefinition { ancestors: vec![1], partitioned: is_partitioned, ..leaf }]
     };
-    let found =
-        arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], false), &publication, &HashSet::new(), &HashMap::new());
+    let found = arrivals(&by_root, &publication, &before(&["id"])).sees(&after(&["id"], false), &publication);
     let Found::Untold { messages, attached, .. } = found else { panic!("nothing was found") };
     assert!(messages.is_empty() && attached.len() == 1, "{messages:?}");
     assert_eq!(attached[0].condition, r#"tableoid = '"public"."leaf"'::regclass"#);
-    let found =
-        arrivals(&by_root, &publication, &before(&["id"])).judge(&after(&["id"], true), &publication, &HashSet::new(), &HashMap::new());
+    let found = arrivals(&by_root, &publication, &before(&["id"])).sees(&after(&["id"], true), &publication);
     let Found::Untold { attached, .. } = found else { panic!("nothing was found") };
     assert!(attached[0].condition.contains(r#"pg_partition_tree('"public"."leaf"')"#), "{attached:?}");
-    let found = arrivals(&by_root, &publication, &before(&[])).judge(&after(&[], false), &publication, &HashSet::new(), &HashMap::new());
+    let found = arrivals(&by_root, &publication, &before(&[])).sees(&after(&[], false), &publication);
     let Found::Untold { messages, attached, .. } = found else { panic!("nothing was found") };
     assert!(messages.len() == 1 && attached.is_empty(), "a root without a key");
 }
 
 #[test]
 fn a_table_made_filled_and_attached_between_two_looks_is_none_that_was_made_as_a_partition() {
-    let by_root = published(true, &[], &["root"]);
+    let by_root = published(true, &[], &[1]);
     let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
     let before = [table(1, "root", &[])];
     let mut told = arrivals(&[("publish.via.partition.root", "true")], &by_root, &before);
-    assert_eq!(told.judge(&after, &by_root, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
-    let Found::Untold { messages, .. } = told.judge(&after, &by_root, &HashSet::from([2]), &HashMap::new()) else {
-        panic!("nothing was found")
-    };
+    assert_eq!(told.sees(&after, &by_root), Found::Nothing, "made as a partition");
+    let Found::Untold { messages, .. } = told.sees_attached(&after, &by_root, 2) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains("execute-snapshot"), "{messages:?}");
 
-    let by_leaf = published(false, &[1], &["leaf"]);
+    let by_leaf = published(false, &[1], &[2]);
     let mut reading = arrivals(&[READ], &by_leaf, &before);
-    assert_eq!(reading.judge(&after, &by_leaf, &HashSet::new(), &HashMap::new()), Found::Nothing, "made as a partition");
+    assert_eq!(reading.sees(&after, &by_leaf), Found::Nothing, "made as a partition");
     let mut reading = arrivals(&[READ], &by_leaf, &before);
-    let Found::Restart(why) = reading.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else { panic!("nothing was found") };
+    let Found::Restart(why) = reading.sees_attached(&after, &by_leaf, 2) else { panic!("nothing was found") };
     assert!(why.contains("public.leaf"), "{why}");
     let mut told = arrivals(&[], &by_leaf, &before);
-    let Found::Untold { messages, .. } = told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()) else {
-        panic!("nothing was found")
-    };
+    let Found::Untold { messages, .. } = told.sees_attached(&after, &by_leaf, 2) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains("data-collections public.leaf"), "{messages:?}");
-    assert_eq!(told.judge(&after, &by_leaf, &HashSet::from([2]), &HashMap::new()), Found::Nothing, "told once");
+    assert_eq!(told.sees_attached(&after, &by_leaf, 2), Found::Nothing, "told once");
 }
 
 #[test]
 fn a_partition_that_is_detached_is_told_of_where_its_rows_went_under_its_roots_name() {
     let before = [table(1, "root", &[]), table(2, "leaf", &[1])];
     let after = [table(1, "root", &[]), table(2, "leaf", &[])];
-    let everything = published(true, &[], &["root", "leaf"]);
+    let everything = published(true, &[], &[1, 2]);
     let root = [("publish.via.partition.root", "true")];
-    let Found::Untold { messages, .. } = arrivals(&root, &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new())
-    else {
+    let Found::Untold { messages, .. } = arrivals(&root, &everything, &before).sees(&after, &everything) else {
         panic!("nothing was found")
     };
     assert!(messages.len() == 1 && messages[0].contains("under its own name"), "{messages:?}");
-    let only_root = published(false, &[1], &["root"]);
+    let only_root = published(false, &[1], &[1]);
     let disabled = [root[0], ("publication.autocreate.mode", "disabled")];
-    let Found::Untold { messages, .. } =
-        arrivals(&disabled, &only_root, &before).judge(&after, &only_root, &HashSet::new(), &HashMap::new())
-    else {
+    let Found::Untold { messages, .. } = arrivals(&disabled, &only_root, &before).sees(&after, &only_root) else {
         panic!("nothing was found")
     };
     assert!(messages.iter().any(|message| message.contains(r#"ADD TABLE "public"."leaf""#)), "{messages:?}");
-    assert_eq!(arrivals(&[], &everything, &before).judge(&after, &everything, &HashSet::new(), &HashMap::new()), Found::Nothing);
+    assert_eq!(arrivals(&[], &everything, &before).sees(&after, &everything), Found::Nothing);
 }
 
 #[test]
 fn a_captured_table_that_nobody_publishes_is_told_of_once_and_remembered_where_it_was_published() {
     let disabled = ("publication.autocreate.mode", "disabled");
-    let of_a = published(false, &[1], &["a"]);
+    let of_a = published(false, &[1], &[1]);
     let tables = [table(1, "a", &[]), table(2, "b", &[])];
     for is_new in [true, false] {
-        let before = if is_new { of_a.clone() } else { published(false, &[1, 2], &["a", "b"]) };
+        let before = if is_new { of_a.clone() } else { published(false, &[1, 2], &[1, 2]) };
         let mut told = arrivals(&[disabled], &before, &tables[..if is_new { 1 } else { 2 }]);
-        let found = told.judge(&tables, &of_a, &HashSet::new(), &HashMap::new());
+        let found = told.sees(&tables, &of_a);
         let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
         assert!(messages.len() == 1 && messages[0].contains(r#"ADD TABLE "public"."b""#), "{messages:?}");
         assert_eq!(told.left.borrow().len(), usize::from(!is_new));
         told.known = known(&tables);
-        assert_eq!(told.judge(&tables, &of_a, &HashSet::new(), &HashMap::new()), Found::Nothing, "told once");
+        assert_eq!(told.sees(&tables, &of_a), Found::Nothing, "told once");
     }
 }
 
 #[test]
 fn a_table_that_leaves_a_publication_which_no_start_could_mend_keeps_the_others_running_and_is_remembered() {
-    let (both, of_a) = (published(false, &[1, 2], &["a", "b"]), published(false, &[1], &["a"]));
+    let (both, of_a) = (published(false, &[1, 2], &[1, 2]), published(false, &[1], &[1]));
     let tables = [table(1, "a", &[]), table(2, "b", &[])];
     let mut told = arrivals(&[FILTERED], &both, &tables);
     told.facts.in_recovery = true;
-    let found = told.judge(&tables, &of_a, &HashSet::new(), &HashMap::new());
+    let found = told.sees(&tables, &of_a);
     let Found::Untold { messages, .. } = found else { panic!("{found:?}") };
     assert!(messages.len() == 2 && messages[0].contains("standby"), "{messages:?}");
+    let statement = r#"on the primary: ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#;
+    assert!(messages.iter().all(|message| message.contains(statement)), "{messages:?}");
     assert_eq!(told.left.borrow().len(), 1);
-    let found = told.judge(&tables, &both, &HashSet::new(), &HashMap::new());
+    let found = told.sees(&tables, &both);
     let Found::Untold { messages, .. } = found else { panic!("{found:?}") };
     assert!(messages.len() == 1 && messages[0].contains("were not published for some time"), "{messages:?}");
+}
+
+#[test]
+fn a_table_that_left_the_publication_and_came_back_between_two_looks_is_told_of_once_and_not_read() {
+    let before = published(false, &[1, 2], &[1, 2]);
+    let mut after = before.clone();
+    after.named.tables.insert(2, 7);
+    let tables = [table(1, "a", &[]), table(2, "b", &[])];
+    for entries in [&[READ][..], &[]] {
+        let mut told = arrivals(entries, &before, &tables);
+        let Found::Untold { messages, .. } = told.sees(&tables, &after) else { panic!("nothing was found") };
+        assert!(messages.len() == 1 && messages[0].contains(r"data-collections public\.b"), "{messages:?}");
+        told.named = after.named.clone();
+        assert_eq!(told.sees(&tables, &after), Found::Nothing);
+    }
+}
+
+#[test]
+fn a_table_of_which_the_log_does_not_tell_for_a_while_is_told_of_then_and_read_anew_where_that_is_asked_for() {
+    let all = published(true, &[], &[1]);
+    let tables = [table(1, "a", &[])];
+    let unlogged = [TableDefinition { logged: false, ..table(1, "a", &[]) }];
+    for (entries, is_read) in [(&[READ][..], true), (&[], false)] {
+        let mut told = arrivals(entries, &all, &tables);
+        let Found::Untold { messages, .. } = told.sees(&unlogged, &published(true, &[], &[])) else { panic!("nothing was found") };
+        assert!(messages.len() == 1 && messages[0].contains(r#"ALTER TABLE "public"."a" SET LOGGED;"#), "{messages:?}");
+        assert_eq!(told.left.borrow().len(), 1);
+        match told.sees(&tables, &all) {
+            Found::Restart(why) => assert!(is_read && why.contains("public.a"), "{why}"),
+            Found::Untold { messages, .. } => assert!(!is_read && messages[0].contains(r"data-collections public\.a"), "{messages:?}"),
+            Found::Nothing => panic!("nothing was found"),
+        }
+    }
 }

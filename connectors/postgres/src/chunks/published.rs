@@ -98,10 +98,10 @@ pub(super) enum Finding {
 }
 
 impl Published {
-    /// As the publication says it when a session begins. `name` is `schema.table`.
-    pub(super) fn at_begin(publication: Option<&Publication>, name: &str) -> Self {
+    /// As the publication says it when a session begins.
+    pub(super) fn at_begin(publication: Option<&Publication>, table: u32) -> Self {
         let said = publication.and_then(|publication| {
-            let table = publication.tables.iter().find(|table| format!("{}.{}", table.schema, table.name) == name)?;
+            let table = publication.table(table)?;
             let (columns, row_filter) = (table.columns.clone(), table.row_filter.clone());
             Some(Said { columns, row_filter, generated: publication.generated })
         });

@@ -60,7 +60,7 @@ struct Table<'a> {
     /// That under which its rows are told, once it is opened
     name: String,
     oid: u32,
-    /// As the publication knew it at the start, by the name that it had then
+    /// As the publication knew it at the start
     published: Option<&'a PublishedTable>,
     pending: PendingId,
     anchor: Lsn,
@@ -103,7 +103,7 @@ impl<'a> Publisher<'a> {
         let table = |table: &TableDefinition| {
             let name = table.full_name();
             let figures = figures.table(&name, 0);
-            let published = publication.and_then(|publication| publication.table(table));
+            let published = publication.and_then(|publication| publication.table(table.oid));
             Table {
                 is_outdated: outdated.contains(&name),
                 is_errored: errored.contains(&name),

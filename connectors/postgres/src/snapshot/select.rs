@@ -79,7 +79,7 @@ pub(crate) fn tables_to_read(
 ) -> Vec<TableDefinition> {
     let relational = &config.relational;
     let by_root = |table: &TableDefinition| match publication {
-        Some(publication) => publication.table(table).is_some(),
+        Some(publication) => publication.table(table.oid).is_some(),
         None => config.publish_via_root,
     };
     let read = |table: &TableDefinition| {

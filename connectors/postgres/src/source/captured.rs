@@ -1,5 +1,6 @@
 //! Which tables are captured, and what the start says of those that are not captured as the configuration has it.
 
+use tailwater_kit::filters::expression_of;
 use tracing::warn;
 
 use crate::catalog::TableDefinition;
@@ -20,10 +21,20 @@ pub(crate) fn unlogged_mend(table: &TableDefinition) -> String {
     format!("ALTER TABLE {} SET LOGGED;", table.quoted())
 }
 
+/// What to say of it.
+pub(super) fn unlogged_advice(table: &TableDefinition) -> String {
+    format!(
+        "the table {} is unlogged: its changes are not in the log, so it is not captured. To mend it: {} and then signal execute-snapshot \
+         with data-collections {}, for the rows that it holds then",
+        table.full_name(),
+        unlogged_mend(table),
+        expression_of(&table.full_name())
+    )
+}
+
 pub(super) fn warn_about_unlogged(config: &PostgresConfig, definitions: &[TableDefinition]) {
     for table in unlogged(config, definitions) {
-        let (name, mend) = (table.full_name(), unlogged_mend(table));
-        warn!(table = %name, "the table is unlogged: its changes are not in the log, so it is not captured. To mend it: {mend}");
+        warn!(table = %table.full_name(), "{}", unlogged_advice(table));
     }
 }
 

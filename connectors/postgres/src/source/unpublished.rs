@@ -1,6 +1,7 @@
-//! Captured tables that the publication does not publish.
+//! Tables that pass the filters and of which the log does not tell: the publication does not hold them, or they are unlogged.
 //!
-//! Such a table is read with the others, and nothing of it is followed. When somebody publishes it, its changes come from then on, and
+//! A table that is not published is read with the others, and nothing of it is followed; of an unlogged one, not even that. When somebody publishes
+//! it, or has it logged, its changes come from then on, and
 //! what changed between its read and that moment stands in no record. Neither the log nor the catalog tells of that later, so the state
 //! does (I11): such a table is *unpublished* there, by its oid, before a read of it can be complete.
 //!
@@ -28,20 +29,27 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
 use tracing::{info, warn};
 
+use super::captured::unlogged_advice;
 use super::succession::is_complete;
-use super::{Run, captured, send_state};
+use super::{Run, captured, send_state, unlogged};
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, replication_options};
 use crate::position::Position;
+use crate::publication::where_it_runs;
 use crate::replication::ReplicationConnection;
 use crate::snapshot::tables_to_read;
 use crate::table_states::{CompletedTable, ReadingTable, UnpublishedTable, are_tables_known, owed};
 
-/// Those of the captured tables whose rows are published neither under their names nor under that of a root.
-pub(crate) fn unpublished<'a>(publication: &Publication, captured: &[&'a TableDefinition]) -> Vec<&'a TableDefinition> {
-    let is_unpublished = |table: &&&TableDefinition| !table.partitioned && published_as(publication, captured, table).is_none();
-    captured.iter().filter(is_unpublished).copied().collect()
+/// The tables that pass the filters and whose rows are published neither under their names nor under that of a root.
+pub(crate) fn unpublished<'a>(
+    config: &PostgresConfig,
+    publication: &Publication,
+    definitions: &'a [TableDefinition],
+) -> Vec<&'a TableDefinition> {
+    let captured = captured(config, definitions);
+    let is_unpublished = |table: &&&TableDefinition| !table.partitioned && published_as(publication, &captured, table).is_none();
+    captured.iter().filter(is_unpublished).copied().chain(unlogged(config, definitions)).collect()
 }
 
 /// The tables under whose names the rows of `unpublished` are published by now, which are known by their oids.
@@ -64,27 +72,36 @@ fn published_as<'a>(
     captured: &[&'a TableDefinition],
     table: &'a TableDefinition,
 ) -> Option<&'a TableDefinition> {
-    let is_published = |table: &&TableDefinition| publication.table(table).is_some();
+    let is_published = |table: &&TableDefinition| publication.table(table.oid).is_some();
     let root = |oid: &u32| captured.iter().copied().find(|root| root.oid == *oid).filter(is_published);
     Some(table).filter(is_published).or_else(|| table.ancestors.iter().find_map(root))
 }
 
-/// What to say of a table that is not published.
-pub(crate) fn unpublished_advice(config: &PostgresConfig, table: &TableDefinition) -> String {
+/// What to say of such a table.
+pub(crate) fn unpublished_advice(config: &PostgresConfig, facts: &ServerFacts, table: &TableDefinition) -> String {
+    if !table.logged {
+        return unlogged_advice(table);
+    }
+    let statement = format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(&config.publication), table.quoted());
     format!(
-        "the publication {0} does not publish the table {1}, so its changes are not captured. To mend it: ALTER PUBLICATION {2} ADD TABLE {3}; \
-         and then signal execute-snapshot with data-collections {4}, for what changed until then",
+        "the publication {} does not publish the table {}, so its changes are not captured. To mend it: {} and then signal execute-snapshot \
+         with data-collections {}, for what changed until then",
         config.publication,
         table.full_name(),
-        quote_identifier(&config.publication),
-        table.quoted(),
+        where_it_runs(facts, &statement),
         expression_of(&table.full_name())
     )
 }
 
-pub(super) fn warn_about_unpublished(config: &PostgresConfig, publication: &Publication, captured: &[&TableDefinition]) {
-    for table in unpublished(publication, captured) {
-        warn!(table = %table.full_name(), "{}", unpublished_advice(config, table));
+/// Warns of those that could be published at once.
+pub(super) fn warn_about_unpublished(
+    config: &PostgresConfig,
+    facts: &ServerFacts,
+    publication: &Publication,
+    definitions: &[TableDefinition],
+) {
+    for table in unpublished(config, publication, definitions).into_iter().filter(|table| table.logged) {
+        warn!(table = %table.full_name(), "{}", unpublished_advice(config, facts, table));
     }
 }
 
@@ -104,7 +121,7 @@ pub(super) async fn remember_lost(
     sql: &SqlConnection,
     config: &PostgresConfig,
     facts: &ServerFacts,
-    captured: &[&TableDefinition],
+    definitions: &[TableDefinition],
     context: &mut SourceContext,
 ) -> Result<Vec<UnpublishedTable>> {
     if config.publication_mode != PublicationMode::Filtered {
@@ -123,7 +140,8 @@ pub(super) async fn remember_lost(
             || reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none());
         (has_state || !are_known) && !known.iter().any(|known| known.oid == table.oid)
     };
-    let lost: Vec<_> = unpublished(&publication, captured).iter().filter(is_lost).map(|table| UnpublishedTable::of(table)).collect();
+    let unpublished = unpublished(config, &publication, definitions);
+    let lost: Vec<_> = unpublished.iter().filter(is_lost).map(|table| UnpublishedTable::of(table)).collect();
     if lost.is_empty() {
         return Ok(lost);
     }
@@ -155,7 +173,7 @@ impl Run {
     pub(super) fn unpublished_state(&self, stored: &SourceState) -> Vec<StateChange> {
         let Some(publication) = &self.publication else { return Vec::new() };
         let server = &self.config.relational.topic_prefix;
-        let unpublished = unpublished(publication, &captured(&self.config, &self.definitions));
+        let unpublished = unpublished(&self.config, publication, &self.definitions);
         let unpublished: Vec<_> = unpublished.into_iter().map(UnpublishedTable::of).collect();
         let before = self.known_unpublished(stored);
         let is_forgotten = |table: &&UnpublishedTable| !unpublished.iter().any(|other| other.oid == table.oid);

@@ -24,6 +24,7 @@ use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::Position;
+use crate::publication::where_it_runs;
 use crate::replication::is_out_of_slots;
 use crate::snapshot::{Anchor, PublishedSoFar, Snapshot};
 use crate::source::captured;
@@ -272,7 +273,7 @@ pub(super) async fn load_publication(config: &PostgresConfig, facts: &ServerFact
     publication.ok_or_else(|| {
         Error::new(ErrorKind::Missing, format!("use the publication {name}"))
             .because("somebody dropped it")
-            .mend(format!("CREATE PUBLICATION {} FOR ALL TABLES;", quote_identifier(name)))
+            .mend(where_it_runs(facts, &format!("CREATE PUBLICATION {} FOR ALL TABLES;", quote_identifier(name))))
     })
 }
 

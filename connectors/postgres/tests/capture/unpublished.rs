@@ -447,3 +447,46 @@ async fn i11_operations_that_the_publication_leaves_out_are_told_of_at_the_start
     assert_eq!(warnings.with(&["does not publish insert", all]).len(), 1);
     running.stop().await;
 }
+
+/// The publication is for all tables: one that is unlogged leaves it, and is back once it is logged.
+#[tokio::test]
+async fn i11_a_table_that_is_unlogged_for_a_while_is_told_of_and_read_anew_where_that_is_asked_for() {
+    for entries in [[WATERMARK, READ], [WATERMARK, NONE]] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let client = with_table(&server).await;
+        client.batch_execute("DROP PUBLICATION shop; CREATE PUBLICATION shop FOR ALL TABLES").await.unwrap();
+        let mut running = started(&server, &client, &entries, Log::default()).await;
+        client.batch_execute("ALTER TABLE t SET UNLOGGED").await.unwrap();
+        running.meanwhile(warnings.told(&["public.t is unlogged", r#"ALTER TABLE "public"."t" SET LOGGED;"#])).await;
+        running.until(|log| unpublished(log) == 1).await;
+        client.batch_execute(&format!("{CHANGED}; ALTER TABLE t SET LOGGED")).await.unwrap();
+        let mut running = if entries[1] == READ {
+            let (result, log) = running.ended().await;
+            assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
+            started(&server, &client, &entries, log).await
+        } else {
+            running.meanwhile(warnings.told(&missing("t").each_ref().map(String::as_str))).await;
+            running
+        };
+        client.batch_execute("INSERT INTO t VALUES (3)").await.unwrap();
+        let expected: &[&str] = if entries[1] == READ { &ANEW } else { &[ANEW[0], ANEW[3]] };
+        running.until(|log| of_table(log).len() >= expected.len()).await;
+        assert_eq!(of_table(&running.stop().await), expected);
+    }
+}
+
+#[tokio::test]
+async fn i11_a_table_that_somebody_takes_out_of_the_publication_and_adds_again_is_told_of() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = with_table(&server).await;
+    client.batch_execute(PUBLISHED).await.unwrap();
+    let mut running = started(&server, &client, &[WATERMARK, READ], Log::default()).await;
+    // Between two looks, where neither of them sees the table unpublished.
+    client.batch_execute(&format!("BEGIN; {LEFT}; {CHANGED}; {PUBLISHED}; COMMIT")).await.unwrap();
+    running
+        .meanwhile(warnings.told(&["public.t was taken out of the publication", r"execute-snapshot with data-collections public\.t"]))
+        .await;
+    assert_eq!(unpublished(&running.stop().await), 0);
+}
