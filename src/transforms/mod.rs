@@ -20,11 +20,12 @@ use crate::config::options::read_options;
 
 /// A configured transform. Keeps caches, so it is owned by one task.
 pub trait Transform: Send {
-    /// The record in its new form, or `None` to drop it.
+    /// The record in its new form, or `None` to drop it. `is_copy` says whether a transform before made it anew, as Connect's `newRecord`
+    /// does; one that does so sets it.
     ///
     /// # Errors
     /// The record does not fit; its scope is the record.
-    fn apply(&mut self, record: Record) -> Result<Option<Record>>;
+    fn apply(&mut self, record: Record, is_copy: &mut bool) -> Result<Option<Record>>;
 }
 
 /// The transforms of a connector with their predicates, in order.
@@ -62,13 +63,14 @@ impl TransformChain {
     /// # Errors
     /// Those of the transforms.
     pub fn apply(&mut self, mut record: Record) -> Result<Option<Record>> {
+        let mut is_copy = false;
         for Step { transform, condition } in &mut self.steps {
             if let Some((predicate, taken)) = condition
                 && predicate.test(&record)? != *taken
             {
                 continue;
             }
-            match transform.apply(record)? {
+            match transform.apply(record, &mut is_copy)? {
                 Some(next) => record = next,
                 None => return Ok(None),
             }

@@ -39,9 +39,10 @@ impl RegexRouter {
 }
 
 impl Transform for RegexRouter {
-    fn apply(&mut self, mut record: Record) -> Result<Option<Record>> {
+    fn apply(&mut self, mut record: Record, is_copy: &mut bool) -> Result<Option<Record>> {
         if let Some(topic) = self.routed(&record.topic)? {
             record.topic = topic.clone();
+            *is_copy = true;
         }
         Ok(Some(record))
     }

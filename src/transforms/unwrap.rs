@@ -16,7 +16,7 @@
 //! `rewrite`. They mean what they meant unless `delete.tombstone.handling.mode` is set too.
 //!
 //! A kept tombstone carries the headers that were added to its delete, and the operation once more, as Debezium's
-//! do, because there both records share their headers.
+//! do, because there both records share their headers. Not so where a transform before made the delete anew, which gave it its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -226,7 +226,7 @@ impl ExtractNewRecordState {
         Some(record)
     }
 
-    fn unwrap(&mut self, mut record: Record, operation: Operation) -> Result<Option<Record>> {
+    fn unwrap(&mut self, mut record: Record, operation: Operation, is_copy: bool) -> Result<Option<Record>> {
         let Some(schema) = record.value.schema.take() else { return Ok(Some(record)) };
         let Self { plans, options, dropped, last_delete, .. } = self;
         let plan = plans.get(schema.id(), || options.compile(&schema))?;
@@ -234,7 +234,7 @@ impl ExtractNewRecordState {
             return Err(misfit("unwrap a value that is no struct of schema", &schema));
         };
         let is_delete = operation == Operation::Delete || event[plan.after].is_null();
-        *last_delete = (is_delete && options.handling.keep_tombstones).then(|| Deleted {
+        *last_delete = (is_delete && options.handling.keep_tombstones && !is_copy).then(|| Deleted {
             topic: record.topic.clone(),
             key: record.key.value.clone(),
             headers: plan.added_headers(&event).collect(),
@@ -242,6 +242,8 @@ impl ExtractNewRecordState {
         for Header { name, value } in plan.added_headers(&event) {
             record.headers.push(name, value);
         }
+        // They may be columns of the row.
+        let added: Vec<Value> = plan.added.iter().map(|place| place.value(&event)).collect();
         let row_place = if is_delete { plan.before } else { Some(plan.after) };
         let row = row_place.map(|place| std::mem::take(&mut event[place])).unwrap_or_default();
         if is_delete && options.handling.deletes == Deletes::Drop {
@@ -252,7 +254,7 @@ impl ExtractNewRecordState {
         }
         match (row, options.handling.deletes) {
             (Value::Struct(row), deletes) if !is_delete || deletes == Deletes::Rewrite => {
-                let row = plan.extend(row, (deletes == Deletes::Rewrite).then_some(is_delete), &event);
+                let row = plan.extend(row, (deletes == Deletes::Rewrite).then_some(is_delete), added);
                 record.value = SchemaAndValue::new(plan.extended.clone(), row);
                 if let Some(dropped) = dropped {
                     dropped.apply(&mut record)?;
@@ -303,7 +305,7 @@ impl Options {
 }
 
 impl Transform for ExtractNewRecordState {
-    fn apply(&mut self, record: Record) -> Result<Option<Record>> {
+    fn apply(&mut self, record: Record, is_copy: &mut bool) -> Result<Option<Record>> {
         if record.value.value.is_null() {
             return Ok(self.tombstone(record));
         }
@@ -311,7 +313,7 @@ impl Transform for ExtractNewRecordState {
             None | Some(Operation::Message) => Ok(Some(record)),
             Some(Operation::Truncate) => Ok(None),
             Some(operation @ (Operation::Read | Operation::Create | Operation::Update | Operation::Delete)) => {
-                self.unwrap(record, operation)
+                self.unwrap(record, operation, *is_copy)
             }
         }
     }
@@ -325,16 +327,16 @@ impl Plan {
     }
 
     /// The row with defaults for nulls and with the added fields. What is not known stays unknown (I8).
-    fn extend(&self, row: Box<[Value]>, deleted: Option<bool>, event: &[Value]) -> Value {
+    fn extend(&self, row: Box<[Value]>, deleted: Option<bool>, added: Vec<Value>) -> Value {
         let mut row = row.into_vec();
         for (index, default) in &self.defaults {
             if row[*index].is_null() {
                 row[*index] = default.clone();
             }
         }
-        row.reserve_exact(usize::from(deleted.is_some()) + self.added.len());
+        row.reserve_exact(usize::from(deleted.is_some()) + added.len());
         row.extend(deleted.map(|deleted| Value::text(if deleted { "true" } else { "false" })));
-        row.extend(self.added.iter().map(|place| place.value(event)));
+        row.extend(added);
         Value::Struct(row.into())
     }
 }
