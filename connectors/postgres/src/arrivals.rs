@@ -12,6 +12,7 @@
 //! | found | publication | `snapshot.new.tables` |
 //! |---|---|---|
 //! | made since the last look, published from its birth | stays | nothing to read |
+//! | the same, rewritten since, as where it was unlogged first | stays | read, or left to the log |
 //! | not published, where tables are published one by one | is extended | read, or left to the log |
 //! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
 //! | the same, where the server refuses the statement for another reason | stays | told of, as that would refuse a start, too (I10) |
@@ -43,6 +44,7 @@ use tailwater_api::state::StateChange;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
 use tokio::sync::{mpsc, watch};
+use tokio_postgres::Row;
 use tracing::{info, warn};
 
 use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_text};
@@ -69,6 +71,8 @@ struct Seen<'a> {
     publication: &'a Publication,
     /// The partitions that were not made as such
     attached: &'a HashSet<u32>,
+    /// The tables whose rows stand in another file than that of their birth, as where they were unlogged then
+    rewritten: &'a HashSet<u32>,
     /// The statements that the server refuses, and why
     refused: &'a HashMap<String, String>,
 }
@@ -95,18 +99,27 @@ pub(crate) struct Arrivals {
     owed: watch::Receiver<HashSet<String>>,
 }
 
+/// Rows that nobody reads.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Untold {
+    /// Which they are, and how they are read
+    messages: Vec<String>,
+    /// Those that a signal of our own reads
+    attached: Vec<Attached>,
+}
+
 /// What a look found.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
-    /// The connector has to start again, because of this
-    Restart(String),
-    /// Rows that nobody reads, and how they are read
-    Untold {
-        messages: Vec<String>,
-        /// Those that a signal of our own reads
-        attached: Vec<Attached>,
+    /// The connector has to start again
+    Restart {
+        why: String,
+        /// What no start would find
+        untold: Untold,
     },
+    /// It goes on.
+    Untold(Untold),
 }
 
 /// A partition that came with rows under the name of its root.
@@ -144,6 +157,19 @@ impl Attached {
              with data-collections {1} and the additional condition {2}",
             self.partition, self.root, self.condition
         )
+    }
+}
+
+impl Untold {
+    /// Warns, and asks for what can be asked for.
+    async fn tell(self, signals: &mpsc::Sender<SignalRequest>) {
+        self.messages.iter().for_each(|message| warn!("{message}"));
+        for partition in self.attached {
+            info!(table = %partition.partition, root = %partition.root, "a partition was attached: its rows are read");
+            if let Err(error) = partition.ask(signals).await {
+                warn!("{}. They are not read by themselves: {error}", partition.advice());
+            }
+        }
     }
 }
 
@@ -196,16 +222,11 @@ impl Arrivals {
             failed = looked.as_ref().err().map(Error::kind);
             match looked {
                 Ok(Found::Nothing) | Err(_) => {}
-                Ok(Found::Restart(why)) => return Err(Error::new(ErrorKind::Restarting, "follow the log").because(why)),
-                Ok(Found::Untold { messages, attached }) => {
-                    messages.iter().for_each(|message| warn!("{message}"));
-                    for partition in attached {
-                        info!(table = %partition.partition, root = %partition.root, "a partition was attached: its rows are read");
-                        if let Err(error) = partition.ask(&signals).await {
-                            warn!("{}. They are not read by themselves: {error}", partition.advice());
-                        }
-                    }
+                Ok(Found::Restart { why, untold }) => {
+                    untold.tell(&signals).await;
+                    return Err(Error::new(ErrorKind::Restarting, "follow the log").because(why));
                 }
+                Ok(Found::Untold(untold)) => untold.tell(&signals).await,
             }
         }
     }
@@ -219,7 +240,7 @@ impl Arrivals {
         // The row of a system column is written with the table and never changed.
         let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, \
                      coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false), \
-                     c.relpersistence = 'p' \
+                     c.relpersistence = 'p', c.relkind = 'r' AND pg_relation_filenode(c.oid) <> c.oid \
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid' \
                      LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition \
@@ -242,12 +263,15 @@ impl Arrivals {
             return Ok(Found::Nothing);
         };
         let attached: HashSet<u32> = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
+        let is_rewritten = |row: &&Row| row.get::<_, Option<bool>>(6).unwrap_or(false);
+        let rewritten: HashSet<u32> = rows.iter().filter(is_rewritten).map(|row| row.get(0)).collect();
         let refused = self.refused_statements(sql, &definitions, &publication).await?;
-        let found = self.judge(&Seen { definitions: &definitions, publication: &publication, attached: &attached, refused: &refused });
+        let (definitions, publication) = (&definitions, &publication);
+        let found = self.judge(&Seen { definitions, publication, attached: &attached, rewritten: &rewritten, refused: &refused });
         if named.operations != self.named.operations {
             warn_about_operations(&self.config, &self.facts, Some(&self.named), &named);
         }
-        self.known = known(&definitions);
+        self.known = known(definitions);
         self.named = named;
         Ok(found)
     }
@@ -279,30 +303,33 @@ impl Arrivals {
         let to_read = tables_to_read(&self.config, Some(seen.publication), &captured);
         let unpublished = unpublished(&self.config, seen.publication, seen.definitions);
         self.remember_left(&unpublished);
+        let mut lost = Untold { messages: self.added_again(seen.publication, &captured), attached: Vec::new() };
+        lost.messages.extend(self.detached(seen.publication, &captured));
+        self.look_for_attached(seen, &captured, &mut lost);
+        // A start finds these, too.
         let mut untold = Vec::new();
         let restart = self
             .publication_to_mend(seen, &captured, &mut untold)
             .or_else(|| self.owed_table(&to_read))
             .or_else(|| self.published_since(seen, &captured, &to_read, &mut untold));
         if let Some(why) = restart {
-            return Found::Restart(why);
+            return Found::Restart { why, untold: lost };
         }
         let news = unpublished.iter().filter(|table| !self.unpublished.contains(&table.oid));
         untold.extend(news.map(|table| unpublished_advice(&self.config, &self.facts, table)));
-        untold.extend(self.added_again(seen.publication, &captured));
         self.unpublished = unpublished.iter().map(|table| table.oid).collect();
         self.published = captured.iter().map(|table| table.oid).filter(|oid| !self.unpublished.contains(oid)).collect();
         if let Some(why) = self.table_with_rows(seen, &to_read, &mut untold) {
-            return Found::Restart(why);
+            return Found::Restart { why, untold: lost };
         }
         for table in &to_read {
             if self.names.insert(table.full_name(), table.oid).is_some_and(|former| former != table.oid) {
                 untold.push(replaced_advice(table));
             }
         }
-        untold.extend(self.detached(seen.publication, &captured));
-        let attached = self.attached_with_rows(seen, &captured, &mut untold);
-        if untold.is_empty() && attached.is_empty() { Found::Nothing } else { Found::Untold { messages: untold, attached } }
+        untold.append(&mut lost.messages);
+        let untold = Untold { messages: untold, ..lost };
+        if untold == Untold::default() { Found::Nothing } else { Found::Untold(untold) }
     }
 
     /// I11: however the run ends, the next one knows of the tables that left the publication, also where they are back by then.
@@ -353,8 +380,13 @@ impl Arrivals {
         to_read: &[TableDefinition],
         untold: &mut Vec<String>,
     ) -> Option<String> {
+        let was_unlogged = |oid: &u32| self.known.get(oid).is_some_and(|known| !known.is_logged);
+        let unlogged = self.unpublished.iter().copied().filter(was_unlogged).collect();
+        let logged_again = published_by_now(seen.publication, captured, &unlogged);
         // What is attached to a root that was published before is asked for by itself.
-        let is_news = |table: &&TableDefinition| !table.partitioned || seen.publication.named != self.named;
+        let is_news = |table: &&TableDefinition| {
+            !table.partitioned || seen.publication.named != self.named || logged_again.iter().any(|other| other.oid == table.oid)
+        };
         for table in published_by_now(seen.publication, captured, &self.unpublished).into_iter().filter(is_news) {
             if self.config.snapshot.reads_new_tables && to_read.iter().any(|other| other.oid == table.oid) {
                 return Some(format!(
@@ -393,7 +425,8 @@ impl Arrivals {
             let is_new = !self.known.contains_key(&table.oid) && publication.named == self.named;
             let is_told = !self.told.insert(table.oid);
             let by_its_root = !publication.all_tables && seen.attached.contains(&table.oid);
-            if is_told || is_new && is_published_from_birth(publication, table) && !by_its_root {
+            let is_from_birth = is_published_from_birth(publication, table) && !seen.rewritten.contains(&table.oid);
+            if is_told || is_new && is_from_birth && !by_its_root {
                 continue;
             }
             if self.config.snapshot.reads_new_tables {
@@ -428,9 +461,8 @@ impl Arrivals {
         if self.config.publish_via_root { captured.iter().filter(was_partition).map(advice).collect() } else { Vec::new() }
     }
 
-    /// The partitions that came with rows under the name of a root, as far as they can be asked for.
-    fn attached_with_rows(&self, seen: &Seen<'_>, captured: &[&TableDefinition], untold: &mut Vec<String>) -> Vec<Attached> {
-        let mut attached = Vec::new();
+    /// The partitions that came with rows under the name of a root.
+    fn look_for_attached(&self, seen: &Seen<'_>, captured: &[&TableDefinition], lost: &mut Untold) {
         for table in captured.iter().filter(|table| self.is_attached_since(seen, table)) {
             let root = |oid: &u32| captured.iter().find(|root| root.oid == *oid && seen.publication.table(root.oid).is_some());
             let Some(root) = table.ancestors.iter().find_map(root) else { continue };
@@ -442,12 +474,11 @@ impl Arrivals {
             };
             let partition = Attached { oid: table.oid, partition: table.full_name(), root: root.full_name(), condition };
             if self.config.snapshot.reads_new_tables && can_be_chunked(&self.config, root) {
-                attached.push(partition);
+                lost.attached.push(partition);
             } else {
-                untold.push(partition.advice());
+                lost.messages.push(partition.advice());
             }
         }
-        attached
     }
 
     fn is_attached_since(&self, seen: &Seen<'_>, table: &TableDefinition) -> bool {

@@ -64,9 +64,13 @@ pub(crate) fn plan(
     if publication.all_tables {
         return Err(Error::new(ErrorKind::Conflict, format!("filter the publication {name}"))
             .because("it is a publication for all tables, which cannot be narrowed")
+            // Without it for a moment only, or what is written meanwhile could never be read.
             .mend(where_it_runs(
                 facts,
-                &format!("DROP PUBLICATION {quoted}; (it is created again), or set publication.autocreate.mode to all_tables"),
+                &format!(
+                    "BEGIN; DROP PUBLICATION {quoted}; {} COMMIT; or set publication.autocreate.mode to all_tables",
+                    creation(config, captured)?
+                ),
             )));
     }
     refuse_empty(config, captured)?;
@@ -211,11 +215,16 @@ pub(crate) async fn ensure(
             warn_about_identities(captured);
             let is_named = |publication: &Publication| captured.iter().any(|table| publication.named.tables.contains_key(&table.oid));
             let is_of_use = existing.as_ref().is_some_and(is_named);
+            // I10: a table that is locked for long does not stop those that are published, either.
+            let limit = if is_of_use { "SET LOCAL lock_timeout = '10s'; " } else { "" };
             for statement in &statements {
-                match sql.batch_execute(statement).await.map_err(|error| refused(config, statement, error)) {
+                match sql.batch_execute(&format!("{limit}{statement}")).await.map_err(|error| refused(config, statement, error)) {
                     Ok(()) => info!(publication = %name, "changed the publication: {statement}"),
                     // I10: a table of somebody else that passes the filters does not stop those that are published.
                     Err(error) if is_of_use && error.kind() == ErrorKind::Unauthorised => warn!(publication = %name, "{}", told(&error)),
+                    Err(error) if is_of_use && error.kind() == ErrorKind::TimedOut => {
+                        warn!(publication = %name, "{error}: it is tried again when table.refresh.interval.ms is over, for: {statement}");
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -225,17 +234,15 @@ pub(crate) async fn ensure(
     publication.ok_or_else(|| Error::new(ErrorKind::Missing, format!("use the publication {name}")).because("somebody dropped it just now"))
 }
 
-/// Runs the statements in a transaction that is rolled back: only the server knows who may make which publication. A table
-/// that somebody has locked says nothing about rights, and is not waited for.
+/// Runs the statements in a transaction that is rolled back: only the server knows who may make which publication. A table that
+/// somebody has locked is not waited for (`timed_out`), and says nothing about rights.
 pub(crate) async fn rehearse(sql: &SqlConnection, config: &PostgresConfig, statements: &[String]) -> Result<()> {
     let begun = sql.batch_execute("BEGIN; SET LOCAL lock_timeout = '1s'").await;
     begun.map_err(|error| sql_error(format!("rehearse the creation of the publication {}", config.publication), error))?;
     let mut rehearsed = Ok(());
     for statement in statements {
         if let Err(error) = sql.batch_execute(statement).await {
-            if error.code() != Some(&SqlState::LOCK_NOT_AVAILABLE) {
-                rehearsed = Err(refused(config, statement, error));
-            }
+            rehearsed = Err(refused(config, statement, error));
             break;
         }
     }

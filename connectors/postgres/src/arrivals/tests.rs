@@ -54,12 +54,18 @@ fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[Table
 
 impl Arrivals {
     fn sees(&mut self, definitions: &[TableDefinition], publication: &Publication) -> Found {
-        self.judge(&Seen { definitions, publication, attached: &HashSet::new(), refused: &HashMap::new() })
+        self.judge(&Seen { definitions, publication, attached: &HashSet::new(), rewritten: &HashSet::new(), refused: &HashMap::new() })
     }
 
     /// `attached` was not made as a partition.
     fn sees_attached(&mut self, definitions: &[TableDefinition], publication: &Publication, attached: u32) -> Found {
-        self.judge(&Seen { definitions, publication, attached: &HashSet::from([attached]), refused: &HashMap::new() })
+        self.judge(&Seen {
+            definitions,
+            publication,
+            attached: &HashSet::from([attached]),
+            rewritten: &HashSet::new(),
+            refused: &HashMap::new(),
+        })
     }
 }
 
@@ -82,7 +88,7 @@ fn a_table_renamed_into_the_filters_is_read_where_that_is_asked_for() {
     let before = [table(1, "a", &[]), table(2, "hidden", &[])];
     let after = [table(1, "a", &[]), table(2, "b", &[])];
     let mut reading = arrivals(&[READ, filter], &all, &before);
-    let Found::Restart(why) = reading.sees(&after, &all) else { panic!("nothing was found") };
+    let Found::Restart { why, .. } = reading.sees(&after, &all) else { panic!("nothing was found") };
     assert!(why.contains("public.b"), "{why}");
 }
 
@@ -93,7 +99,7 @@ fn a_table_that_takes_an_owed_name_is_read_in_any_case_also_where_it_is_known_be
     let mut reading = arrivals(&[], &all, &tables);
     assert_eq!(reading.sees(&tables, &all), Found::Nothing);
     reading.owed = watch::channel(HashSet::from(["public.b".to_owned()])).1;
-    let Found::Restart(why) = reading.sees(&tables, &all) else { panic!("nothing was found") };
+    let Found::Restart { why, .. } = reading.sees(&tables, &all) else { panic!("nothing was found") };
     assert!(why.contains("public.b"), "{why}");
 }
 
@@ -105,7 +111,7 @@ fn a_table_that_took_the_name_of_another_one_is_told_of_once_also_where_the_name
     assert_eq!(told.sees(&free, &all), Found::Nothing);
     told.known = known(&free);
     let taken = [table(1, "a", &[]), table(3, "b", &[])];
-    let Found::Untold { messages, .. } = told.sees(&taken, &all) else { panic!("nothing was found") };
+    let Found::Untold(Untold { messages, .. }) = told.sees(&taken, &all) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains("data-collections public\\.b"), "{messages:?}");
     told.known = known(&taken);
     assert_eq!(told.sees(&taken, &all), Found::Nothing);
@@ -118,7 +124,7 @@ fn a_root_that_somebody_adds_to_the_publication_is_read_where_that_is_asked_for(
     for (named, by) in [(&[1, 2][..], "itself"), (&[1], "its schema")] {
         let mut reading = arrivals(&[READ, disabled], &published(false, &[1], &[1]), &tables);
         let added = published(false, named, &[1, 2]);
-        let Found::Restart(why) = reading.sees(&tables, &added) else { panic!("by {by}") };
+        let Found::Restart { why, .. } = reading.sees(&tables, &added) else { panic!("by {by}") };
         assert!(why.contains("public.root"), "by {by}: {why}");
     }
 }
@@ -129,7 +135,7 @@ fn a_table_made_before_the_publication_came_to_hold_it_is_not_taken_for_one_that
     let after = published(false, &[1, 2], &[1, 2, 3]);
     let made = [table(1, "a", &[]), table(3, "leaf", &[])];
     let mut reading = arrivals(&[READ], &before, &made[..1]);
-    assert!(matches!(reading.sees(&made, &after), Found::Restart(_)));
+    assert!(matches!(reading.sees(&made, &after), Found::Restart { .. }));
     let mut reading = arrivals(&[READ], &after, &made[..1]);
     assert_eq!(reading.sees(&made, &after), Found::Nothing);
 }
@@ -138,7 +144,7 @@ fn a_table_made_before_the_publication_came_to_hold_it_is_not_taken_for_one_that
 fn a_publication_of_chosen_tables_is_extended() {
     let publication = published(false, &[1], &[1]);
     let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
-    let Found::Restart(why) = arrivals.sees(&[table(1, "a", &[]), table(2, "b", &[])], &publication) else { panic!("nothing") };
+    let Found::Restart { why, .. } = arrivals.sees(&[table(1, "a", &[]), table(2, "b", &[])], &publication) else { panic!("nothing") };
     assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
 }
 
@@ -149,14 +155,24 @@ fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
     let refused = HashMap::from([(statement, "must be owner of table b".to_owned())]);
     let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
     let strange = [table(1, "a", &[]), table(2, "b", &[])];
-    let found = arrivals.judge(&Seen { definitions: &strange, publication: &publication, attached: &HashSet::new(), refused: &refused });
-    let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
+    let found = arrivals.judge(&Seen {
+        definitions: &strange,
+        publication: &publication,
+        attached: &HashSet::new(),
+        rewritten: &HashSet::new(),
+        refused: &refused,
+    });
+    let Found::Untold(Untold { messages, .. }) = found else { panic!("nothing was found") };
     assert!(messages.len() == 2 && messages[0] == "must be owner of table b", "{messages:?}");
     assert!(messages[1].contains("does not publish the table public.b"), "{messages:?}");
     let further = [strange.as_slice(), &[table(3, "c", &[])]].concat();
-    let Found::Restart(why) =
-        arrivals.judge(&Seen { definitions: &further, publication: &publication, attached: &HashSet::new(), refused: &refused })
-    else {
+    let Found::Restart { why, .. } = arrivals.judge(&Seen {
+        definitions: &further,
+        publication: &publication,
+        attached: &HashSet::new(),
+        rewritten: &HashSet::new(),
+        refused: &refused,
+    }) else {
         panic!("nothing")
     };
     assert!(why.contains(r#"ADD TABLE "public"."c""#) && !why.contains(r#""b""#), "{why}");
@@ -167,7 +183,7 @@ fn rows_of_a_table_attached_to_a_published_root_are_told_of_once() {
     let publication = published(true, &[], &[1]);
     let mut arrivals = arrivals(&[("publish.via.partition.root", "true")], &publication, &[table(1, "root", &[]), table(2, "leaf", &[])]);
     let after = [table(1, "root", &[]), table(2, "leaf", &[1])];
-    let Found::Untold { messages, .. } = arrivals.sees(&after, &publication) else { panic!("nothing was found") };
+    let Found::Untold(Untold { messages, .. }) = arrivals.sees(&after, &publication) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains(r#"tableoid = '"public"."leaf"'::regclass"#), "{messages:?}");
     arrivals.known = known(&after);
     assert_eq!(arrivals.sees(&after, &publication), Found::Nothing);
@@ -186,14 +202,14 @@ fn rows_of_a_partition_are_asked_for_where_the_key_of_its_root_can_be_followed()
         [root, TableDefinition { ancestors: vec![1], partitioned: is_partitioned, ..leaf }]
     };
     let found = arrivals(&by_root, &publication, &before(&["id"])).sees(&after(&["id"], false), &publication);
-    let Found::Untold { messages, attached, .. } = found else { panic!("nothing was found") };
+    let Found::Untold(Untold { messages, attached }) = found else { panic!("nothing was found") };
     assert!(messages.is_empty() && attached.len() == 1, "{messages:?}");
     assert_eq!(attached[0].condition, r#"tableoid = '"public"."leaf"'::regclass"#);
     let found = arrivals(&by_root, &publication, &before(&["id"])).sees(&after(&["id"], true), &publication);
-    let Found::Untold { attached, .. } = found else { panic!("nothing was found") };
+    let Found::Untold(Untold { attached, .. }) = found else { panic!("nothing was found") };
     assert!(attached[0].condition.contains(r#"pg_partition_tree('"public"."leaf"')"#), "{attached:?}");
     let found = arrivals(&by_root, &publication, &before(&[])).sees(&after(&[], false), &publication);
-    let Found::Untold { messages, attached, .. } = found else { panic!("nothing was found") };
+    let Found::Untold(Untold { messages, attached }) = found else { panic!("nothing was found") };
     assert!(messages.len() == 1 && attached.is_empty(), "a root without a key");
 }
 
@@ -204,17 +220,17 @@ fn a_table_made_filled_and_attached_between_two_looks_is_none_that_was_made_as_a
     let before = [table(1, "root", &[])];
     let mut told = arrivals(&[("publish.via.partition.root", "true")], &by_root, &before);
     assert_eq!(told.sees(&after, &by_root), Found::Nothing, "made as a partition");
-    let Found::Untold { messages, .. } = told.sees_attached(&after, &by_root, 2) else { panic!("nothing was found") };
+    let Found::Untold(Untold { messages, .. }) = told.sees_attached(&after, &by_root, 2) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains("execute-snapshot"), "{messages:?}");
 
     let by_leaf = published(false, &[1], &[2]);
     let mut reading = arrivals(&[READ], &by_leaf, &before);
     assert_eq!(reading.sees(&after, &by_leaf), Found::Nothing, "made as a partition");
     let mut reading = arrivals(&[READ], &by_leaf, &before);
-    let Found::Restart(why) = reading.sees_attached(&after, &by_leaf, 2) else { panic!("nothing was found") };
+    let Found::Restart { why, .. } = reading.sees_attached(&after, &by_leaf, 2) else { panic!("nothing was found") };
     assert!(why.contains("public.leaf"), "{why}");
     let mut told = arrivals(&[], &by_leaf, &before);
-    let Found::Untold { messages, .. } = told.sees_attached(&after, &by_leaf, 2) else { panic!("nothing was found") };
+    let Found::Untold(Untold { messages, .. }) = told.sees_attached(&after, &by_leaf, 2) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains("data-collections public.leaf"), "{messages:?}");
     assert_eq!(told.sees_attached(&after, &by_leaf, 2), Found::Nothing, "told once");
 }
@@ -225,13 +241,13 @@ fn a_partition_that_is_detached_is_told_of_where_its_rows_went_under_its_roots_n
     let after = [table(1, "root", &[]), table(2, "leaf", &[])];
     let everything = published(true, &[], &[1, 2]);
     let root = [("publish.via.partition.root", "true")];
-    let Found::Untold { messages, .. } = arrivals(&root, &everything, &before).sees(&after, &everything) else {
+    let Found::Untold(Untold { messages, .. }) = arrivals(&root, &everything, &before).sees(&after, &everything) else {
         panic!("nothing was found")
     };
     assert!(messages.len() == 1 && messages[0].contains("under its own name"), "{messages:?}");
     let only_root = published(false, &[1], &[1]);
     let disabled = [root[0], ("publication.autocreate.mode", "disabled")];
-    let Found::Untold { messages, .. } = arrivals(&disabled, &only_root, &before).sees(&after, &only_root) else {
+    let Found::Untold(Untold { messages, .. }) = arrivals(&disabled, &only_root, &before).sees(&after, &only_root) else {
         panic!("nothing was found")
     };
     assert!(messages.iter().any(|message| message.contains(r#"ADD TABLE "public"."leaf""#)), "{messages:?}");
@@ -247,7 +263,7 @@ fn a_captured_table_that_nobody_publishes_is_told_of_once_and_remembered_where_i
         let before = if is_new { of_a.clone() } else { published(false, &[1, 2], &[1, 2]) };
         let mut told = arrivals(&[disabled], &before, &tables[..if is_new { 1 } else { 2 }]);
         let found = told.sees(&tables, &of_a);
-        let Found::Untold { messages, .. } = found else { panic!("nothing was found") };
+        let Found::Untold(Untold { messages, .. }) = found else { panic!("nothing was found") };
         assert!(messages.len() == 1 && messages[0].contains(r#"ADD TABLE "public"."b""#), "{messages:?}");
         assert_eq!(told.left.borrow().len(), usize::from(!is_new));
         told.known = known(&tables);
@@ -262,13 +278,13 @@ fn a_table_that_leaves_a_publication_which_no_start_could_mend_keeps_the_others_
     let mut told = arrivals(&[FILTERED], &both, &tables);
     told.facts.in_recovery = true;
     let found = told.sees(&tables, &of_a);
-    let Found::Untold { messages, .. } = found else { panic!("{found:?}") };
+    let Found::Untold(Untold { messages, .. }) = found else { panic!("{found:?}") };
     assert!(messages.len() == 2 && messages[0].contains("standby"), "{messages:?}");
     let statement = r#"on the primary: ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#;
     assert!(messages.iter().all(|message| message.contains(statement)), "{messages:?}");
     assert_eq!(told.left.borrow().len(), 1);
     let found = told.sees(&tables, &both);
-    let Found::Untold { messages, .. } = found else { panic!("{found:?}") };
+    let Found::Untold(Untold { messages, .. }) = found else { panic!("{found:?}") };
     assert!(messages.len() == 1 && messages[0].contains("were not published for some time"), "{messages:?}");
 }
 
@@ -280,7 +296,7 @@ fn a_table_that_left_the_publication_and_came_back_between_two_looks_is_told_of_
     let tables = [table(1, "a", &[]), table(2, "b", &[])];
     for entries in [&[READ][..], &[]] {
         let mut told = arrivals(entries, &before, &tables);
-        let Found::Untold { messages, .. } = told.sees(&tables, &after) else { panic!("nothing was found") };
+        let Found::Untold(Untold { messages, .. }) = told.sees(&tables, &after) else { panic!("nothing was found") };
         assert!(messages.len() == 1 && messages[0].contains(r"data-collections public\.b"), "{messages:?}");
         told.named = after.named.clone();
         assert_eq!(told.sees(&tables, &after), Found::Nothing);
@@ -294,13 +310,55 @@ fn a_table_of_which_the_log_does_not_tell_for_a_while_is_told_of_then_and_read_a
     let unlogged = [TableDefinition { logged: false, ..table(1, "a", &[]) }];
     for (entries, is_read) in [(&[READ][..], true), (&[], false)] {
         let mut told = arrivals(entries, &all, &tables);
-        let Found::Untold { messages, .. } = told.sees(&unlogged, &published(true, &[], &[])) else { panic!("nothing was found") };
+        let Found::Untold(Untold { messages, .. }) = told.sees(&unlogged, &published(true, &[], &[])) else { panic!("nothing was found") };
         assert!(messages.len() == 1 && messages[0].contains(r#"ALTER TABLE "public"."a" SET LOGGED;"#), "{messages:?}");
         assert_eq!(told.left.borrow().len(), 1);
         match told.sees(&tables, &all) {
-            Found::Restart(why) => assert!(is_read && why.contains("public.a"), "{why}"),
-            Found::Untold { messages, .. } => assert!(!is_read && messages[0].contains(r"data-collections public\.a"), "{messages:?}"),
+            Found::Restart { why, .. } => assert!(is_read && why.contains("public.a"), "{why}"),
+            Found::Untold(Untold { messages, .. }) => {
+                assert!(!is_read && messages[0].contains(r"data-collections public\.a"), "{messages:?}");
+            }
             Found::Nothing => panic!("nothing was found"),
         }
     }
+}
+
+#[test]
+fn what_no_start_would_find_is_told_and_asked_for_also_where_a_start_follows() {
+    let publication = published(false, &[1], &[1]);
+    let root = [FILTERED, READ, ("publish.via.partition.root", "true")];
+    let mut arrivals = arrivals(&root, &publication, &[table(1, "root", &[])]);
+    let tables = [table(1, "root", &[]), table(2, "leaf", &[1])];
+    let Found::Restart { why, untold } = arrivals.sees_attached(&tables, &publication, 2) else { panic!("nothing was found") };
+    assert!(why.contains("leaf") && untold.attached.len() == 1 && untold.messages.is_empty(), "{why}: {untold:?}");
+
+    let before = published(false, &[1, 2], &[1, 2]);
+    let mut after = before.clone();
+    after.named.tables.insert(2, 7);
+    let mut told = self::arrivals(&[FILTERED], &before, &[table(1, "a", &[]), table(2, "b", &[])]);
+    let tables = [table(1, "a", &[]), table(2, "b", &[]), table(3, "c", &[])];
+    let Found::Restart { untold, .. } = told.sees(&tables, &after) else { panic!("nothing was found") };
+    assert!(untold.messages.len() == 1 && untold.messages[0].contains("taken out of the publication"), "{untold:?}");
+}
+
+#[test]
+fn a_leaf_that_is_logged_again_is_told_of_under_the_name_of_its_root() {
+    let all = published(true, &[], &[1]);
+    let of = |logged| [table(1, "root", &[]), TableDefinition { logged, ..table(2, "leaf", &[1]) }];
+    let mut told = arrivals(&[("publish.via.partition.root", "true")], &all, &of(true));
+    assert!(matches!(told.sees(&of(false), &all), Found::Untold(_)));
+    told.known = known(&of(false));
+    let Found::Untold(Untold { messages, .. }) = told.sees(&of(true), &all) else { panic!("nothing was found") };
+    assert!(messages.len() == 1 && messages[0].contains(r"data-collections public\.root"), "{messages:?}");
+}
+
+#[test]
+fn a_new_table_that_was_unlogged_first_is_read() {
+    let all = published(true, &[], &[1, 2]);
+    let mut reading = arrivals(&[READ], &all, &[table(1, "a", &[])]);
+    let definitions = &[table(1, "a", &[]), table(2, "b", &[])];
+    let (none, rewritten) = (HashSet::new(), HashSet::from([2]));
+    let seen = Seen { definitions, publication: &all, attached: &none, rewritten: &rewritten, refused: &HashMap::new() };
+    let Found::Restart { why, .. } = reading.judge(&seen) else { panic!("nothing was found") };
+    assert!(why.contains("public.b"), "{why}");
 }

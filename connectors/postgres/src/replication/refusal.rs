@@ -73,8 +73,8 @@ impl Refusal {
             }
             "53300" => Some("as superuser: ALTER SYSTEM SET max_connections = 200; and restart the server".to_owned()),
             "53400" => Some("as superuser: ALTER SYSTEM SET max_replication_slots = 20; and restart the server".to_owned()),
-            "22021" => Some(NOT_UTF_8_REMEDY.to_owned()),
-            "54000" => Some(TOO_LONG_REMEDY.to_owned()),
+            "22021" => Some(of_the_log(NOT_UTF_8_REMEDY)),
+            "54000" => Some(of_the_log(TOO_LONG_REMEDY)),
             "55000" if self.message.contains("wal_level") => {
                 Some("as superuser: ALTER SYSTEM SET wal_level = logical; and restart the server".to_owned())
             }
@@ -163,11 +163,17 @@ fn internal_error_remedy() -> String {
 
 /// What to do where the server cannot make UTF-8 of a text: its database has no encoding and does not know what it is.
 pub(crate) const NOT_UTF_8_REMEDY: &str = "the encoding of the database is SQL_ASCII and a text in it is not UTF-8: rewrite it in UTF-8, \
-    or leave its column out: ALTER PUBLICATION … SET TABLE … (the other columns); and column.exclude.list";
+    or leave its column out by column.exclude.list and: BEGIN; ALTER PUBLICATION … DROP TABLE …; ALTER PUBLICATION … ADD TABLE … \
+    (the other columns); COMMIT;";
 
 /// What to do where the server has no room to write down a row: less than a gibibyte (`MaxAllocSize`).
-pub(crate) const TOO_LONG_REMEDY: &str = "PostgreSQL cannot send a row of a gibibyte in all: leave large columns out by \
-    ALTER PUBLICATION … SET TABLE … (the other columns); and column.exclude.list";
+pub(crate) const TOO_LONG_REMEDY: &str = "PostgreSQL cannot send a row of a gibibyte in all: leave large columns out by column.exclude.list \
+    and: BEGIN; ALTER PUBLICATION … DROP TABLE …; ALTER PUBLICATION … ADD TABLE … (the other columns); COMMIT;";
+
+/// The remedy of a row that is in the log already: no later change of the row or of the publication changes how it is decoded.
+fn of_the_log(remedy: &str) -> String {
+    format!("{remedy} What the log holds already stays as it was written. To pass over it: {}", resnapshot_without("the slot.name"))
+}
 
 /// What to do where a connection pooler answers.
 pub const POOLER_REMEDY: &str = "name the server itself in database.hostname and database.port: a connection pooler passes on neither replication nor the settings of a session";

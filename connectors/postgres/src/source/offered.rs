@@ -104,9 +104,12 @@ impl Run {
         }
     }
 
-    /// A slot of ours that lost its log is in the way of a new one.
+    /// A slot of ours that lost its log is in the way of a new one. One of somebody else stays, whatever the stored position is worth.
     pub(super) async fn drop_unusable_slot(&self, offered: &mut Server) -> Result<()> {
         if offered.offer.slot.is_some() {
+            if let Some(refusal) = usable_slot(&offered.offer).err().filter(|refusal| !refusal.snapshot_mends()) {
+                return Err(refusal.into_error(&self.config.slot, None));
+            }
             warn!(slot = %self.config.slot, "the slot is of no use any more and is dropped");
             offered.connection.drop_slot(&self.config.slot).await?;
         }

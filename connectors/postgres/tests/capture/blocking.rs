@@ -215,14 +215,17 @@ async fn it_is_taken_later_where_the_server_has_no_room_for_its_connections_now(
     let client = server.connect("postgres").await.unwrap();
     client
         .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE PUBLICATION shop FOR ALL TABLES;
+            "CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION shop FOR ALL TABLES;
              CREATE ROLE capturing LOGIN REPLICATION; GRANT SELECT ON t TO capturing",
         )
         .await
         .unwrap();
     let config = config(&server, &[NO_DATA, ("database.user", "capturing")]);
-    let running = start(&config, Log::default());
+    let mut running = start(&config, Log::default());
     is_streaming(&client).await;
+    // Behind the first record it needs no further connection to follow the log.
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    running.records(1).await;
     client.batch_execute("ALTER ROLE capturing CONNECTION LIMIT 0").await.unwrap();
     let _answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.t"], "type": "blocking"}"#).await;
     let (result, log) = running.ended().await;
@@ -232,7 +235,7 @@ async fn it_is_taken_later_where_the_server_has_no_room_for_its_connections_now(
     client.batch_execute("ALTER ROLE capturing CONNECTION LIMIT -1").await.unwrap();
     let mut running = start(&config, log);
     running.until(is_read).await;
-    assert_eq!(running.stop().await.lines(), ["r public.t {1} null->{1}"]);
+    assert_eq!(running.stop().await.lines(), ["c public.t {1} null->{1}", "r public.t {1} null->{1}"]);
 }
 
 /// A statement that reads the table `slow` and takes an hour before the first row.

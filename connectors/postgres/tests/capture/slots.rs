@@ -72,6 +72,24 @@ async fn a_position_of_another_server_is_refused() {
 }
 
 #[tokio::test]
+async fn a_new_snapshot_on_another_server_leaves_the_slot_alone_that_somebody_has_there() {
+    let Some(one) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
+    let Some(two) = required_or_skip(PostgresServer::start(Version::V17, &[]).await) else { return };
+    let (_client, _config, log) = captured_once(&one, &[]).await;
+    let client = two.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+    two.create_database("other").await.unwrap();
+    let other = two.connect("other").await.unwrap();
+    other.batch_execute("SELECT pg_create_logical_replication_slot('shop', 'test_decoding')").await.unwrap();
+    for mode in ["when_needed", "always"] {
+        let config = config(&two, &[("snapshot.mode", mode)]);
+        refused(&config, &log, ErrorKind::Conflict, "its plug-in is test_decoding", "slot.name").await;
+    }
+    let slots: i64 = other.query_one("SELECT count(*) FROM pg_replication_slots WHERE plugin = 'test_decoding'", &[]).await.unwrap().get(0);
+    assert_eq!(slots, 1);
+}
+
+#[tokio::test]
 async fn a_slot_that_a_killed_run_left_in_creation_is_waited_for() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
