@@ -28,6 +28,7 @@
 
 mod keys;
 mod outcome;
+mod part;
 mod published;
 mod read;
 mod readable;
@@ -56,6 +57,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::part::Part;
 use self::published::Published;
 use self::read::TableRead;
 pub(crate) use self::readable::{can_be_chunked, is_chunked};
@@ -85,7 +87,7 @@ pub(crate) struct Chunks {
     notifications: Notifications,
     budget: Arc<dyn ByteBudget>,
     cancellations: Cancellations,
-    windows: Windows<Sight>,
+    windows: Windows<Sight, Part>,
     /// Room for the octets of one key
     octets: Vec<u8>,
     /// Room for the keys that the windows remember; nothing is remembered or read without it
@@ -321,9 +323,16 @@ impl Chunks {
         for &place in places.into_iter().flatten() {
             let table = &mut tables[place];
             let number = table.number;
-            let is_told = table
-                .row_key(plan)
-                .is_some_and(|key| key.each_touched(change, octets, |octets| windows.touch(&transaction, number, key.form(), octets)));
+            let is_told = table.row_key(plan).is_some_and(|key| match Part::values(change) {
+                None => key.each_touched(change, octets, |octets| windows.touch(&transaction, number, key.form(), octets)),
+                Some(values) => {
+                    let is_kept = key.put_kept(change, octets);
+                    if is_kept {
+                        windows.touch_partly(&transaction, number, key.form(), octets, || Part::new(plan, values));
+                    }
+                    is_kept
+                }
+            });
             if !is_told {
                 windows.touch_unknown(&transaction, number);
             }

@@ -234,6 +234,14 @@ impl TablePlan {
         (column.place < self.width && column.masked.is_none()).then_some(column.place)
     }
 
+    /// Whether rows of both plans have the same columns in the same places.
+    pub(crate) fn has_columns_of(&self, other: &Self) -> bool {
+        fn columns(plan: &TablePlan) -> impl Iterator<Item = (&str, u32, i32)> {
+            plan.shape.columns.iter().map(|column| (&*column.name, column.type_oid, column.type_modifier))
+        }
+        columns(self).eq(columns(other))
+    }
+
     /// The columns of the tuple that make the key.
     pub(crate) fn key_columns(&self) -> &[usize] {
         &self.key_columns

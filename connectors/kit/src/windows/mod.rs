@@ -7,7 +7,10 @@
 //! > stands. The other rows are emitted once the log has passed everything that the read could see.
 //!
 //! *Why a dropped row is not lost:* the transaction that touched its key is in the log, and its event says what the row
-//! became. So an update of which no event is emitted, since a filter drops it, touches nothing. *Why an emitted row is
+//! became. So an update of which no event is emitted, since a filter drops it, touches nothing. And where events say what became of some
+//! columns alone, since the log leaves out what a change left as it was, the row is not dropped: what they say is put over what
+//! was read, which is the row as they left it ([`Windows::touch_partly`]). One event that says all, or that the row is gone, is enough to drop it,
+//! whichever of them it is. *Why an emitted row is
 //! not stale:* every event on its key that stands before it is of a transaction that the read saw, so the row is as new
 //! as that event or newer. *Why it is not too new:* events that the read saw all stand before it, so nothing older
 //! follows.
@@ -41,7 +44,7 @@
 //!
 //! There is no I/O here, no clock and no thread.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 #[cfg(test)]
 mod model;
@@ -74,14 +77,14 @@ pub enum Reconciled {
     },
     /// All was forgotten since the read began: none of its rows can be used any more.
     Forgotten,
-    /// A transaction that the read does not see touched rows of the table, and their keys do not tell which of these: none of the
-    /// rows that are not reconciled yet can be used.
+    /// A transaction that the read does not see touched rows of the table, and their keys do not tell which of these, or what it says of a
+    /// part of a row cannot be put over the row: none of the rows that are not reconciled yet can be used.
     Unclear,
 }
 
-/// The keys that the log touched, as far as a read may not have seen it.
-pub struct Windows<V: Visibility> {
-    touched: VecDeque<Touched<V::Transaction>>,
+/// The keys that the log touched, as far as a read may not have seen it. `P` is what an event says of a part of a row.
+pub struct Windows<V: Visibility, P> {
+    touched: VecDeque<Touched<V::Transaction, P>>,
     settling: Settling<V::Transaction>,
     /// Of this one not all keys are known: it was under way when the memory was empty.
     partly_known: Option<V::Transaction>,
@@ -117,29 +120,53 @@ enum Settling<T> {
 }
 
 /// What a transaction did.
-struct Touched<T> {
+struct Touched<T, P> {
     transaction: T,
-    tables: HashMap<u32, TouchedTable>,
+    tables: HashMap<u32, TouchedTable<P>>,
     weight: usize,
     /// Looks from this number on see it.
     seen_from: Option<u64>,
 }
 
 /// What a transaction did to one table.
-#[derive(Default)]
-struct TouchedTable {
+struct TouchedTable<P> {
     /// What the octets of `keys` mean
     form: Box<str>,
-    keys: HashSet<Box<[u8]>>,
+    keys: HashMap<Box<[u8]>, Said<P>>,
     is_truncated: bool,
     /// It touched further rows, by keys of another form or by none that is known.
     is_unclear: bool,
 }
 
+impl<P> Default for TouchedTable<P> {
+    fn default() -> Self {
+        Self { form: Box::default(), keys: HashMap::new(), is_truncated: false, is_unclear: false }
+    }
+}
+
+/// What events say of a row.
+enum Said<P> {
+    /// What it became, or that it is gone
+    All,
+    /// What became of a part of it, one event after another
+    Parts(Vec<P>),
+}
+
+impl<P> Said<P> {
+    /// What these events say, and those of another one behind them.
+    fn and(&mut self, later: Self) {
+        match (&mut *self, later) {
+            (Self::Parts(parts), Self::Parts(mut later)) => parts.append(&mut later),
+            (Self::All, _) => {}
+            (Self::Parts(_), Self::All) => *self = Self::All,
+        }
+    }
+}
+
 /// Octets that a remembered transaction or key weighs beside its content: an estimate of what containers hold.
 const ENTRY: usize = 64;
 
-impl<V: Visibility> Windows<V> {
+impl<V: Visibility, P> Windows<V, P> {
     /// Begins to remember. `current` is the transaction of which the log has already told a part; `limit` the octets
     /// that are kept.
     #[must_use]
@@ -162,6 +189,19 @@ impl<V: Visibility> Windows<V> {
     /// transactions one after another; not of an update that a filter keeps from being emitted. `form` says what the octets of
     /// the key mean.
     pub fn touch(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8]) {
+        self.say(transaction, table, form, key, || (Said::All, 0));
+    }
+
+    /// The same of an update that kept the row's key, and of which the log tells some columns alone: `part` says these, and how many octets
+    /// that weighs. It is not asked where nobody needs it.
+    pub fn touch_partly(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8], part: impl FnOnce() -> (P, usize)) {
+        self.say(transaction, table, form, key, || {
+            let (part, weight) = part();
+            (Said::Parts(vec![part]), weight)
+        });
+    }
+
+    fn say(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8], said: impl FnOnce() -> (Said<P>, usize)) {
         self.note(transaction, table, |touched| {
             let is_first = touched.keys.is_empty();
             if is_first {
@@ -171,11 +211,16 @@ impl<V: Visibility> Windows<V> {
                 touched.is_unclear = true;
                 return 0;
             }
-            if touched.keys.contains(key) {
+            if let Some(Said::All) = touched.keys.get(key) {
                 return 0;
             }
-            touched.keys.insert(key.into());
-            ENTRY + key.len() + if is_first { form.len() } else { 0 }
+            let (said, weight) = said();
+            if let Some(known) = touched.keys.get_mut(key) {
+                known.and(said);
+                return weight;
+            }
+            touched.keys.insert(key.into(), said);
+            ENTRY + key.len() + weight + if is_first { form.len() } else { 0 }
         });
     }
 
@@ -196,7 +241,7 @@ impl<V: Visibility> Windows<V> {
     }
 
     /// Takes note of what the transaction did to the table; `take` says how many octets that weighs.
-    fn note(&mut self, transaction: &V::Transaction, table: u32, take: impl FnOnce(&mut TouchedTable) -> usize) {
+    fn note(&mut self, transaction: &V::Transaction, table: u32, take: impl FnOnce(&mut TouchedTable<P>) -> usize) {
         let Some(touched) = self.entry(transaction) else { return };
         let known = touched.tables.len();
         let weight = take(touched.tables.entry(table).or_default()) + ENTRY * (touched.tables.len() - known);
@@ -226,7 +271,7 @@ impl<V: Visibility> Windows<V> {
         *self = Self { last: self.last, void: self.last, newest, ..Self::new(self.limit, current) };
     }
 
-    fn entry(&mut self, transaction: &V::Transaction) -> Option<&mut Touched<V::Transaction>> {
+    fn entry(&mut self, transaction: &V::Transaction) -> Option<&mut Touched<V::Transaction, P>> {
         if self.partly_known.as_ref() == Some(transaction) {
             return None;
         }
@@ -338,16 +383,25 @@ impl<V: Visibility> Windows<V> {
 
     /// Drops of the rows of a read those that newer events stand for. To be called once the log has passed everything that the
     /// read could see, and not before. What is left has to be emitted before the log goes on. `key` writes a row's key, which
-    /// has the form `form`.
-    pub fn reconcile<R>(&self, read: Look, table: u32, form: &str, rows: &mut Vec<R>, key: impl Fn(&R, &mut Vec<u8>)) -> Reconciled {
+    /// has the form `form`; `put` puts what events say of a part of a row over it, or says that this cannot be done.
+    pub fn reconcile<R>(
+        &self,
+        read: Look,
+        table: u32,
+        form: &str,
+        rows: &mut Vec<R>,
+        key: impl Fn(&R, &mut Vec<u8>),
+        put: impl Fn(&P, &mut R) -> bool,
+    ) -> Reconciled {
         let Some(read) = self.reads.iter().find(|other| other.number == read.0) else {
             rows.clear();
             return Reconciled::Forgotten;
         };
-        let is_unseen = |touched: &&Touched<_>| !read.sees.as_ref().is_some_and(|sees| sees.sees(&touched.transaction));
+        let is_unseen = |touched: &&Touched<_, _>| !read.sees.as_ref().is_some_and(|sees| sees.sees(&touched.transaction));
         let unseen = self.touched.iter().filter(is_unseen).filter_map(|touched| touched.tables.get(&table));
         let before = rows.len();
-        let mut keys: HashSet<&[u8]> = HashSet::new();
+        // In the order of the log; `None` where one of its events says all.
+        let mut said: HashMap<&[u8], Option<Vec<&P>>> = HashMap::new();
         for touched in unseen {
             if touched.is_truncated {
                 rows.clear();
@@ -355,17 +409,36 @@ impl<V: Visibility> Windows<V> {
                 rows.clear();
                 return Reconciled::Unclear;
             }
-            keys.extend(touched.keys.iter().map(|key| &**key));
+            for (key, now) in &touched.keys {
+                let known = said.entry(key).or_insert_with(|| Some(Vec::new()));
+                match now {
+                    Said::All => *known = None,
+                    Said::Parts(parts) => known.iter_mut().for_each(|known| known.extend(parts)),
+                }
+            }
         }
-        if !keys.is_empty() {
-            let mut octets = Vec::new();
-            rows.retain(|row| {
-                octets.clear();
-                key(row, &mut octets);
-                !keys.contains(&octets[..])
-            });
+        if said.is_empty() {
+            return Reconciled::Emit { dropped: before - rows.len() };
         }
-        Reconciled::Emit { dropped: before - rows.len() }
+        let (mut octets, mut is_clear) = (Vec::new(), true);
+        rows.retain_mut(|row| {
+            octets.clear();
+            key(row, &mut octets);
+            match said.get(&octets[..]) {
+                None => true,
+                Some(None) => false,
+                Some(Some(parts)) => {
+                    is_clear &= parts.iter().all(|part| put(part, row));
+                    true
+                }
+            }
+        });
+        if is_clear {
+            Reconciled::Emit { dropped: before - rows.len() }
+        } else {
+            rows.clear();
+            Reconciled::Unclear
+        }
     }
 
     /// No more rows of the read are to be reconciled, because all were, or because it came to nothing.

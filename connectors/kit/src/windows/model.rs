@@ -23,12 +23,14 @@ type Id = u32;
 /// A row, by its table and its key in it
 type Row = (u8, u8);
 
-/// A version of a row: which write it is of, of all; `false` for a deleted row.
-type Version = (u64, bool);
+/// A version of a row: which write it is of, of all; `false` for a deleted row; which write its large value is of, where that is told.
+type Version = (u64, bool, Option<u64>);
 
 #[derive(Clone, Debug, PartialEq)]
 enum Write {
     Put(Row),
+    /// The row keeps its large value, of which the log says nothing.
+    Patch(Row),
     Delete(Row),
     /// The row of the table moves: the old key is deleted, the new one written.
     Move(u8, u8, u8),
@@ -117,13 +119,13 @@ fn rows_of(table: u8) -> impl Iterator<Item = Row> {
 impl Database {
     /// Of tables whose rows have number 0 as their version, or are not there.
     fn new() -> Self {
-        let visible = (0..TABLES).flat_map(rows_of).filter(|(_, key)| key % 3 != 0).map(|row| (row, (0, true))).collect();
+        let visible = (0..TABLES).flat_map(rows_of).filter(|(_, key)| key % 3 != 0).map(|row| (row, (0, true, Some(0)))).collect();
         Self { visible, ..Self::default() }
     }
 
     fn rows(write: &Write) -> Vec<Row> {
         match write {
-            Write::Put(row) | Write::Delete(row) => vec![*row],
+            Write::Put(row) | Write::Patch(row) | Write::Delete(row) => vec![*row],
             Write::Move(table, old, new) => vec![(*table, *old), (*table, *new)],
             Write::Truncate(table) | Write::Retype(table) => rows_of(*table).collect(),
         }
@@ -143,17 +145,23 @@ impl Database {
         let id = self.next_id;
         self.next_id += 1;
         let mut forms = self.forms;
-        let writes = writes
-            .into_iter()
-            .map(|write| {
-                self.next_version += 1;
-                if let Write::Retype(table) = write {
-                    forms[usize::from(table)] = !forms[usize::from(table)];
-                }
-                (write, self.next_version, forms)
-            })
-            .collect();
-        self.open.push(Logged { id, writes });
+        let mut logged = Logged { id, writes: Vec::new() };
+        let mut rows = self.visible.clone();
+        for write in writes {
+            if let Write::Patch(row) = &write
+                && !rows.get(row).is_some_and(|version| version.1)
+            {
+                // An update of a row that is not there does nothing.
+                continue;
+            }
+            self.next_version += 1;
+            if let Write::Retype(table) = write {
+                forms[usize::from(table)] = !forms[usize::from(table)];
+            }
+            logged.writes.push((write, self.next_version, forms));
+            logged.writes.last().into_iter().flat_map(effects).for_each(|(row, version)| take(&mut rows, row, version));
+        }
+        self.open.push(logged);
     }
 
     fn commit(&mut self, number: usize) {
@@ -165,7 +173,7 @@ impl Database {
     fn appear(&mut self, number: usize) {
         let transaction = self.invisible.remove(number);
         for (row, version) in transaction.writes.iter().flat_map(effects) {
-            self.visible.insert(row, version);
+            take(&mut self.visible, row, version);
         }
         for (write, _, forms) in &transaction.writes {
             if let Write::Retype(table) = write {
@@ -185,14 +193,24 @@ impl Database {
     }
 }
 
+/// What the log says of a write.
 fn effects((write, version, _): &(Write, u64, Forms)) -> Vec<(Row, Version)> {
+    let (put, gone) = ((*version, true, Some(*version)), (*version, false, None));
     match write {
-        Write::Put(row) => vec![(*row, (*version, true))],
-        Write::Delete(row) => vec![(*row, (*version, false))],
-        Write::Move(table, old, new) => vec![((*table, *old), (*version, false)), ((*table, *new), (*version, true))],
-        Write::Truncate(table) => rows_of(*table).map(|row| (row, (*version, false))).collect(),
+        Write::Put(row) => vec![(*row, put)],
+        Write::Patch(row) => vec![(*row, (*version, true, None))],
+        Write::Delete(row) => vec![(*row, gone)],
+        Write::Move(table, old, new) => vec![((*table, *old), gone), ((*table, *new), put)],
+        Write::Truncate(table) => rows_of(*table).map(|row| (row, gone)).collect(),
         Write::Retype(_) => Vec::new(),
     }
+}
+
+/// Takes the version over; what it does not say stays as it was.
+fn take(rows: &mut BTreeMap<Row, Version>, row: Row, version: Version) {
+    let (write, is_there, large) = version;
+    let kept = rows.get(&row).and_then(|known| known.2).filter(|_| is_there);
+    rows.insert(row, (write, is_there, large.or(kept)));
 }
 
 struct TableRead {
@@ -221,7 +239,7 @@ struct Source {
     /// The next key to read of each table
     progress: [u8; TABLES as usize],
     // Lost in a crash
-    windows: Windows<Snapshot>,
+    windows: Windows<Snapshot, u64>,
     asked: Option<(Look, Option<Snapshot>)>,
     reads: [Option<TableRead>; TABLES as usize],
     limit: usize,
@@ -251,12 +269,17 @@ impl Source {
                 self.windows.lose(&logged.id);
             }
             let until = until.clamp(self.amid, logged.writes.len());
-            for (write, _, forms) in &logged.writes[self.amid..until] {
+            for (write, version, forms) in &logged.writes[self.amid..until] {
                 let mut touch = |table: u8, key: u8| {
                     self.windows.touch(&logged.id, table.into(), form(forms, table), &octets(forms, table, key));
                 };
                 match write {
                     Write::Put((table, key)) | Write::Delete((table, key)) => touch(*table, *key),
+                    Write::Patch((table, key)) => {
+                        let octets = octets(forms, *table, *key);
+                        self.windows
+                            .touch_partly(&logged.id, (*table).into(), form(forms, *table), &octets, || (*version, size_of::<u64>()));
+                    }
                     Write::Move(table, old, new) => {
                         touch(*table, *old);
                         touch(*table, *new);
@@ -284,7 +307,11 @@ impl Source {
             let next = if is_last { Some(under_way.until) } else { piece.last().map(|((_, key), _)| key + 1) };
             let forms = &under_way.forms;
             let key = |((_, key), _): &(Row, Version), written: &mut Vec<u8>| written.extend(octets(forms, table, *key));
-            match self.windows.reconcile(under_way.look, table.into(), form(forms, table), &mut piece, key) {
+            let put = |version: &u64, (_, row): &mut (Row, Version)| {
+                row.0 = *version;
+                true
+            };
+            match self.windows.reconcile(under_way.look, table.into(), form(forms, table), &mut piece, key, put) {
                 Reconciled::Emit { .. } => {
                     self.output.extend(piece);
                     self.progress[usize::from(table)] = next.expect("a piece that is not the last has a row");
@@ -409,8 +436,8 @@ fn judge(output: &[(Row, Version)], database: &Database) -> Result<(), String> {
     for (row, version) in output {
         match replica.get(row) {
             Some(known) if known.0 > version.0 => return Err(format!("row {row:?}: {version:?} stands behind {known:?}")),
-            Some(_) | None => replica.insert(*row, *version),
-        };
+            Some(_) | None => take(&mut replica, *row, *version),
+        }
     }
     let alive = |rows: &BTreeMap<Row, Version>| {
         rows.iter().filter(|(_, version)| version.1).map(|(row, version)| (*row, *version)).collect::<Vec<_>>()
@@ -422,7 +449,8 @@ fn judge(output: &[(Row, Version)], database: &Database) -> Result<(), String> {
 fn write() -> impl Strategy<Value = Write> {
     let (table, key) = (|| 0..TABLES, || 0..KEYS);
     prop_oneof![
-        6 => (table(), key()).prop_map(Write::Put),
+        4 => (table(), key()).prop_map(Write::Put),
+        6 => (table(), key()).prop_map(Write::Patch),
         3 => (table(), key()).prop_map(Write::Delete),
         3 => (table(), key(), key()).prop_map(|(table, old, new)| Write::Move(table, old, new)),
         1 => table().prop_map(Write::Truncate),
@@ -467,7 +495,7 @@ const FORM: &str = "id";
 /// A commit that stands in the log, was emitted, and is invisible to a read that begins afterwards.
 fn a_commit_emitted_before_it_is_visible() -> (Database, Source) {
     let mut database = Database::default();
-    database.visible.insert(ROW, (0, true));
+    database.visible.insert(ROW, (0, true, Some(0)));
     let mut source = Source::new(1 << 20);
     (0..3).for_each(|_| source.look(&database));
     database.begin(vec![Write::Put(ROW)]);
@@ -517,6 +545,11 @@ fn a_new_session_waits_for_what_an_earlier_one_emitted_before_it_was_visible() {
     assert_eq!(judge(&source.output, &database), Ok(()));
 }
 
+/// No event of these tests says a part of a row.
+fn cannot(_: &u64, _: &mut [u8; 1]) -> bool {
+    false
+}
+
 fn key(row: &[u8; 1], octets: &mut Vec<u8>) {
     octets.extend_from_slice(row);
 }
@@ -524,7 +557,7 @@ fn key(row: &[u8; 1], octets: &mut Vec<u8>) {
 #[test]
 fn a_backlog_that_all_reads_see_is_not_remembered() {
     let sees = Snapshot { unseen: HashSet::from([3]), next: 5 };
-    let mut windows = Windows::<Snapshot>::new(10 * ENTRY, None);
+    let mut windows = Windows::<Snapshot, u64>::new(10 * ENTRY, None);
     let look = windows.look();
     windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
     let read = windows.begin_read().unwrap();
@@ -535,7 +568,7 @@ fn a_backlog_that_all_reads_see_is_not_remembered() {
     (0..100).for_each(|key| windows.touch(&2, TABLE, FORM, &[key]));
     windows.lose(&4);
     let mut rows = vec![[1_u8], [2], [3]];
-    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key), Reconciled::Emit { dropped: 1 });
+    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Emit { dropped: 1 });
     assert_eq!(rows, [[1], [2]]);
 }
 
@@ -543,7 +576,7 @@ fn a_backlog_that_all_reads_see_is_not_remembered() {
 fn a_transaction_known_in_part_does_not_count_as_come_by() {
     let database = Database { next_id: 1, ..Database::default() };
     let running = Snapshot { unseen: HashSet::from([0]), next: 1 };
-    let mut windows = Windows::<Snapshot>::new(1 << 20, Some(0));
+    let mut windows = Windows::<Snapshot, u64>::new(1 << 20, Some(0));
     windows.touch(&0, TABLE, FORM, &[1]);
     let look = windows.look();
     windows.learn(look, &running);
@@ -558,7 +591,7 @@ fn a_read_under_way_keeps_what_a_later_look_sees() {
     let unseen = Snapshot { unseen: HashSet::from([0]), next: 1 };
     let seen = Snapshot { unseen: HashSet::new(), next: 1 };
     let mut rows = vec![[1_u8], [2]];
-    let mut windows = Windows::<Snapshot>::new(1 << 20, None);
+    let mut windows = Windows::<Snapshot, u64>::new(1 << 20, None);
     let look = windows.look();
     windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
     let read = windows.begin_read().unwrap();
@@ -567,7 +600,7 @@ fn a_read_under_way_keeps_what_a_later_look_sees() {
     let look = windows.look();
     windows.learn(look, &seen);
     for _ in 0..2 {
-        assert!(matches!(windows.reconcile(read, TABLE, FORM, &mut rows, key), Reconciled::Emit { .. }));
+        assert!(matches!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Emit { .. }));
         assert_eq!(rows, [[2]], "so with each piece of the read");
         rows = vec![[1_u8], [2]];
     }
@@ -578,7 +611,7 @@ fn a_read_under_way_keeps_what_a_later_look_sees() {
 #[test]
 fn a_read_that_begins_later_may_have_looked_earlier() {
     let unseen = Snapshot { unseen: HashSet::from([0]), next: 1 };
-    let mut windows = Windows::<Snapshot>::new(1 << 20, None);
+    let mut windows = Windows::<Snapshot, u64>::new(1 << 20, None);
     let look = windows.look();
     windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
     windows.touch(&0, TABLE, FORM, &[1]);
@@ -586,13 +619,13 @@ fn a_read_that_begins_later_may_have_looked_earlier() {
     windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 1 });
     windows.learn(read, &unseen);
     let mut rows = vec![[1_u8], [2]];
-    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key), Reconciled::Emit { dropped: 1 });
+    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Emit { dropped: 1 });
 }
 
 #[test]
 fn an_answer_from_before_all_was_forgotten_says_nothing_about_what_runs_since() {
     let nothing_runs = Snapshot { unseen: HashSet::new(), next: 0 };
-    let mut windows = Windows::<Snapshot>::new(1 << 20, None);
+    let mut windows = Windows::<Snapshot, u64>::new(1 << 20, None);
     let (early, look) = (windows.look(), windows.look());
     windows.learn(look, &nothing_runs);
     assert!(windows.is_settled());
@@ -604,14 +637,14 @@ fn an_answer_from_before_all_was_forgotten_says_nothing_about_what_runs_since() 
 #[test]
 fn too_many_keys_void_the_read() {
     let nothing = Snapshot { unseen: HashSet::new(), next: 0 };
-    let mut windows = Windows::<Snapshot>::new(10 * ENTRY, None);
+    let mut windows = Windows::<Snapshot, u64>::new(10 * ENTRY, None);
     let look = windows.look();
     windows.learn(look, &nothing);
     let read = windows.begin_read().unwrap();
     windows.learn(read, &nothing);
     (0..20).for_each(|key| windows.touch(&0, TABLE, FORM, &[key]));
     let mut rows = vec![[1_u8]];
-    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key), Reconciled::Forgotten);
+    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Forgotten);
     assert!(rows.is_empty());
     assert!(!windows.is_settled());
 }
@@ -619,7 +652,7 @@ fn too_many_keys_void_the_read() {
 #[test]
 fn a_read_is_made_anew_where_a_key_that_it_does_not_see_touched_has_another_form_or_is_not_known() {
     let nothing = Snapshot { unseen: HashSet::new(), next: 0 };
-    let touches: [fn(&mut Windows<Snapshot>); 3] = [
+    let touches: [fn(&mut Windows<Snapshot, u64>); 3] = [
         |windows| windows.touch(&0, TABLE, "id bigint", &[9]),
         |windows| windows.touch_unknown(&0, TABLE),
         |windows| {
@@ -628,21 +661,53 @@ fn a_read_is_made_anew_where_a_key_that_it_does_not_see_touched_has_another_form
         },
     ];
     for touch in touches {
-        let mut windows = Windows::<Snapshot>::new(1 << 20, None);
+        let mut windows = Windows::<Snapshot, u64>::new(1 << 20, None);
         let look = windows.look();
         windows.learn(look, &nothing);
         let [read, of_other] = [(); 2].map(|()| windows.begin_read().unwrap());
         [read, of_other].iter().for_each(|look| windows.learn(*look, &nothing));
         touch(&mut windows);
         let mut rows = vec![[1_u8]];
-        assert_eq!(windows.reconcile(of_other, TABLE + 1, FORM, &mut rows, key), Reconciled::Emit { dropped: 0 });
-        assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key), Reconciled::Unclear);
+        assert_eq!(windows.reconcile(of_other, TABLE + 1, FORM, &mut rows, key, cannot), Reconciled::Emit { dropped: 0 });
+        assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Unclear);
         assert!(rows.is_empty());
         windows.end_read(read);
         windows.end_read(of_other);
         let later = windows.begin_read().unwrap();
         windows.learn(later, &Snapshot { unseen: HashSet::new(), next: 1 });
         rows = vec![[1_u8]];
-        assert_eq!(windows.reconcile(later, TABLE, FORM, &mut rows, key), Reconciled::Emit { dropped: 0 }, "it sees the transaction");
+        assert_eq!(
+            windows.reconcile(later, TABLE, FORM, &mut rows, key, cannot),
+            Reconciled::Emit { dropped: 0 },
+            "it sees the transaction"
+        );
     }
+}
+
+#[test]
+fn a_row_of_which_events_say_a_part_is_emitted_with_that_and_one_of_which_any_says_all_is_dropped() {
+    let nothing = Snapshot { unseen: HashSet::new(), next: 0 };
+    let mut windows = Windows::<Snapshot, u8>::new(1 << 20, None);
+    let look = windows.look();
+    windows.learn(look, &nothing);
+    let read = windows.begin_read().unwrap();
+    windows.learn(read, &nothing);
+    for transaction in [0, 1] {
+        windows.touch_partly(&transaction, TABLE, FORM, &[1], || (2, 1));
+        windows.touch_partly(&transaction, TABLE, FORM, &[1], || (3, 1));
+    }
+    windows.touch_partly(&0, TABLE, FORM, &[2], || (1, 1));
+    windows.touch(&1, TABLE, FORM, &[2]);
+    windows.touch(&0, TABLE, FORM, &[3]);
+    windows.touch_partly(&0, TABLE, FORM, &[3], || (1, 1));
+    let key = |row: &Vec<u8>, octets: &mut Vec<u8>| octets.push(row[0]);
+    let put = |part: &u8, row: &mut Vec<u8>| {
+        row.push(*part);
+        true
+    };
+    let mut rows = vec![vec![1], vec![2], vec![3], vec![4]];
+    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, put), Reconciled::Emit { dropped: 2 });
+    assert_eq!(rows, [vec![1, 2, 3, 2, 3], vec![4]], "in the order of the log");
+    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, |_, _| false), Reconciled::Unclear);
+    assert!(rows.is_empty());
 }

@@ -74,6 +74,16 @@ impl RowKey {
         })
     }
 
+    /// Writes the octets of the one key that the change touched; `false` where it touched two, or the log does not tell all.
+    pub(super) fn put_kept(&self, change: &Change, octets: &mut Vec<u8>) -> bool {
+        let (mut first, mut is_kept): (Option<Box<[u8]>>, bool) = (None, true);
+        let is_told = self.each_touched(change, octets, |octets| match &first {
+            Some(first) => is_kept &= **first == *octets,
+            None => first = Some(octets.into()),
+        });
+        is_told && is_kept
+    }
+
     /// Writes the octets by which a row that was read is told apart. Of such a row all is known.
     pub(super) fn put_read(&self, row: &Change, octets: &mut Vec<u8>) {
         if let Change::Read { key, after } = row {
@@ -177,6 +187,7 @@ mod tests {
         // The key of the record stays, the row's own changes.
         let change = Change::Update { key: row(&["x".into()]), before, after };
         assert_eq!(touched(&of_row(true), &change).unwrap(), both);
+        assert!(!of_row(true).put_kept(&change, &mut Vec::new()) && of_record(true).put_kept(&change, &mut Vec::new()));
     }
 
     #[test]

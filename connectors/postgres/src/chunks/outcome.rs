@@ -69,10 +69,18 @@ impl Chunks {
         let begun = read.begun.as_ref()?;
         let Piece { mut rows, range, octets, reservation, _ahead } = piece;
         let (count, key) = (rows.len() as u64, &begun.row_key);
-        let again = match self.windows.reconcile(read.look, table.number, key.form(), &mut rows, |row, octets| key.put_read(row, octets)) {
+        let reconciled = self.windows.reconcile(
+            read.look,
+            table.number,
+            key.form(),
+            &mut rows,
+            |row, octets| key.put_read(row, octets),
+            |part, row| part.put_over(row, &begun.plan),
+        );
+        let again = match reconciled {
             Reconciled::Emit { dropped: _ } => None,
             Reconciled::Forgotten => Some(("too many of its rows change while it is read", true)),
-            Reconciled::Unclear => Some(("its key changes while it is read, or the log does not tell which rows change", false)),
+            Reconciled::Unclear => Some(("its columns change while it is read, or the log does not tell which rows change", false)),
         };
         if let Some((why, is_too_large)) = again {
             self.windows.end_read(read.look);

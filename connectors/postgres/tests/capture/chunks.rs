@@ -130,18 +130,19 @@ pub(crate) async fn release_commits(client: &Client) {
 }
 
 /// Reads a table of 20,000 rows until the first are there, then updates the last ones, by `updated`, by a commit that hangs:
-/// it stands in the log, and nobody sees it. Returns when the event of the last row was emitted.
+/// it stands in the log, and nobody sees it. Rows that are `large` hold a value that it does not tell. Returns when the event of the last row was emitted.
 async fn with_an_invisible_update(
     server: &PostgresServer,
     client: &Client,
     settings: &[(&str, &str)],
     updated: &'static str,
+    large: &str,
 ) -> (crate::harness::Running, tokio::task::JoinHandle<()>) {
     client
-        .batch_execute(
-            "CREATE TABLE t (id int PRIMARY KEY, v int, filler text);
-             INSERT INTO t SELECT i, 0, repeat('x', 500) FROM generate_series(1, 20000) i;",
-        )
+        .batch_execute(&format!(
+            "CREATE TABLE t (id int PRIMARY KEY, v int, filler text); ALTER TABLE t ALTER filler SET STORAGE EXTERNAL;
+             INSERT INTO t SELECT i, 0, repeat('x', CASE WHEN {large} THEN 5000 ELSE 500 END) FROM generate_series(1, 20000) i;"
+        ))
         .await
         .unwrap();
     // The last rows are read by a read of their own.
@@ -159,6 +160,8 @@ async fn with_an_invisible_update(
     (running, hanging)
 }
 
+const NONE: &str = "false";
+
 /// The values of the last row, in their order.
 fn of_the_last_row(log: &Log) -> Vec<String> {
     let lines = log.lines().into_iter().filter(|line| line.contains("->{20000,"));
@@ -172,7 +175,7 @@ async fn a_commit_in_the_log_that_no_read_sees_yet_is_not_followed_by_its_older_
         let Some(server) = server(&[]).await else { return };
         let client = server.connect("postgres").await.unwrap();
         let settings = [WATERMARK, ("message.key.columns", key)];
-        let (mut running, hanging) = with_an_invisible_update(&server, &client, &settings, "id = 20000").await;
+        let (mut running, hanging) = with_an_invisible_update(&server, &client, &settings, "id = 20000", NONE).await;
         running.until(is_complete).await;
         release_commits(&client).await;
         hanging.await.unwrap();
@@ -180,6 +183,21 @@ async fn a_commit_in_the_log_that_no_read_sees_yet_is_not_followed_by_its_older_
         assert_eq!(of_the_last_row(&log), ["u1"], "{key}");
         assert_eq!(log.records.len(), 20_000, "each other row once");
     }
+}
+
+#[tokio::test]
+async fn i8_a_large_value_that_such_a_commit_left_as_it_was_is_read_and_stands_beside_what_the_commit_says() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK], "id > 19990", "i > 19995").await;
+    running.until(is_complete).await;
+    release_commits(&client).await;
+    hanging.await.unwrap();
+    let log = running.stop().await;
+    let of_row = |id: u32| log.lines().into_iter().filter(|line| line.contains(&format!("->{{{id},"))).collect::<Vec<_>>();
+    assert_eq!(of_row(20_000), ["u public.t {20000} null->{20000,1,unchanged}", "r public.t {20000} null->{20000,1,text of 5000}"]);
+    assert_eq!(of_row(19_991).len(), 1, "of another one the commit says all");
+    assert_eq!(log.records.len(), 20_005);
 }
 
 #[tokio::test]
@@ -219,7 +237,7 @@ async fn an_update_that_no_event_tells_of_takes_no_row_from_a_read_that_does_not
 async fn nor_is_one_that_was_sent_while_it_was_in_progress() {
     let Some(server) = server(&[SMALL_MEMORY]).await else { return };
     let client = server.connect("postgres").await.unwrap();
-    let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK, IN_PROGRESS], "id > 18000").await;
+    let (mut running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK, IN_PROGRESS], "id > 18000", NONE).await;
     // One that began later and has ended: from now on a snapshot lists the other among those that run.
     client.batch_execute("SET synchronous_commit = local").await.unwrap();
     client.batch_execute("CREATE TABLE later (a int)").await.unwrap();
@@ -236,7 +254,7 @@ async fn nor_is_one_that_was_sent_while_it_was_in_progress() {
 async fn after_a_restart_reads_wait_until_such_a_commit_is_visible() {
     let Some(server) = server(&[]).await else { return };
     let client = server.connect("postgres").await.unwrap();
-    let (running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK], "id = 20000").await;
+    let (running, hanging) = with_an_invisible_update(&server, &client, &[WATERMARK], "id = 20000", NONE).await;
     let log = running.crash().await;
     assert!(!is_complete(&log), "the crash is before the last chunk");
     let known = log.records.len();
