@@ -141,6 +141,15 @@ impl ColumnRule {
         }
     }
 
+    /// Whether the rule can change a value of a column of so many characters or digits.
+    #[must_use]
+    pub fn can_change(&self, length: i32) -> bool {
+        match self {
+            Self::Truncate(count) => usize::try_from(length).is_ok_and(|length| length > *count),
+            Self::Mask(_) | Self::Hash(_) => true,
+        }
+    }
+
     /// What becomes of values of `schema`; `limit` is the most characters of the column, where it has a limit.
     #[must_use]
     pub fn disguise(&self, schema: &Schema, limit: Option<usize>) -> Option<Disguise> {

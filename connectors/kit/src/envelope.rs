@@ -278,15 +278,6 @@ pub enum Change {
 }
 
 impl Change {
-    /// How many events the change makes: a changed key is a delete and a create.
-    #[must_use]
-    pub const fn events(&self) -> i64 {
-        match self {
-            Self::KeyChange { .. } => 2,
-            Self::Read { .. } | Self::Create { .. } | Self::Update { .. } | Self::Delete { .. } | Self::Truncate => 1,
-        }
-    }
-
     /// Whether it is an update that changed nothing of what is captured. Unknown values are never equal (I8).
     #[must_use]
     pub fn is_without_effect(&self) -> bool {
@@ -322,13 +313,36 @@ pub struct ChangeEvents {
     schemas: EnvelopeSchemas,
     headers: Headers,
     tombstones: bool,
+    /// A changed key makes no delete of the old one.
+    skips_deletes: bool,
 }
 
 impl ChangeEvents {
     /// Events on `topic`, all with `headers`; `tombstones` as `tombstones.on.delete` says.
     #[must_use]
     pub fn new(topic: Arc<str>, schemas: EnvelopeSchemas, headers: Headers, tombstones: bool) -> Self {
-        Self { topic, schemas, headers, tombstones }
+        Self { topic, schemas, headers, tombstones, skips_deletes: false }
+    }
+
+    /// Without the delete that a changed key makes, as `skipped.operations` may say.
+    #[must_use]
+    pub fn skip_deletes(mut self, skips_deletes: bool) -> Self {
+        self.skips_deletes = skips_deletes;
+        self
+    }
+
+    /// How many events the change makes: a changed key is a delete and a create.
+    #[must_use]
+    pub const fn count(&self, change: &Change) -> i64 {
+        match change {
+            Change::KeyChange { .. } if !self.skips_deletes => 2,
+            Change::KeyChange { .. }
+            | Change::Read { .. }
+            | Change::Create { .. }
+            | Change::Update { .. }
+            | Change::Delete { .. }
+            | Change::Truncate => 1,
+        }
     }
 
     /// The topic of the events.
@@ -351,10 +365,13 @@ impl ChangeEvents {
             Change::Update { key, before, after } => send(self.event(Operation::Update, key, before, after, moment)),
             Change::Delete { key, before } => self.delete(key, before, moment, &self.headers, &mut send),
             Change::KeyChange { old_key, new_key, before, after } => {
-                let deleted = self.headers_with("__debezium.newkey", &new_key);
                 let created = self.headers_with("__debezium.oldkey", &old_key);
-                self.delete(old_key, before, moment.clone(), &deleted, &mut send);
-                let moment = EventMoment { transaction: moment.transaction.map(|order| order.next()), ..moment };
+                let mut moment = moment;
+                if !self.skips_deletes {
+                    let deleted = self.headers_with("__debezium.newkey", &new_key);
+                    self.delete(old_key, before, moment.clone(), &deleted, &mut send);
+                    moment.transaction = moment.transaction.map(|order| order.next());
+                }
                 let mut record = self.event(Operation::Create, new_key, Value::Null, after, moment);
                 record.headers = created;
                 send(record);
@@ -468,6 +485,15 @@ mod tests {
         });
         let order = |total, in_collection| Value::Struct(Box::new(["7".into(), Value::Int64(total), Value::Int64(in_collection)]));
         assert_eq!(orders, [order(4, 2), order(5, 3)]);
+    }
+
+    #[test]
+    fn without_deletes_a_changed_key_is_a_create_that_names_the_old_one() {
+        let change = Change::KeyChange { old_key: key(1), new_key: key(2), before: row(1), after: row(2) };
+        let events = events(true).skip_deletes(true);
+        assert_eq!(events.count(&change), 1);
+        let records = records(&events, change);
+        assert_eq!((records.len(), header_names(&records[0])[0], &records[0].key.value), (1, "oldkey", &key(2)));
     }
 
     #[test]

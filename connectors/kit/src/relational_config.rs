@@ -37,6 +37,8 @@ impl SkippedOperations {
                 "u" => skipped.update = true,
                 "d" => skipped.delete = true,
                 "t" => skipped.truncate = true,
+                // Debezium takes it. It would be the rows of a snapshot, which are never left out.
+                "r" => {}
                 "none" if letters.len() == 1 => {}
                 _ => return Err(format!("must be a list of c, u, d and t, or none, not {text:?}")),
             }
@@ -183,7 +185,8 @@ impl RelationalConfig {
                 reader.family("snapshot.select.statement.overrides.").find(|(name, _)| *name == table).map(|(_, text)| text.to_owned());
             match statement {
                 Some(statement) => snapshot_selects.push((table, statement)),
-                None => reader.fault(&key, "is missing, but snapshot.select.statement.overrides names its table"),
+                // As Debezium does.
+                None => reader.note(&key, "is missing, so the table is read whole, though snapshot.select.statement.overrides names it"),
             }
         }
         Self {

@@ -46,13 +46,14 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, change: &Change) {
+    /// Counts a change that makes so many events.
+    pub(crate) fn add(&mut self, change: &Change, events: i64) {
         self.rows += 1;
         match change {
             Change::Create { .. } => self.creates += 1,
             Change::Update { .. } => self.updates += 1,
             Change::KeyChange { .. } => {
-                self.deletes += 1;
+                self.deletes += u64::from(events > 1);
                 self.creates += 1;
             }
             Change::Delete { .. } => self.deletes += 1,

@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use tailwater_api::envelope::Operation;
 use tailwater_api::record::Headers;
 use tailwater_api::{Error, ErrorKind, Field, Kind, Result, Schema, Scope, Value};
 use tailwater_kit::column_rules::{ColumnRule, Disguise};
@@ -142,6 +143,9 @@ impl TablePlan {
                 continue;
             };
             let in_key = key_names.contains(&column.name);
+            // As Debezium does: where a value is masked or cut, the column is described by that alone.
+            let is_cut = matches!(rule, Some(ColumnRule::Mask(_) | ColumnRule::Truncate(_)));
+            let rule = rule.filter(|rule| source_type.as_ref().is_none_or(|source_type| rule.can_change(source_type.length)));
             let limit = source_type.as_ref().and_then(|source_type| source_type.text_limit);
             let key_disguise = rule.and_then(|rule| rule.key_disguise(codec.schema()));
             let disguise = if in_row { rule.and_then(|rule| rule.disguise(codec.schema(), limit)) } else { key_disguise.clone() };
@@ -154,8 +158,6 @@ impl TablePlan {
                 key_places.push((column.name.as_str(), key_place, codec.schema().clone()));
             }
             if in_row {
-                // As Debezium does: where a value is masked or cut, the column is described by that alone.
-                let is_cut = matches!(rule, Some(ColumnRule::Mask(_) | ColumnRule::Truncate(_)));
                 let is_shown = |source_type: &&SourceType| {
                     let data_type = format!("{full_name}.{}", source_type.name);
                     !is_cut && relational.column_rules.shows_type(&format!("{full_name}.{}", column.name), &data_type)
@@ -206,7 +208,8 @@ impl TablePlan {
         let has_labels = |(index, column): (usize, &Option<PlannedColumn>)| column.as_ref()?.codec.has_labels().then_some(index);
         Ok(Self {
             enums: columns.iter().enumerate().filter_map(has_labels).collect(),
-            events: ChangeEvents::new(topic, schemas, context.headers.clone(), relational.tombstones_on_delete),
+            events: ChangeEvents::new(topic, schemas, context.headers.clone(), relational.tombstones_on_delete)
+                .skip_deletes(relational.skipped_operations.contains(Operation::Delete)),
             schema_value: shape.schema.as_str().into(),
             table_value: shape.table.as_str().into(),
             columns,

@@ -23,6 +23,7 @@ use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, Result};
 use tailwater_kit::crash_point::crash_point;
 use tailwater_kit::envelope::context_headers;
+use tailwater_kit::heartbeat::HeartbeatRecords;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::snapshot_figures::SnapshotFigures;
 use tracing::{info, warn};
@@ -220,6 +221,7 @@ impl Run {
             let done = stored.as_ref().is_some_and(|position| position.snapshot != SnapshotProgress::Running);
             if !done || self.config.snapshot.read == SnapshotWhen::Always {
                 self.read_without_slot(context).await?;
+                self.beat_once(context).await?;
             }
             return Ok(None);
         }
@@ -408,6 +410,17 @@ impl Run {
             cancellations: &self.cancellations,
         };
         snapshot.read_together(tables).await
+    }
+
+    /// Behind a snapshot that nothing follows stands one heartbeat, as with Debezium.
+    async fn beat_once(&self, context: &mut SourceContext) -> Result<()> {
+        let relational = &self.config.relational;
+        if let Some(heartbeat) = &relational.heartbeat {
+            let record = HeartbeatRecords::new(&heartbeat.topic, &relational.topic_prefix).record(now() / 1_000_000);
+            let reservation = context.reserve(0).await;
+            context.send(SourceBatch { records: vec![record], ..SourceBatch::default() }, reservation).await?;
+        }
+        Ok(())
     }
 
     async fn new_position(&self, log: Option<LogIdentity>, at: Lsn, snapshot: SnapshotProgress) -> Result<Position> {

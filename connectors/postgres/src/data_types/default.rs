@@ -18,8 +18,13 @@ pub(super) enum DefaultRule {
     None,
     /// Literals; there is no zero.
     Literal,
-    /// Literals, and 0 for functions, with at least so many digits behind the point
-    Decimal(usize),
+    /// Literals that the column can hold as they are, and 0 for functions
+    Decimal {
+        /// Least digits behind the point that are written
+        digits: usize,
+        /// Most that the column holds; `None` for no limit
+        scale: Option<i32>,
+    },
     /// Literals, and for functions the zero that has this text
     Zero(&'static str),
 }
@@ -44,14 +49,17 @@ pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value
     let zero = match mapping.default {
         DefaultRule::None => return None,
         DefaultRule::Literal => None,
-        DefaultRule::Decimal(_) => Some("0"),
+        DefaultRule::Decimal { .. } => Some("0"),
         DefaultRule::Zero(text) => Some(text),
     };
     let mut text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };
     if matches!(mapping.codec, Codec::NumericText | Codec::NumericDouble) && !is_number(&text) {
         return None; // NaN, or an infinity
     }
-    if let DefaultRule::Decimal(digits) = mapping.default {
+    if let DefaultRule::Decimal { digits, scale } = mapping.default {
+        if scale.is_some_and(|scale| !fits(&text, scale)) {
+            return None;
+        }
         pad(&mut text, digits);
     }
     let mut scratch = BytesMut::new();
@@ -112,6 +120,12 @@ fn literal(expression: &str) -> Option<String> {
 fn is_number(text: &str) -> bool {
     text.starts_with(|letter: char| letter.is_ascii_digit() || letter == '-')
         && text.bytes().all(|letter| matches!(letter, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E'))
+}
+
+/// Whether a column with so many digits behind the point holds the number as it is. One with an exponent is left to the codec.
+fn fits(number: &str, scale: i32) -> bool {
+    let fraction = number.split_once('.').map_or("", |(_, fraction)| fraction);
+    number.contains(['e', 'E']) || fraction.trim_end_matches('0').len() <= usize::try_from(scale).unwrap_or(0)
 }
 
 /// Adds zeros behind the point until there are `digits`; a number with an exponent stays as it is.

@@ -105,9 +105,9 @@ fn own(options: &TypeOptions, name: &str, modifier: i32) -> Option<Mapping> {
         "name" => plain(Codec::Text, Kind::String, DefaultRule::None),
         "char" => plain(Codec::Character, Kind::String, DefaultRule::None),
         "bytea" => Mapping::of(Codec::Bytea(options.binary), octets(options), DefaultRule::None),
-        "json" => named(Codec::Text, "Json", DefaultRule::Literal),
-        "jsonb" => named(Codec::VersionedText, "Json", DefaultRule::Literal),
-        "xml" => named(Codec::Text, "Xml", DefaultRule::Literal),
+        "json" => named(Codec::Text, "Json", DefaultRule::Zero("{}")),
+        "jsonb" => named(Codec::VersionedText, "Json", DefaultRule::Zero("{}")),
+        "xml" => named(Codec::Text, "Xml", DefaultRule::Zero("")),
         "uuid" => named(Codec::Uuid, "Uuid", DefaultRule::Zero("00000000-0000-0000-0000-000000000000")),
         "inet" | "cidr" => plain(Codec::Network, Kind::String, DefaultRule::None),
         "macaddr" | "macaddr8" => plain(Codec::HardwareAddress, Kind::String, DefaultRule::None),
@@ -165,13 +165,13 @@ fn of_extension(options: &TypeOptions, name: &str) -> Option<Mapping> {
 }
 
 fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
+    let scale = (modifier >= MODIFIER_HEADER).then(|| precision_and_scale(modifier).1);
     match options.decimal {
         DecimalMode::String => {
-            let scale = if modifier < MODIFIER_HEADER { 0 } else { precision_and_scale(modifier).1 };
-            let digits = usize::try_from(scale).unwrap_or(0);
-            Mapping::of(Codec::NumericText, decimal_text(digits), DefaultRule::Decimal(digits))
+            let digits = scale.and_then(|scale| usize::try_from(scale).ok()).unwrap_or(0);
+            Mapping::of(Codec::NumericText, decimal_text(digits), DefaultRule::Decimal { digits, scale })
         }
-        DecimalMode::Double => Mapping::of(Codec::NumericDouble, Schema::of(Kind::Float64), DefaultRule::Zero("0")),
+        DecimalMode::Double => Mapping::of(Codec::NumericDouble, Schema::of(Kind::Float64), DefaultRule::Decimal { digits: 0, scale }),
         DecimalMode::Precise if modifier < MODIFIER_HEADER => {
             let fields = vec![Field::new("scale", Schema::of(Kind::Int32).build()), Field::new("value", Schema::of(Kind::Bytes).build())];
             let schema = Schema::structure(fields).name("io.debezium.data.VariableScaleDecimal").version(1).doc("Variable scaled decimal");
@@ -180,7 +180,7 @@ fn numeric(options: &TypeOptions, modifier: i32) -> Mapping {
         DecimalMode::Precise => {
             let (precision, scale) = precision_and_scale(modifier);
             let schema = decimal(scale).parameter("connect.decimal.precision", precision.to_string());
-            Mapping::of(Codec::Decimal { scale }, schema, DefaultRule::Zero("0"))
+            Mapping::of(Codec::Decimal { scale }, schema, DefaultRule::Decimal { digits: 0, scale: Some(scale) })
         }
     }
 }
@@ -280,7 +280,7 @@ fn bits(modifier: i32) -> Mapping {
     }
     let length = if modifier > 0 { modifier } else { i32::MAX };
     let schema = Schema::of(Kind::Bytes).name("io.debezium.data.Bits").version(1).parameter("length", length.to_string());
-    Mapping::of(Codec::Bits, schema, DefaultRule::Literal)
+    Mapping::of(Codec::Bits, schema, DefaultRule::Zero(""))
 }
 
 fn point() -> Mapping {

@@ -337,7 +337,8 @@ impl Streaming<'_> {
     /// Writes the records of a change. What is durable already is only counted.
     fn emit(&mut self, plan: &TablePlan, change: Change, lsn: Lsn, kind: MessageKind, durable: bool) {
         let Some(transaction) = &mut self.transaction else { return };
-        let order = transaction.order.as_mut().map(|order| order.count(&plan.full_name, change.events()));
+        let events = plan.events.count(&change);
+        let order = transaction.order.as_mut().map(|order| order.count(&plan.full_name, events));
         if durable {
             return;
         }
@@ -352,7 +353,7 @@ impl Streaming<'_> {
         };
         let batch = &mut self.batch;
         let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), batch.now, &mut batch.arena);
-        batch.counts.add(&change);
+        batch.counts.add(&change, events);
         plan.events.records(change, EventMoment { transaction: order, ..moment }, |record| batch.push(record));
         self.last = LastMessage { lsn, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind };
         self.moved = true;

@@ -166,11 +166,11 @@ impl Streaming<'_> {
         self.batch.state.extend(done.iter().map(|table| table.removal(server)));
     }
 
-    /// Tells that a blocking snapshot ended before all of its tables were read.
-    pub(super) fn tell_of_abortion(&mut self, data: &[(&str, &str)]) {
+    /// Tells of a blocking snapshot.
+    pub(super) fn tell_of_blocking(&mut self, happening: Happening, data: &[(&str, &str)]) {
         let relational = &self.config.relational;
         let notifications = Notifications::new(&relational.notifications, &relational.topic_prefix);
-        if let Some(record) = notifications.give(Aggregate::InitialSnapshot, Happening::Aborted, data) {
+        if let Some(record) = notifications.give(Aggregate::InitialSnapshot, happening, data) {
             self.batch.push(record);
         }
     }
@@ -201,7 +201,7 @@ impl Streaming<'_> {
             Err(error) => {
                 let owed = self.blocking.is_of_initial_snapshot();
                 warn!("the blocking snapshot is given up: {error}");
-                self.tell_of_abortion(&[]);
+                self.tell_of_blocking(Happening::Aborted, &[]);
                 let given_up = self.blocking.finish_first();
                 let server = &self.config.relational.topic_prefix;
                 self.batch.state.extend(given_up.iter().map(|table| table.removal(server)));

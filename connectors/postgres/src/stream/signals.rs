@@ -100,12 +100,20 @@ impl Streaming<'_> {
             loaded => loaded?,
         };
         let definitions = TableDefinition::load(session, None).await?;
-        let tables = chosen(self.config, &publication, &definitions, &snapshot.tables);
+        let mut tables = chosen(self.config, &publication, &definitions, &snapshot.tables);
+        if snapshot.blocking {
+            // As Debezium does: what the table holds are signals of the past.
+            tables.retain(|table| !self.config.is_signal_table(&table.schema, &table.name));
+        }
         let names: Vec<String> = tables.iter().map(TableDefinition::full_name).collect();
         let unknown: Vec<(usize, &str)> = snapshot.tables.without_match(&names).collect();
         if names.is_empty() {
             let unknown: Vec<&str> = unknown.iter().map(|(_, name)| *name).collect();
-            if !snapshot.blocking {
+            if snapshot.blocking {
+                self.tell_of_blocking(Happening::Started, &[]);
+                self.tell_of_blocking(Happening::Completed, &[]);
+                self.moved = true;
+            } else {
                 self.tell_of_missing(id, &unknown);
             }
             return refused(ErrorKind::Missing, format!("no captured table matches {}", unknown.join(", ")));
@@ -129,7 +137,8 @@ impl Streaming<'_> {
                 order,
                 // An errored table is always read while the log rests (`isolation`).
                 blocking: snapshot.blocking || self.plans.drops_changes_of(&name),
-                condition: snapshot.condition(&name).map(str::to_owned),
+                // As Debezium does: an empty text narrows nothing down, other than in a blocking snapshot, whose statement it is.
+                condition: snapshot.condition(&name).filter(|condition| snapshot.blocking || !condition.is_empty()).map(str::to_owned),
                 surrogate: snapshot.surrogate_key.clone(),
             };
             ReadingTable { name, oid, rows: 0, range: None, request: Some(request) }
@@ -170,7 +179,7 @@ impl Streaming<'_> {
             info!(tables = collections, "a signal stops the snapshot");
             let data = [("data_collections", &*collections)];
             match of(&tables[0]) {
-                Some((_, true)) => self.tell_of_abortion(&data),
+                Some((_, true)) => self.tell_of_blocking(Happening::Aborted, &data),
                 Some((signal, false)) => self.tell(&signal, Happening::Aborted, &data),
                 None => {}
             }
