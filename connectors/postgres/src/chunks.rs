@@ -325,13 +325,11 @@ impl Chunks {
             let number = table.number;
             let is_told = table.row_key(plan).is_some_and(|key| match Part::values(change) {
                 None => key.each_touched(change, octets, |octets| windows.touch(&transaction, number, key.form(), octets)),
-                Some(values) => {
-                    let is_kept = key.put_kept(change, octets);
-                    if is_kept {
-                        windows.touch_partly(&transaction, number, key.form(), octets, || Part::new(plan, values));
-                    }
-                    is_kept
+                Some(values) if key.put_kept(change, octets) => {
+                    windows.touch_partly(&transaction, number, key.form(), octets, Part::weight(values), || Part::new(plan, values));
+                    true
                 }
+                Some(_) => key.each_touched(change, octets, |octets| windows.touch_unclearly(&transaction, number, key.form(), octets)),
             });
             if !is_told {
                 windows.touch_unknown(&transaction, number);

@@ -10,7 +10,7 @@
 //! became. So an update of which no event is emitted, since a filter drops it, touches nothing. And where events say what became of some
 //! columns alone, since the log leaves out what a change left as it was, the row is not dropped: what they say is put over what
 //! was read, which is the row as they left it ([`Windows::touch_partly`]). One event that says all, or that the row is gone, is enough to drop it,
-//! whichever of them it is. *Why an emitted row is
+//! whichever of them it is. Where the parts are too much to be kept, or the row moved to another key, it is read again. *Why an emitted row is
 //! not stale:* every event on its key that stands before it is of a transaction that the read saw, so the row is as new
 //! as that event or newer. *Why it is not too new:* events that the read saw all stand before it, so nothing older
 //! follows.
@@ -77,8 +77,8 @@ pub enum Reconciled {
     },
     /// All was forgotten since the read began: none of its rows can be used any more.
     Forgotten,
-    /// A transaction that the read does not see touched rows of the table, and their keys do not tell which of these, or what it says of a
-    /// part of a row cannot be put over the row: none of the rows that are not reconciled yet can be used.
+    /// A transaction that the read does not see touched rows of the table, and their keys do not tell which of these, or what became of one of
+    /// these cannot be told from what was read: none of the rows that are not reconciled yet can be used.
     Unclear,
 }
 
@@ -148,23 +148,37 @@ impl<P> Default for TouchedTable<P> {
 enum Said<P> {
     /// What it became, or that it is gone
     All,
-    /// What became of a part of it, one event after another
-    Parts(Vec<P>),
+    /// What became of a part of it, one event after another, and what that weighs
+    Parts(Vec<P>, usize),
+    /// That something became of it; what it is now, only a read tells
+    Unclear,
 }
 
 impl<P> Said<P> {
-    /// What these events say, and those of another one behind them.
-    fn and(&mut self, later: Self) {
+    /// Takes what a later event says. What is unclear stays so.
+    fn take(&mut self, later: Self) {
         match (&mut *self, later) {
-            (Self::Parts(parts), Self::Parts(mut later)) => parts.append(&mut later),
-            (Self::All, _) => {}
-            (Self::Parts(_), Self::All) => *self = Self::All,
+            (Self::Unclear, _) | (Self::All, Self::All | Self::Parts(..)) => {}
+            (Self::Parts(parts, weight), Self::Parts(mut more, further)) => {
+                parts.append(&mut more);
+                *weight += further;
+            }
+            (Self::All | Self::Parts(..), later) => *self = later,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Parts(_, weight) => *weight,
+            Self::All | Self::Unclear => 0,
         }
     }
 }
 
 /// Octets that a remembered transaction or key weighs beside its content: an estimate of what containers hold.
 const ENTRY: usize = 64;
+/// What is kept of the parts of one row is at most this part of the limit.
+const PARTS: usize = 16;
 
 impl<V: Visibility, P> Windows<V, P> {
     /// Begins to remember. `current` is the transaction of which the log has already told a part; `limit` the octets
@@ -189,19 +203,32 @@ impl<V: Visibility, P> Windows<V, P> {
     /// transactions one after another; not of an update that a filter keeps from being emitted. `form` says what the octets of
     /// the key mean.
     pub fn touch(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8]) {
-        self.say(transaction, table, form, key, || (Said::All, 0));
+        self.say(transaction, table, form, key, || Said::All);
     }
 
-    /// The same of an update that kept the row's key, and of which the log tells some columns alone: `part` says these, and how many octets
-    /// that weighs. It is not asked where nobody needs it.
-    pub fn touch_partly(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8], part: impl FnOnce() -> (P, usize)) {
-        self.say(transaction, table, form, key, || {
-            let (part, weight) = part();
-            (Said::Parts(vec![part]), weight)
-        });
+    /// The same of an update that kept the row's key, and of which the log tells some columns alone: `part` says these, and weighs so many
+    /// octets. It is not asked where nobody needs it, nor where that is too much to be kept.
+    pub fn touch_partly(
+        &mut self,
+        transaction: &V::Transaction,
+        table: u32,
+        form: &str,
+        key: &[u8],
+        weight: usize,
+        part: impl FnOnce() -> P,
+    ) {
+        let is_too_much = weight > self.limit / PARTS;
+        self.say(transaction, table, form, key, || if is_too_much { Said::Unclear } else { Said::Parts(vec![part()], weight) });
     }
 
-    fn say(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8], said: impl FnOnce() -> (Said<P>, usize)) {
+    /// The same of a change that moves the row to another key, where the log tells some columns alone: only a read that sees it knows
+    /// the row.
+    pub fn touch_unclearly(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8]) {
+        self.say(transaction, table, form, key, || Said::Unclear);
+    }
+
+    fn say(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8], said: impl FnOnce() -> Said<P>) {
+        let most = self.limit / PARTS;
         self.note(transaction, table, |touched| {
             let is_first = touched.keys.is_empty();
             if is_first {
@@ -209,18 +236,22 @@ impl<V: Visibility, P> Windows<V, P> {
             }
             if *touched.form != *form {
                 touched.is_unclear = true;
-                return 0;
+                return (0, 0);
             }
-            if let Some(Said::All) = touched.keys.get(key) {
-                return 0;
+            let Some(known) = touched.keys.get_mut(key) else {
+                let said = said();
+                let weight = ENTRY + key.len() + said.weight() + if is_first { form.len() } else { 0 };
+                touched.keys.insert(key.into(), said);
+                return (weight, 0);
+            };
+            let before = known.weight();
+            if !matches!(known, Said::Unclear) {
+                known.take(said());
+                if known.weight() > most {
+                    *known = Said::Unclear;
+                }
             }
-            let (said, weight) = said();
-            if let Some(known) = touched.keys.get_mut(key) {
-                known.and(said);
-                return weight;
-            }
-            touched.keys.insert(key.into(), said);
-            ENTRY + key.len() + weight + if is_first { form.len() } else { 0 }
+            (known.weight(), before)
         });
     }
 
@@ -228,7 +259,7 @@ impl<V: Visibility, P> Windows<V, P> {
     pub fn touch_unknown(&mut self, transaction: &V::Transaction, table: u32) {
         self.note(transaction, table, |touched| {
             touched.is_unclear = true;
-            0
+            (0, 0)
         });
     }
 
@@ -236,20 +267,36 @@ impl<V: Visibility, P> Windows<V, P> {
     pub fn truncate(&mut self, transaction: &V::Transaction, table: u32) {
         self.note(transaction, table, |touched| {
             touched.is_truncated = true;
-            0
+            (0, 0)
         });
     }
 
-    /// Takes note of what the transaction did to the table; `take` says how many octets that weighs.
-    fn note(&mut self, transaction: &V::Transaction, table: u32, take: impl FnOnce(&mut TouchedTable<P>) -> usize) {
+    /// Takes note of what the transaction did to the table; `take` says how many octets more that weighs, and how many less.
+    fn note(&mut self, transaction: &V::Transaction, table: u32, take: impl FnOnce(&mut TouchedTable<P>) -> (usize, usize)) {
         let Some(touched) = self.entry(transaction) else { return };
         let known = touched.tables.len();
-        let weight = take(touched.tables.entry(table).or_default()) + ENTRY * (touched.tables.len() - known);
-        touched.weight += weight;
-        self.weight += weight;
-        // I6: beyond the limit all is forgotten, as after a crash.
+        let (more, less) = take(touched.tables.entry(table).or_default());
+        let more = more + ENTRY * (touched.tables.len() - known);
+        touched.weight = touched.weight + more - less;
+        self.weight = self.weight + more - less;
+        // I6: beyond the limit parts of rows are forgotten first, which concerns reads of these rows alone; then all, as after a crash.
+        if self.weight > self.limit {
+            self.forget_parts();
+        }
         if self.weight > self.limit {
             self.lose(transaction);
+        }
+    }
+
+    fn forget_parts(&mut self) {
+        for touched in &mut self.touched {
+            for said in touched.tables.values_mut().flat_map(|table| table.keys.values_mut()) {
+                if let Said::Parts(_, weight) = *said {
+                    touched.weight -= weight;
+                    self.weight -= weight;
+                    *said = Said::Unclear;
+                }
+            }
         }
     }
 
@@ -400,8 +447,8 @@ impl<V: Visibility, P> Windows<V, P> {
         let is_unseen = |touched: &&Touched<_, _>| !read.sees.as_ref().is_some_and(|sees| sees.sees(&touched.transaction));
         let unseen = self.touched.iter().filter(is_unseen).filter_map(|touched| touched.tables.get(&table));
         let before = rows.len();
-        // In the order of the log; `None` where one of its events says all.
-        let mut said: HashMap<&[u8], Option<Vec<&P>>> = HashMap::new();
+        // What all events of a row say, one behind the other
+        let mut said: HashMap<&[u8], Said<&P>> = HashMap::new();
         for touched in unseen {
             if touched.is_truncated {
                 rows.clear();
@@ -410,11 +457,12 @@ impl<V: Visibility, P> Windows<V, P> {
                 return Reconciled::Unclear;
             }
             for (key, now) in &touched.keys {
-                let known = said.entry(key).or_insert_with(|| Some(Vec::new()));
-                match now {
-                    Said::All => *known = None,
-                    Said::Parts(parts) => known.iter_mut().for_each(|known| known.extend(parts)),
-                }
+                let now = match now {
+                    Said::All => Said::All,
+                    Said::Parts(parts, weight) => Said::Parts(parts.iter().collect(), *weight),
+                    Said::Unclear => Said::Unclear,
+                };
+                said.entry(key).or_insert_with(|| Said::Parts(Vec::new(), 0)).take(now);
             }
         }
         if said.is_empty() {
@@ -426,9 +474,13 @@ impl<V: Visibility, P> Windows<V, P> {
             key(row, &mut octets);
             match said.get(&octets[..]) {
                 None => true,
-                Some(None) => false,
-                Some(Some(parts)) => {
+                Some(Said::All) => false,
+                Some(Said::Parts(parts, _)) => {
                     is_clear &= parts.iter().all(|part| put(part, row));
+                    true
+                }
+                Some(Said::Unclear) => {
+                    is_clear = false;
                     true
                 }
             }

@@ -1,7 +1,8 @@
 //! What an update says of a row where the log leaves out large values that it left as they were (TOAST).
 //!
 //! A consumer keeps the value that it has. But where the row is read beside the log by a read that does not see the update, no record has
-//! held it yet, so the row must not be dropped: what the update says is put over what was read.
+//! held it yet, so the row must not be dropped: what the update says is put over what was read. An update that changes the key, too, is
+//! told as a deleted and a new row without these values. What was read under the old key cannot stand for that, so it is read again.
 
 use std::sync::Arc;
 
@@ -20,20 +21,24 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The row after the change, if that is an update that leaves values out. One that changes the key as well is told as a deleted and
-    /// a new row, whose large values no record ever holds, whether the table is read or not.
+    /// The row after the change, if that leaves values out.
     pub(super) fn values(change: &Change) -> Option<&[Value]> {
         match change {
-            Change::Update { after, .. } => after.as_struct().filter(|values| values.iter().any(|value| matches!(value, Value::Unchanged))),
-            Change::Read { .. } | Change::Create { .. } | Change::KeyChange { .. } | Change::Delete { .. } | Change::Truncate => None,
+            Change::Update { after, .. } | Change::KeyChange { after, .. } => {
+                after.as_struct().filter(|values| values.iter().any(|value| matches!(value, Value::Unchanged)))
+            }
+            Change::Read { .. } | Change::Create { .. } | Change::Delete { .. } | Change::Truncate => None,
         }
     }
 
-    /// Keeps the values, and says what they weigh. They hold no more of the log than themselves (I6).
-    pub(super) fn new(plan: &Arc<TablePlan>, values: &[Value]) -> (Self, usize) {
-        let values: Box<[Value]> = values.iter().map(copied).collect();
-        let weight = size_of::<Self>() + values.iter().map(Value::weight).sum::<usize>();
-        (Self { plan: plan.clone(), values }, weight)
+    /// What it weighs to keep these values.
+    pub(super) fn weight(values: &[Value]) -> usize {
+        size_of::<Self>() + values.iter().map(Value::weight).sum::<usize>()
+    }
+
+    /// Keeps the values, and no more of the log than these (I6).
+    pub(super) fn new(plan: &Arc<TablePlan>, values: &[Value]) -> Self {
+        Self { plan: plan.clone(), values: values.iter().map(copied).collect() }
     }
 
     /// Puts what the update says over a row that was read by the plan; `false` where that has other columns.
