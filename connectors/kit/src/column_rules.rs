@@ -141,11 +141,11 @@ impl ColumnRule {
         }
     }
 
-    /// Whether the rule can change a value of a column of so many characters or digits.
+    /// Whether the rule can change a value of a column of so many characters or digits; 0 where that is not known.
     #[must_use]
     pub fn can_change(&self, length: i32) -> bool {
         match self {
-            Self::Truncate(count) => usize::try_from(length).is_ok_and(|length| length > *count),
+            Self::Truncate(count) => usize::try_from(length).map_or(true, |length| length == 0 || length > *count),
             Self::Mask(_) | Self::Hash(_) => true,
         }
     }

@@ -12,7 +12,8 @@
 //! | found | publication | `snapshot.new.tables` |
 //! |---|---|---|
 //! | made since the last look, published from its birth | stays | nothing to read |
-//! | the same, rewritten since, as where it was unlogged first | stays | read, or left to the log |
+//! | the same, rewritten since, as where it was unlogged first | stays | read, or told of with the signal that does |
+//! | not published, where tables are published one by one, and locked | stays | told of, and tried again at each look (I10) |
 //! | not published, where tables are published one by one | is extended | read, or left to the log |
 //! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
 //! | the same, where the server refuses the statement for another reason | stays | told of, as that would refuse a start, too (I10) |
@@ -73,8 +74,8 @@ struct Seen<'a> {
     attached: &'a HashSet<u32>,
     /// The tables whose rows stand in another file than that of their birth, as where they were unlogged then
     rewritten: &'a HashSet<u32>,
-    /// The statements that the server refuses, and why
-    refused: &'a HashMap<String, String>,
+    /// The statements that the server refuses now, and why, where that is news
+    refused: &'a HashMap<String, Option<String>>,
 }
 
 /// Looks for tables that come.
@@ -97,6 +98,10 @@ pub(crate) struct Arrivals {
     left: watch::Sender<Vec<StateChange>>,
     /// Names under which the snapshot at the start did not read a table to its end, and no table is complete
     owed: watch::Receiver<HashSet<String>>,
+    /// The next look judges in any case: a table that was locked may be published by then.
+    is_due: bool,
+    /// Why the server refused statements at the last look
+    refused: HashMap<String, String>,
 }
 
 /// Rows that nobody reads.
@@ -198,6 +203,8 @@ impl Arrivals {
             unpublished,
             left,
             owed,
+            is_due: true,
+            refused: HashMap::new(),
         })
     }
 
@@ -252,7 +259,8 @@ impl Arrivals {
             // A name may be owed since a table took it.
             self.config.captures(schema, name) && (self.known.get(&oid) != Some(&listed) || self.owed.borrow().contains(&listed.name))
         });
-        if !is_news && named == self.named {
+        let is_news = is_news || named != self.named;
+        if !is_news && !self.is_due {
             return Ok(Found::Nothing);
         }
         let mut definitions = TableDefinition::load(sql, None).await?;
@@ -266,29 +274,39 @@ impl Arrivals {
         let is_rewritten = |row: &&Row| row.get::<_, Option<bool>>(6).unwrap_or(false);
         let rewritten: HashSet<u32> = rows.iter().filter(is_rewritten).map(|row| row.get(0)).collect();
         let refused = self.refused_statements(sql, &definitions, &publication).await?;
+        let is_told = |statement: &String, why: &String| !is_news || self.refused.get(statement) == Some(why);
+        let told = |(statement, why): (&String, &String)| (statement.clone(), (!is_told(statement, why)).then(|| why.clone()));
+        let news = refused.iter().map(told).collect();
         let (definitions, publication) = (&definitions, &publication);
-        let found = self.judge(&Seen { definitions, publication, attached: &attached, rewritten: &rewritten, refused: &refused });
+        let found = self.judge(&Seen { definitions, publication, attached: &attached, rewritten: &rewritten, refused: &news });
         if named.operations != self.named.operations {
             warn_about_operations(&self.config, &self.facts, Some(&self.named), &named);
         }
         self.known = known(definitions);
         self.named = named;
+        self.refused = refused;
         Ok(found)
     }
 
     /// The statements by which the publication would be brought in order and which the server refuses, as with tables of somebody else
-    /// that pass the filters; and why. A start would run into the same.
+    /// that pass the filters; and why. A start would run into the same. Those for tables that somebody has locked are tried again.
     async fn refused_statements(
-        &self,
+        &mut self,
         sql: &SqlConnection,
         definitions: &[TableDefinition],
         publication: &Publication,
     ) -> Result<HashMap<String, String>> {
         let mut refused = HashMap::new();
+        self.is_due = false;
         if let Ok(Step::Run(statements)) = plan(&self.config, &self.facts, Some(publication), &captured(&self.config, definitions)) {
             for statement in statements {
                 match rehearse(sql, &self.config, std::slice::from_ref(&statement)).await {
                     Ok(()) => {}
+                    Err(error) if error.kind() == ErrorKind::TimedOut => {
+                        self.is_due = true;
+                        let why = format!("{error}: it is tried again each table.refresh.interval.ms: {statement}");
+                        refused.insert(statement, why);
+                    }
                     Err(error) if error.kind().is_transient() => return Err(error),
                     Err(error) => drop(refused.insert(statement, told(&error))),
                 }
@@ -347,7 +365,7 @@ impl Arrivals {
         match plan(&self.config, &self.facts, Some(seen.publication), captured) {
             Ok(Step::Nothing) => None,
             Ok(Step::Run(statements)) if statements.iter().all(|statement| seen.refused.contains_key(statement)) => {
-                untold.extend(seen.refused.values().cloned());
+                untold.extend(seen.refused.values().flatten().cloned());
                 None
             }
             Ok(Step::Run(mut statements)) => {
@@ -435,6 +453,14 @@ impl Arrivals {
                     table.full_name()
                 ));
             }
+            if is_new && seen.rewritten.contains(&table.oid) && is_published_from_birth(publication, table) {
+                untold.push(format!(
+                    "the table {0} was rewritten since it was made, or unlogged first: the log may not hold all of its rows. To read them, signal \
+                     execute-snapshot with data-collections {1}",
+                    table.full_name(),
+                    expression_of(&table.full_name())
+                ));
+            }
             if by_its_root && self.is_attached_since(seen, table) && !publication.named.tables.contains_key(&table.oid) {
                 untold.push(format!(
                     "the table {0} was attached to a table by which it is published: the log does not hold the rows that it held then. To read \
@@ -482,7 +508,9 @@ impl Arrivals {
     }
 
     fn is_attached_since(&self, seen: &Seen<'_>, table: &TableDefinition) -> bool {
-        self.known.get(&table.oid).map_or_else(|| seen.attached.contains(&table.oid), |known| !known.is_partition)
+        // A leaf that was unlogged when it was made came with rows, too.
+        let came_with_rows = || seen.attached.contains(&table.oid) || seen.rewritten.contains(&table.oid) && !table.ancestors.is_empty();
+        self.known.get(&table.oid).map_or_else(came_with_rows, |known| !known.is_partition)
     }
 }
 

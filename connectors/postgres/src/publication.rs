@@ -223,7 +223,12 @@ pub(crate) async fn ensure(
                     // I10: a table of somebody else that passes the filters does not stop those that are published.
                     Err(error) if is_of_use && error.kind() == ErrorKind::Unauthorised => warn!(publication = %name, "{}", told(&error)),
                     Err(error) if is_of_use && error.kind() == ErrorKind::TimedOut => {
-                        warn!(publication = %name, "{error}: it is tried again when table.refresh.interval.ms is over, for: {statement}");
+                        let again = if config.table_refresh_interval.is_zero() {
+                            "it is tried again at the next start"
+                        } else {
+                            "it is tried again each table.refresh.interval.ms"
+                        };
+                        warn!(publication = %name, "{error}: {again}: {statement}");
                     }
                     Err(error) => return Err(error),
                 }
@@ -235,9 +240,9 @@ pub(crate) async fn ensure(
 }
 
 /// Runs the statements in a transaction that is rolled back: only the server knows who may make which publication. A table that
-/// somebody has locked is not waited for (`timed_out`), and says nothing about rights.
+/// somebody has locked is not waited for (`timed_out`), and says nothing about rights. Autovacuum gives way within a second.
 pub(crate) async fn rehearse(sql: &SqlConnection, config: &PostgresConfig, statements: &[String]) -> Result<()> {
-    let begun = sql.batch_execute("BEGIN; SET LOCAL lock_timeout = '1s'").await;
+    let begun = sql.batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'").await;
     begun.map_err(|error| sql_error(format!("rehearse the creation of the publication {}", config.publication), error))?;
     let mut rehearsed = Ok(());
     for statement in statements {

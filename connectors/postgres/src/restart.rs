@@ -34,8 +34,9 @@ pub(crate) const RESNAPSHOT: &str = "set snapshot.mode to when_needed, which rea
                                      tells nothing of these, so empty the targets first";
 
 /// How that is done where the slot is still there, and the place in it is of no use.
-pub(crate) fn resnapshot_without(slot: &str) -> String {
-    format!("stop the connector, SELECT pg_drop_replication_slot('{slot}'); and {RESNAPSHOT}")
+pub(crate) fn resnapshot_without(slot: Option<&str>) -> String {
+    let (slot, named) = slot.map_or(("…", " (the slot.name)"), |slot| (slot, ""));
+    format!("stop the connector, SELECT pg_drop_replication_slot('{slot}');{named} and {RESNAPSHOT}")
 }
 
 /// A timeline of the past and where it ended.
@@ -203,7 +204,7 @@ impl Refusal {
             ),
             Self::SlotOfTwoPhases => (
                 "it decodes prepared transactions before their commit, and transaction.two.phase is false".into(),
-                format!("set transaction.two.phase to true; to give it up, {}", resnapshot_without(slot)),
+                format!("set transaction.two.phase to true; to give it up, {}", resnapshot_without(Some(slot))),
             ),
             Self::Diverged { stored_timeline, found_timeline, ended } => {
                 let ended = ended.map_or_else(|| "which this server never had".to_owned(), |end| format!("which ended at {end}"));

@@ -137,7 +137,7 @@ pub(crate) fn recognise(expected: Option<Partial>, xid: u32, commit: Lsn) -> Res
 }
 
 fn another_history(why: String) -> Error {
-    Error::new(ErrorKind::HistoryGone, "continue inside a transaction").because(why).mend(resnapshot_without("the slot.name"))
+    Error::new(ErrorKind::HistoryGone, "continue inside a transaction").because(why).mend(resnapshot_without(None))
 }
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ fn a_publication_of_chosen_tables_is_extended() {
 fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
     let publication = published(false, &[1], &[1]);
     let statement = r#"ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#.to_owned();
-    let refused = HashMap::from([(statement, "must be owner of table b".to_owned())]);
+    let refused = HashMap::from([(statement, Some("must be owner of table b".to_owned()))]);
     let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
     let strange = [table(1, "a", &[]), table(2, "b", &[])];
     let found = arrivals.judge(&Seen {
@@ -361,4 +361,7 @@ fn a_new_table_that_was_unlogged_first_is_read() {
     let seen = Seen { definitions, publication: &all, attached: &none, rewritten: &rewritten, refused: &HashMap::new() };
     let Found::Restart { why, .. } = reading.judge(&seen) else { panic!("nothing was found") };
     assert!(why.contains("public.b"), "{why}");
+    let mut told = arrivals(&[], &all, &definitions[..1]);
+    let Found::Untold(Untold { messages, .. }) = told.judge(&seen) else { panic!("nothing was found") };
+    assert!(messages.len() == 1 && messages[0].contains(r"data-collections public\.b"), "{messages:?}");
 }

@@ -124,8 +124,14 @@ fn is_number(text: &str) -> bool {
 
 /// Whether a column with so many digits behind the point holds the number as it is. One with an exponent is left to the codec.
 fn fits(number: &str, scale: i32) -> bool {
-    let fraction = number.split_once('.').map_or("", |(_, fraction)| fraction);
-    number.contains(['e', 'E']) || fraction.trim_end_matches('0').len() <= usize::try_from(scale).unwrap_or(0)
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let fraction = fraction.trim_end_matches('0');
+    let ends_in_zeros = |count: u32| whole.len() - whole.trim_end_matches('0').len() >= count as usize;
+    number.contains(['e', 'E'])
+        || match usize::try_from(scale) {
+            Ok(scale) => fraction.len() <= scale,
+            Err(_) => fraction.is_empty() && (matches!(whole, "0" | "-0") || ends_in_zeros(scale.unsigned_abs())),
+        }
 }
 
 /// Adds zeros behind the point until there are `digits`; a number with an exponent stays as it is.

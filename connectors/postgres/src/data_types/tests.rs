@@ -521,10 +521,15 @@ fn decimals_as_text_have_the_digits_of_their_scale() {
         catalog(options).column(oid(name), modifier, false, default).unwrap().schema().clone()
     };
     for (modifier, zero, default) in
-        [(modifier(5, 2), "0.00", "1.00"), (modifier(4, 0), "0", "1"), (modifier(5, -2), "0", "1"), (-1, "0", "1")]
+        [(modifier(5, 2), "0.00", "100.00"), (modifier(4, 0), "0", "100"), (modifier(5, -2), "0", "100"), (-1, "0", "100")]
     {
-        let schema = column("numeric", modifier, DecimalMode::String, Some("1"));
+        let schema = column("numeric", modifier, DecimalMode::String, Some("100"));
         assert_eq!((schema.zero(), schema.default()), (Some(&zero.into()), Some(&default.into())));
+    }
+    for (modifier, more) in [(modifier(5, 2), "1.005"), (modifier(4, 0), "1.5"), (modifier(5, -2), "110")] {
+        for mode in [DecimalMode::String, DecimalMode::Double, DecimalMode::Precise] {
+            assert_eq!(column("numeric", modifier, mode, Some(more)).default(), None, "the column cannot hold {more}");
+        }
     }
     let of_function = column("numeric", modifier(5, 1), DecimalMode::String, Some("round(2.55, 1)"));
     assert_eq!(of_function.default(), Some(&"0.0".into()));

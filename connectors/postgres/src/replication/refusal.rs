@@ -148,7 +148,7 @@ pub(super) fn publication_remedy() -> String {
     format!(
         "what was written without the publication cannot be read from the log any more: {}. Where publication.autocreate.mode is disabled, \
          create the publication first",
-        resnapshot_without("the slot.name")
+        resnapshot_without(None)
     )
 }
 
@@ -157,7 +157,7 @@ fn internal_error_remedy() -> String {
     format!(
         "restart the connector: tailwater connector restart NAME --include-tasks. If the server fails again, it cannot decode its log there: look \
          at its log and for its newest minor version, or pass over that place: {}",
-        resnapshot_without("the slot.name")
+        resnapshot_without(None)
     )
 }
 
@@ -172,7 +172,7 @@ pub(crate) const TOO_LONG_REMEDY: &str = "PostgreSQL cannot send a row of a gibi
 
 /// The remedy of a row that is in the log already: no later change of the row or of the publication changes how it is decoded.
 fn of_the_log(remedy: &str) -> String {
-    format!("{remedy} What the log holds already stays as it was written. To pass over it: {}", resnapshot_without("the slot.name"))
+    format!("{remedy} What the log holds already stays as it was written. To pass over it: {}", resnapshot_without(None))
 }
 
 /// What to do where a connection pooler answers.

@@ -104,7 +104,8 @@ impl Run {
         }
     }
 
-    /// A slot of ours that lost its log is in the way of a new one. One of somebody else stays, whatever the stored position is worth.
+    /// A slot of ours that lost its log is in the way of a new one. One of somebody else, or with other options,
+    /// stays, whatever the stored position is worth.
     pub(super) async fn drop_unusable_slot(&self, offered: &mut Server) -> Result<()> {
         if offered.offer.slot.is_some() {
             if let Some(refusal) = usable_slot(&offered.offer).err().filter(|refusal| !refusal.snapshot_mends()) {

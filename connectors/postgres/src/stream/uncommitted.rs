@@ -229,5 +229,5 @@ fn no_room(full: &Full) -> Error {
 fn gone(gid: &str, slot: &str) -> Error {
     Error::new(ErrorKind::HistoryGone, format!("commit the prepared transaction {gid}"))
         .because("its changes were sent when it was prepared, to somebody else who used the slot")
-        .mend(format!("give each reader a slot of its own; here, {}", resnapshot_without(slot)))
+        .mend(format!("give each reader a slot of its own; here, {}", resnapshot_without(Some(slot))))
 }

@@ -506,3 +506,45 @@ async fn i11_that_new_tables_cannot_be_looked_for_or_published_is_told_of_and_tr
     running.meanwhile(warnings.told(&["does not publish the table public.b"])).await;
     running.stop().await;
 }
+
+/// Somebody may hold the lock for hours, as where an index is made of a large table.
+#[tokio::test]
+async fn i10_a_new_table_that_is_locked_keeps_no_other_from_being_followed() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    let other = server.connect("postgres").await.unwrap();
+    client.batch_execute("CREATE TABLE a (id int PRIMARY KEY)").await.unwrap();
+    let config = config(&server, &[FILTERED, SOON, ("snapshot.mode", "no_data")]);
+    let mut running = start(&config, Log::default());
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    other
+        .batch_execute("BEGIN; CREATE TABLE b (id int PRIMARY KEY); COMMIT; BEGIN; LOCK TABLE b IN SHARE UPDATE EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    running.meanwhile(warnings.told(&["lock timeout", "it is tried again", r#"ADD TABLE "public"."b""#])).await;
+    client.batch_execute("INSERT INTO a VALUES (1)").await.unwrap();
+    running.records(1).await;
+    // Nor do looks rest for others.
+    client.batch_execute("CREATE TABLE c (id int PRIMARY KEY)").await.unwrap();
+    let (result, log) = running.ended().await;
+    let error = result.unwrap_err().to_string();
+    assert!(error.contains(r#"ADD TABLE "public"."c""#) && !error.contains(r#""b""#), "{error}");
+    eventually(&client, INACTIVE).await;
+
+    // Nor does it keep the connector from being started.
+    let mut running = start(&config, log);
+    running.meanwhile(eventually(&client, "SELECT count(*) = 2 FROM pg_publication_tables")).await;
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    client.batch_execute("INSERT INTO a VALUES (2)").await.unwrap();
+    running.records(2).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    let (result, log) = running.ended().await;
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
+    let mut running = start(&config, log);
+    running.meanwhile(eventually(&client, "SELECT count(*) = 3 FROM pg_publication_tables")).await;
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    client.batch_execute("INSERT INTO b VALUES (1)").await.unwrap();
+    running.records(3).await;
+    assert_eq!(running.stop().await.lines(), ["c public.a {1} null->{1}", "c public.a {2} null->{2}", "c public.b {1} null->{1}"]);
+}
