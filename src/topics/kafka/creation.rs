@@ -193,7 +193,9 @@ impl Topics {
     }
 }
 
-/// Returns when every partition of the topic has a leader.
+/// Returns when every partition of the topic has a leader that answers as such. The metadata names one before it knows of that itself: a
+/// broker may refuse the first records that it gets for a new partition and then take those behind them, whatever their sequence is
+/// (KAFKA-15591).
 fn wait_for_leaders(producer: &Producer, topic: &str) -> Result<()> {
     let deadline = Instant::now() + LEADERS;
     loop {
@@ -206,7 +208,12 @@ fn wait_for_leaders(producer: &Producer, topic: &str) -> Result<()> {
             Some(found) => match found.error() {
                 Some(error) => RDKafkaErrorCode::from(error),
                 None if found.partitions().iter().all(|partition| partition.leader() >= 0) && !found.partitions().is_empty() => {
-                    return Ok(());
+                    // The ends are told by each leader itself.
+                    let ends = |number| producer.client().fetch_watermarks(topic, number, PATIENCE);
+                    match found.partitions().iter().find_map(|partition| ends(partition.id()).err()) {
+                        None => return Ok(()),
+                        Some(error) => error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::LeaderNotAvailable),
+                    }
                 }
                 None => RDKafkaErrorCode::LeaderNotAvailable,
             },
