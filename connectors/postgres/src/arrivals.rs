@@ -273,7 +273,7 @@ impl Arrivals {
         let attached: HashSet<u32> = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
         let is_rewritten = |row: &&Row| row.get::<_, Option<bool>>(6).unwrap_or(false);
         let rewritten: HashSet<u32> = rows.iter().filter(is_rewritten).map(|row| row.get(0)).collect();
-        let refused = self.refused_statements(sql, &definitions, &publication).await?;
+        let (refused, is_due) = self.refused_statements(sql, &definitions, &publication).await?;
         let is_told = |statement: &String, why: &String| !is_news || self.refused.get(statement) == Some(why);
         let told = |(statement, why): (&String, &String)| (statement.clone(), (!is_told(statement, why)).then(|| why.clone()));
         let news = refused.iter().map(told).collect();
@@ -284,26 +284,26 @@ impl Arrivals {
         }
         self.known = known(definitions);
         self.named = named;
-        self.refused = refused;
+        (self.refused, self.is_due) = (refused, is_due);
         Ok(found)
     }
 
     /// The statements by which the publication would be brought in order and which the server refuses, as with tables of somebody else
-    /// that pass the filters; and why. A start would run into the same. Those for tables that somebody has locked are tried again.
+    /// that pass the filters; and why. A start would run into the same. Says, too, whether some are to be tried again, for tables that
+    /// somebody has locked.
     async fn refused_statements(
-        &mut self,
+        &self,
         sql: &SqlConnection,
         definitions: &[TableDefinition],
         publication: &Publication,
-    ) -> Result<HashMap<String, String>> {
-        let mut refused = HashMap::new();
-        self.is_due = false;
+    ) -> Result<(HashMap<String, String>, bool)> {
+        let (mut refused, mut is_due) = (HashMap::new(), false);
         if let Ok(Step::Run(statements)) = plan(&self.config, &self.facts, Some(publication), &captured(&self.config, definitions)) {
             for statement in statements {
                 match rehearse(sql, &self.config, std::slice::from_ref(&statement)).await {
                     Ok(()) => {}
                     Err(error) if error.kind() == ErrorKind::TimedOut => {
-                        self.is_due = true;
+                        is_due = true;
                         let why = format!("{error}: it is tried again each table.refresh.interval.ms: {statement}");
                         refused.insert(statement, why);
                     }
@@ -312,7 +312,7 @@ impl Arrivals {
                 }
             }
         }
-        Ok(refused)
+        Ok((refused, is_due))
     }
 
     /// What follows from what a look has seen.
