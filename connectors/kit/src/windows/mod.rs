@@ -1,46 +1,46 @@
 //! Reconciles chunks of a table with the log, so that a table is read while it changes and nobody is locked.
 //!
-//! A chunk is read in a short transaction of its own, beside the log. Its rows join the log's events on the same
-//! topic, and a row must never stand behind an event that is newer than it. The rule:
+//! A chunk is read in a short transaction of its own, beside the log. Its rows join the log's events on the same topic,
+//! and a row must never stand behind an event that is newer than it. The rule:
 //!
-//! > A row is dropped if a transaction that its read could not see touched its key, wherever in the log that transaction
-//! > stands. The other rows are emitted once the log has passed everything that the read could see.
+//! > A row is dropped if a transaction that its read could not see touched its key, wherever in the log that
+//! > transaction stands. The other rows are emitted once the log has passed everything that the read could see.
 //!
 //! *Why a dropped row is not lost:* the transaction that touched its key is in the log, and its event says what the row
-//! became. So an update of which no event is emitted, since a filter drops it, touches nothing. And where events say what became of some
-//! columns alone, since the log leaves out what a change left as it was, the row is not dropped: what they say is put over what
-//! was read, which is the row as they left it ([`Windows::touch_partly`]). One event that says all, or that the row is gone, is enough to drop it,
-//! whichever of them it is. Where the parts are too much to be kept, or the row moved to another key, it is read again. *Why an emitted row is
-//! not stale:* every event on its key that stands before it is of a transaction that the read saw, so the row is as new
-//! as that event or newer. *Why it is not too new:* events that the read saw all stand before it, so nothing older
-//! follows.
+//! became. So an update of which no event is emitted, since a filter drops it, touches nothing. And where events say
+//! what became of some columns alone, since the log leaves out what a change left as it was, the row is not dropped:
+//! what they say is put over what was read, which is the row as they left it ([`Windows::touch_partly`]). One event
+//! that says all, or that the row is gone, is enough to drop it, whichever of them it is. Where the parts alone are too
+//! much to be kept, or the row moved to another key, it is read again. *Why an emitted row is not stale:* every event on its
+//! key that stands before it is of a transaction that the read saw, so the row is as new as that event or newer. *Why
+//! it is not too new:* events that the read saw all stand before it, so nothing older follows.
 //!
 //! The usual shortcut drops the keys that the log touches between two marks around the read. It is not enough: a commit
-//! can stand in the log, already emitted, and still be invisible (synchronous replication in PostgreSQL, semi-synchronous
-//! commit in MySQL). Then the event stands before the first mark, and the stale row behind it.
+//! can stand in the log, already emitted, and still be invisible (synchronous replication in PostgreSQL,
+//! semi-synchronous commit in MySQL). Then the event stands before the first mark, and the stale row behind it.
 //!
 //! So [`Windows`] remembers the keys of every transaction that came by and is not known to be visible to all later
 //! reads. A source tells it from time to time what a read sees now ([`Windows::learn`]), which lets it forget the rest.
 //!
-//! What each read sees, those under way and those to come, is not remembered at all. So a backlog of the log, which
-//! new reads see, costs nothing, however many keys it touches.
+//! What each read sees, those under way and those to come, is not remembered at all. So a backlog of the log, which new
+//! reads see, costs nothing, however many keys it touches.
 //!
-//! The rows of one read may be reconciled piece by piece, as they come: what the read could see is known before its first row.
-//! Until its last piece is, nothing is forgotten that it could not see.
+//! The rows of one read may be reconciled piece by piece, as they come: what the read could see is known before its
+//! first row. Until its last piece is, nothing is forgotten that it could not see.
 //!
-//! A new session remembers nothing, though transactions of an earlier one may still be invisible. Therefore, before
-//! the first read, each transaction that runs now must have ended, or have come by in this session, whole. Those that
-//! begin later come by later. The same is done where the keys outgrow their limit (I6): all is forgotten, reads under
-//! way are void and have to be made anew, smaller, behind such a wait. A crash and too many keys are one case.
+//! A new session remembers nothing, though transactions of an earlier one may still be invisible. Therefore, before the
+//! first read, each transaction that runs now must have ended, or have come by in this session, whole. Those that begin
+//! later come by later. The same is done where the keys outgrow their limit (I6): all is forgotten, reads under way are
+//! void and have to be made anew, smaller, behind such a wait. A crash and too many keys are one case.
 //!
 //! Keys are compared for equality of their octets only; ranges and order are the database's (I9). Two spellings of one
 //! key that the database calls equal must therefore have the same octets: a source takes them from the row as the
 //! database renders it. A change of a key touches the old and the new one.
 //!
-//! The octets mean something only together with their *form*: the columns of the key, with their types. Where the key is
-//! retyped or is another one, one row has other octets before and behind that. So a key is told with its form, and a
-//! read whose rows have another form than a key that a transaction touched, which the read could not see, is made
-//! anew: no octets of the one say anything about the other. So it is where the log does not tell which row was touched.
+//! The octets mean something only together with their *form*: the columns of the key, with their types. Where the key
+//! is retyped or is another one, one row has other octets before and behind that. So a key is told with its form, and a
+//! read whose rows have another form than a key that a transaction touched, which the read could not see, is made anew:
+//! no octets of the one say anything about the other. So it is where the log does not tell which row was touched.
 //!
 //! There is no I/O here, no clock and no thread.
 
@@ -48,6 +48,8 @@ use std::collections::{HashMap, VecDeque};
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod tests;
 
 /// What one read of the database could see.
 pub trait Visibility: Clone {
@@ -77,9 +79,22 @@ pub enum Reconciled {
     },
     /// All was forgotten since the read began: none of its rows can be used any more.
     Forgotten,
-    /// A transaction that the read does not see touched rows of the table, and their keys do not tell which of these, or what became of one of
-    /// these cannot be told from what was read: none of the rows that are not reconciled yet can be used.
-    Unclear,
+    /// A transaction that the read does not see touched rows of the table, and what became of these is not clear: none of the rows
+    /// that are not reconciled yet can be used.
+    Unclear(Unclear),
+}
+
+/// Why it is not clear what became of a row that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unclear {
+    /// Keys of another form, or of none that is known, were touched.
+    Keys,
+    /// Events say a part of the row, of which it has other columns.
+    Columns,
+    /// What events say of parts of the row is too much to be kept.
+    TooMuch,
+    /// The row moved to another key, and the events do not say all of it.
+    Moved,
 }
 
 /// The keys that the log touched, as far as a read may not have seen it. `P` is what an event says of a part of a row.
@@ -150,33 +165,37 @@ enum Said<P> {
     All,
     /// What became of a part of it, one event after another, and what that weighs
     Parts(Vec<P>, usize),
-    /// That something became of it; what it is now, only a read tells
-    Unclear,
+    /// More of that than can be kept
+    TooMuch,
+    /// That it moved to another key, or from one, without all of its values: only a read tells these, and that may be of the other key
+    Moved,
 }
 
 impl<P> Said<P> {
-    /// Takes what a later event says. What is unclear stays so.
+    /// Takes what a later event says.
     fn take(&mut self, later: Self) {
         match (&mut *self, later) {
-            (Self::Unclear, _) | (Self::All, Self::All | Self::Parts(..)) => {}
+            (Self::Moved, _) | (Self::All, Self::All | Self::Parts(..) | Self::TooMuch) => {}
+            (Self::TooMuch, Self::Parts(..) | Self::TooMuch) => {}
             (Self::Parts(parts, weight), Self::Parts(mut more, further)) => {
                 parts.append(&mut more);
                 *weight += further;
             }
-            (Self::All | Self::Parts(..), later) => *self = later,
+            (_, later @ (Self::All | Self::Moved)) | (Self::Parts(..), later @ Self::TooMuch) => *self = later,
         }
     }
 
     fn weight(&self) -> usize {
         match self {
             Self::Parts(_, weight) => *weight,
-            Self::All | Self::Unclear => 0,
+            Self::All | Self::TooMuch | Self::Moved => 0,
         }
     }
 }
 
-/// Octets that a remembered transaction or key weighs beside its content: an estimate of what containers hold.
-const ENTRY: usize = 64;
+/// Octets that a remembered transaction, table or key weighs beside its content: an estimate of what containers hold, which are not
+/// full, and of their allocations.
+const ENTRY: usize = 128;
 /// What is kept of the parts of one row is at most this part of the limit.
 const PARTS: usize = 16;
 
@@ -203,7 +222,7 @@ impl<V: Visibility, P> Windows<V, P> {
     /// transactions one after another; not of an update that a filter keeps from being emitted. `form` says what the octets of
     /// the key mean.
     pub fn touch(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8]) {
-        self.say(transaction, table, form, key, || Said::All);
+        self.say(transaction, table, form, key, |_| Said::All);
     }
 
     /// The same of an update that kept the row's key, and of which the log tells some columns alone: `part` says these, and weighs so many
@@ -218,16 +237,20 @@ impl<V: Visibility, P> Windows<V, P> {
         part: impl FnOnce() -> P,
     ) {
         let is_too_much = weight > self.limit / PARTS;
-        self.say(transaction, table, form, key, || if is_too_much { Said::Unclear } else { Said::Parts(vec![part()], weight) });
+        self.say(transaction, table, form, key, |known| match known {
+            None | Some(Said::Parts(..)) if !is_too_much => Said::Parts(vec![part()], weight),
+            None | Some(_) => Said::TooMuch,
+        });
     }
 
     /// The same of a change that moves the row to another key, where the log tells some columns alone: only a read that sees it knows
     /// the row.
     pub fn touch_unclearly(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8]) {
-        self.say(transaction, table, form, key, || Said::Unclear);
+        self.say(transaction, table, form, key, |_| Said::Moved);
     }
 
-    fn say(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8], said: impl FnOnce() -> Said<P>) {
+    /// `said` is asked with what events before it in the transaction said.
+    fn say(&mut self, transaction: &V::Transaction, table: u32, form: &str, key: &[u8], said: impl FnOnce(Option<&Said<P>>) -> Said<P>) {
         let most = self.limit / PARTS;
         self.note(transaction, table, |touched| {
             let is_first = touched.keys.is_empty();
@@ -239,17 +262,16 @@ impl<V: Visibility, P> Windows<V, P> {
                 return (0, 0);
             }
             let Some(known) = touched.keys.get_mut(key) else {
-                let said = said();
+                let said = said(None);
                 let weight = ENTRY + key.len() + said.weight() + if is_first { form.len() } else { 0 };
                 touched.keys.insert(key.into(), said);
                 return (weight, 0);
             };
             let before = known.weight();
-            if !matches!(known, Said::Unclear) {
-                known.take(said());
-                if known.weight() > most {
-                    *known = Said::Unclear;
-                }
+            let said = said(Some(known));
+            known.take(said);
+            if known.weight() > most {
+                *known = Said::TooMuch;
             }
             (known.weight(), before)
         });
@@ -294,7 +316,7 @@ impl<V: Visibility, P> Windows<V, P> {
                 if let Said::Parts(_, weight) = *said {
                     touched.weight -= weight;
                     self.weight -= weight;
-                    *said = Said::Unclear;
+                    *said = Said::TooMuch;
                 }
             }
         }
@@ -454,13 +476,14 @@ impl<V: Visibility, P> Windows<V, P> {
                 rows.clear();
             } else if touched.is_unclear || *touched.form != *form {
                 rows.clear();
-                return Reconciled::Unclear;
+                return Reconciled::Unclear(Unclear::Keys);
             }
             for (key, now) in &touched.keys {
                 let now = match now {
                     Said::All => Said::All,
                     Said::Parts(parts, weight) => Said::Parts(parts.iter().collect(), *weight),
-                    Said::Unclear => Said::Unclear,
+                    Said::TooMuch => Said::TooMuch,
+                    Said::Moved => Said::Moved,
                 };
                 said.entry(key).or_insert_with(|| Said::Parts(Vec::new(), 0)).take(now);
             }
@@ -468,7 +491,7 @@ impl<V: Visibility, P> Windows<V, P> {
         if said.is_empty() {
             return Reconciled::Emit { dropped: before - rows.len() };
         }
-        let (mut octets, mut is_clear) = (Vec::new(), true);
+        let (mut octets, mut unclear) = (Vec::new(), None);
         rows.retain_mut(|row| {
             octets.clear();
             key(row, &mut octets);
@@ -476,20 +499,27 @@ impl<V: Visibility, P> Windows<V, P> {
                 None => true,
                 Some(Said::All) => false,
                 Some(Said::Parts(parts, _)) => {
-                    is_clear &= parts.iter().all(|part| put(part, row));
+                    if !parts.iter().all(|part| put(part, row)) {
+                        unclear = Some(Unclear::Columns);
+                    }
                     true
                 }
-                Some(Said::Unclear) => {
-                    is_clear = false;
+                Some(Said::TooMuch) => {
+                    unclear = Some(Unclear::TooMuch);
+                    true
+                }
+                Some(Said::Moved) => {
+                    unclear = Some(Unclear::Moved);
                     true
                 }
             }
         });
-        if is_clear {
-            Reconciled::Emit { dropped: before - rows.len() }
-        } else {
-            rows.clear();
-            Reconciled::Unclear
+        match unclear {
+            None => Reconciled::Emit { dropped: before - rows.len() },
+            Some(why) => {
+                rows.clear();
+                Reconciled::Unclear(why)
+            }
         }
     }
 

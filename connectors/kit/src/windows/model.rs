@@ -2,9 +2,10 @@
 //! the log, crashes.
 //!
 //! The model is as lax as real databases are. A commit enters the log at once and becomes visible at any later time, in
-//! any order; a row stays locked until then, and so does a table whose key is retyped, from reads, too. A read sees what is visible
-//! when it begins, each table has one of its own, and its rows come in pieces. It may come to nothing, and what it sees may become known late. All output is durable together with the place in
-//! the log, which may be amid a transaction, and the progress of the tables; a crash loses everything else.
+//! any order; a row stays locked until then, and so does a table whose key is retyped, from reads, too. A read sees what
+//! is visible when it begins, each table has one of its own, and its rows come in pieces. It may come to nothing, and
+//! what it sees may become known late. All output is durable together with the place in the log, which may be amid a
+//! transaction, and the progress of the tables; a crash loses everything else.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -15,15 +16,14 @@ use super::*;
 /// Of each table
 const KEYS: u8 = 8;
 const TABLES: u8 = 2;
-/// A table that is read, for tests of the windows alone
-const TABLE: u32 = 1;
 
 type Id = u32;
 
 /// A row, by its table and its key in it
 type Row = (u8, u8);
 
-/// A version of a row: which write it is of, of all; `false` for a deleted row; which write its large value is of, where that is told.
+/// A version of a row: which write it is of, of all; `false` for a deleted row; which write its large value is of, where
+/// that is told.
 type Version = (u64, bool, Option<u64>);
 
 #[derive(Clone, Debug, PartialEq)]
@@ -59,10 +59,11 @@ fn octets(forms: &Forms, table: u8, key: u8) -> [u8; 1] {
     [if forms[usize::from(table)] { KEYS - 1 - key } else { key }]
 }
 
+/// What a read sees: the transactions below `next` but the unseen.
 #[derive(Clone)]
-struct Snapshot {
-    unseen: HashSet<Id>,
-    next: Id,
+pub(super) struct Snapshot {
+    pub(super) unseen: HashSet<Id>,
+    pub(super) next: Id,
 }
 
 impl Visibility for Snapshot {
@@ -320,7 +321,7 @@ impl Source {
                         *read = None;
                     }
                 }
-                Reconciled::Forgotten | Reconciled::Unclear => {
+                Reconciled::Forgotten | Reconciled::Unclear(_) => {
                     self.windows.end_read(under_way.look);
                     *read = None;
                 }
@@ -489,8 +490,6 @@ proptest! {
 }
 
 const ROW: Row = (0, 1);
-/// What the keys of tests of the windows alone are
-const FORM: &str = "id";
 
 /// A commit that stands in the log, was emitted, and is invisible to a read that begins afterwards.
 fn a_commit_emitted_before_it_is_visible() -> (Database, Source) {
@@ -543,198 +542,4 @@ fn a_new_session_waits_for_what_an_earlier_one_emitted_before_it_was_visible() {
     source.go_on(&database, 0);
     assert_eq!(source.progress[0], KEYS);
     assert_eq!(judge(&source.output, &database), Ok(()));
-}
-
-/// No event of these tests says a part of a row.
-fn cannot(_: &u64, _: &mut [u8; 1]) -> bool {
-    false
-}
-
-fn key(row: &[u8; 1], octets: &mut Vec<u8>) {
-    octets.extend_from_slice(row);
-}
-
-#[test]
-fn a_backlog_that_all_reads_see_is_not_remembered() {
-    let sees = Snapshot { unseen: HashSet::from([3]), next: 5 };
-    let mut windows = Windows::<Snapshot, u64>::new(10 * ENTRY, None);
-    let look = windows.look();
-    windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
-    let read = windows.begin_read().unwrap();
-    windows.touch(&1, TABLE, FORM, &[1]);
-    assert!(windows.weight() > 0, "it is not known yet what the read sees");
-    windows.learn(read, &sees);
-    windows.touch(&3, TABLE, FORM, &[3]);
-    (0..100).for_each(|key| windows.touch(&2, TABLE, FORM, &[key]));
-    windows.lose(&4);
-    let mut rows = vec![[1_u8], [2], [3]];
-    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Emit { dropped: 1 });
-    assert_eq!(rows, [[1], [2]]);
-}
-
-#[test]
-fn a_transaction_known_in_part_does_not_count_as_come_by() {
-    let database = Database { next_id: 1, ..Database::default() };
-    let running = Snapshot { unseen: HashSet::from([0]), next: 1 };
-    let mut windows = Windows::<Snapshot, u64>::new(1 << 20, Some(0));
-    windows.touch(&0, TABLE, FORM, &[1]);
-    let look = windows.look();
-    windows.learn(look, &running);
-    assert_eq!(windows.waits_for(), [0]);
-    let look = windows.look();
-    windows.learn(look, &database.snapshot());
-    assert!(windows.is_settled());
-}
-
-#[test]
-fn a_read_under_way_keeps_what_a_later_look_sees() {
-    let unseen = Snapshot { unseen: HashSet::from([0]), next: 1 };
-    let seen = Snapshot { unseen: HashSet::new(), next: 1 };
-    let mut rows = vec![[1_u8], [2]];
-    let mut windows = Windows::<Snapshot, u64>::new(1 << 20, None);
-    let look = windows.look();
-    windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
-    let read = windows.begin_read().unwrap();
-    windows.learn(read, &unseen);
-    windows.touch(&0, TABLE, FORM, &[1]);
-    let look = windows.look();
-    windows.learn(look, &seen);
-    for _ in 0..2 {
-        assert!(matches!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Emit { .. }));
-        assert_eq!(rows, [[2]], "so with each piece of the read");
-        rows = vec![[1_u8], [2]];
-    }
-    windows.end_read(read);
-    assert_eq!(windows.weight(), 0, "nobody needs it any more");
-}
-
-#[test]
-fn a_read_that_begins_later_may_have_looked_earlier() {
-    let unseen = Snapshot { unseen: HashSet::from([0]), next: 1 };
-    let mut windows = Windows::<Snapshot, u64>::new(1 << 20, None);
-    let look = windows.look();
-    windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 0 });
-    windows.touch(&0, TABLE, FORM, &[1]);
-    let (look, read) = (windows.look(), windows.begin_read().unwrap());
-    windows.learn(look, &Snapshot { unseen: HashSet::new(), next: 1 });
-    windows.learn(read, &unseen);
-    let mut rows = vec![[1_u8], [2]];
-    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Emit { dropped: 1 });
-}
-
-#[test]
-fn an_answer_from_before_all_was_forgotten_says_nothing_about_what_runs_since() {
-    let nothing_runs = Snapshot { unseen: HashSet::new(), next: 0 };
-    let mut windows = Windows::<Snapshot, u64>::new(1 << 20, None);
-    let (early, look) = (windows.look(), windows.look());
-    windows.learn(look, &nothing_runs);
-    assert!(windows.is_settled());
-    windows.restart();
-    windows.learn(early, &nothing_runs);
-    assert!(!windows.is_settled());
-}
-
-#[test]
-fn too_many_keys_void_the_read() {
-    let nothing = Snapshot { unseen: HashSet::new(), next: 0 };
-    let mut windows = Windows::<Snapshot, u64>::new(10 * ENTRY, None);
-    let look = windows.look();
-    windows.learn(look, &nothing);
-    let read = windows.begin_read().unwrap();
-    windows.learn(read, &nothing);
-    (0..20).for_each(|key| windows.touch(&0, TABLE, FORM, &[key]));
-    let mut rows = vec![[1_u8]];
-    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Forgotten);
-    assert!(rows.is_empty());
-    assert!(!windows.is_settled());
-}
-
-#[test]
-fn a_read_is_made_anew_where_a_key_that_it_does_not_see_touched_has_another_form_or_is_not_known() {
-    let nothing = Snapshot { unseen: HashSet::new(), next: 0 };
-    let touches: [fn(&mut Windows<Snapshot, u64>); 3] = [
-        |windows| windows.touch(&0, TABLE, "id bigint", &[9]),
-        |windows| windows.touch_unknown(&0, TABLE),
-        |windows| {
-            windows.touch(&0, TABLE, FORM, &[9]);
-            windows.touch(&0, TABLE, "id bigint", &[9]);
-        },
-    ];
-    for touch in touches {
-        let mut windows = Windows::<Snapshot, u64>::new(1 << 20, None);
-        let look = windows.look();
-        windows.learn(look, &nothing);
-        let [read, of_other] = [(); 2].map(|()| windows.begin_read().unwrap());
-        [read, of_other].iter().for_each(|look| windows.learn(*look, &nothing));
-        touch(&mut windows);
-        let mut rows = vec![[1_u8]];
-        assert_eq!(windows.reconcile(of_other, TABLE + 1, FORM, &mut rows, key, cannot), Reconciled::Emit { dropped: 0 });
-        assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Unclear);
-        assert!(rows.is_empty());
-        windows.end_read(read);
-        windows.end_read(of_other);
-        let later = windows.begin_read().unwrap();
-        windows.learn(later, &Snapshot { unseen: HashSet::new(), next: 1 });
-        rows = vec![[1_u8]];
-        assert_eq!(
-            windows.reconcile(later, TABLE, FORM, &mut rows, key, cannot),
-            Reconciled::Emit { dropped: 0 },
-            "it sees the transaction"
-        );
-    }
-}
-
-#[test]
-fn a_row_of_which_events_say_a_part_is_emitted_with_that_and_one_of_which_any_says_all_is_dropped() {
-    let nothing = Snapshot { unseen: HashSet::new(), next: 0 };
-    let mut windows = Windows::<Snapshot, u8>::new(1 << 20, None);
-    let look = windows.look();
-    windows.learn(look, &nothing);
-    let read = windows.begin_read().unwrap();
-    windows.learn(read, &nothing);
-    for transaction in [0, 1] {
-        windows.touch_partly(&transaction, TABLE, FORM, &[1], 1, || 2);
-        windows.touch_partly(&transaction, TABLE, FORM, &[1], 1, || 3);
-    }
-    windows.touch_partly(&0, TABLE, FORM, &[2], 1, || 1);
-    windows.touch(&1, TABLE, FORM, &[2]);
-    windows.touch(&0, TABLE, FORM, &[3]);
-    windows.touch_partly(&0, TABLE, FORM, &[3], 1, || 1);
-    let key = |row: &Vec<u8>, octets: &mut Vec<u8>| octets.push(row[0]);
-    let put = |part: &u8, row: &mut Vec<u8>| {
-        row.push(*part);
-        true
-    };
-    let mut rows = vec![vec![1], vec![2], vec![3], vec![4]];
-    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, put), Reconciled::Emit { dropped: 2 });
-    assert_eq!(rows, [vec![1, 2, 3, 2, 3], vec![4]], "in the order of the log");
-    assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, |_, _| false), Reconciled::Unclear);
-    assert!(rows.is_empty());
-}
-
-#[test]
-fn a_read_of_a_row_that_moved_or_of_which_too_much_is_said_is_made_anew_and_no_other() {
-    let nothing = Snapshot { unseen: HashSet::new(), next: 0 };
-    let limit = 100 * ENTRY;
-    let touches: [fn(&mut Windows<Snapshot, u64>); 4] = [
-        |windows| windows.touch_unclearly(&0, TABLE, FORM, &[1]),
-        |windows| windows.touch_partly(&0, TABLE, FORM, &[1], 100 * ENTRY, || unreachable!("it is not asked")),
-        |windows| (0..20).for_each(|part| windows.touch_partly(&0, TABLE, FORM, &[1], ENTRY, || part)),
-        |windows| (1..50).for_each(|key| windows.touch_partly(&0, TABLE, FORM, &[key], 2 * ENTRY, || 1)),
-    ];
-    for touch in touches {
-        let mut windows = Windows::<Snapshot, u64>::new(limit, None);
-        let look = windows.look();
-        windows.learn(look, &nothing);
-        let read = windows.begin_read().unwrap();
-        windows.learn(read, &nothing);
-        touch(&mut windows);
-        // It stays unclear, whatever follows.
-        windows.touch(&1, TABLE, FORM, &[1]);
-        assert!(windows.weight() <= limit && windows.is_settled());
-        let mut rows = vec![[250_u8]];
-        assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Emit { dropped: 0 });
-        rows.push([1]);
-        assert_eq!(windows.reconcile(read, TABLE, FORM, &mut rows, key, cannot), Reconciled::Unclear);
-    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tailwater_api::{Error, ErrorKind, Result, Scope};
-use tailwater_kit::windows::Reconciled;
+use tailwater_kit::windows::{Reconciled, Unclear};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -80,7 +80,16 @@ impl Chunks {
         let again = match reconciled {
             Reconciled::Emit { dropped: _ } => None,
             Reconciled::Forgotten => Some(("too many of its rows change while it is read", true)),
-            Reconciled::Unclear => Some(("its columns change while it is read, or the log does not tell which rows change", false)),
+            Reconciled::Unclear(Unclear::Keys) => {
+                Some(("its key changes while it is read, or the log does not tell which rows change", false))
+            }
+            Reconciled::Unclear(Unclear::Columns) => Some(("its columns change while it is read", false)),
+            Reconciled::Unclear(Unclear::TooMuch) => {
+                Some(("rows of which the log leaves out large values change much while it is read", true))
+            }
+            Reconciled::Unclear(Unclear::Moved) => {
+                Some(("a transaction that reads do not see yet changes keys of rows, and the log leaves out their large values", false))
+            }
         };
         if let Some((why, is_too_large)) = again {
             self.windows.end_read(read.look);
