@@ -538,6 +538,9 @@ async fn i10_a_new_table_that_is_locked_keeps_no_other_from_being_followed() {
     running.meanwhile(eventually(&client, ACTIVE)).await;
     client.batch_execute("INSERT INTO a VALUES (2)").await.unwrap();
     running.records(2).await;
+    // A look that fails meanwhile does not forget it.
+    let waiting = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%ADD TABLE \"public\".\"b\"%'";
+    running.meanwhile(eventually(&client, &format!("SELECT count(pg_terminate_backend(pid)) > 0 {waiting}"))).await;
     other.batch_execute("COMMIT").await.unwrap();
     let (result, log) = running.ended().await;
     assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
