@@ -260,6 +260,48 @@ async fn two_updates_of_a_row_in_a_batch_leave_both_changes_where_the_second_has
     daemon.stop().await;
 }
 
+/// The row may come late, since a snapshot reads beside the log; and what an update leaves as it was is told by the row alone.
+#[tokio::test]
+async fn i8_an_update_of_a_row_that_the_snapshot_has_yet_to_read_stops_no_copy_and_leaves_no_hole() {
+    const ROWS: u32 = 300;
+    let Some(server) = server(&[]).await else { return };
+    let source = shop::create(&server, ROWS).await;
+    source
+        .batch_execute("ALTER TABLE orders ALTER COLUMN note SET STORAGE EXTERNAL; UPDATE orders SET note = repeat('note ', 1000)")
+        .await
+        .unwrap();
+    let home = Home::new();
+    let url = format!("sqlite://{}", home.path("copy.db").display());
+    let mut config = shop::source(&server);
+    for (key, value) in [
+        ("table.include.list", "public.orders"),
+        ("snapshot.strategy", "watermark"),
+        ("incremental.snapshot.chunk.size", "10"),
+        ("snapshot.max.bytes.per.second", "500000"),
+    ] {
+        config[key] = value.into();
+    }
+    let options = Options::default()
+        .connector("shop.json", shop::file("shop", &config))
+        .connector("copy.json", shop::file("copy", &shop::copy_of_orders(&url)));
+    let daemon = Daemon::start(&home, &options).await;
+    let copied = async |condition: &str| {
+        let Ok(mut connection) = sqlx::SqliteConnection::connect(&url).await else { return 0 };
+        let query = format!("SELECT count(*) FROM shop_public_orders WHERE {condition}");
+        sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(query)).fetch_one(&mut connection).await.unwrap_or_default()
+    };
+    wait_until("the first rows in the target", async || copied("true").await > 0).await;
+    source.batch_execute(&format!("UPDATE orders SET change = 4711 WHERE id > {}", ROWS - 20)).await.unwrap();
+    source.batch_execute(&format!("DELETE FROM orders WHERE id = {ROWS}")).await.unwrap();
+    wait_until("all rows in the target", async || copied("length(note) = 5000").await == i64::from(ROWS) - 1).await;
+    assert_eq!(copied("\"change\" = 4711").await, 19);
+    let of_last = |record: &Value| payload(record)["after"]["id"] == ROWS - 1;
+    let operations: Vec<_> =
+        daemon.read_topic(ORDERS).await.iter().filter(|record| of_last(record)).map(|record| payload(record)["op"].clone()).collect();
+    assert_eq!(operations, ["u", "r"], "the case needs an update in front of the row");
+    daemon.stop().await;
+}
+
 #[tokio::test]
 async fn a_transaction_larger_than_memory_passes_and_a_kill_in_its_middle_repeats_nothing() {
     let rows: i32 = if is_long() { 3_000_000 } else { 200_000 };

@@ -8,6 +8,10 @@ use crate::schema::{Kind, Schema};
 use crate::value::Value;
 use std::sync::Arc;
 
+/// Name of the header of a change that leaves values out and stands beside a snapshot of its table, which brings the row whole: it may
+/// follow. A copy that has no such row yet misses nothing by leaving the change out. Its value says no more.
+pub const SNAPSHOT_BRINGS_ROW: &str = "__tailwater.context.snapshotBringsRow";
+
 /// What happened to a row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Operation {

@@ -16,7 +16,7 @@
 use std::sync::{Arc, LazyLock};
 
 use bytestring::ByteString;
-use tailwater_api::envelope::Operation;
+use tailwater_api::envelope::{Operation, SNAPSHOT_BRINGS_ROW};
 use tailwater_api::record::{Header, Headers, Record, SchemaAndValue};
 use tailwater_api::{Field, Kind, Schema, Value};
 
@@ -24,6 +24,7 @@ use crate::transaction::EventOrder;
 
 static STRING: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).build());
 static OPTIONAL_STRING: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::String).optional().build());
+static BOOLEAN: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::Boolean).build());
 static INT64: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::Int64).build());
 static OPTIONAL_INT64: LazyLock<Arc<Schema>> = LazyLock::new(|| Schema::of(Kind::Int64).optional().build());
 
@@ -101,6 +102,11 @@ impl SnapshotMark {
             *mark = self.value();
         }
     }
+}
+
+/// Marks the event of a row of which it leaves values out, where a snapshot brings that row whole ([`SNAPSHOT_BRINGS_ROW`]).
+pub fn mark_brought_by_snapshot(event: &mut Record) {
+    event.headers.push(SNAPSHOT_BRINGS_ROW, SchemaAndValue::new(BOOLEAN.clone(), Value::Boolean(true)));
 }
 
 /// A place for the source's blocks of one connector: its schema, and the values that never change.

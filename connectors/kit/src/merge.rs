@@ -8,15 +8,15 @@
 //! The promise: applying the steps in order leaves the table as applying the changes one by one would. Per key,
 //!
 //! - put then put: the later value wins; where the later has none, the earlier one's stays;
-//! - put then patch: a put, completed by the patch;
-//! - patch then patch: a patch. However many columns are known in the end, none of the two knew the row whole, so
-//!   it is never inserted;
-//! - patch then whole put: the put alone. The patch needs no row of its own, it would have been overwritten;
+//! - put then patch or update: a put, completed by what follows;
+//! - patches and updates: a patch if one of them is, else an update. However many columns are known in the end, none of them
+//!   knew the row whole, so it is never inserted;
+//! - patch or update, then whole put: the put alone. The first needs no row of its own, it would have been overwritten;
 //! - anything then delete: a delete; delete then put: both, the delete first.
 //!
-//! What has no such rule opens a new step: a change after a truncate or after an append, a patch of a row that the
-//! step deletes (it must fail as it would alone), a put with absent columns over a patch. Within a step the keys of
-//! puts and patches are disjoint, so its parts may be applied as sets: truncate, deletes, puts, patches, appends.
+//! What has no such rule opens a new step: a change after a truncate or after an append, a patch or an update of a row that
+//! the step deletes (it must come to nothing as it would alone), a put with absent columns over one. Within a step the keys of
+//! puts, patches and updates are disjoint, so its parts may be applied as sets: truncate, deletes, puts, patches, updates, appends.
 //! Rows stand in the order in which their keys first appeared; appends keep their order.
 //!
 //! Nothing here compares keys by order, and equality is that of the caller's encoding. If a target holds two keys for
@@ -59,6 +59,13 @@ pub enum Change<K, V> {
         /// Its values; those of the key are known
         row: Row<V>,
     },
+    /// The row of this key, if it is there, has these values where they are known.
+    Update {
+        /// Identity of the row
+        key: K,
+        /// Its values; those of the key are known
+        row: Row<V>,
+    },
     /// The row of this key is gone.
     Delete {
         /// Identity of the row
@@ -86,6 +93,8 @@ pub struct Step<V> {
     pub puts: Vec<Row<V>>,
     /// Update the known columns of these rows; a key that is not there is an error.
     pub patches: Vec<Row<V>>,
+    /// Update the known columns of these rows; a key that is not there is none.
+    pub updates: Vec<Row<V>>,
     /// Insert these rows.
     pub appends: Vec<Row<V>>,
 }
@@ -117,6 +126,7 @@ struct Slot<V> {
 enum Written<V> {
     Put(Row<V>),
     Patch(Row<V>),
+    Update(Row<V>),
 }
 
 impl<K: Eq + Hash, V> Merger<K, V> {
@@ -135,6 +145,7 @@ impl<K: Eq + Hash, V> Merger<K, V> {
                 let row = if row.iter().any(|cell| matches!(cell, Cell::Unchanged)) { Written::Patch(row) } else { Written::Put(row) };
                 self.write(key, row);
             }
+            Change::Update { key, row } => self.write(key, Written::Update(row)),
         }
     }
 
@@ -147,9 +158,12 @@ impl<K: Eq + Hash, V> Merger<K, V> {
         let slot = self.slot(key);
         slot.written = Some(match (slot.written.take(), row) {
             (None, row) => row,
-            (Some(Written::Put(old)), Written::Put(new) | Written::Patch(new)) => Written::Put(overlay(old, new)),
-            (Some(Written::Patch(old)), Written::Patch(new)) => Written::Patch(overlay(old, new)),
-            (Some(Written::Patch(_)), Written::Put(new)) => Written::Put(new),
+            (Some(Written::Put(old)), Written::Put(new) | Written::Patch(new) | Written::Update(new)) => Written::Put(overlay(old, new)),
+            (Some(Written::Patch(old)), Written::Patch(new) | Written::Update(new)) | (Some(Written::Update(old)), Written::Patch(new)) => {
+                Written::Patch(overlay(old, new))
+            }
+            (Some(Written::Update(old)), Written::Update(new)) => Written::Update(overlay(old, new)),
+            (Some(Written::Patch(_) | Written::Update(_)), Written::Put(new)) => Written::Put(new),
         });
     }
 
@@ -175,6 +189,7 @@ impl<K: Eq + Hash, V> Merger<K, V> {
             deletes: Vec::new(),
             puts: Vec::new(),
             patches: Vec::new(),
+            updates: Vec::new(),
             appends: std::mem::take(&mut self.appends),
         };
         self.places.clear();
@@ -183,6 +198,7 @@ impl<K: Eq + Hash, V> Merger<K, V> {
             match slot.written {
                 Some(Written::Put(row)) => step.puts.push(row),
                 Some(Written::Patch(row)) => step.patches.push(row),
+                Some(Written::Update(row)) => step.updates.push(row),
                 None => {}
             }
         }
@@ -194,9 +210,9 @@ impl<V> Slot<V> {
     /// Whether there is a rule that merges `row` into what the slot holds.
     fn takes(&self, row: &Written<V>) -> bool {
         match (&self.written, row) {
-            (None, Written::Patch(_)) => self.deleted.is_none(),
-            (Some(Written::Patch(_)), Written::Put(new)) => new.iter().all(|cell| matches!(cell, Cell::Known(_))),
-            (None | Some(Written::Put(_)), Written::Put(_)) | (Some(_), Written::Patch(_)) => true,
+            (None, Written::Patch(_) | Written::Update(_)) => self.deleted.is_none(),
+            (Some(Written::Patch(_) | Written::Update(_)), Written::Put(new)) => new.iter().all(|cell| matches!(cell, Cell::Known(_))),
+            (None | Some(Written::Put(_)), Written::Put(_)) | (Some(_), Written::Patch(_) | Written::Update(_)) => true,
         }
     }
 }
@@ -265,6 +281,9 @@ mod tests {
                     self.rows.remove(key);
                 }
                 Change::Put { row, .. } if row.contains(&Cell::Unchanged) => return self.update(row),
+                Change::Update { row, .. } => {
+                    self.update(row);
+                }
                 Change::Put { row, .. } => self.put(row),
             }
             true
@@ -281,6 +300,9 @@ mod tests {
             });
             step.puts.iter().for_each(|row| self.put(row));
             let hit = step.patches.iter().all(|row| self.update(row));
+            step.updates.iter().for_each(|row| {
+                self.update(row);
+            });
             step.appends.iter().for_each(|row| self.appended.push(inserted(row)));
             hit
         }
@@ -316,6 +338,7 @@ mod tests {
         let cell = || prop_oneof![4 => any::<u8>().prop_map(Cell::Known), 1 => Just(Cell::Unchanged), 1 => Just(Cell::Absent)];
         let change = prop_oneof![
             12 => (0..6_u8, cell(), cell()).prop_map(|(key, one, two)| put(&[Cell::Known(key), one, two])),
+            4 => (0..6_u8, cell()).prop_map(|(key, one)| Change::Update { key, row: row(&[Cell::Known(key), one, Cell::Unchanged]) }),
             4 => (0..6_u8).prop_map(delete),
             1 => any::<u8>().prop_map(|value| Change::Append { row: row(&[Cell::Known(value), Cell::Absent, Cell::Known(1)]) }),
             1 => Just(Change::Truncate),

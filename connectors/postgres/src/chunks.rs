@@ -57,7 +57,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use self::part::Part;
+use self::part::{Part, PartialRow};
 use self::published::Published;
 use self::read::TableRead;
 pub(crate) use self::readable::{can_be_chunked, is_chunked};
@@ -323,10 +323,10 @@ impl Chunks {
         for &place in places.into_iter().flatten() {
             let table = &mut tables[place];
             let number = table.number;
-            let is_told = table.row_key(plan).is_some_and(|key| match Part::values(change) {
+            let is_told = table.row_key(plan).is_some_and(|key| match PartialRow::of(change) {
                 None => key.each_touched(change, octets, |octets| windows.touch(&transaction, number, key.form(), octets)),
-                Some(values) if key.put_kept(change, octets) => {
-                    windows.touch_partly(&transaction, number, key.form(), octets, Part::weight(values), || Part::new(plan, values));
+                Some(row) if row.was_there && key.put_kept(change, octets) => {
+                    windows.touch_partly(&transaction, number, key.form(), octets, row.weight(), || Part::new(plan, &row));
                     true
                 }
                 Some(_) => key.each_touched(change, octets, |octets| windows.touch_unclearly(&transaction, number, key.form(), octets)),
@@ -335,6 +335,17 @@ impl Chunks {
                 windows.touch_unknown(&transaction, number);
             }
         }
+    }
+
+    /// Whether the whole row that the change left is read yet or was read, of a change that leaves values out: reads under way and those to
+    /// come emit each row that does not move out of their way.
+    pub(crate) fn brings(&mut self, relation: u32, plan: &Arc<TablePlan>, change: &Change) -> bool {
+        let Self { by_oid, tables, octets, .. } = self;
+        let places = by_oid.get(&relation).filter(|_| PartialRow::of(change).is_some_and(|row| row.was_there));
+        places.into_iter().flatten().any(|&place| {
+            let table = &mut tables[place];
+            table.reads_all_rows() && table.row_key(plan).is_some_and(|key| key.put_kept(change, octets))
+        })
     }
 
     /// The log tells that the table with this oid was emptied.

@@ -47,6 +47,12 @@ pub(crate) async fn apply<D: Dialect>(
             write(database, config, Action::Update, table, key, &columns, &rows).await?;
         }
     }
+    for (columns, rows) in by_columns(key, &step.updates) {
+        if columns.len() > key.len() {
+            let touched = write(database, config, Action::Update, table, key, &columns, &rows).await?;
+            without_row += (rows.len() as u64).saturating_sub(touched);
+        }
+    }
     // Appends keep their order: only neighbours with the same columns share a statement.
     let mut appends = &step.appends[..];
     while let Some(first) = appends.first() {

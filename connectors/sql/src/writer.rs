@@ -21,6 +21,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use tailwater_api::envelope::SNAPSHOT_BRINGS_ROW;
 use tailwater_api::metrics::Counter;
 use tailwater_api::record::TopicPartition;
 use tailwater_api::sink::{Assignment, LogPosition, Progress, RecordBatch, SinkContext, SinkRecord};
@@ -113,7 +114,10 @@ impl<D: Dialect> Writer<D> {
         let counter = |name, help| context.metrics().counter(name, help, None);
         let counters = Counters {
             ignored: counter("ignored_records", "Records that the configuration leaves out: deletes, truncates, messages."),
-            without_row: counter("updates_without_row", "Updates of insert.mode=update whose key has no row."),
+            without_row: counter(
+                "updates_without_row",
+                "Updates whose key has no row: with insert.mode=update, and of rows that a snapshot brings later.",
+            ),
         };
         Ok(Self {
             config,
@@ -465,7 +469,9 @@ impl<D: Dialect> Writer<D> {
             return if layout.key == 0 { Err(refuse(NO_KEY.to_owned())) } else { Ok(Change::Delete { key, row }) };
         }
         if !appends(&self.config, layout) {
-            return Ok(Change::Put { key, row });
+            // The whole row comes with the snapshot, if it is not there; so here no hole is left (I8).
+            let may_be_absent = unknown && record.record.headers.last(SNAPSHOT_BRINGS_ROW).is_some();
+            return Ok(if may_be_absent { Change::Update { key, row } } else { Change::Put { key, row } });
         }
         if unknown {
             // I8: never a row with holes.

@@ -12,46 +12,67 @@ use tailwater_kit::envelope::Change;
 
 use crate::relation::TablePlan;
 
-/// The values that an update says.
+/// A row as a change left it, where the log leaves out values.
+pub(super) struct PartialRow<'a> {
+    key: &'a Value,
+    /// What the change left as it was is [`Value::Unchanged`].
+    values: &'a [Value],
+    /// The change is told as one of a row that was there. An update by which a row comes to pass the row filter of the publication is told
+    /// as a create.
+    pub(super) was_there: bool,
+}
+
+impl<'a> PartialRow<'a> {
+    /// The row after the change, if that leaves values out.
+    pub(super) fn of(change: &'a Change) -> Option<Self> {
+        let (key, after, was_there) = match change {
+            Change::Update { key, after, .. } | Change::KeyChange { new_key: key, after, .. } => (key, after, true),
+            Change::Create { key, after } => (key, after, false),
+            Change::Read { .. } | Change::Delete { .. } | Change::Truncate => return None,
+        };
+        let values = after.as_struct().filter(|values| values.iter().any(|value| matches!(value, Value::Unchanged)))?;
+        Some(Self { key, values, was_there })
+    }
+
+    /// What it weighs to keep it.
+    pub(super) fn weight(&self) -> usize {
+        size_of::<Part>() + self.key.weight() + self.values.iter().map(Value::weight).sum::<usize>()
+    }
+}
+
+/// What an update says of a row, kept.
 pub(super) struct Part {
-    /// By which they stand in their places
+    /// By which the values stand in their places
     plan: Arc<TablePlan>,
-    /// The row after it; what it left as it was is [`Value::Unchanged`]
+    /// Of the record, whose columns may change with it
+    key: Value,
     values: Box<[Value]>,
 }
 
 impl Part {
-    /// The row after the change, if that leaves values out.
-    pub(super) fn values(change: &Change) -> Option<&[Value]> {
-        match change {
-            Change::Update { after, .. } | Change::KeyChange { after, .. } => {
-                after.as_struct().filter(|values| values.iter().any(|value| matches!(value, Value::Unchanged)))
-            }
-            Change::Read { .. } | Change::Create { .. } | Change::Delete { .. } | Change::Truncate => None,
-        }
-    }
-
-    /// What it weighs to keep these values.
-    pub(super) fn weight(values: &[Value]) -> usize {
-        size_of::<Self>() + values.iter().map(Value::weight).sum::<usize>()
-    }
-
     /// Keeps the values, and no more of the log than these (I6).
-    pub(super) fn new(plan: &Arc<TablePlan>, values: &[Value]) -> Self {
-        Self { plan: plan.clone(), values: values.iter().map(copied).collect() }
+    pub(super) fn new(plan: &Arc<TablePlan>, row: &PartialRow<'_>) -> Self {
+        Self { plan: plan.clone(), key: copied(row.key), values: row.values.iter().map(copied).collect() }
     }
 
     /// Puts what the update says over a row that was read by the plan; `false` where that has other columns.
     pub(super) fn put_over(&self, row: &mut Change, plan: &TablePlan) -> bool {
-        let Change::Read { after: Value::Struct(values), .. } = row else { return false };
-        if !self.plan.has_columns_of(plan) || values.len() != self.values.len() {
-            return false;
-        }
-        for (value, said) in values.iter_mut().zip(&self.values).filter(|(_, said)| said.is_known()) {
-            *value = said.clone();
-        }
-        true
+        let Change::Read { key, after: Value::Struct(values) } = row else { return false };
+        self.plan.has_columns_of(plan)
+            && put(&self.values, values)
+            && match (&self.key, key) {
+                (Value::Struct(said), Value::Struct(key)) => put(said, key),
+                (said, key) => said == key,
+            }
     }
+}
+
+/// Puts the values that are known in their places.
+fn put(said: &[Value], values: &mut [Value]) -> bool {
+    for (value, said) in values.iter_mut().zip(said).filter(|(_, said)| said.is_known()) {
+        *value = said.clone();
+    }
+    values.len() == said.len()
 }
 
 /// The value with buffers of its own.

@@ -14,7 +14,8 @@
 //! good as before, and the next read goes on behind it.
 //!
 //! The greatest key is looked up with the first read. Rows that come later, or that this read could not see, are of
-//! transactions that the log tells of, so a table that grows at its end has one, too.
+//! transactions that the log tells of, so a table that grows at its end has one, too. Of a row that moves out of the way of the
+//! reads it tells all but large values that stayed as they were (TOAST).
 //!
 //! Without a key the columns that stand for it have to tell the rows apart, and the read fails where they do not: what was counted
 //! as read would not be what was written.

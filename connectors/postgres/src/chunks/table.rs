@@ -80,6 +80,11 @@ impl Table {
         self.reading.request.as_ref()?.surrogate.as_deref()
     }
 
+    /// Whether it is read whole, and by what its rows are told apart.
+    pub(super) fn reads_all_rows(&self) -> bool {
+        self.reading.request.as_ref().is_none_or(|request| request.condition.is_none() && request.surrogate.is_none())
+    }
+
     /// How many rows the next read may take; `most` where the user says it.
     pub(super) fn rows(&self, most: Option<usize>) -> usize {
         self.rows.min(most.unwrap_or(MOST_ROWS))

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use tailwater_api::envelope::Operation;
+use tailwater_api::envelope::{Envelope, Operation};
 use tailwater_api::{Error, ErrorKind, Result, Scope};
-use tailwater_kit::envelope::{Change, EventMoment, SnapshotMark};
+use tailwater_kit::envelope::{Change, EventMoment, SnapshotMark, mark_brought_by_snapshot};
 use tailwater_kit::relational_config::OnUnreadableEvent;
 use tracing::warn;
 
@@ -273,7 +273,11 @@ impl Streaming<'_> {
             self.batch.counts.filtered += u64::from(is_skipped && !durable);
             return Ok(());
         }
-        self.emit(&plan, change, lsn, kind, durable);
+        // Where rows that are read become no records, it does not come.
+        let snapshot_brings_row = !self.chunks.is_idle()
+            && !self.config.relational.skipped_operations.contains(Operation::Read)
+            && self.chunks.brings(relation, &plan, &change);
+        self.emit(&plan, change, lsn, kind, durable, snapshot_brings_row);
         Ok(())
     }
 
@@ -323,7 +327,7 @@ impl Streaming<'_> {
                 self.chunks.truncate(transaction, relation);
             }
             if let Some((plan, durable)) = admitted.filter(|_| !self.config.relational.skipped_operations.contains(Operation::Truncate)) {
-                self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate, durable);
+                self.emit(&plan, Change::Truncate, lsn, MessageKind::Truncate, durable, false);
             }
         }
         Ok(())
@@ -335,7 +339,7 @@ impl Streaming<'_> {
     }
 
     /// Writes the records of a change. What is durable already is only counted.
-    fn emit(&mut self, plan: &TablePlan, change: Change, lsn: Lsn, kind: MessageKind, durable: bool) {
+    fn emit(&mut self, plan: &TablePlan, change: Change, lsn: Lsn, kind: MessageKind, durable: bool, snapshot_brings_row: bool) {
         let Some(transaction) = &mut self.transaction else { return };
         let events = plan.events.count(&change);
         let order = transaction.order.as_mut().map(|order| order.count(&plan.full_name, events));
@@ -354,7 +358,12 @@ impl Streaming<'_> {
         let batch = &mut self.batch;
         let moment = self.blocks.moment(&place, plan.schema_value.clone(), plan.table_value.clone(), batch.now, &mut batch.arena);
         batch.counts.add(&change, events);
-        plan.events.records(change, EventMoment { transaction: order, ..moment }, |record| batch.push(record));
+        plan.events.records(change, EventMoment { transaction: order, ..moment }, |mut record| {
+            if snapshot_brings_row && Envelope::of(&record).is_some_and(|event| event.operation() != Operation::Delete) {
+                mark_brought_by_snapshot(&mut record);
+            }
+            batch.push(record);
+        });
         self.last = LastMessage { lsn, xid: Some(transaction.xid), timestamp: transaction.timestamp, kind };
         self.moved = true;
     }
