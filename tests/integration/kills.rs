@@ -80,7 +80,9 @@ pub(crate) async fn write(client: Client, stop: Arc<AtomicBool>) {
             sql += &match fastrand::u32(0..10) {
                 0..4 => format!("INSERT INTO orders VALUES ({next}, nextval('change_numbers'), 'new');"),
                 4..6 => format!("INSERT INTO visits VALUES ({next}, nextval('change_numbers'), '/new');"),
-                6..9 => format!("UPDATE orders SET change = nextval('change_numbers'), note = 'changed' WHERE id = {some};"),
+                6..8 => format!("UPDATE orders SET change = nextval('change_numbers'), note = 'changed' WHERE id = {some};"),
+                // A large note is left as it is, so the log does not tell it.
+                8 => format!("UPDATE orders SET change = nextval('change_numbers') WHERE id = {some};"),
                 _ => format!("DELETE FROM orders WHERE id = {some};"),
             };
         }
@@ -207,6 +209,10 @@ impl Work {
 
 async fn killed_at_random(server: &PostgresServer, url: &str, target: &Target, work: Work) {
     let source = shop::create(server, ROWS).await;
+    source
+        .batch_execute("ALTER TABLE orders ALTER note SET STORAGE EXTERNAL; UPDATE orders SET note = repeat(note, 300) WHERE id % 10 = 0")
+        .await
+        .unwrap();
     let config = work.source(server);
     let options = Options::default()
         .connector("shop.json", shop::file("shop", &config))
