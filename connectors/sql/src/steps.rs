@@ -97,7 +97,10 @@ async fn check_rows_exist<D: Dialect>(
         if missing.map_err(|cause| failed(database, cause, "look for", rows.len(), table, key))? > 0 {
             let error = Error::new(ErrorKind::Rejected, format!("update a row of {}", table.quoted()))
                 .because("the row is not in the target, and the record does not have the values that did not change")
-                .mend("snapshot the table again, or set REPLICA IDENTITY FULL at the source");
+                .mend(
+                    "set errors.tolerance=all, which passes the record, and signal execute-snapshot for the table, which brings its rows; \
+                     REPLICA IDENTITY FULL at the source has all values told",
+                );
             return Err(Failure::new(Meaning::Data, error.scoped(Scope::Record)));
         }
     }
