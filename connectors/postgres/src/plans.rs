@@ -99,6 +99,12 @@ impl Plans {
         }
     }
 
+    /// What is known of types and tables by now. Plans that are compiled already stay.
+    pub(crate) fn know(&mut self, types: TypeCatalog, definitions: Vec<TableDefinition>) {
+        self.types = Arc::new(types);
+        self.definitions = definitions.into_iter().map(|table| (table.oid, table)).collect();
+    }
+
     /// From now on, changes of these tables that were committed before their anchors are dropped.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 //!    first, with the log that it belongs to.
 //! 4. The log is followed (`stream`), and the server answered beside it (`acknowledge`).
 
+mod beginning;
 mod captured;
 mod follow;
 mod new_tables;
@@ -21,13 +22,13 @@ use tailwater_api::probe::ProbeReport;
 use tailwater_api::record::Headers;
 use tailwater_api::source::{SourceBatch, SourceConnector, SourceContext};
 use tailwater_api::{Error, Result};
-use tailwater_kit::crash_point::crash_point;
 use tailwater_kit::envelope::context_headers;
 use tailwater_kit::heartbeat::HeartbeatRecords;
 use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::snapshot_figures::SnapshotFigures;
-use tracing::{info, warn};
+use tracing::warn;
 
+use self::beginning::Beginning;
 use self::offered::Server;
 use crate::catalog::{Publication, ServerFacts, TableDefinition};
 use crate::chunks::is_chunked;
@@ -37,17 +38,15 @@ use crate::event::{Blocks, now};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{LastMessage, LogIdentity, MessageKind, Position, SnapshotProgress};
-use crate::replication::SnapshotAction;
-use crate::restart::usable_slot;
-use crate::snapshot::{Anchor, PublishedSoFar, Snapshot, tables_to_read, temporary_anchor};
+use crate::snapshot::{PublishedSoFar, Snapshot, tables_to_read, temporary_anchor};
 use crate::table_states::{
     CompletedTable, ErroredTable, ReadingTable, UnpublishedTable, outdated, outdated_tables, table_removal, tables_known,
 };
 use crate::truncation::truncations;
-use crate::{identity, probe, publication, servers, slot, truncation};
+use crate::{identity, probe, publication, servers, truncation};
 
 pub(crate) use captured::{captured, unlogged, unlogged_mend};
-use captured::{warn_about_idle_keys, warn_about_unlogged};
+use captured::{warn_about_idle_keys, warn_about_unlogged, warn_about_untold_keys};
 pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
 use succession::is_complete;
@@ -152,12 +151,8 @@ impl Run {
             lost = remember_lost(&sql, &config, &facts, &definitions, context).await?;
             let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
             publication::warn_about_operations(&config, &facts, None, &publication.named);
-            warn_about_unpublished(&config, &facts, &publication, &definitions);
-            for table in &captured {
-                if let Some(advice) = identity::untold_key(&config.relational, table) {
-                    warn!(table = %table.full_name(), "{advice}");
-                }
-            }
+            warn_about_unpublished(&config, &facts, &publication, &definitions, |_| true);
+            warn_about_untold_keys(&config, &captured);
             Some(publication)
         } else {
             None
@@ -260,16 +255,23 @@ impl Run {
             (None, false) => {
                 let from = self.slot_without_snapshot(&mut offered).await?;
                 let position = self.new_position(Some(offered.log), from, SnapshotProgress::Streaming).await?;
+                let mut completed = Vec::new();
+                let mut known = Vec::new();
+                if self.config.snapshot.reads_new_tables {
+                    completed = self.read_by_nobody();
+                    known.push(tables_known(&server, position.resume));
+                    known.extend(completed.iter().map(|table| table.change(&server)));
+                    self.look_again().await?;
+                }
                 let mut state = self.unpublished_state(context.state());
                 state.push(position.change(&server));
-                if self.config.snapshot.reads_new_tables {
-                    state.push(tables_known(&server, position.resume));
-                    state.extend(self.read_by_nobody().iter().map(|table| table.change(&server)));
-                }
+                state.append(&mut known);
                 send_state(context, state).await?;
+                if self.config.snapshot.reads_new_tables {
+                    completed = self.read_unknown_tables(context, &position, completed).await?;
+                }
                 self.tell_of_skipped_snapshot(context).await?;
-                // Each event is needed, so no table has an anchor.
-                Ok(Some((position, Vec::new())))
+                Ok(Some((position, completed)))
             }
             (stored, true) => {
                 tokio::time::sleep(self.config.relational.snapshot_delay).await;
@@ -297,35 +299,26 @@ impl Run {
     async fn read_with_slot(
         &mut self,
         context: &mut SourceContext,
-        mut offered: Server,
+        offered: Server,
         kept: Option<Position>,
         mut completed: Vec<CompletedTable>,
         was_captured: bool,
     ) -> Result<(Position, Vec<CompletedTable>)> {
         let server = self.config.relational.topic_prefix.clone();
-        let confirmed = usable_slot(&offered.offer).ok();
-        let anchor = if confirmed.is_some() {
-            temporary_anchor(&self.config, &self.sql).await?
-        } else {
-            self.drop_unusable_slot(&mut offered).await?;
-            let creation = offered.connection.create_slot(&self.config.slot, self.slot_life(), SnapshotAction::Export);
-            let created = slot::explain_wait(&self.sql, &self.config.slot, creation).await.map_err(slot::creation_refused)?;
-            info!(slot = %self.config.slot, at = %created.consistent_point, "created the slot");
-            // The position that names it is not stored yet.
-            crash_point("slot-created");
-            Anchor { lsn: created.consistent_point, exported: created.snapshot_name, _keeper: Some(offered.connection) }
-        };
-        let (position, completed) = match kept {
+        let (position, completed, anchor) = match kept {
             Some(position) => {
+                // The slot is older than this run, so the log tells of all that came since the tables were looked at.
+                let anchor = temporary_anchor(&self.config, &self.sql).await?;
                 self.settle_unpublished(context, &mut completed, true).await?;
                 let captured = captured(&self.config, &self.definitions);
                 let mut successors = tables_to_read(&self.config, self.publication.as_ref(), &captured);
                 successors.retain(|table| self.is_successor(table) && !is_complete(&completed, table));
                 self.outdated.retain(|table| !self.owed.contains(table));
                 self.outdated.extend(truncation::told(&self.config, &captured, &successors));
-                (Position { log: Some(offered.log), ..position }, completed)
+                (Position { log: Some(offered.log), ..position }, completed, anchor)
             }
             None => {
+                let Beginning { anchor, slot, log } = self.begin_anew(offered).await?;
                 let mut state: Vec<_> = completed.iter().map(|table| table.removal(&server)).collect();
                 state.extend(self.errored.drain(..).map(|table| table_removal(&server, &table.name)));
                 state.extend(self.reading.iter().map(|table| table.removal(&server)));
@@ -341,17 +334,17 @@ impl Run {
                     |table: &TableDefinition| ReadingTable { name: table.full_name(), oid: table.oid, rows: 0, range: None, request: None };
                 self.reading = chunked.iter().map(|table| waiting(table)).collect();
                 state.extend(self.reading.iter().map(|table| table.change(&server)));
-                let mut position = self.new_position(Some(offered.log), anchor.lsn, SnapshotProgress::Running).await?;
-                if let Some(confirmed) = confirmed.filter(|_| self.config.two_phase) {
+                let mut position = self.new_position(Some(log), anchor.lsn, SnapshotProgress::Running).await?;
+                if self.config.two_phase {
                     // What was prepared before the anchor and is committed behind it is sent only from before its preparation.
-                    position.resume = confirmed;
+                    position.resume = slot;
                 }
                 state.push(position.change(&server));
                 let emptied = chunked.into_iter().filter(|table| self.outdated.contains(&table.full_name()));
                 let records = truncations(emptied, self.publication.as_ref(), &mut self.plans, &self.blocks, &position)?;
                 let reservation = context.reserve(0).await;
                 context.send(SourceBatch { records, state, ..SourceBatch::default() }, reservation).await?;
-                (position, Vec::new())
+                (position, Vec::new(), anchor)
             }
         };
         let captured = captured(&self.config, &self.definitions);

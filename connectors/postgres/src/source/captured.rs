@@ -5,6 +5,7 @@ use tracing::warn;
 
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
+use crate::identity;
 
 /// The tables that the configuration captures.
 pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefinition]) -> Vec<&'a TableDefinition> {
@@ -35,6 +36,14 @@ pub(super) fn unlogged_advice(table: &TableDefinition) -> String {
 pub(super) fn warn_about_unlogged(config: &PostgresConfig, definitions: &[TableDefinition]) {
     for table in unlogged(config, definitions) {
         warn!(table = %table.full_name(), "{}", unlogged_advice(table));
+    }
+}
+
+pub(super) fn warn_about_untold_keys(config: &PostgresConfig, captured: &[&TableDefinition]) {
+    for table in captured {
+        if let Some(advice) = identity::untold_key(&config.relational, table) {
+            warn!(table = %table.full_name(), "{advice}");
+        }
     }
 }
 

@@ -42,9 +42,8 @@ impl Run {
         !completed.is_empty() || is_reading || self.owes_rows() || are_tables_known(state, &self.config.relational.topic_prefix)
     }
 
-    /// Reads the tables that came since the last run: in chunks, where that can be done, or in the snapshot of a temporary slot,
-    /// anchored there. Returns all tables that are complete then. A position that was taken over, or that of a run which kept no
-    /// states of tables, knows none of them; then those that are there are the old ones.
+    /// Reads the tables that came since the last run. Returns all tables that are complete then. A position that was taken over, or
+    /// that of a run which kept no states of tables, knows none of them; then those that are there are the old ones.
     pub(super) async fn read_new_tables(
         &mut self,
         context: &mut SourceContext,
@@ -60,6 +59,18 @@ impl Run {
             send_state(context, state).await?;
             return Ok(completed);
         }
+        self.read_unknown_tables(context, position, completed).await
+    }
+
+    /// Reads the tables without a state: in chunks, where that can be done, or in the snapshot of a temporary slot, anchored there.
+    /// Returns all tables that are complete then.
+    pub(super) async fn read_unknown_tables(
+        &mut self,
+        context: &mut SourceContext,
+        position: &Position,
+        completed: Vec<CompletedTable>,
+    ) -> Result<Vec<CompletedTable>> {
+        let server = self.config.relational.topic_prefix.clone();
         let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
         let from_birth = |table: &TableDefinition| self.publication.as_ref().is_some_and(|known| is_published_from_birth(known, table));
         tables.retain(|table| {

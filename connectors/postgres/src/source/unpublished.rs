@@ -93,14 +93,15 @@ pub(crate) fn unpublished_advice(config: &PostgresConfig, facts: &ServerFacts, t
     )
 }
 
-/// Warns of those that could be published at once.
+/// Warns of those that are news and could be published at once.
 pub(super) fn warn_about_unpublished(
     config: &PostgresConfig,
     facts: &ServerFacts,
     publication: &Publication,
     definitions: &[TableDefinition],
+    is_news: impl Fn(&TableDefinition) -> bool,
 ) {
-    for table in unpublished(config, publication, definitions).into_iter().filter(|table| table.logged) {
+    for table in unpublished(config, publication, definitions).into_iter().filter(|table| table.logged && is_news(table)) {
         warn!(table = %table.full_name(), "{}", unpublished_advice(config, facts, table));
     }
 }
