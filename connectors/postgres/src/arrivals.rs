@@ -23,7 +23,9 @@
 //! | took a name under which the snapshot at the start did not read a table to its end | stays | read in any case (see `source::succession`) |
 //! | captured and not published at the start, published by somebody since | stays | read anew, or told of with the signal that does (see `source::unpublished`) |
 //! | captured, and published no more | stays; where tables are published one by one it is extended | told of, and stored at once as unpublished (I11) |
-//! | made since the last look, captured and not published by somebody else | stays | told of with the statement, as at a start |
+//! | made since the last look, captured and not published by somebody else | stays | told of with the statement, as at a start, and read once it is published |
+//! | came with rows that the role may not read | stays | told of with the statement that lets it (I10) |
+//! | whatever, where a start would be refused | stays | told of (I10) |
 //! | taken out of the publication and added again since the last look | stays | told of with the signal that reads it |
 //! | captured, and unlogged now | stays | told of with the statement, and stored at once as unpublished (I11) |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
@@ -54,7 +56,9 @@ use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::publication::{Step, plan, rehearse, told, warn_about_operations};
 use crate::snapshot::tables_to_read;
-use crate::source::{captured, published_advice, published_by_now, replaced_advice, unpublished, unpublished_advice};
+use crate::source::{
+    captured, is_readable, published_advice, published_by_now, replaced_advice, unpublished, unpublished_advice, unreadable_advice,
+};
 use crate::table_states::UnpublishedTable;
 
 /// What is known of a table without its columns.
@@ -103,6 +107,9 @@ pub(crate) struct Arrivals {
     /// Why the server refused statements at the last look
     refused: HashMap<String, String>,
 }
+
+/// A start would be refused.
+struct Refused;
 
 /// Rows that nobody reads.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -326,10 +333,10 @@ impl Arrivals {
         self.look_for_attached(seen, &captured, &mut lost);
         // A start finds these, too.
         let mut untold = Vec::new();
-        let restart = self
-            .publication_to_mend(seen, &captured, &mut untold)
-            .or_else(|| self.owed_table(&to_read))
-            .or_else(|| self.published_since(seen, &captured, &to_read, &mut untold));
+        let mended = self.publication_to_mend(seen, &captured, &mut untold);
+        let reads = mended.is_ok() && self.config.snapshot.reads_new_tables;
+        let owed = if mended.is_ok() { self.owed_table(&to_read) } else { None };
+        let restart = mended.ok().flatten().or(owed).or_else(|| self.published_since(seen, &captured, &to_read, reads, &mut untold));
         if let Some(why) = restart {
             return Found::Restart { why, untold: lost };
         }
@@ -337,7 +344,10 @@ impl Arrivals {
         untold.extend(news.map(|table| unpublished_advice(&self.config, &self.facts, table)));
         self.unpublished = unpublished.iter().map(|table| table.oid).collect();
         self.published = captured.iter().map(|table| table.oid).filter(|oid| !self.unpublished.contains(oid)).collect();
-        if let Some(why) = self.table_with_rows(seen, &to_read, &mut untold) {
+        // Where no start is possible, a table that one would read is judged again when one is.
+        let with_rows =
+            if reads || !self.config.snapshot.reads_new_tables { self.table_with_rows(seen, &to_read, &mut untold) } else { None };
+        if let Some(why) = with_rows {
             return Found::Restart { why, untold: lost };
         }
         for table in &to_read {
@@ -361,41 +371,54 @@ impl Arrivals {
     }
 
     /// Why a start would bring the publication in order, if it would.
-    fn publication_to_mend(&self, seen: &Seen<'_>, captured: &[&TableDefinition], untold: &mut Vec<String>) -> Option<String> {
+    ///
+    /// # Errors
+    /// A start would be refused, and the other tables with it (I10): none is to be made, for whatever reason.
+    fn publication_to_mend(
+        &self,
+        seen: &Seen<'_>,
+        captured: &[&TableDefinition],
+        untold: &mut Vec<String>,
+    ) -> Result<Option<String>, Refused> {
         match plan(&self.config, &self.facts, Some(seen.publication), captured) {
-            Ok(Step::Nothing) => None,
+            Ok(Step::Nothing) => Ok(None),
             Ok(Step::Run(statements)) if statements.iter().all(|statement| seen.refused.contains_key(statement)) => {
                 untold.extend(seen.refused.values().flatten().cloned());
-                None
+                Ok(None)
             }
             Ok(Step::Run(mut statements)) => {
                 statements.retain(|statement| !seen.refused.contains_key(statement));
                 let reads =
                     if self.config.snapshot.reads_new_tables { "" } else { " (rows from before are read with snapshot.new.tables=read)" };
-                Some(format!("tables came or went that pass the filters; the connector starts again for: {}{reads}", statements.join(" ")))
+                Ok(Some(format!(
+                    "tables came or went that pass the filters; the connector starts again for: {}{reads}",
+                    statements.join(" ")
+                )))
             }
-            // A start would be refused, too, and the other tables with it (I10).
             Err(error) => {
                 untold.push(format!("{error}"));
-                None
+                Err(Refused)
             }
         }
     }
 
     fn owed_table(&self, to_read: &[TableDefinition]) -> Option<String> {
-        let table = to_read.iter().find(|table| self.owed.borrow().contains(&table.full_name()))?;
+        // I10: a start would leave one out that the role may not read.
+        let table = to_read.iter().find(|table| self.owed.borrow().contains(&table.full_name()) && is_readable(table))?;
         Some(format!(
             "the table {} has the name of one that the snapshot at the start did not read to its end; the connector starts again to read it",
             table.full_name()
         ))
     }
 
-    /// Why a start would read a table anew that was not published until now, if it would.
+    /// Why a start would read a table anew that was not published until now, if it would. Where none is made that `reads`, the state
+    /// keeps it for the next one.
     fn published_since(
         &self,
         seen: &Seen<'_>,
         captured: &[&TableDefinition],
         to_read: &[TableDefinition],
+        reads: bool,
         untold: &mut Vec<String>,
     ) -> Option<String> {
         let was_unlogged = |oid: &u32| self.known.get(oid).is_some_and(|known| !known.is_logged);
@@ -406,7 +429,7 @@ impl Arrivals {
             !table.partitioned || seen.publication.named != self.named || logged_again.iter().any(|other| other.oid == table.oid)
         };
         for table in published_by_now(seen.publication, captured, &self.unpublished).into_iter().filter(is_news) {
-            if self.config.snapshot.reads_new_tables && to_read.iter().any(|other| other.oid == table.oid) {
+            if reads && to_read.iter().any(|other| other.oid == table.oid) {
                 return Some(format!(
                     "rows under the name {} were not published, and are by now; the connector starts again to read what changed until then",
                     table.full_name()
@@ -438,13 +461,18 @@ impl Arrivals {
     /// Why a start would read a table that came with rows, if it would.
     fn table_with_rows(&mut self, seen: &Seen<'_>, to_read: &[TableDefinition], untold: &mut Vec<String>) -> Option<String> {
         let publication = seen.publication;
-        for table in to_read {
+        // I10: a table that nobody publishes is told of, and read when somebody does.
+        for table in to_read.iter().filter(|table| !self.unpublished.contains(&table.oid)) {
             // Where the publication changed, too, it may have been made before that.
             let is_new = !self.known.contains_key(&table.oid) && publication.named == self.named;
             let is_told = !self.told.insert(table.oid);
             let by_its_root = !publication.all_tables && seen.attached.contains(&table.oid);
             let is_from_birth = is_published_from_birth(publication, table) && !seen.rewritten.contains(&table.oid);
             if is_told || is_new && is_from_birth && !by_its_root {
+                continue;
+            }
+            if self.config.snapshot.reads_new_tables && !is_readable(table) {
+                untold.push(unreadable_advice(&self.facts, table));
                 continue;
             }
             if self.config.snapshot.reads_new_tables {

@@ -45,7 +45,7 @@ use crate::table_states::{
 use crate::truncation::truncations;
 use crate::{identity, probe, publication, servers, truncation};
 
-pub(crate) use captured::{captured, unlogged, unlogged_mend};
+pub(crate) use captured::{captured, is_readable, unlogged, unlogged_mend, unreadable_advice};
 use captured::{warn_about_idle_keys, warn_about_unlogged, warn_about_untold_keys};
 pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;

@@ -365,3 +365,56 @@ fn a_new_table_that_was_unlogged_first_is_read() {
     let Found::Untold(Untold { messages, .. }) = told.judge(&seen) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains(r"data-collections public\.b"), "{messages:?}");
 }
+
+#[test]
+fn i10_a_new_table_that_this_role_may_not_publish_is_told_of_and_read_once_somebody_publishes_it() {
+    let (before, after) = (published(false, &[1], &[1]), published(false, &[1, 2], &[1, 2]));
+    let tables = [table(1, "a", &[]), table(2, "b", &[])];
+    let mut reading = arrivals(&[READ, FILTERED], &before, &tables[..1]);
+    let statement = r#"ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#;
+    let refused = HashMap::from([(statement.to_owned(), Some("must be owner of table b".to_owned()))]);
+    let (attached, rewritten) = (HashSet::new(), HashSet::new());
+    let seen = Seen { definitions: &tables, publication: &before, attached: &attached, rewritten: &rewritten, refused: &refused };
+    let found = reading.judge(&seen);
+    let Found::Untold(Untold { messages, .. }) = found else { panic!("{found:?}") };
+    assert!(messages.iter().any(|message| message.contains("must be owner")), "{messages:?}");
+    reading.known = known(&tables);
+    let found = reading.sees(&tables, &after);
+    let Found::Restart { why, .. } = found else { panic!("{found:?}") };
+    assert!(why.contains("public.b were not published"), "{why}");
+}
+
+#[test]
+fn i10_no_start_is_made_for_whatever_reason_where_it_would_be_refused() {
+    let (before, after) = (published(false, &[1], &[1]), published(false, &[1, 2, 3], &[1, 2, 3]));
+    let tables = [table(1, "a", &[]), table(2, "b", &[]), table(3, "c", &[])];
+    let mut reading = arrivals(&[READ, FILTERED], &before, &tables[..2]);
+    reading.facts.in_recovery = true;
+    reading.owed = watch::channel(HashSet::from(["public.b".to_owned()])).1;
+    // Renamed into the filters, published since, and owed.
+    for publication in [&before, &published(false, &[1, 2], &[1, 2])] {
+        let found = reading.sees(&tables, publication);
+        let Found::Untold(Untold { messages, .. }) = found else { panic!("{found:?}") };
+        assert!(messages.iter().any(|message| message.contains("this server is a standby")), "{messages:?}");
+        (reading.known, reading.named) = (known(&tables), publication.named.clone());
+    }
+    reading.owed = watch::channel(HashSet::new()).1;
+    let found = reading.sees(&tables, &after);
+    assert!(matches!(found, Found::Restart { .. }), "{found:?}");
+}
+
+#[test]
+fn i10_a_table_that_came_with_rows_which_the_role_may_not_read_is_told_of() {
+    let all = published(true, &[], &[1, 2]);
+    let filter = ("table.include.list", "public.[ab]");
+    let hidden = TableDefinition { may_select: false, ..table(2, "b", &[]) };
+    let after = [table(1, "a", &[]), hidden];
+    let mut reading = arrivals(&[READ, filter], &all, &[table(1, "a", &[]), table(2, "hidden", &[])]);
+    reading.owed = watch::channel(HashSet::from(["public.b".to_owned()])).1;
+    let found = reading.sees(&after, &all);
+    let Found::Untold(Untold { messages, .. }) = found else { panic!("{found:?}") };
+    assert!(messages.len() == 1 && messages[0].contains(r#"GRANT SELECT ON "public"."b" TO "u";"#), "{messages:?}");
+    assert_eq!(reading.sees(&after, &all), Found::Nothing, "told once");
+    let granted = [table(1, "a", &[]), table(2, "b", &[])];
+    assert!(matches!(reading.sees(&granted, &all), Found::Restart { .. }), "its name is owed");
+}

@@ -3,7 +3,7 @@
 use tailwater_kit::filters::expression_of;
 use tracing::warn;
 
-use crate::catalog::TableDefinition;
+use crate::catalog::{ServerFacts, TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::identity;
 
@@ -30,6 +30,35 @@ pub(super) fn unlogged_advice(table: &TableDefinition) -> String {
         table.full_name(),
         unlogged_mend(table),
         expression_of(&table.full_name())
+    )
+}
+
+/// Whether the role may read its rows, and all of them.
+pub(crate) fn is_readable(table: &TableDefinition) -> bool {
+    table.may_select && !table.hides_rows
+}
+
+/// What lets the role read it.
+fn reading_mend(facts: &ServerFacts, table: &TableDefinition) -> String {
+    let role = quote_identifier(&facts.role);
+    let grant =
+        format!("GRANT USAGE ON SCHEMA {} TO {role}; GRANT SELECT ON {} TO {role};", quote_identifier(&table.schema), table.quoted());
+    let bypass = format!("ALTER ROLE {role} BYPASSRLS;");
+    match (table.may_select, table.hides_rows) {
+        (false, false) => grant,
+        (true, _) => bypass,
+        (false, true) => format!("{grant} {bypass}"),
+    }
+}
+
+/// What to say of a table that came with rows which the role may not read.
+pub(crate) fn unreadable_advice(facts: &ServerFacts, table: &TableDefinition) -> String {
+    format!(
+        "the role {} may not read all rows of the table {}: what it held when it came may be in no record, only its changes are captured. To \
+         mend it: {} and restart the connector, which reads it then",
+        facts.role,
+        table.full_name(),
+        reading_mend(facts, table)
     )
 }
 

@@ -9,10 +9,10 @@
 use tailwater_api::Result;
 use tailwater_api::source::{SourceBatch, SourceContext};
 use tailwater_api::state::SourceState;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::succession::is_complete;
-use super::{Run, captured, figures_of, send_state};
+use super::{Run, captured, figures_of, is_readable, send_state, unreadable_advice};
 use crate::arrivals::is_published_from_birth;
 use crate::catalog::TableDefinition;
 use crate::chunks::is_chunked;
@@ -87,6 +87,10 @@ impl Run {
                 && !is_errored
                 && !self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none())
         });
+        // I10: one that the role may not read does not keep the others from being followed.
+        for table in tables.extract_if(.., |table| !is_readable(table)) {
+            warn!(table = %table.full_name(), "{}", unreadable_advice(&self.facts, &table));
+        }
         if tables.is_empty() {
             return Ok(completed);
         }

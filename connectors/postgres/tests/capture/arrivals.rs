@@ -533,6 +533,42 @@ async fn a_table_of_somebody_else_that_passes_the_filters_stops_nothing() {
 }
 
 #[tokio::test]
+async fn i10_a_new_table_that_the_role_may_not_read_stops_nothing_and_is_read_by_the_start_behind_its_grant() {
+    for strategy in ["consistent", "watermark"] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let client = server.connect("postgres").await.unwrap();
+        client
+            .batch_execute(
+                "CREATE ROLE capturing LOGIN REPLICATION; CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1);
+                 GRANT SELECT ON a TO capturing; CREATE PUBLICATION shop FOR ALL TABLES",
+            )
+            .await
+            .unwrap();
+        let config = config(&server, &[READ, SOON, ("snapshot.strategy", strategy), ("database.user", "capturing")]);
+        let mut running = start(&config, Log::default());
+        running.records(1).await;
+        running.until(|log| log.state.iter().any(|(_, offset)| offset.get("state").is_some_and(|state| state == "complete"))).await;
+        let log = running.stop().await;
+        eventually(&client, INACTIVE).await;
+        client.batch_execute("CREATE TABLE strange (id int PRIMARY KEY); INSERT INTO strange VALUES (1)").await.unwrap();
+
+        let mut running = start(&config, log);
+        running.meanwhile(warnings.told(&["may not read", r#"GRANT SELECT ON "public"."strange" TO "capturing";"#])).await;
+        running.meanwhile(eventually(&client, ACTIVE)).await;
+        client.batch_execute("INSERT INTO a VALUES (2)").await.unwrap();
+        running.until(|log| log.lines().contains(&"c public.a {2} null->{2}".to_owned())).await;
+        let log = running.stop().await;
+        eventually(&client, INACTIVE).await;
+
+        client.batch_execute("GRANT SELECT ON strange TO capturing").await.unwrap();
+        let mut running = start(&config, log);
+        running.until(|log| log.lines().contains(&"r public.strange {1} null->{1}".to_owned())).await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn i11_that_new_tables_cannot_be_looked_for_or_published_is_told_of_and_tried_again() {
     let Some(server) = server(&[]).await else { return };
     let warnings = Warnings::collect();
