@@ -40,6 +40,11 @@ impl SnapshotMode {
             SnapshotWhen::Never => self.if_history_is_gone,
         }
     }
+
+    /// Whether a table that began to be read is read to its end.
+    pub(crate) fn finishes_tables(self) -> bool {
+        self.goes_on() || self.reads_new_tables
+    }
 }
 
 /// When the rows that are there are read.

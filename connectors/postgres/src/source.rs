@@ -237,7 +237,7 @@ impl Run {
                         "the initial snapshot is not complete, and snapshot.mode forbids to go on with it: rows that were not read are missing"
                     );
                 }
-                if !self.config.snapshot.goes_on() && self.reading.iter().any(|table| table.request.is_none()) {
+                if !self.config.snapshot.finishes_tables() && self.reading.iter().any(|table| table.request.is_none()) {
                     warn!("snapshot.mode forbids to go on with tables that are not read to their end: their rows are missing");
                     self.reading.retain(|table| table.request.is_some());
                 }

@@ -33,7 +33,7 @@ impl Run {
     /// began. What it was to read is what stands under the captured names (I11), so that is read in their place, also where a name
     /// was free for a while.
     pub(super) fn find_superseded(&mut self, state: &SourceState, completed: &[CompletedTable]) {
-        if !self.config.snapshot.goes_on() {
+        if !self.config.snapshot.finishes_tables() {
             return;
         }
         self.owed = owed_tables(state, &self.config.relational.topic_prefix);

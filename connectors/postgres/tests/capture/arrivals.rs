@@ -490,6 +490,57 @@ async fn a_crash_while_a_new_table_is_read_loses_nothing_and_repeats_nothing() {
     }
 }
 
+/// A read that takes hours goes on behind each crash, whatever `snapshot.mode` says of the tables that were there first.
+#[tokio::test]
+async fn a_new_table_that_is_read_in_chunks_goes_on_where_it_was_also_where_the_first_ones_are_not_read() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY, v text);
+             INSERT INTO b SELECT i, repeat('x', 500) FROM generate_series(1, 3000) i",
+        )
+        .await
+        .unwrap();
+    let settings = |tables| {
+        let chunks = [("snapshot.strategy", "watermark"), ("incremental.snapshot.chunk.size", "500")];
+        config(&server, &[&[FILTERED, READ, SOON, ("snapshot.mode", "no_data"), ("table.include.list", tables)][..], &chunks].concat())
+    };
+    let mut running = start(&settings("public.a"), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    let begun = running.stop().await;
+    eventually(&client, INACTIVE).await;
+
+    let later = settings("public.a,public.b");
+    let mut running = start(&later, begun);
+    running.refuse_confirmation();
+    running.records(3000).await;
+    let whole = running.crash().await;
+    let is_amid = |log: &Log| (500..=2500).contains(&log.records.len());
+    let amid = (0..whole.points.len()).map(|point| whole.after_crash(point)).find(is_amid).expect("it is read in several chunks");
+    eventually(&client, INACTIVE).await;
+    let mut running = start(&later, amid.clone());
+    running.refuse_confirmation();
+    let is_complete =
+        |log: &Log| log.state.iter().filter(|(_, offset)| offset.get("state").is_some_and(|state| state == "complete")).count() == 2;
+    running.until(is_complete).await;
+    assert_eq!(of_table(&running.crash().await, "public.b").len(), 3000, "no row twice");
+    assert_eq!(warnings.with(&["rows are missing"]), Vec::<String>::new());
+
+    // What has its name by then is read in its place.
+    eventually(&client, INACTIVE).await;
+    client
+        .batch_execute("ALTER TABLE b RENAME TO former; CREATE TABLE b (id int PRIMARY KEY, v text); INSERT INTO b VALUES (1, 'new')")
+        .await
+        .unwrap();
+    let mut running = start(&later, amid);
+    running.until(|log| of_table(log, "public.b").last().is_some_and(|line| line == "r public.b {1} null->{1,new}")).await;
+    running.until(is_complete).await;
+    running.stop().await;
+}
+
 /// What a target holds of a table, by the column `id`.
 fn rows(log: &Log, table: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
