@@ -123,7 +123,7 @@ struct Run {
     owed: Vec<String>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
-    /// Tables that this start found unpublished, and published again
+    /// Tables that this start found unpublished, and was to publish
     lost: Vec<UnpublishedTable>,
     cancellations: Cancellations,
 }

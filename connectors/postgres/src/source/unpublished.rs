@@ -17,9 +17,9 @@
 //! Rows of a partition whose root is published, or to which it was attached meanwhile, stand under the name of the root, and so that is
 //! read, or told of. A new beginning reads all tables, and settles whatever was unpublished. While the log is followed, `arrivals` looks
 //! for these tables, and for published ones that leave the publication, which the stream stores at once as unpublished, so that their
-//! return is settled by a start. Where the start itself publishes a table again that was read or followed before, it first waits until it is
-//! durable in the state that the table was unpublished. A position without states of tables, as one that was taken over, may stand for
-//! any of them.
+//! return is settled by a start. Where the start itself publishes a table beside a stored position, it first waits until it is durable in the
+//! state that the table was unpublished. It may have been followed before without a state of its own; one that has none needs no word
+//! where new tables are read.
 
 use std::collections::HashSet;
 
@@ -116,8 +116,8 @@ pub(crate) fn published_advice(table: &TableDefinition) -> String {
     )
 }
 
-/// Stores which of the tables that were read or followed the publication has lost, where the start is about to publish them again, and
-/// returns them. A crash behind that would leave nothing to tell it by (I11).
+/// Stores which tables that may have been followed before the publication lacks, where the start is about to publish them, and returns
+/// them. A crash behind that would leave nothing to tell it by (I11).
 pub(super) async fn remember_lost(
     sql: &SqlConnection,
     config: &PostgresConfig,
@@ -136,10 +136,12 @@ pub(super) async fn remember_lost(
     let known = UnpublishedTable::load_all(context.state(), server);
     let are_known =
         !completed.is_empty() || reading.iter().any(|reading| reading.request.is_none()) || are_tables_known(context.state(), server);
+    // One that was followed and never read has no state. Where new tables are read, so is that one.
+    let are_read = config.snapshot.reads_new_tables && are_known;
     let is_lost = |table: &&&TableDefinition| {
         let has_state = completed.iter().any(|done| done.oid == Some(table.oid))
             || reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none());
-        (has_state || !are_known) && !known.iter().any(|known| known.oid == table.oid)
+        (has_state || !are_read) && !known.iter().any(|known| known.oid == table.oid)
     };
     let unpublished = unpublished(config, &publication, definitions);
     let lost: Vec<_> = unpublished.iter().filter(is_lost).map(|table| UnpublishedTable::of(table)).collect();

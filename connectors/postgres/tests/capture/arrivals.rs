@@ -57,7 +57,7 @@ async fn a_table_added_to_the_filters_is_read_where_that_is_asked_for_and_else_f
         eventually(&client, INACTIVE).await;
 
         let mut running = start(&settings("public.a,public.keyed,public.keyless"), log);
-        eventually(&client, ACTIVE).await;
+        running.meanwhile(eventually(&client, ACTIVE)).await;
         client.batch_execute("INSERT INTO keyed VALUES (3, 'z'); INSERT INTO keyless VALUES (2, 'y')").await.unwrap();
         let reads = new == "read";
         let last = if reads {
@@ -260,6 +260,7 @@ async fn a_root_that_somebody_adds_to_the_publication_is_read_whether_by_itself_
         .unwrap();
     let config = config(&server, &[READ, SOON, ("publication.autocreate.mode", "disabled"), ("snapshot.mode", "no_data")]);
     let mut running = start(&config, Log::default());
+    running.until(|log| !log.state.is_empty()).await;
     for (added, table) in [("TABLE b", "public.b"), ("TABLES IN SCHEMA more", "more.c")] {
         running.meanwhile(eventually(&client, ACTIVE)).await;
         client.batch_execute(&format!("INSERT INTO {table} VALUES (2); ALTER PUBLICATION shop ADD {added}")).await.unwrap();

@@ -374,6 +374,29 @@ async fn i11_a_table_that_the_start_publishes_again_is_told_of_also_where_no_tab
     assert_eq!(warnings.with(&missing("t").each_ref().map(String::as_str)).len(), 1, "one start publishes it");
 }
 
+/// It has no state of its own by which a start could tell it from one that was never followed.
+#[tokio::test]
+async fn i11_a_table_that_was_followed_and_never_read_is_told_of_each_time_a_start_publishes_it() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let told = || warnings.with(&missing("late").each_ref().map(String::as_str)).len();
+    let client = with_table(&server).await;
+    let entries = [CONSISTENT, NONE, ("publication.autocreate.mode", "filtered")];
+    let mut log = started(&server, &client, &entries, Log::default()).await.stop().await;
+    eventually(&client, INACTIVE).await;
+    client.batch_execute("CREATE TABLE late (id int PRIMARY KEY); INSERT INTO late VALUES (1)").await.unwrap();
+    for (count, left) in [(1, "ALTER PUBLICATION shop DROP TABLE late"), (2, "SELECT"), (2, "SELECT")] {
+        let mut running = started(&server, &client, &entries, log).await;
+        client.batch_execute("DELETE FROM late; INSERT INTO late VALUES (1)").await.unwrap();
+        let records = running.log.records.len();
+        running.records(records + 1).await;
+        log = running.stop().await;
+        assert_eq!((told(), unpublished(&log)), (count, 0));
+        eventually(&client, INACTIVE).await;
+        client.batch_execute(left).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn i11_a_table_made_while_the_connector_runs_and_published_by_nobody_is_told_of_then() {
     let Some(server) = server(&[]).await else { return };
