@@ -121,6 +121,8 @@ struct Run {
     superseded: Vec<ReadingTable>,
     /// Names of which a table is read in any case: the snapshot did not read one to its end, or read it before it was published
     owed: Vec<String>,
+    /// Oids of tables that this start was to read and could not; the next one does
+    unread: Vec<u32>,
     /// Tables whose changes are dropped
     errored: Vec<ErroredTable>,
     /// Tables that this start found unpublished, and was to publish
@@ -179,6 +181,7 @@ impl Run {
             outdated: Vec::new(),
             superseded: Vec::new(),
             owed: Vec::new(),
+            unread: Vec::new(),
             errored: Vec::new(),
             lost,
             cancellations,

@@ -18,6 +18,7 @@ use crate::catalog::TableDefinition;
 use crate::chunks::is_chunked;
 use crate::lsn::Lsn;
 use crate::position::Position;
+use crate::replication::is_out_of_slots;
 use crate::snapshot::{PublishedSoFar, Snapshot, tables_to_read, temporary_anchor};
 use crate::table_states::{CompletedTable, ReadingTable, are_tables_known, tables_known};
 use crate::truncation::{self, truncations};
@@ -90,6 +91,7 @@ impl Run {
         // I10: one that the role may not read does not keep the others from being followed.
         for table in tables.extract_if(.., |table| !is_readable(table)) {
             warn!(table = %table.full_name(), "{}", unreadable_advice(&self.facts, &table));
+            self.unread.push(table.oid);
         }
         if tables.is_empty() {
             return Ok(completed);
@@ -119,9 +121,26 @@ impl Run {
         if whole.is_empty() {
             return Ok(completed);
         }
+        let names: Vec<_> = whole.iter().map(TableDefinition::full_name).collect();
+        let anchor = match temporary_anchor(&self.config, &self.sql).await {
+            Ok(anchor) => anchor,
+            // I10: nobody may ever give a slot back, and the other tables have one to be followed by.
+            Err(error) if is_out_of_slots(&error) => {
+                warn!(
+                    "tables came since the last run, and only their changes are captured, since reading what they held before takes a slot for a \
+                     while: {}: {error}. To mend it: {}; and then restart the connector, which reads them",
+                    names.join(", "),
+                    error.remedy().unwrap_or("drop slots that nobody uses")
+                );
+                self.unread.extend(whole.iter().map(|table| table.oid));
+                // The state keeps what is owed for the next start; a look would begin it at once.
+                self.owed.retain(|name| !names.contains(name));
+                return Ok(completed);
+            }
+            Err(error) => return Err(error),
+        };
         // The names that no table has when all are read are owed.
-        self.owed.extend(whole.iter().map(TableDefinition::full_name));
-        let anchor = temporary_anchor(&self.config, &self.sql).await?;
+        self.owed.extend(names);
         let place = self.message_at(anchor.lsn).await?;
         let figures = figures_of(context, &completed);
         let snapshot = Snapshot {

@@ -113,7 +113,7 @@ impl Run {
         // What this run has read it has read under the name that it had then.
         let before = CompletedTable::load_all(context.state(), server);
         let mut state = Vec::new();
-        for table in tables.iter().filter(|table| !is_reading(table)) {
+        for table in tables.iter().filter(|table| !is_reading(table) && !self.unread.contains(&table.oid)) {
             let is_former = |done: &&mut CompletedTable| done.name == table.full_name() && done.oid.is_some() && before.contains(done);
             let is_complete = is_complete(completed, table);
             if let Some(former) = completed.iter_mut().find(is_former).filter(|_| !is_complete) {

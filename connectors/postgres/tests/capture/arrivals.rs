@@ -542,6 +542,49 @@ async fn a_new_table_that_is_read_in_chunks_goes_on_where_it_was_also_where_the_
     running.stop().await;
 }
 
+#[tokio::test]
+async fn i10_a_new_table_that_cannot_be_read_for_want_of_a_slot_keeps_no_other_from_being_followed_and_is_read_later() {
+    let Some(server) = server(&[("max_replication_slots", "2")]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE again (id int); INSERT INTO a VALUES (1); INSERT INTO again VALUES (1)",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[FILTERED, READ, SOON, ("snapshot.strategy", "consistent")]);
+    let is_complete =
+        |log: &Log| log.state.iter().filter(|(_, offset)| offset.get("state").is_some_and(|state| state == "complete")).count();
+    let mut running = start(&config, Log::default());
+    running.until(|log| is_complete(log) == 2).await;
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    let log = running.stop().await;
+    eventually(&client, INACTIVE).await;
+    client
+        .batch_execute(
+            "SELECT pg_create_logical_replication_slot('other', 'test_decoding');
+             CREATE TABLE made (id int); INSERT INTO made VALUES (1); DROP TABLE again; CREATE TABLE again (id int); INSERT INTO again VALUES (2)",
+        )
+        .await
+        .unwrap();
+    let mut running = start(&config, log);
+    running.meanwhile(warnings.told(&["public.again, public.made", "max_replication_slots", "restart the connector"])).await;
+    running.meanwhile(eventually(&client, "SELECT active FROM pg_replication_slots WHERE slot_name = 'shop'")).await;
+    client.batch_execute("INSERT INTO a VALUES (2); INSERT INTO made VALUES (2)").await.unwrap();
+    running.records(4).await;
+    running.for_a_while(Duration::from_secs(1)).await;
+    let log = running.stop().await;
+    eventually(&client, INACTIVE).await;
+    client.batch_execute("SELECT pg_drop_replication_slot('other')").await.unwrap();
+    let mut running = start(&config, log);
+    running.until(|log| is_complete(log) == 3).await;
+    let log = running.stop().await;
+    let made = ["c public.made null null->{2}", "r public.made null null->{1}", "r public.made null null->{2}"];
+    assert_eq!(of_table(&log, "public.made"), made);
+    assert_eq!(of_table(&log, "public.again"), ["r public.again null null->{1}", "r public.again null null->{2}"]);
+}
+
 /// What a target holds of a table, by the column `id`.
 fn rows(log: &Log, table: &str) -> BTreeMap<String, String> {
     let mut rows = BTreeMap::new();
