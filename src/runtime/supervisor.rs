@@ -2,7 +2,8 @@
 //!
 //! A supervisor runs its task, asks [`decide`] after an error, waits, and runs it again, until it is told to stop. Each
 //! run is a tokio task of its own, so a panic ends that run and nothing else; it counts as a `bug`. A task that waits
-//! for its next try is FAILED with the time in its trace; it is RUNNING again when it runs. A paused task has no run.
+//! for its next try is FAILED with the time in its trace; it is RUNNING again when it runs. A paused task has no run. A run that
+//! ended as planned, to begin again, is neither an error nor a try: its task is RESTARTING for a moment.
 //!
 //! Each run is made anew from the configuration: secrets are resolved then and not kept (I14), so a password that
 //! was changed at its provider is picked up by the next try.
@@ -162,6 +163,16 @@ impl Supervisor {
                 tracing::info!(connector = &*self.setup.connector, task = self.setup.task, "the task has drained and ended its run");
                 continue;
             };
+            if error.is_planned() {
+                self.status.set(RunState::Restarting, None);
+                tracing::info!(connector = &*self.setup.connector, task = self.setup.task, "the task begins again: {}", error.sentence());
+                // However often it is planned, the source has its rest.
+                tokio::select! {
+                    () = tokio::time::sleep(self.setup.settings.recovery.backoff.delay(1)) => {}
+                    _ = self.wanted.changed() => {}
+                }
+                continue;
+            }
             self.errors.add(1);
             if failures.count == 0 || began.elapsed() >= HEALTHY {
                 failures.count = 0;

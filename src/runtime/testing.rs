@@ -400,7 +400,7 @@ pub(crate) struct Script {
 impl ConnectorConfig for Script {
     const FIELDS: &'static [&'static [ConfigField]] = &[&[
         ConfigField::new("script.failing.runs", FieldType::Int, "Runs that fail.").default("0"),
-        ConfigField::new("script.failure", FieldType::Text, "How they fail: panic or a kind.").default("unreachable"),
+        ConfigField::new("script.failure", FieldType::Text, "How they fail: panic, planned or a kind.").default("unreachable"),
         ConfigField::new("script.behaviour", FieldType::Text, "What a sink answers.").default("durable"),
         ConfigField::new("script.reject.offset", FieldType::Long, "Offset that a sink refuses."),
     ]];
@@ -425,6 +425,9 @@ impl Script {
             return Ok(());
         }
         assert!(self.failure != "panic", "as the script says");
+        if self.failure == "planned" {
+            return Err(Error::new(ErrorKind::Restarting, "follow the script").planned());
+        }
         let kind = ErrorKind::ALL.into_iter().find(|kind| kind.code() == self.failure).unwrap();
         Err(Error::new(kind, "follow the script"))
     }

@@ -99,6 +99,7 @@ pub struct Error(Box<Body>);
 struct Body {
     kind: ErrorKind,
     scope: Scope,
+    is_planned: bool,
     doing: String,
     position: Option<String>,
     mend: Option<String>,
@@ -109,7 +110,15 @@ impl Error {
     /// An error of the connector's scope. `doing` is a verb and its object, without a full stop: `connect to db:5432 as cdc`.
     #[must_use]
     pub fn new(kind: ErrorKind, doing: impl Into<String>) -> Self {
-        Self(Box::new(Body { kind, scope: Scope::Connector, doing: doing.into(), position: None, mend: None, cause: None }))
+        Self(Box::new(Body {
+            kind,
+            scope: Scope::Connector,
+            is_planned: false,
+            doing: doing.into(),
+            position: None,
+            mend: None,
+            cause: None,
+        }))
     }
 
     /// Says why: another error or a sentence.
@@ -133,6 +142,13 @@ impl Error {
         self
     }
 
+    /// Says that nothing failed: the run ends so that the next one does what only a start can.
+    #[must_use]
+    pub fn planned(mut self) -> Self {
+        self.0.is_planned = true;
+        self
+    }
+
     /// Says where in the source's log, in the source's own notation.
     #[must_use]
     pub fn at(mut self, position: impl fmt::Display) -> Self {
@@ -143,10 +159,11 @@ impl Error {
     /// The same error once more, where several have to be told of it. Its causes become their text.
     #[must_use]
     pub fn again(&self) -> Self {
-        let Body { kind, scope, doing, position, mend, cause } = &*self.0;
+        let Body { kind, scope, is_planned, doing, position, mend, cause } = &*self.0;
         Self(Box::new(Body {
             kind: *kind,
             scope: scope.clone(),
+            is_planned: *is_planned,
             doing: doing.clone(),
             position: position.clone(),
             mend: mend.clone(),
@@ -164,6 +181,12 @@ impl Error {
     #[must_use]
     pub fn scope(&self) -> &Scope {
         &self.0.scope
+    }
+
+    /// Whether the run ended only to begin again.
+    #[must_use]
+    pub fn is_planned(&self) -> bool {
+        self.0.is_planned
     }
 
     /// What was being done.

@@ -238,7 +238,7 @@ impl Arrivals {
                 Ok(Found::Nothing) | Err(_) => {}
                 Ok(Found::Restart { why, untold }) => {
                     untold.tell(&signals).await;
-                    return Err(Error::new(ErrorKind::Restarting, "follow the log").because(why));
+                    return Err(Error::new(ErrorKind::Restarting, "follow the log").because(why).planned());
                 }
                 Ok(Found::Untold(untold)) => untold.tell(&signals).await,
             }

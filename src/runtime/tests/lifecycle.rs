@@ -62,6 +62,27 @@ async fn retries_end_where_the_user_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_as_planned_is_no_failure_and_no_retry_and_another_restart_is() {
+    let house = House::new();
+    let worker = house.worker().await;
+    let script = |failure| {
+        config(&[
+            ("connector.class", "scripted-source"),
+            ("script.failing.runs", "3"),
+            ("script.failure", failure),
+            ("retriable.restart.connector.wait.ms", "1"),
+            ("errors.max.retries", "0"),
+        ])
+    };
+    create(&worker, "planned", script("planned")).await;
+    eventually("it runs", async || deeds("planned").confirmed == 1).await;
+    assert_eq!((deeds("planned").runs, task_state(&worker, "planned").await), (4, (RunState::Running, String::new())));
+    create(&worker, "shut-down", script("restarting")).await;
+    let trace = eventually_failed(&worker, "shut-down").await;
+    assert!(trace.starts_with("restarting: ") && deeds("shut-down").runs == 1, "{trace}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_sink_moves_nothing_and_stays_paused_over_a_restart_of_the_worker() {
     let house = House::new();
     house.fill("pauses", 5).await;

@@ -145,7 +145,7 @@ impl Chunks {
             }
             Ok(End::Superseded) if table.reading.request.is_none() => {
                 let cause = "it was renamed, or another table took its name; the connector starts again and reads what has the name now";
-                Err(Error::new(ErrorKind::Restarting, format!("read the table {} to its end", table.reading.name)).because(cause))
+                Err(Error::new(ErrorKind::Restarting, format!("read the table {} to its end", table.reading.name)).because(cause).planned())
             }
             Ok(End::Gone | End::Superseded) => {
                 Ok(Some(self.leave_out(number, "UNKNOWN_SCHEMA", "it is gone, or another table has its name")))
