@@ -25,7 +25,7 @@ fn table(oid: u32, name: &str, ancestors: &[u32]) -> TableDefinition {
 }
 
 fn published(all_tables: bool, named: &[u32], tables: &[u32]) -> Publication {
-    let tables = tables.iter().map(|&oid| PublishedTable { oid, columns: None, row_filter: None }).collect();
+    let tables = tables.iter().map(|&oid| PublishedTable { oid, columns: None, filtered_by: None }).collect();
     let operations = OPERATIONS.into_iter().map(|(operation, _)| operation).collect();
     let named = Named { tables: named.iter().map(|&table| (table, table)).collect(), schemas: Vec::new(), operations };
     Publication { all_tables, named, tables, generated: false }

@@ -22,57 +22,30 @@
 
 use serde_json::json;
 use tailwater_api::Result;
-use tokio_postgres::Row;
 
 use super::read::DOING;
-use crate::catalog::Publication;
+use crate::catalog::{Publication, PublishedTable};
 use crate::connect::{SqlConnection, sql_error};
 
 /// What a publication says of a table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Said {
-    /// `None` for all columns
-    pub(super) columns: Option<Vec<String>>,
-    pub(super) row_filter: Option<String>,
+    pub(super) table: PublishedTable,
     /// Whether stored generated columns are published
     pub(super) generated: bool,
 }
 
 impl Said {
-    /// A text that another content has not; `None` where all rows and columns are published.
-    pub(super) fn text(&self) -> Option<String> {
-        (*self != Self::default()).then(|| json!([self.columns, self.row_filter, self.generated]).to_string())
+    /// As the snapshot of the session's transaction sees it; `None` where the table is not published under its own name.
+    pub(super) async fn load(sql: &SqlConnection, server_version: u32, publication: &str, table: u32) -> Result<Option<Self>> {
+        let loaded = PublishedTable::load(sql, server_version, publication, table).await?;
+        Ok(loaded.map(|(table, generated)| Self { table, generated }))
     }
 
-    /// As the snapshot of the session's transaction sees it; `None` where the table is not published under its own name. The server's view
-    /// of it is not asked: that opens each table of the publication, waits for whoever has locked one, and shows the newest filter, whatever the
-    /// snapshot sees.
-    pub(super) async fn load(sql: &SqlConnection, server_version: u32, publication: &str, table: u32) -> Result<Option<Self>> {
-        let (schemas, columns, row_filter) = if server_version >= 150_000 {
-            ("pg_publication_namespace", "r.prattrs", "pg_get_expr(r.prqual, r.prrelid)")
-        } else {
-            ("(SELECT 0::oid AS oid, 0::oid AS pnpubid, 0::oid AS pnnspid WHERE false)", "NULL::int2vector", "NULL::text")
-        };
-        // Where the whole schema is published, lists and filters are void. A column that older servers do not have is null.
-        let query = format!(
-            "SELECT (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum = ANY ({columns})),
-                    {row_filter}, to_jsonb(p) ->> 'pubgencols' = 's'
-             FROM pg_publication p JOIN pg_class c ON c.oid = $2
-                  LEFT JOIN {schemas} s ON s.pnpubid = p.oid AND s.pnnspid = c.relnamespace
-                  LEFT JOIN pg_publication_rel r ON r.prpubid = p.oid AND r.prrelid = c.oid AND s.oid IS NULL
-                  CROSS JOIN LATERAL (SELECT p.puballtables OR s.oid IS NOT NULL OR r.oid IS NOT NULL) AS own (is_named)
-                  CROSS JOIN LATERAL (
-                      SELECT EXISTS (SELECT FROM pg_partition_ancestors(c.oid) JOIN pg_class root ON root.oid = relid WHERE relid <> c.oid AND (
-                          p.puballtables OR EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = relid)
-                          OR EXISTS (SELECT FROM {schemas} n WHERE n.pnpubid = p.oid AND n.pnnspid = root.relnamespace)))
-                  ) AS above (is_named)
-             WHERE p.pubname = $1 AND CASE WHEN p.pubviaroot THEN own.is_named AND NOT above.is_named
-                                           ELSE c.relkind <> 'p' AND (own.is_named OR above.is_named) END"
-        );
-        let row = sql.query_opt(&query, &[&publication, &table]).await.map_err(|error| sql_error(DOING, error))?;
-        let said =
-            |row: Row| Self { columns: row.get(0), row_filter: row.get(1), generated: row.get::<_, Option<bool>>(2).unwrap_or(false) };
-        Ok(row.map(said))
+    /// A text that another content has not; `None` where all rows and columns are published.
+    pub(super) fn text(&self, row_filter: Option<&str>) -> Option<String> {
+        let columns = &self.table.columns;
+        (columns.is_some() || row_filter.is_some() || self.generated).then(|| json!([columns, row_filter, self.generated]).to_string())
     }
 }
 
@@ -100,11 +73,8 @@ pub(super) enum Finding {
 impl Published {
     /// As the publication says it when a session begins.
     pub(super) fn at_begin(publication: Option<&Publication>, table: u32) -> Self {
-        let said = publication.and_then(|publication| {
-            let table = publication.table(table)?;
-            let (columns, row_filter) = (table.columns.clone(), table.row_filter.clone());
-            Some(Said { columns, row_filter, generated: publication.generated })
-        });
+        let said =
+            publication.and_then(|publication| Some(Said { table: publication.table(table)?.clone(), generated: publication.generated }));
         Self { said, after: 0 }
     }
 
@@ -137,10 +107,9 @@ mod tests {
 
     #[test]
     fn what_is_said_has_a_text_of_its_own() {
-        let listed = Said { columns: Some(vec!["id".into()]), ..Said::default() };
-        let filtered = Said { row_filter: Some("id".into()), ..Said::default() };
-        let generated = Said { generated: true, ..Said::default() };
-        let texts: std::collections::HashSet<_> = [&listed, &filtered, &generated].map(Said::text).into();
-        assert_eq!((texts.len(), Said::default().text()), (3, None));
+        let said = |columns, generated| Said { table: PublishedTable { oid: 1, columns, filtered_by: None }, generated };
+        let (plain, listed, generated) = (said(None, false), said(Some(vec!["id".into()]), false), said(None, true));
+        let texts = std::collections::HashSet::from([listed.text(None), plain.text(Some("id")), generated.text(None)]);
+        assert_eq!((texts.len(), plain.text(None)), (3, None));
     }
 }

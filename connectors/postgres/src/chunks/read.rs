@@ -210,8 +210,12 @@ impl TableRead {
             }
             Finding::Changed(published) => return Ok(End::Republished(published)),
         }
-        let Said { columns, row_filter, generated } = said.clone().unwrap_or_default();
-        let shape = Shape::of_definition(&table, columns.as_deref(), generated);
+        let row_filter = match &said {
+            Some(said) => said.table.row_filter(sql).await.map_err(scoped)?,
+            None => None,
+        };
+        let columns = said.as_ref().and_then(|said| said.table.columns.as_deref());
+        let shape = Shape::of_definition(&table, columns, said.as_ref().is_some_and(|said| said.generated));
         let plan = Arc::new(self.compiler.compile(sql, &table, shape).await.map_err(scoped)?);
         let request = self.table.request.as_ref();
         let surrogate = request.and_then(|request| request.surrogate.as_deref());
@@ -219,7 +223,7 @@ impl TableRead {
             Ok(order) => order,
             Err(unfit) => return Ok(End::Unfit(unfit)),
         };
-        order.described.extend(said.and_then(|said| said.text()));
+        order.described.extend(said.and_then(|said| said.text(row_filter.as_deref())));
         let Some(row_key) = RowKey::of(&plan, surrogate) else {
             let why = "its records do not hold the values that tell its rows apart, as the table has them".to_owned();
             return Ok(End::Unfit(Unfit { status: "SKIPPED", why }));

@@ -10,8 +10,6 @@ use crate::catalog::{TableDefinition, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, sql_error};
 
-/// How long the catalog is waited for while a table is locked.
-const CATALOG_WAIT: Duration = Duration::from_millis(200);
 /// How long a further reader of a table waits for its lock.
 const JOIN_WAIT: Duration = Duration::from_millis(100);
 
@@ -22,8 +20,6 @@ pub(super) enum Locked {
     Renamed(Box<TableDefinition>),
     /// It was dropped, or renamed out of the filters
     Gone,
-    /// Somebody waits for a stronger lock and has to go first
-    Contended,
 }
 
 /// Locks the table and returns its definition as of now, which holds until the transaction ends. `control` is another
@@ -48,18 +44,7 @@ pub(super) async fn lock(config: &PostgresConfig, sql: &SqlConnection, control: 
             });
         }
     };
-    // Where somebody waits for a stronger lock the other session waits behind them, and they for this one, which the
-    // server cannot see: then this one lets go.
-    let doing = "limit the wait for the catalog";
-    let limit = format!("SET lock_timeout = {}", CATALOG_WAIT.as_millis());
-    control.batch_execute(&limit).await.map_err(|error| sql_error(doing, error))?;
-    let loaded = TableDefinition::load(control, Some(table.oid)).await;
-    control.batch_execute("RESET lock_timeout").await.map_err(|error| sql_error(doing, error))?;
-    let current = match loaded {
-        Ok(tables) => tables.into_iter().next(),
-        Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(Locked::Contended),
-        Err(error) => return Err(error),
-    };
+    let current = TableDefinition::load(control, Some(table.oid)).await?.into_iter().next();
     let former = table.full_name();
     let Some(current) = current else {
         warn!(table = %former, "the table was dropped before the snapshot read it");

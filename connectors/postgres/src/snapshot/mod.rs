@@ -237,8 +237,8 @@ async fn sessions(config: &PostgresConfig) -> Result<Vec<SqlConnection>> {
     Ok(sessions)
 }
 
-/// Begins a transaction in each session and locks the tables. `false` where all has to be begun anew: somebody waits for one of the
-/// tables, or one has gone or changed its name, which `tables` say then.
+/// Begins a transaction in each session and locks the tables. `false` where all has to be begun anew: one of the
+/// tables has gone or changed its name, which `tables` say then.
 async fn lock_everywhere(
     config: &PostgresConfig,
     sessions: &[SqlConnection],
@@ -258,7 +258,6 @@ async fn lock_everywhere(
                     tables.remove(number);
                     return Ok(false);
                 }
-                Locked::Contended => return Ok(false),
             }
         }
     }

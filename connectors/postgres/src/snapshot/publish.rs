@@ -17,7 +17,7 @@ use tailwater_kit::notification::{Aggregate, Happening, Notifications};
 use tailwater_kit::snapshot_figures::{SnapshotFigures, TableFigures};
 use tracing::{info, warn};
 
-use super::reader::Told;
+use super::reader::{Planned, Told};
 use super::select::Select;
 use super::{PublishedSoFar, Snapshot};
 use crate::catalog::{Publication, PublishedTable, TableDefinition};
@@ -26,7 +26,7 @@ use crate::event::{Blocks, Place};
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::{Position, SnapshotProgress};
-use crate::relation::{Shape, TablePlan};
+use crate::relation::Shape;
 use crate::source::owed_advice;
 use crate::table_states::{CompletedTable, owed};
 use crate::truncation::truncation;
@@ -162,18 +162,12 @@ impl<'a> Publisher<'a> {
         }
     }
 
-    async fn open(
-        &mut self,
-        number: usize,
-        definition: &TableDefinition,
-        rows: Option<u64>,
-        anchor: Lsn,
-    ) -> Result<(Arc<TablePlan>, Select)> {
+    async fn open(&mut self, number: usize, definition: &TableDefinition, rows: Option<u64>, anchor: Lsn) -> Result<Planned> {
         let published = self.tables[number].published;
         let generated = self.publication.is_some_and(|publication| publication.generated);
         let shape = Shape::of_definition(definition, published.and_then(|published| published.columns.as_deref()), generated);
         let plan = self.plans.of_definition(self.blocks, definition, shape)?;
-        let select = Select::new(self.config, definition, &plan, published.and_then(|published| published.row_filter.as_deref()));
+        let select = Select::new(self.config, definition, &plan);
         let table = &mut self.tables[number];
         let name = definition.full_name();
         if table.name != name {
@@ -192,7 +186,7 @@ impl<'a> Publisher<'a> {
         let (name, collections) = (self.tables[number].name.clone(), self.in_progress.clone());
         let progress = [("current_collection_in_progress", name.as_str()), ("data_collections", &collections)];
         self.notify(Happening::InProgress, &progress).await?;
-        Ok((plan, select))
+        Ok(Planned { plan, select, published: published.cloned() })
     }
 
     /// Nothing is read under a name that stood there when the snapshot began, unless another table of it has it by its turn. Stored at

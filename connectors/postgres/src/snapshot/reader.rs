@@ -18,7 +18,7 @@ use super::lock::{Locked, Size, lock, lock_too, size, was_rewritten};
 use super::select::{Select, copy_format};
 use super::work::{Next, Pages, Work};
 use super::{Anchor, temporary_anchor};
-use crate::catalog::TableDefinition;
+use crate::catalog::{PublishedTable, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::connect::{Cancelling, SqlConnection, sql_error};
 use crate::copy::{CopyRow, CopyRows};
@@ -43,19 +43,21 @@ pub(super) struct OpenTable {
 /// What a reader has to tell.
 pub(super) enum Told {
     /// A table is about to be read; the answer is how.
-    Opened {
-        table: usize,
-        definition: Box<TableDefinition>,
-        rows: Option<u64>,
-        anchor: Lsn,
-        reply: oneshot::Sender<(Arc<TablePlan>, Select)>,
-    },
+    Opened { table: usize, definition: Box<TableDefinition>, rows: Option<u64>, anchor: Lsn, reply: oneshot::Sender<Planned> },
     /// Rows of a table
     Rows { table: usize, records: Vec<Record>, octets: usize, reservation: Reservation },
     /// The table is read to its end.
     Ended { table: usize },
     /// The table is not there any more.
     Gone { table: usize },
+}
+
+/// How a table is read.
+pub(super) struct Planned {
+    pub(super) plan: Arc<TablePlan>,
+    pub(super) select: Select,
+    /// `None` where it is not published under its own name
+    pub(super) published: Option<PublishedTable>,
 }
 
 /// In which transaction a reader reads.
@@ -114,7 +116,12 @@ impl Reader {
         let described = Box::new(definition.clone());
         self.tell(Told::Opened { table: number, definition: described, rows, anchor: anchor.lsn, reply }).await?;
         let gone = |_| Error::new(ErrorKind::Restarting, "read a table").because("the snapshot has ended");
-        let (plan, select) = planned.await.map_err(gone)?;
+        let Planned { plan, mut select, published } = planned.await.map_err(gone)?;
+        // A statement of the user stands for itself.
+        if let Some(published) = published.filter(|_| select.has_pages) {
+            // As of the snapshot, which the log goes on from (I7).
+            select.filter = published.row_filter(&self.sql).await?;
+        }
         let pages = pages.filter(|_| select.has_pages);
         let open = Arc::new(OpenTable { definition, plan, select, anchor });
         self.work.open(number, open.clone(), pages);
@@ -137,7 +144,6 @@ impl Reader {
                     table = *renamed;
                     false
                 }
-                Locked::Contended => false,
                 Locked::Table(current) => {
                     if !was_rewritten(&self.sql, &current).await? {
                         return Ok(Some((*current, anchor)));

@@ -17,14 +17,15 @@ pub(crate) fn copy_format(codec: &ColumnCodec) -> Format {
 pub(super) struct Select {
     columns: String,
     from: String,
-    filter: Option<String>,
+    /// Of its rows, as the table is published
+    pub(super) filter: Option<String>,
     /// Whether the rows are the table's own, so that pages of it can be chosen
     pub(super) has_pages: bool,
 }
 
 impl Select {
     /// Of the captured columns of the table.
-    pub(super) fn new(config: &PostgresConfig, table: &TableDefinition, plan: &TablePlan, row_filter: Option<&str>) -> Self {
+    pub(super) fn new(config: &PostgresConfig, table: &TableDefinition, plan: &TablePlan) -> Self {
         let name = table.full_name();
         let mut statements = config.relational.snapshot_selects.iter();
         let statement = statements.find(|(table, _)| table.eq_ignore_ascii_case(&name)).map(|(_, statement)| statement);
@@ -51,8 +52,7 @@ impl Select {
             None if table.partitioned => table.quoted(),
             None => format!("ONLY {}", table.quoted()),
         };
-        let filter = row_filter.filter(|_| statement.is_none()).map(str::to_owned);
-        Self { columns: columns.join(", "), from, filter, has_pages: statement.is_none() }
+        Self { columns: columns.join(", "), from, filter: None, has_pages: statement.is_none() }
     }
 
     /// The statement for these pages; of a partitioned table they are those of each of its leaves.
