@@ -330,13 +330,13 @@ impl PublishedTable {
     /// to write the names of its columns.
     ///
     /// # Errors
-    /// `Conflict` where the snapshot sees another publication.
+    /// `Restarting` where the snapshot sees another publication.
     pub(crate) async fn row_filter(&self, sql: &SqlConnection) -> Result<Option<String>> {
         let Some(membership) = self.filtered_by else { return Ok(None) };
         let doing = "read the row filter of a table";
         let query = "SELECT pg_get_expr(prqual, prrelid) FROM pg_publication_rel WHERE oid = $1 AND prqual IS NOT NULL";
         let row = sql.query_opt(query, &[&membership]).await.map_err(|error| sql_error(doing, error))?;
-        let changed = || Error::new(ErrorKind::Conflict, doing).because("somebody changed the publication just now");
+        let changed = || Error::new(ErrorKind::Restarting, doing).because("somebody changed the publication just now");
         row.ok_or_else(changed).map(|row| row.get(0))
     }
 }
