@@ -251,14 +251,16 @@ impl Arrivals {
             // The server refuses to go on without it, and says so.
             return Ok(Found::Nothing);
         };
-        // The row of a system column is written with the table and never changed.
+        // The tables that have definitions: others are never known, and would be news to each look. The row of a system column is written
+        // with the table and never changed.
         let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, \
                      coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false), \
                      c.relpersistence = 'p', c.relkind = 'r' AND pg_relation_filenode(c.oid) <> c.oid \
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                      JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid' \
                      LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition \
-                     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'";
+                     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
+                     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\\_temp\\_%'";
         let rows = sql.query(query, &[]).await.map_err(|error| sql_error("look for new tables", error))?;
         let is_news = rows.iter().any(|row| {
             let (oid, schema, name): (u32, &str, &str) = (row.get(0), row.get(1), row.get(2));

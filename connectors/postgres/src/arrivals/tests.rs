@@ -1,7 +1,8 @@
 use tailwater_api::config::{ConfigValues, read_config};
+use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 
 use super::*;
-use crate::catalog::{OPERATIONS, PublishedTable};
+use crate::catalog::{OPERATIONS, PublishedTable, quote_identifier};
 use crate::lsn::Lsn;
 use crate::pgoutput::ReplicaIdentity;
 
@@ -417,4 +418,23 @@ fn i10_a_table_that_came_with_rows_which_the_role_may_not_read_is_told_of() {
     assert_eq!(reading.sees(&after, &all), Found::Nothing, "told once");
     let granted = [table(1, "a", &[]), table(2, "b", &[])];
     assert!(matches!(reading.sees(&granted, &all), Found::Restart { .. }), "its name is owed");
+}
+
+#[tokio::test]
+async fn a_look_that_finds_no_news_does_not_read_the_definitions() {
+    let Some(server) = required_or_skip(PostgresServer::start(Version::V15, &[]).await) else { return };
+    let port = server.port().to_string();
+    let settings =
+        [("database.hostname", "127.0.0.1"), ("database.port", &*port), ("database.user", "postgres"), ("database.dbname", "postgres")];
+    let mut arrivals = arrivals(&settings, &published(true, &[], &[]), &[]);
+    let sql = SqlConnection::connect(&arrivals.config).await.expect("it connects");
+    let publication = quote_identifier(&arrivals.config.publication);
+    sql.batch_execute(&format!("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION {publication} FOR ALL TABLES"))
+        .await
+        .expect("it is made");
+    arrivals.look(&sql).await.expect("it looks");
+    // Would go with a look at the definitions.
+    arrivals.known.insert(1, Known { name: "public.gone".into(), is_partition: false, is_logged: true });
+    assert_eq!(arrivals.look(&sql).await.expect("it looks"), Found::Nothing);
+    assert!(arrivals.known.contains_key(&1), "without an include list, tables of the server are no news");
 }
