@@ -13,10 +13,10 @@
 //! |---|---|---|
 //! | made since the last look, published from its birth | stays | nothing to read |
 //! | the same, rewritten since, as where it was unlogged first | stays | read, or told of with the signal that does |
-//! | not published, where tables are published one by one, and locked | stays | told of, and tried again at each look (I10) |
+//! | not published, where tables are published one by one, and locked or in a deadlock | stays | told of, and tried again at each look (I10) |
 //! | not published, where tables are published one by one | is extended | read, or left to the log |
 //! | the same, of somebody else, so that this role may not publish it | stays | told of, with the statement that mends it (I10) |
-//! | the same, where the server refuses the statement for another reason | stays | told of, as that would refuse a start, too (I10) |
+//! | the same, where the server refuses the statement for another reason | stays | told of (I10) |
 //! | a root added to the publication, by itself or by its schema | stays | read, or left to the log |
 //! | renamed into the filters, or made again under its name | is extended where tables are published one by one | read, or left to the log |
 //! | took the name of another one, and is not read | stays | told of with the signal that reads it |
@@ -54,7 +54,7 @@ use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_tex
 use crate::chunks::can_be_chunked;
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
-use crate::publication::{Step, plan, rehearse, told, warn_about_operations};
+use crate::publication::{Step, is_passing, plan, refusal, rehearse, warn_about_operations};
 use crate::snapshot::tables_to_read;
 use crate::source::{
     captured, is_readable, published_advice, published_by_now, replaced_advice, unpublished, unpublished_advice, unreadable_advice,
@@ -104,7 +104,7 @@ pub(crate) struct Arrivals {
     owed: watch::Receiver<HashSet<String>>,
     /// The next look judges in any case: a table that was locked may be published by then.
     is_due: bool,
-    /// Why the server refused statements at the last look
+    /// The statements that the server refused at the last look, or at the start, and what was said of each
     refused: HashMap<String, String>,
 }
 
@@ -186,12 +186,13 @@ impl Untold {
 }
 
 impl Arrivals {
-    /// `None` where nobody is to look. `definitions` are the tables of the database at the start.
+    /// `None` where nobody is to look. `definitions` are the tables of the database at the start, which has told of what was `refused`.
     pub(crate) fn new(
         config: &Arc<PostgresConfig>,
         facts: &ServerFacts,
         publication: Option<&Publication>,
         definitions: &[TableDefinition],
+        refused: HashMap<String, String>,
         owed: watch::Receiver<HashSet<String>>,
         left: watch::Sender<Vec<StateChange>>,
     ) -> Option<Self> {
@@ -211,7 +212,7 @@ impl Arrivals {
             left,
             owed,
             is_due: true,
-            refused: HashMap::new(),
+            refused,
         })
     }
 
@@ -283,7 +284,8 @@ impl Arrivals {
         let is_rewritten = |row: &&Row| row.get::<_, Option<bool>>(6).unwrap_or(false);
         let rewritten: HashSet<u32> = rows.iter().filter(is_rewritten).map(|row| row.get(0)).collect();
         let (refused, is_due) = self.refused_statements(sql, &definitions, &publication).await?;
-        let is_told = |statement: &String, why: &String| !is_news || self.refused.get(statement) == Some(why);
+        // A table that was locked may be one that this role may not publish.
+        let is_told = |statement: &String, why: &String| self.refused.get(statement) == Some(why);
         let told = |(statement, why): (&String, &String)| (statement.clone(), (!is_told(statement, why)).then(|| why.clone()));
         let news = refused.iter().map(told).collect();
         let (definitions, publication) = (&definitions, &publication);
@@ -307,17 +309,16 @@ impl Arrivals {
         publication: &Publication,
     ) -> Result<(HashMap<String, String>, bool)> {
         let (mut refused, mut is_due) = (HashMap::new(), false);
-        if let Ok(Step::Run(statements)) = plan(&self.config, &self.facts, Some(publication), &captured(&self.config, definitions)) {
+        if let Ok(Step::Run(statements)) = plan(&self.config, &self.facts, Some(publication), definitions) {
             for statement in statements {
                 match rehearse(sql, &self.config, std::slice::from_ref(&statement)).await {
                     Ok(()) => {}
-                    Err(error) if error.kind() == ErrorKind::TimedOut => {
-                        is_due = true;
-                        let why = format!("{error}: it is tried again each table.refresh.interval.ms: {statement}");
-                        refused.insert(statement, why);
+                    Err(error) if error.kind().is_transient() && !is_passing(&error) => return Err(error),
+                    Err(error) => {
+                        is_due |= is_passing(&error);
+                        let said = refusal(&self.config, &statement, &error);
+                        refused.insert(statement, said);
                     }
-                    Err(error) if error.kind().is_transient() => return Err(error),
-                    Err(error) => drop(refused.insert(statement, told(&error))),
                 }
             }
         }
@@ -335,7 +336,7 @@ impl Arrivals {
         self.look_for_attached(seen, &captured, &mut lost);
         // A start finds these, too.
         let mut untold = Vec::new();
-        let mended = self.publication_to_mend(seen, &captured, &mut untold);
+        let mended = self.publication_to_mend(seen, &mut untold);
         let reads = mended.is_ok() && self.config.snapshot.reads_new_tables;
         let owed = if mended.is_ok() { self.owed_table(&to_read) } else { None };
         let restart = mended.ok().flatten().or(owed).or_else(|| self.published_since(seen, &captured, &to_read, reads, &mut untold));
@@ -376,13 +377,8 @@ impl Arrivals {
     ///
     /// # Errors
     /// A start would be refused, and the other tables with it (I10): none is to be made, for whatever reason.
-    fn publication_to_mend(
-        &self,
-        seen: &Seen<'_>,
-        captured: &[&TableDefinition],
-        untold: &mut Vec<String>,
-    ) -> Result<Option<String>, Refused> {
-        match plan(&self.config, &self.facts, Some(seen.publication), captured) {
+    fn publication_to_mend(&self, seen: &Seen<'_>, untold: &mut Vec<String>) -> Result<Option<String>, Refused> {
+        match plan(&self.config, &self.facts, Some(seen.publication), seen.definitions) {
             Ok(Step::Nothing) => Ok(None),
             Ok(Step::Run(statements)) if statements.iter().all(|statement| seen.refused.contains_key(statement)) => {
                 untold.extend(seen.refused.values().flatten().cloned());

@@ -71,14 +71,14 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
         }
     };
     let existing = Publication::load(sql, &facts, &config.publication).await?;
-    match publication::plan(config, &facts, existing.as_ref(), &captured) {
+    match publication::plan(config, &facts, existing.as_ref(), &definitions) {
         Ok(Step::Nothing) => {}
         Ok(Step::Run(statements)) => {
             report.note(Some("publication.name"), format!("on start, this is run: {}", statements.join(" ")), None);
             match publication::rehearse(sql, config, &statements).await {
-                // Somebody has locked a table, which says nothing about rights.
+                // A table that somebody has locked, or dropped just now, says nothing about rights.
                 Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::TimedOut => {}
+                Err(error) if publication::is_passing(&error) => {}
                 Err(error) => fault(report, Some("publication.autocreate.mode"), &error),
             }
         }

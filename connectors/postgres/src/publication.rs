@@ -7,15 +7,18 @@
 //! Publishing a table without a replica identity makes the server refuse updates and deletes of it, so such tables
 //! are named before the publication changes.
 
+use std::collections::HashMap;
+
 use tailwater_api::envelope::Operation;
 use tailwater_api::{Error, ErrorKind, Result};
 use tokio_postgres::error::SqlState;
 use tracing::{info, warn};
 
-use crate::catalog::{ColumnDefinition, Named, OPERATIONS, Publication, ServerFacts, TableDefinition, quote_identifier, quote_text};
+use crate::catalog::{ColumnDefinition, Named, OPERATIONS, Publication, ServerFacts, TableDefinition, quote_identifier};
 use crate::config::{PostgresConfig, PublicationMode};
 use crate::connect::{SqlConnection, sql_error};
 use crate::identity;
+use crate::source::captured;
 
 /// What has to be done to have the publication that the configuration asks for.
 #[derive(Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub(crate) fn where_it_runs(facts: &ServerFacts, statement: &str) -> String {
     if facts.in_recovery { format!("on the primary: {statement}") } else { statement.to_owned() }
 }
 
-/// Compares what is there with what the configuration asks for. `captured` are the tables to capture.
+/// Compares what is there with what the configuration asks for. `definitions` are the tables of the database.
 ///
 /// # Errors
 /// The configuration asks for what cannot be had; the error says what to do.
@@ -39,8 +42,9 @@ pub(crate) fn plan(
     config: &PostgresConfig,
     facts: &ServerFacts,
     existing: Option<&Publication>,
-    captured: &[&TableDefinition],
+    definitions: &[TableDefinition],
 ) -> Result<Step> {
+    let captured = &captured(config, definitions)[..];
     let name = &config.publication;
     let quoted = quote_identifier(name);
     let Some(publication) = existing else {
@@ -77,18 +81,12 @@ pub(crate) fn plan(
     let missing = captured.iter().filter(|table| !publication.named.tables.contains_key(&table.oid));
     // One by one: one that the role may not publish keeps no other from being published (I10).
     let mut statements: Vec<_> = missing.map(|table| format!("ALTER PUBLICATION {quoted} ADD TABLE {};", table.quoted())).collect();
-    let extra = publication.named.tables.keys().any(|oid| !captured.iter().any(|table| table.oid == *oid));
-    if extra {
-        // Names of tables that are not captured are not known here; the server resolves them.
-        let kept: Vec<_> = captured.iter().map(|table| table.oid.to_string()).collect();
-        statements.push(format!(
-            "DO $$ DECLARE t regclass; BEGIN FOR t IN SELECT prrelid::regclass FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
-             WHERE p.pubname = {} AND prrelid NOT IN ({}) LOOP EXECUTE format('ALTER PUBLICATION %I DROP TABLE %s', {}, t); END LOOP; END $$;",
-            quote_text(name),
-            kept.join(", "),
-            quote_text(name),
-        ));
-    }
+    // Only those that are known not to pass the filters: somebody may have made and named another one meanwhile.
+    let is_extra = |table: &&TableDefinition| {
+        publication.named.tables.contains_key(&table.oid) && !captured.iter().any(|captured| captured.oid == table.oid)
+    };
+    let extra = definitions.iter().filter(is_extra);
+    statements.extend(extra.map(|table| format!("ALTER PUBLICATION {quoted} DROP TABLE {};", table.quoted())));
     if statements.is_empty() {
         return Ok(Step::Nothing);
     }
@@ -200,35 +198,37 @@ pub(crate) fn warn_about_operations(config: &PostgresConfig, facts: &ServerFacts
     }
 }
 
-/// Creates or changes the publication where the configuration asks for it, and returns what is there then.
+/// Creates or changes the publication where the configuration asks for it, and returns what is there then, with the statements that the
+/// server refused and what was said of each.
 pub(crate) async fn ensure(
     sql: &SqlConnection,
     config: &PostgresConfig,
     facts: &ServerFacts,
-    captured: &[&TableDefinition],
-) -> Result<Publication> {
+    definitions: &[TableDefinition],
+) -> Result<(Publication, HashMap<String, String>)> {
     let name = &config.publication;
+    let captured = captured(config, definitions);
     let existing = Publication::load(sql, facts, name).await?;
-    let publication = match plan(config, facts, existing.as_ref(), captured)? {
+    let mut told = HashMap::new();
+    let publication = match plan(config, facts, existing.as_ref(), definitions)? {
         Step::Nothing => existing,
         Step::Run(statements) => {
-            warn_about_identities(captured);
+            warn_about_identities(&captured);
             let is_named = |publication: &Publication| captured.iter().any(|table| publication.named.tables.contains_key(&table.oid));
             let is_of_use = existing.as_ref().is_some_and(is_named);
             // I10: a table that is locked for long does not stop those that are published, either.
             let limit = if is_of_use { "SET LOCAL lock_timeout = '10s'; " } else { "" };
-            for statement in &statements {
-                match sql.batch_execute(&format!("{limit}{statement}")).await.map_err(|error| refused(config, statement, error)) {
+            for statement in statements {
+                match sql.batch_execute(&format!("{limit}{statement}")).await.map_err(|error| refused(config, &statement, error)) {
                     Ok(()) => info!(publication = %name, "changed the publication: {statement}"),
-                    // I10: a table of somebody else that passes the filters does not stop those that are published.
-                    Err(error) if is_of_use && error.kind() == ErrorKind::Unauthorised => warn!(publication = %name, "{}", told(&error)),
-                    Err(error) if is_of_use && error.kind() == ErrorKind::TimedOut => {
-                        let again = if config.table_refresh_interval.is_zero() {
-                            "it is tried again at the next start"
-                        } else {
-                            "it is tried again each table.refresh.interval.ms"
-                        };
-                        warn!(publication = %name, "{error}: {again}: {statement}");
+                    // I10: a table that cannot be published now, or by this role, does not stop those that are.
+                    Err(error) if is_of_use && (is_passing(&error) || !error.kind().is_transient()) => {
+                        let refusal = refusal(config, &statement, &error);
+                        warn!(publication = %name, "{refusal}");
+                        told.insert(statement, refusal);
+                    }
+                    Err(error) if is_passing(&error) => {
+                        return Err(Error::new(ErrorKind::Restarting, "bring the publication in order").because(error));
                     }
                     Err(error) => return Err(error),
                 }
@@ -236,7 +236,23 @@ pub(crate) async fn ensure(
             Publication::load(sql, facts, name).await?
         }
     };
-    publication.ok_or_else(|| Error::new(ErrorKind::Missing, format!("use the publication {name}")).because("somebody dropped it just now"))
+    let gone = || Error::new(ErrorKind::Missing, format!("use the publication {name}")).because("somebody dropped it just now");
+    publication.map(|publication| (publication, told)).ok_or_else(gone)
+}
+
+/// Whether the server may take the statement the next time: a table was locked or dropped, or somebody else changed the publication.
+pub(crate) fn is_passing(refusal: &Error) -> bool {
+    matches!(refusal.kind(), ErrorKind::TimedOut | ErrorKind::Conflict)
+}
+
+/// What to say of a statement that the server refuses.
+pub(crate) fn refusal(config: &PostgresConfig, statement: &str, error: &Error) -> String {
+    let again = if config.table_refresh_interval.is_zero() { "at the next start" } else { "each table.refresh.interval.ms" };
+    match error.remedy() {
+        _ if is_passing(error) => format!("{error}: it is tried again {again}: {statement}"),
+        Some(_) => error.to_string(),
+        None => format!("{error}. To mend it, see the server's log, and run: {statement}"),
+    }
 }
 
 /// Runs the statements in a transaction that is rolled back: only the server knows who may make which publication. A table that
@@ -255,15 +271,16 @@ pub(crate) async fn rehearse(sql: &SqlConnection, config: &PostgresConfig, state
     rehearsed.and(ended.map_err(|error| sql_error("end the rehearsal", error)))
 }
 
-/// A refusal with its remedy, for the log.
-pub(crate) fn told(refusal: &Error) -> String {
-    format!("{refusal}; to mend it: {}", refusal.remedy().unwrap_or("see the server's log"))
-}
-
 fn refused(config: &PostgresConfig, statement: &str, error: tokio_postgres::Error) -> Error {
-    let unauthorised = error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
-    let error = sql_error(format!("create the publication {}", config.publication), error);
-    if !unauthorised {
+    let code = error.code().cloned();
+    let doing = if statement.starts_with("CREATE") { "create" } else { "change" };
+    let doing = format!("{doing} the publication {}", config.publication);
+    // It was there when the tables were listed.
+    if matches!(code, Some(SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME)) {
+        return Error::new(ErrorKind::Conflict, doing).because(error);
+    }
+    let error = sql_error(doing, error);
+    if code != Some(SqlState::INSUFFICIENT_PRIVILEGE) {
         return error;
     }
     let advice = match config.publication_mode {
@@ -280,6 +297,33 @@ fn warn_about_identities(captured: &[&TableDefinition]) {
     for table in captured {
         if let Some(advice) = identity::refused_changes(table) {
             warn!(table = %table.full_name(), "{advice}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tailwater_api::config::{ConfigValues, read_config};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_once_what_mends_it() {
+        let values: ConfigValues =
+            [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d"), ("slot.name", "s")]
+                .into_iter()
+                .collect();
+        let Ok((config, _)) = read_config::<PostgresConfig>(&values) else { panic!("faults") };
+        let error = |kind| Error::new(kind, "change the publication shop").because("no");
+        let statement = "ALTER PUBLICATION shop ADD TABLE t;";
+        let mended = refusal(&config, statement, &error(ErrorKind::Unauthorised).mend(format!("as superuser: {statement}")));
+        assert_eq!(mended, format!("cannot change the publication shop: no. To mend it: as superuser: {statement}"));
+        let plain = refusal(&config, statement, &error(ErrorKind::Misconfigured));
+        assert!(plain.matches(statement).count() == 1 && plain.contains("server's log"), "{plain}");
+        // A deadlock, and a lock that somebody has
+        for kind in [ErrorKind::Conflict, ErrorKind::TimedOut] {
+            let passing = refusal(&config, statement, &error(kind));
+            assert!(passing.ends_with(&format!("it is tried again each table.refresh.interval.ms: {statement}")), "{passing}");
         }
     }
 }

@@ -16,6 +16,7 @@ mod requirements;
 mod succession;
 mod unpublished;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tailwater_api::probe::ProbeReport;
@@ -127,6 +128,8 @@ struct Run {
     errored: Vec<ErroredTable>,
     /// Tables that this start found unpublished, and was to publish
     lost: Vec<UnpublishedTable>,
+    /// Statements that the server refused at the start, and what was said of each
+    refused: HashMap<String, String>,
     cancellations: Cancellations,
 }
 
@@ -148,10 +151,11 @@ impl Run {
         }
         warn_about_unlogged(&config, &definitions);
         warn_about_idle_keys(&config, &captured);
-        let mut lost = Vec::new();
+        let (mut lost, mut refused) = (Vec::new(), HashMap::new());
         let publication = if config.snapshot.stream {
             lost = remember_lost(&sql, &config, &facts, &definitions, context).await?;
-            let publication = publication::ensure(&sql, &config, &facts, &captured).await?;
+            let publication;
+            (publication, refused) = publication::ensure(&sql, &config, &facts, &definitions).await?;
             publication::warn_about_operations(&config, &facts, None, &publication.named);
             warn_about_unpublished(&config, &facts, &publication, &definitions, |_| true);
             warn_about_untold_keys(&config, &captured);
@@ -184,6 +188,7 @@ impl Run {
             unread: Vec::new(),
             errored: Vec::new(),
             lost,
+            refused,
             cancellations,
         })
     }

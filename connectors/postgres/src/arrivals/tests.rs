@@ -49,8 +49,16 @@ fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[Table
         role: "u".into(),
         free_slots: 1,
     };
-    Arrivals::new(&Arc::new(config), &facts, Some(publication), tables, watch::channel(HashSet::new()).1, watch::channel(Vec::new()).0)
-        .expect("it looks")
+    Arrivals::new(
+        &Arc::new(config),
+        &facts,
+        Some(publication),
+        tables,
+        HashMap::new(),
+        watch::channel(HashSet::new()).1,
+        watch::channel(Vec::new()).0,
+    )
+    .expect("it looks")
 }
 
 impl Arrivals {
@@ -147,6 +155,15 @@ fn a_publication_of_chosen_tables_is_extended() {
     let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
     let Found::Restart { why, .. } = arrivals.sees(&[table(1, "a", &[]), table(2, "b", &[])], &publication) else { panic!("nothing") };
     assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
+}
+
+#[test]
+fn only_a_table_that_is_known_not_to_pass_the_filters_is_taken_out_of_the_publication() {
+    let publication = published(false, &[1, 2, 9], &[1, 2, 9]);
+    let tables = [table(1, "a", &[]), table(2, "b", &[])];
+    let arrivals = arrivals(&[FILTERED, ("table.include.list", "public.a,public.new")], &publication, &tables);
+    let statement = r#"ALTER PUBLICATION "dbz_publication" DROP TABLE "public"."b";"#.to_owned();
+    assert_eq!(plan(&arrivals.config, &arrivals.facts, Some(&publication), &tables).ok(), Some(Step::Run(vec![statement])));
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Run {
     pub(super) async fn look_again(&mut self) -> Result<bool> {
         let definitions = TableDefinition::load(&self.sql, None).await?;
         let captured = captured(&self.config, &definitions);
-        let publication = publication::ensure(&self.sql, &self.config, &self.facts, &captured).await?;
+        let (publication, refused) = publication::ensure(&self.sql, &self.config, &self.facts, &definitions).await?;
         let known: HashSet<u32> = self.definitions.iter().map(|table| table.oid).collect();
         let is_news = |table: &TableDefinition| !known.contains(&table.oid);
         warn_about_unlogged(&self.config, &definitions.iter().filter(|table| is_news(table)).cloned().collect::<Vec<_>>());
@@ -69,7 +69,7 @@ impl Run {
         let is_changed = self.publication.as_ref().is_none_or(|before| before.named != publication.named);
         self.plans.know(self.session.load_types().await?, definitions.clone());
         self.definitions = definitions;
-        self.publication = Some(publication);
+        (self.publication, self.refused) = (Some(publication), refused);
         Ok(is_changed)
     }
 }

@@ -39,7 +39,9 @@ impl Run {
         let (own_signals, own) = mpsc::channel(1);
         let (owed, owed_names) = watch::channel(std::mem::take(&mut self.owed).into_iter().collect());
         let (left, left_publication) = watch::channel(Vec::new());
-        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, self.publication.as_ref(), &self.definitions, owed_names, left) {
+        let refused = std::mem::take(&mut self.refused);
+        let publication = self.publication.as_ref();
+        if let Some(arrivals) = Arrivals::new(&self.config, &self.facts, publication, &self.definitions, refused, owed_names, left) {
             beside.spawn(arrivals.watch(own_signals));
         }
         if let Some((query, interval)) = action {

@@ -737,3 +737,50 @@ async fn i10_a_new_table_that_is_locked_keeps_no_other_from_being_followed() {
     running.records(3).await;
     assert_eq!(running.stop().await.lines(), ["c public.a {1} null->{1}", "c public.a {2} null->{2}", "c public.b {1} null->{1}"]);
 }
+
+#[tokio::test]
+async fn i10_a_refused_statement_is_told_of_whenever_its_reason_is_another_one_and_stops_no_start() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    let other = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE ROLE capturing LOGIN REPLICATION; GRANT CREATE ON DATABASE postgres TO capturing; GRANT CREATE ON SCHEMA public TO capturing;
+             SET ROLE capturing; CREATE TABLE a (id int PRIMARY KEY); RESET ROLE",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[FILTERED, SOON, ("snapshot.mode", "no_data"), ("database.user", "capturing")]);
+    let mut running = start(&config, Log::default());
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    other
+        .batch_execute("BEGIN; CREATE TABLE b (id int PRIMARY KEY); COMMIT; BEGIN; LOCK TABLE b IN SHARE UPDATE EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    running.meanwhile(warnings.told(&["lock timeout", "it is tried again"])).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    running.meanwhile(warnings.told(&["must be owner of table b", "as superuser"])).await;
+    let mut log = running.stop().await;
+
+    // As the server refuses whatever is frozen, a table that was dropped just now, and a deadlock
+    for (id, code, said) in [(1, "P0001", "see the server's log"), (2, "42P01", "it is tried again"), (3, "40P01", "it is tried again")] {
+        eventually(&client, INACTIVE).await;
+        let refused = format!("refused with {code}");
+        client
+            .batch_execute(&format!(
+                "DROP EVENT TRIGGER IF EXISTS frozen; CREATE OR REPLACE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS
+                 $$ BEGIN RAISE EXCEPTION '{refused}' USING ERRCODE = '{code}'; END $$;
+                 CREATE EVENT TRIGGER frozen ON ddl_command_start WHEN TAG IN ('ALTER PUBLICATION') EXECUTE FUNCTION refuse()"
+            ))
+            .await
+            .unwrap();
+        let mut running = start(&config, log);
+        running.meanwhile(warnings.told(&["cannot change the publication shop", &refused, said])).await;
+        client.batch_execute(&format!("INSERT INTO a VALUES ({id})")).await.unwrap();
+        running.records(id).await;
+        running.for_a_while(Duration::from_millis(500)).await;
+        assert_eq!(warnings.with(&[&refused]).len(), 1, "once by the start and the looks behind it");
+        log = running.stop().await;
+    }
+}
