@@ -26,7 +26,8 @@
 //! | made since the last look, captured and not published by somebody else | stays | told of with the statement, as at a start, and read once it is published |
 //! | came with rows that the role may not read | stays | told of with the statement that lets it (I10) |
 //! | whatever, where a start would be refused | stays | told of (I10) |
-//! | taken out of the publication and added again since the last look | stays | told of with the signal that reads it |
+//! | taken out of the publication and added again since the last look, by itself or by its schema | stays | told of with the signal that reads it |
+//! | a leaf, and published under the name of a root that is not captured since `publish_via_partition_root` changed | stays | told of, and stored at once as unpublished (I11) |
 //! | captured, and unlogged now | stays | told of with the statement, and stored at once as unpublished (I11) |
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
@@ -344,7 +345,7 @@ impl Arrivals {
             return Found::Restart { why, untold: lost };
         }
         let news = unpublished.iter().filter(|table| !self.unpublished.contains(&table.oid));
-        untold.extend(news.map(|table| unpublished_advice(&self.config, &self.facts, table)));
+        untold.extend(news.map(|table| unpublished_advice(&self.config, &self.facts, seen.publication, seen.definitions, table)));
         self.unpublished = unpublished.iter().map(|table| table.oid).collect();
         self.published = captured.iter().map(|table| table.oid).filter(|oid| !self.unpublished.contains(oid)).collect();
         // Where no start is possible, a table that one would read is judged again when one is.
@@ -438,12 +439,17 @@ impl Arrivals {
         None
     }
 
-    /// What to say of tables that were taken out of the publication and added to it again since the last look. One transaction may
+    /// What to say of tables that were taken out of the publication and added to it again since the last look, by themselves or by their
+    /// schemas. One transaction may
     /// have done both, as where a list of columns changes, so nothing is read for that.
     fn added_again(&self, publication: &Publication, captured: &[&TableDefinition]) -> Vec<String> {
-        let is_another = |membership: &u32, oid: u32| self.named.tables.get(&oid).is_some_and(|former| former != membership);
-        let again = captured.iter().filter(|table| self.published.contains(&table.oid));
-        let again = again.filter(|table| publication.named.tables.get(&table.oid).is_some_and(|now| is_another(now, table.oid)));
+        let (now, former) = (&publication.named, &self.named);
+        let is_another = |now: Option<&u32>, former: Option<&u32>| now.zip(former).is_some_and(|(now, former)| now != former);
+        let again = captured.iter().filter(|table| {
+            self.published.contains(&table.oid)
+                && (is_another(now.tables.get(&table.oid), former.tables.get(&table.oid))
+                    || is_another(now.schemas.get(&table.schema_oid), former.schemas.get(&table.schema_oid)))
+        });
         let advice = |table: &&&TableDefinition| {
             format!(
                 "the table {} was taken out of the publication {} and added to it again: unless one transaction did both, what changed between \

@@ -81,6 +81,7 @@ pub(crate) struct ColumnDefinition {
 pub(crate) struct TableDefinition {
     pub(crate) oid: u32,
     pub(crate) schema: String,
+    pub(crate) schema_oid: u32,
     pub(crate) name: String,
     pub(crate) partitioned: bool,
     /// The partitioned tables that it is a part of
@@ -115,7 +116,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        array(SELECT ia.attname::text FROM pg_index i JOIN pg_attribute ia ON ia.attrelid = c.oid AND ia.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
              WHERE i.indrelid = c.oid AND i.indisreplident),
        a.attcollation,
-       row_security_active(c.oid)
+       row_security_active(c.oid), n.oid
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -163,6 +164,7 @@ impl TableDefinition {
         Self {
             oid: row.get(0),
             schema: row.get(1),
+            schema_oid: row.get(21),
             name: row.get(2),
             partitioned: row.get(3),
             logged: row.get(4),
@@ -235,8 +237,10 @@ pub(crate) struct PublishedTable {
 pub(crate) struct Named {
     /// Each with the oid of its membership, which is another one once a table was taken out and added again
     pub(crate) tables: BTreeMap<u32, u32>,
-    /// In their order
-    pub(crate) schemas: Vec<u32>,
+    /// Each with the oid of its membership, as tables
+    pub(crate) schemas: BTreeMap<u32, u32>,
+    /// Whether rows of leaves are published under the names of their roots
+    pub(crate) by_root: bool,
     pub(crate) operations: Vec<Operation>,
 }
 
@@ -258,18 +262,23 @@ impl Named {
         format!(
             "array(SELECT prrelid FROM pg_publication_rel WHERE prpubid = p.oid ORDER BY oid),
              array(SELECT oid FROM pg_publication_rel WHERE prpubid = p.oid ORDER BY oid),
-             array(SELECT pnnspid FROM {} AS n WHERE pnpubid = p.oid ORDER BY pnnspid),
-             p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate",
-            schemas(server_version)
+             array(SELECT pnnspid FROM {schemas} AS n WHERE pnpubid = p.oid ORDER BY oid),
+             array(SELECT oid FROM {schemas} AS n WHERE pnpubid = p.oid ORDER BY oid),
+             p.pubviaroot, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate",
+            schemas = schemas(server_version)
         )
     }
 
     fn of_row(row: &Row) -> Self {
-        let (tables, memberships): (Vec<u32>, Vec<u32>) = (row.get(0), row.get(1));
-        let published = OPERATIONS.iter().zip(3..).filter(|(_, column)| row.get(*column));
+        let memberships = |named, membership| {
+            let (named, memberships): (Vec<u32>, Vec<u32>) = (row.get(named), row.get(membership));
+            named.into_iter().zip(memberships).collect()
+        };
+        let published = OPERATIONS.iter().zip(5..).filter(|(_, column)| row.get(*column));
         Self {
-            tables: tables.into_iter().zip(memberships).collect(),
-            schemas: row.get(2),
+            tables: memberships(0, 1),
+            schemas: memberships(2, 3),
+            by_root: row.get(4),
             operations: published.map(|((operation, _), _)| *operation).collect(),
         }
     }
@@ -371,10 +380,10 @@ impl Publication {
             return Ok(None);
         };
         let tables: Vec<(u32, Option<Vec<String>>, Option<u32>)> =
-            serde_json::from_str(row.get(9)).map_err(|error| Error::new(ErrorKind::Unreadable, doing()).because(error))?;
+            serde_json::from_str(row.get(11)).map_err(|error| Error::new(ErrorKind::Unreadable, doing()).because(error))?;
         let table = |(oid, columns, filtered_by)| PublishedTable { oid, columns, filtered_by };
         let tables = tables.into_iter().map(table).collect();
-        Ok(Some(Self { all_tables: row.get(7), generated: row.get(8), named: Named::of_row(&row), tables }))
+        Ok(Some(Self { all_tables: row.get(9), generated: row.get(10), named: Named::of_row(&row), tables }))
     }
 
     /// How the publication publishes the table, if it does.

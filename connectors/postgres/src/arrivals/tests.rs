@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use tailwater_api::config::{ConfigValues, read_config};
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 
@@ -10,6 +12,7 @@ fn table(oid: u32, name: &str, ancestors: &[u32]) -> TableDefinition {
     TableDefinition {
         oid,
         schema: "public".into(),
+        schema_oid: 2200,
         name: name.into(),
         partitioned: name == "root",
         ancestors: ancestors.to_vec(),
@@ -28,7 +31,7 @@ fn table(oid: u32, name: &str, ancestors: &[u32]) -> TableDefinition {
 fn published(all_tables: bool, named: &[u32], tables: &[u32]) -> Publication {
     let tables = tables.iter().map(|&oid| PublishedTable { oid, columns: None, filtered_by: None }).collect();
     let operations = OPERATIONS.into_iter().map(|(operation, _)| operation).collect();
-    let named = Named { tables: named.iter().map(|&table| (table, table)).collect(), schemas: Vec::new(), operations };
+    let named = Named { tables: named.iter().map(|&table| (table, table)).collect(), schemas: BTreeMap::new(), by_root: false, operations };
     Publication { all_tables, named, tables, generated: false }
 }
 
@@ -155,6 +158,20 @@ fn a_publication_of_chosen_tables_is_extended() {
     let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
     let Found::Restart { why, .. } = arrivals.sees(&[table(1, "a", &[]), table(2, "b", &[])], &publication) else { panic!("nothing") };
     assert!(why.contains(r#"ADD TABLE "public"."b""#) && why.contains("snapshot.new.tables=read"), "{why}");
+}
+
+#[test]
+fn i11_a_table_whose_schema_was_taken_out_and_added_again_is_told_of() {
+    let by_schema = |membership| {
+        let mut publication = published(false, &[], &[1]);
+        publication.named.schemas.insert(2200, membership);
+        publication
+    };
+    let tables = [table(1, "a", &[])];
+    let mut arrivals = arrivals(&[], &by_schema(7), &tables);
+    assert_eq!(arrivals.sees(&tables, &by_schema(7)), Found::Nothing);
+    let Found::Untold(Untold { messages, .. }) = arrivals.sees(&tables, &by_schema(8)) else { panic!("nothing was found") };
+    assert!(messages.len() == 1 && messages[0].contains("added to it again"), "{messages:?}");
 }
 
 #[test]

@@ -78,17 +78,37 @@ fn published_as<'a>(
 }
 
 /// What to say of such a table.
-pub(crate) fn unpublished_advice(config: &PostgresConfig, facts: &ServerFacts, table: &TableDefinition) -> String {
+pub(crate) fn unpublished_advice(
+    config: &PostgresConfig,
+    facts: &ServerFacts,
+    publication: &Publication,
+    definitions: &[TableDefinition],
+    table: &TableDefinition,
+) -> String {
     if !table.logged {
         return unlogged_advice(table);
     }
-    let statement = format!("ALTER PUBLICATION {} ADD TABLE {};", quote_identifier(&config.publication), table.quoted());
+    let name = quote_identifier(&config.publication);
+    let is_root = |root: &&TableDefinition| table.ancestors.contains(&root.oid) && publication.table(root.oid).is_some();
+    let (how, mend) = match definitions.iter().find(is_root) {
+        // To name the leaf, too, would change nothing.
+        Some(root) => {
+            let statement = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = false);");
+            let (root, statement) = (root.full_name(), where_it_runs(facts, &statement));
+            (
+                format!("publishes rows of the table {} under the name {root}, which is not captured", table.full_name()),
+                format!("capture {root} with table.include.list, or {statement}"),
+            )
+        }
+        None => {
+            let statement = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted());
+            (format!("does not publish the table {}", table.full_name()), where_it_runs(facts, &statement))
+        }
+    };
     format!(
-        "the publication {} does not publish the table {}, so its changes are not captured. To mend it: {} and then signal execute-snapshot \
-         with data-collections {}, for what changed until then",
+        "the publication {} {how}, so its changes are not captured. To mend it: {mend} and then signal execute-snapshot with \
+         data-collections {}, for what changed until then",
         config.publication,
-        table.full_name(),
-        where_it_runs(facts, &statement),
         expression_of(&table.full_name())
     )
 }
@@ -102,7 +122,7 @@ pub(super) fn warn_about_unpublished(
     is_news: impl Fn(&TableDefinition) -> bool,
 ) {
     for table in unpublished(config, publication, definitions).into_iter().filter(|table| table.logged && is_news(table)) {
-        warn!(table = %table.full_name(), "{}", unpublished_advice(config, facts, table));
+        warn!(table = %table.full_name(), "{}", unpublished_advice(config, facts, publication, definitions, table));
     }
 }
 

@@ -513,3 +513,25 @@ async fn i11_a_table_that_somebody_takes_out_of_the_publication_and_adds_again_i
         .await;
     assert_eq!(unpublished(&running.stop().await), 0);
 }
+
+#[tokio::test]
+async fn i11_a_leaf_whose_rows_are_published_under_a_root_that_is_not_captured_by_now_is_told_of() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE leaf PARTITION OF root DEFAULT;
+             CREATE PUBLICATION shop FOR ALL TABLES",
+        )
+        .await
+        .unwrap();
+    let settings = [("table.include.list", r"public\.leaf"), ("snapshot.mode", "no_data"), ("table.refresh.interval.ms", "100")];
+    let mut running = start(&config(&server, &settings), Log::default());
+    running.until(|log| !log.state.is_empty()).await;
+    running.meanwhile(eventually(&client, "SELECT coalesce(bool_or(active), false) FROM pg_replication_slots")).await;
+    client.batch_execute("ALTER PUBLICATION shop SET (publish_via_partition_root = true)").await.unwrap();
+    let advice = ["under the name public.root, which is not captured", "capture public.root", "SET (publish_via_partition_root = false)"];
+    running.meanwhile(warnings.told(&advice)).await;
+    running.stop().await;
+}
