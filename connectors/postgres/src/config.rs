@@ -165,7 +165,7 @@ impl ConnectorConfig for PostgresConfig {
             );
         }
         if reader.boolean("slot.drop.on.stop") {
-            reader.note("slot.drop.on.stop", "loses every change between a stop and the next start");
+            reader.note("slot.drop.on.stop", "drops the slot whenever the connector is stopped or paused: the next start is refused unless a new snapshot may be taken, and changes in between are lost");
         }
         let filters_messages = reader.is_set("message.prefix.include.list") || reader.is_set("message.prefix.exclude.list");
         if reader.boolean("transaction.streaming") && !filters_messages {

@@ -101,7 +101,8 @@ pub(crate) fn plan(
 /// A key that lacks a column would be that of other rows, too. The server itself refuses this only where updates are published.
 fn refuse_cut_keys(config: &PostgresConfig, facts: &ServerFacts, publication: &Publication, captured: &[&TableDefinition]) -> Result<()> {
     for table in captured {
-        let Some(published) = publication.table(table.oid).and_then(|published| published.columns.as_deref()) else { continue };
+        let Some(membership) = publication.table(table.oid) else { continue };
+        let Some(published) = membership.columns.as_deref() else { continue };
         let is_cut = |column: &&ColumnDefinition| {
             table.key.contains(&column.name) && column.generated.is_none() && !published.contains(&column.name)
         };
@@ -112,14 +113,19 @@ fn refuse_cut_keys(config: &PostgresConfig, facts: &ServerFacts, publication: &P
             continue;
         }
         let (publication, quoted) = (quote_identifier(&config.publication), table.quoted());
+        // The filter goes with the membership; its text is not asked for, which would wait for whoever has locked the table (I10).
+        let (filter, hint) = match membership.filtered_by {
+            Some(_) => (" WHERE (…)", "with its row filter, which pg_publication_tables.rowfilter shows, "),
+            None => ("", ""),
+        };
         let columns = published.iter().map(String::as_str).chain(missing.iter().copied()).map(quote_identifier);
         return Err(Error::new(ErrorKind::Conflict, format!("capture the table {}", table.full_name()))
             .because(format!("the column list of the publication {publication} leaves out {} of its key", missing.join(", ")))
             .mend(where_it_runs(
                 facts,
                 &format!(
-                    "BEGIN; ALTER PUBLICATION {publication} DROP TABLE {quoted}; ALTER PUBLICATION {publication} ADD TABLE {quoted} ({}); COMMIT; \
-                     or name other columns with message.key.columns",
+                    "BEGIN; ALTER PUBLICATION {publication} DROP TABLE {quoted}; ALTER PUBLICATION {publication} ADD TABLE {quoted} ({}){filter}; COMMIT; \
+                     {hint}or name other columns with message.key.columns",
                     columns.collect::<Vec<_>>().join(", ")
                 ),
             )));
@@ -136,7 +142,8 @@ fn refuse_empty(config: &PostgresConfig, captured: &[&TableDefinition]) -> Resul
     Ok(())
 }
 
-fn creation(config: &PostgresConfig, captured: &[&TableDefinition]) -> Result<String> {
+/// The statement that makes the publication as the configuration asks for it.
+pub(crate) fn creation(config: &PostgresConfig, captured: &[&TableDefinition]) -> Result<String> {
     let tables = || captured.iter().map(|table| table.quoted()).collect::<Vec<_>>().join(", ");
     let what = match config.publication_mode {
         PublicationMode::AllTables => " FOR ALL TABLES".to_owned(),

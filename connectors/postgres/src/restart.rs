@@ -198,10 +198,9 @@ impl Refusal {
                 format!("it belongs to database {found}"),
                 "name another slot with slot.name; slots are shared by all databases of a server".into(),
             ),
-            Self::SlotOfOtherPlugin { found } => (
-                format!("its plug-in is {found}, not {PLUGIN}"),
-                format!("name another slot with slot.name, or SELECT pg_drop_replication_slot('{slot}');"),
-            ),
+            Self::SlotOfOtherPlugin { found } => {
+                (format!("its plug-in is {found}, not {PLUGIN}"), "name another slot with slot.name; this one is somebody else's".into())
+            }
             Self::SlotOfTwoPhases => (
                 "it decodes prepared transactions before their commit, and transaction.two.phase is false".into(),
                 format!("set transaction.two.phase to true; to give it up, {}", resnapshot_without(Some(slot))),

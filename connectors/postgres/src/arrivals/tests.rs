@@ -4,7 +4,7 @@ use tailwater_api::config::{ConfigValues, read_config};
 use tailwater_testkit::{PostgresServer, Version, required_or_skip};
 
 use super::*;
-use crate::catalog::{OPERATIONS, PublishedTable, quote_identifier};
+use crate::catalog::{ColumnDefinition, OPERATIONS, PublishedTable, quote_identifier};
 use crate::lsn::Lsn;
 use crate::pgoutput::ReplicaIdentity;
 
@@ -172,6 +172,28 @@ fn i11_a_table_whose_schema_was_taken_out_and_added_again_is_told_of() {
     assert_eq!(arrivals.sees(&tables, &by_schema(7)), Found::Nothing);
     let Found::Untold(Untold { messages, .. }) = arrivals.sees(&tables, &by_schema(8)) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains("added to it again"), "{messages:?}");
+}
+
+#[test]
+fn the_remedy_for_a_list_without_the_key_keeps_the_row_filter() {
+    let column = |name: &str| ColumnDefinition {
+        name: name.into(),
+        type_oid: 23,
+        type_modifier: -1,
+        not_null: true,
+        default: None,
+        type_name: "integer".into(),
+        generated: None,
+        collation: 0,
+    };
+    let tables = [TableDefinition { columns: vec![column("id"), column("v")], ..table(1, "a", &[]) }];
+    for (filtered_by, filter) in [(None, r#"("v", "id"); COMMIT;"#), (Some(7), r#"("v", "id") WHERE (…); COMMIT; with its row filter"#)] {
+        let mut publication = published(false, &[1], &[1]);
+        publication.tables[0] = PublishedTable { oid: 1, columns: Some(vec!["v".into()]), filtered_by };
+        let arrivals = arrivals(&[], &publication, &tables);
+        let refused = plan(&arrivals.config, &arrivals.facts, Some(&publication), &tables).expect_err("the key is cut");
+        assert!(refused.remedy().is_some_and(|remedy| remedy.contains(filter)), "{refused}");
+    }
 }
 
 #[test]

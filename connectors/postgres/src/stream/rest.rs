@@ -17,14 +17,14 @@ use tracing::{info, warn};
 
 use super::signals::ends;
 use super::{Streaming, stopped};
-use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
+use crate::catalog::{Publication, ServerFacts, TableDefinition};
 use crate::config::PostgresConfig;
 use crate::connect::{Cancellations, SqlConnection};
 use crate::event::Blocks;
 use crate::lsn::Lsn;
 use crate::plans::Plans;
 use crate::position::Position;
-use crate::publication::where_it_runs;
+use crate::publication::{creation, where_it_runs};
 use crate::replication::is_out_of_slots;
 use crate::snapshot::{Anchor, PublishedSoFar, Snapshot};
 use crate::source::captured;
@@ -269,11 +269,15 @@ impl Reading<'_> {
 /// The publication as it is now: its tables, columns and row filters may have changed since the start.
 pub(super) async fn load_publication(config: &PostgresConfig, facts: &ServerFacts, sql: &SqlConnection) -> Result<Publication> {
     let name = &config.publication;
-    let publication = Publication::load(sql, facts, name).await?;
-    publication.ok_or_else(|| {
-        Error::new(ErrorKind::Missing, format!("use the publication {name}"))
-            .because("somebody dropped it")
-            .mend(where_it_runs(facts, &format!("CREATE PUBLICATION {} FOR ALL TABLES;", quote_identifier(name))))
+    if let Some(publication) = Publication::load(sql, facts, name).await? {
+        return Ok(publication);
+    }
+    let definitions = TableDefinition::load(sql, None).await?;
+    let statement = creation(config, &captured(config, &definitions));
+    let dropped = Error::new(ErrorKind::Missing, format!("use the publication {name}")).because("somebody dropped it");
+    Err(match statement {
+        Ok(statement) => dropped.mend(where_it_runs(facts, &statement)),
+        Err(_) => dropped,
     })
 }
 

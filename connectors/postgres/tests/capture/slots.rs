@@ -58,7 +58,7 @@ async fn a_slot_of_another_database_or_plug_in_is_refused_and_left_alone() {
     }
     other.batch_execute("SELECT pg_drop_replication_slot('shop')").await.unwrap();
     client.batch_execute("SELECT pg_create_physical_replication_slot('shop')").await.unwrap();
-    refused(&config(&server, &[]), &Log::default(), ErrorKind::Conflict, "a physical slot", "pg_drop_replication_slot('shop')").await;
+    refused(&config(&server, &[]), &Log::default(), ErrorKind::Conflict, "a physical slot", "name another slot with slot.name").await;
 }
 
 #[tokio::test]
