@@ -36,6 +36,9 @@ use crate::transforms::TransformChain;
 
 /// A run that lasted this long before it failed counts as healthy: the next failure is the first again.
 const HEALTHY: Duration = Duration::from_secs(60);
+/// So often within that time a run may end as planned before that is warned of.
+const OFTEN: usize = 5;
+const LATELY: Duration = Duration::from_secs(600);
 
 /// What a task should do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +141,7 @@ impl Supervisor {
     async fn supervise(mut self) {
         let mut failures = Failures::default();
         let mut first_failure = Instant::now();
+        let mut planned: Vec<Instant> = Vec::new();
         loop {
             // Without a handle nobody could ever stop the task.
             if self.wanted.has_changed().is_err() {
@@ -165,7 +169,21 @@ impl Supervisor {
             };
             if error.is_planned() {
                 self.status.set(RunState::Restarting, None);
-                tracing::info!(connector = &*self.setup.connector, task = self.setup.task, "the task begins again: {}", error.sentence());
+                let (connector, task) = (&*self.setup.connector, self.setup.task);
+                planned.retain(|at| at.elapsed() < LATELY);
+                planned.push(Instant::now());
+                if planned.len() > OFTEN {
+                    let times = planned.len();
+                    tracing::warn!(
+                        connector,
+                        task,
+                        times,
+                        "the task begins again and again, nothing is captured meanwhile: {}",
+                        error.sentence()
+                    );
+                } else {
+                    tracing::info!(connector, task, "the task begins again: {}", error.sentence());
+                }
                 // However often it is planned, the source has its rest.
                 tokio::select! {
                     () = tokio::time::sleep(self.setup.settings.recovery.backoff.delay(1)) => {}

@@ -55,7 +55,7 @@ use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_tex
 use crate::chunks::can_be_chunked;
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
-use crate::publication::{Step, is_passing, plan, refusal, rehearse, warn_about_operations};
+use crate::publication::{Step, may_pass, plan, refusal, rehearse, warn_about_operations};
 use crate::snapshot::tables_to_read;
 use crate::source::{
     captured, is_readable, published_advice, published_by_now, replaced_advice, unpublished, unpublished_advice, unreadable_advice,
@@ -110,7 +110,7 @@ pub(crate) struct Arrivals {
 }
 
 /// A start would be refused.
-struct Refused;
+struct StartRefused;
 
 /// Rows that nobody reads.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -314,9 +314,9 @@ impl Arrivals {
             for statement in statements {
                 match rehearse(sql, &self.config, std::slice::from_ref(&statement)).await {
                     Ok(()) => {}
-                    Err(error) if error.kind().is_transient() && !is_passing(&error) => return Err(error),
+                    Err(error) if error.kind().is_transient() && !may_pass(&error) => return Err(error),
                     Err(error) => {
-                        is_due |= is_passing(&error);
+                        is_due |= may_pass(&error);
                         let said = refusal(&self.config, &statement, &error);
                         refused.insert(statement, said);
                     }
@@ -378,7 +378,7 @@ impl Arrivals {
     ///
     /// # Errors
     /// A start would be refused, and the other tables with it (I10): none is to be made, for whatever reason.
-    fn publication_to_mend(&self, seen: &Seen<'_>, untold: &mut Vec<String>) -> Result<Option<String>, Refused> {
+    fn publication_to_mend(&self, seen: &Seen<'_>, untold: &mut Vec<String>) -> Result<Option<String>, StartRefused> {
         match plan(&self.config, &self.facts, Some(seen.publication), seen.definitions) {
             Ok(Step::Nothing) => Ok(None),
             Ok(Step::Run(statements)) if statements.iter().all(|statement| seen.refused.contains_key(statement)) => {
@@ -389,14 +389,23 @@ impl Arrivals {
                 statements.retain(|statement| !seen.refused.contains_key(statement));
                 let reads =
                     if self.config.snapshot.reads_new_tables { "" } else { " (rows from before are read with snapshot.new.tables=read)" };
+                let is_taken = |table: &TableDefinition| {
+                    self.named.tables.contains_key(&table.oid) && !seen.publication.named.tables.contains_key(&table.oid)
+                };
+                // Two connectors with one publication do so to each other.
+                let taken = if seen.definitions.iter().any(is_taken) {
+                    "; somebody took tables out: another connector may use the publication"
+                } else {
+                    ""
+                };
                 Ok(Some(format!(
-                    "tables came or went that pass the filters; the connector starts again for: {}{reads}",
+                    "tables came or went that pass the filters; the connector starts again for: {}{reads}{taken}",
                     statements.join(" ")
                 )))
             }
             Err(error) => {
                 untold.push(format!("{error}"));
-                Err(Refused)
+                Err(StartRefused)
             }
         }
     }
@@ -440,8 +449,7 @@ impl Arrivals {
     }
 
     /// What to say of tables that were taken out of the publication and added to it again since the last look, by themselves or by their
-    /// schemas. One transaction may
-    /// have done both, as where a list of columns changes, so nothing is read for that.
+    /// schemas. One transaction may have done both, as where a list of columns changes, so nothing is read for that.
     fn added_again(&self, publication: &Publication, captured: &[&TableDefinition]) -> Vec<String> {
         let (now, former) = (&publication.named, &self.named);
         let is_another = |now: Option<&u32>, former: Option<&u32>| now.zip(former).is_some_and(|(now, former)| now != former);

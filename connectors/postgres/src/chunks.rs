@@ -337,14 +337,14 @@ impl Chunks {
         }
     }
 
-    /// Whether the whole row that the change left is read yet or was read, of a change that leaves values out: reads under way and those to
-    /// come emit each row that does not move out of their way.
+    /// Whether a read brings the whole row that the change left under the key of its record, or has brought it, of a change that leaves
+    /// values out. Of rows that are told apart by another key the record of a row that was read may have gone by its key.
     pub(crate) fn brings(&mut self, relation: u32, plan: &Arc<TablePlan>, change: &Change) -> bool {
         let Self { by_oid, tables, octets, .. } = self;
         let places = by_oid.get(&relation).filter(|_| PartialRow::of(change).is_some_and(|row| row.was_there));
         places.into_iter().flatten().any(|&place| {
             let table = &mut tables[place];
-            table.reads_all_rows() && table.row_key(plan).is_some_and(|key| key.put_kept(change, octets))
+            table.reads_all_rows() && table.row_key(plan).is_some_and(|key| key.is_of_record() && key.put_kept(change, octets))
         })
     }
 

@@ -206,49 +206,59 @@ pub(crate) fn warn_about_operations(config: &PostgresConfig, facts: &ServerFacts
 }
 
 /// Creates or changes the publication where the configuration asks for it, and returns what is there then, with the statements that the
-/// server refused and what was said of each.
+/// server refused and what was said of each. `told` is what was said before, which is not said again.
 pub(crate) async fn ensure(
     sql: &SqlConnection,
     config: &PostgresConfig,
     facts: &ServerFacts,
     definitions: &[TableDefinition],
+    told: &HashMap<String, String>,
 ) -> Result<(Publication, HashMap<String, String>)> {
     let name = &config.publication;
     let captured = captured(config, definitions);
     let existing = Publication::load(sql, facts, name).await?;
-    let mut told = HashMap::new();
+    let mut refusals = HashMap::new();
     let publication = match plan(config, facts, existing.as_ref(), definitions)? {
         Step::Nothing => existing,
         Step::Run(statements) => {
             warn_about_identities(&captured);
-            let is_named = |publication: &Publication| captured.iter().any(|table| publication.named.tables.contains_key(&table.oid));
-            let is_of_use = existing.as_ref().is_some_and(is_named);
-            // I10: a table that is locked for long does not stop those that are published, either.
-            let limit = if is_of_use { "SET LOCAL lock_timeout = '10s'; " } else { "" };
+            let mut first = None;
+            // I10: a table that is locked for long does not stop the others, either.
+            let limit = if existing.is_some() { "SET LOCAL lock_timeout = '10s'; " } else { "" };
             for statement in statements {
                 match sql.batch_execute(&format!("{limit}{statement}")).await.map_err(|error| refused(config, &statement, error)) {
                     Ok(()) => info!(publication = %name, "changed the publication: {statement}"),
                     // I10: a table that cannot be published now, or by this role, does not stop those that are.
-                    Err(error) if is_of_use && (is_passing(&error) || !error.kind().is_transient()) => {
+                    Err(error) if existing.is_some() && (may_pass(&error) || !error.kind().is_transient()) => {
                         let refusal = refusal(config, &statement, &error);
-                        warn!(publication = %name, "{refusal}");
-                        told.insert(statement, refusal);
-                    }
-                    Err(error) if is_passing(&error) => {
-                        return Err(Error::new(ErrorKind::Restarting, "bring the publication in order").because(error));
+                        if told.get(&statement) != Some(&refusal) {
+                            warn!(publication = %name, "{refusal}");
+                        }
+                        refusals.insert(statement, refusal);
+                        first.get_or_insert(error);
                     }
                     Err(error) => return Err(error),
                 }
             }
-            Publication::load(sql, facts, name).await?
+            let publication = Publication::load(sql, facts, name).await?;
+            let is_published = |publication: &Publication| captured.iter().any(|table| publication.table(table.oid).is_some());
+            match first {
+                Some(error) if !publication.as_ref().is_some_and(is_published) => return Err(nothing_published(error)),
+                Some(_) | None => publication,
+            }
         }
     };
     let gone = || Error::new(ErrorKind::Missing, format!("use the publication {name}")).because("somebody dropped it just now");
-    publication.map(|publication| (publication, told)).ok_or_else(gone)
+    publication.map(|publication| (publication, refusals)).ok_or_else(gone)
+}
+
+/// Why nothing can be followed, where the server refused to publish what is captured. What may pass is tried again.
+fn nothing_published(refusal: Error) -> Error {
+    if may_pass(&refusal) { Error::new(ErrorKind::Restarting, "bring the publication in order").because(refusal) } else { refusal }
 }
 
 /// Whether the server may take the statement the next time: a table was locked or dropped, or somebody else changed the publication.
-pub(crate) fn is_passing(refusal: &Error) -> bool {
+pub(crate) fn may_pass(refusal: &Error) -> bool {
     matches!(refusal.kind(), ErrorKind::TimedOut | ErrorKind::Conflict)
 }
 
@@ -256,7 +266,7 @@ pub(crate) fn is_passing(refusal: &Error) -> bool {
 pub(crate) fn refusal(config: &PostgresConfig, statement: &str, error: &Error) -> String {
     let again = if config.table_refresh_interval.is_zero() { "at the next start" } else { "each table.refresh.interval.ms" };
     match error.remedy() {
-        _ if is_passing(error) => format!("{error}: it is tried again {again}: {statement}"),
+        _ if may_pass(error) => format!("{error}: it is tried again {again}: {statement}"),
         Some(_) => error.to_string(),
         None => format!("{error}. To mend it, see the server's log, and run: {statement}"),
     }

@@ -151,18 +151,15 @@ impl Run {
         }
         warn_about_unlogged(&config, &definitions);
         warn_about_idle_keys(&config, &captured);
-        let (mut lost, mut refused) = (Vec::new(), HashMap::new());
-        let publication = if config.snapshot.stream {
+        let (mut lost, mut publication, mut refused) = (Vec::new(), None, HashMap::new());
+        if config.snapshot.stream {
             lost = remember_lost(&sql, &config, &facts, &definitions, context).await?;
-            let publication;
-            (publication, refused) = publication::ensure(&sql, &config, &facts, &definitions).await?;
-            publication::warn_about_operations(&config, &facts, None, &publication.named);
-            warn_about_unpublished(&config, &facts, &publication, &definitions, |_| true);
+            let (published, told) = publication::ensure(&sql, &config, &facts, &definitions, &refused).await?;
+            publication::warn_about_operations(&config, &facts, None, &published.named);
+            warn_about_unpublished(&config, &facts, &published, &definitions, |_| true);
             warn_about_untold_keys(&config, &captured);
-            Some(publication)
-        } else {
-            None
-        };
+            (publication, refused) = (Some(published), told);
+        }
         let mut session = SqlSession::new(config.clone());
         let types = session.load_types().await?;
         let blocks = Blocks::new(&config);
@@ -267,9 +264,12 @@ impl Run {
                 let mut known = Vec::new();
                 if self.config.snapshot.reads_new_tables {
                     completed = self.read_by_nobody();
+                    // What is published only behind the slot is read as what comes behind it is.
+                    let unpublished = self.unpublished_tables();
+                    self.look_again().await?;
+                    completed.retain(|done| !self.is_published_since(&unpublished, done));
                     known.push(tables_known(&server, position.resume));
                     known.extend(completed.iter().map(|table| table.change(&server)));
-                    self.look_again().await?;
                 }
                 let mut state = self.unpublished_state(context.state());
                 state.push(position.change(&server));

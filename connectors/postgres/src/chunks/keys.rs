@@ -47,6 +47,11 @@ impl RowKey {
         (!columns.is_empty()).then_some(Self { places, form, is_told: described.into_iter().all(|column| column.in_identity) })
     }
 
+    /// Whether records have this key, too.
+    pub(super) fn is_of_record(&self) -> bool {
+        self.places.is_none()
+    }
+
     /// What the octets mean.
     pub(super) fn form(&self) -> &str {
         &self.form

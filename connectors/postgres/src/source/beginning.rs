@@ -50,6 +50,8 @@ impl Run {
             }
         };
         while self.look_again().await? {
+            // It may hold the last slot that is free.
+            drop(anchor);
             anchor = temporary_anchor(&self.config, &self.sql).await?;
         }
         Ok(Beginning { anchor, slot, log: offered.log })
@@ -60,9 +62,9 @@ impl Run {
     pub(super) async fn look_again(&mut self) -> Result<bool> {
         let definitions = TableDefinition::load(&self.sql, None).await?;
         let captured = captured(&self.config, &definitions);
-        let (publication, refused) = publication::ensure(&self.sql, &self.config, &self.facts, &definitions).await?;
         let known: HashSet<u32> = self.definitions.iter().map(|table| table.oid).collect();
         let is_news = |table: &TableDefinition| !known.contains(&table.oid);
+        let (publication, refused) = publication::ensure(&self.sql, &self.config, &self.facts, &definitions, &self.refused).await?;
         warn_about_unlogged(&self.config, &definitions.iter().filter(|table| is_news(table)).cloned().collect::<Vec<_>>());
         warn_about_unpublished(&self.config, &self.facts, &publication, &definitions, is_news);
         warn_about_untold_keys(&self.config, &captured.into_iter().filter(|table| is_news(table)).collect::<Vec<_>>());

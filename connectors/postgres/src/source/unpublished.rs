@@ -192,6 +192,19 @@ impl Run {
         known
     }
 
+    /// The captured tables that are not published, by their oids.
+    pub(super) fn unpublished_tables(&self) -> HashSet<u32> {
+        let unpublished = self.publication.iter().flat_map(|publication| unpublished(&self.config, publication, &self.definitions));
+        unpublished.map(|table| table.oid).collect()
+    }
+
+    /// Whether changes of the table come by now, and did not when these were unpublished.
+    pub(super) fn is_published_since(&self, unpublished: &HashSet<u32>, table: &CompletedTable) -> bool {
+        let captured = captured(&self.config, &self.definitions);
+        let published = self.publication.iter().flat_map(|publication| published_by_now(publication, &captured, unpublished));
+        published.into_iter().any(|published| table.oid == Some(published.oid))
+    }
+
     /// What the state has to say of unpublished tables and does not say yet.
     pub(super) fn unpublished_state(&self, stored: &SourceState) -> Vec<StateChange> {
         let Some(publication) = &self.publication else { return Vec::new() };

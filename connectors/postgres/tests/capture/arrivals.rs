@@ -664,6 +664,60 @@ async fn i10_a_new_table_that_the_role_may_not_read_stops_nothing_and_is_read_by
 }
 
 #[tokio::test]
+async fn i10_a_table_of_somebody_else_stops_no_start_where_all_others_were_made_again() {
+    let Some(server) = server(&[]).await else { return };
+    let client = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE ROLE capturing LOGIN REPLICATION; GRANT CREATE ON DATABASE postgres TO capturing; GRANT CREATE ON SCHEMA public TO capturing;
+             CREATE TABLE audit (id int PRIMARY KEY);
+             SET ROLE capturing; CREATE TABLE orders (id int PRIMARY KEY); CREATE PUBLICATION shop FOR TABLE orders",
+        )
+        .await
+        .unwrap();
+    let config = config(&server, &[FILTERED, SOON, ("snapshot.mode", "no_data"), ("database.user", "capturing")]);
+    let mut running = start(&config, Log::default());
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    client.batch_execute("DROP TABLE orders; CREATE TABLE orders (id int PRIMARY KEY)").await.unwrap();
+    let (result, log) = running.ended().await;
+    assert!(result.unwrap_err().is_planned());
+    let mut running = start(&config, log);
+    running.meanwhile(eventually(&client, "SELECT count(*) = 1 FROM pg_publication_tables")).await;
+    running.meanwhile(eventually(&client, ACTIVE)).await;
+    client.batch_execute("INSERT INTO orders VALUES (1)").await.unwrap();
+    running.records(1).await;
+    assert_eq!(running.stop().await.lines(), ["c public.orders {1} null->{1}"]);
+}
+
+/// What changed between the slot and the publication stands in no log.
+#[tokio::test]
+async fn i11_a_table_that_is_published_only_behind_the_first_slot_is_read_also_where_the_others_are_not() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = server.connect("postgres").await.unwrap();
+    let holder = server.connect("postgres").await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE a (id int PRIMARY KEY); INSERT INTO a VALUES (1); CREATE TABLE b (id int PRIMARY KEY); INSERT INTO b VALUES (1);
+             CREATE PUBLICATION shop FOR TABLE a",
+        )
+        .await
+        .unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE b IN SHARE UPDATE EXCLUSIVE MODE; INSERT INTO b VALUES (2)").await.unwrap();
+    let mut running = start(&config(&server, &[FILTERED, READ, ("snapshot.mode", "no_data")]), Log::default());
+    running.meanwhile(warnings.told(&["lock timeout", r#"ADD TABLE "public"."b""#])).await;
+    let is_waiting = "SELECT coalesce(bool_or(active AND confirmed_flush_lsn IS NULL), false) FROM pg_replication_slots";
+    running.meanwhile(eventually(&client, is_waiting)).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    running.records(2).await;
+    running.meanwhile(eventually(&client, &format!("{ACTIVE} WHERE NOT temporary"))).await;
+    client.batch_execute("INSERT INTO a VALUES (2)").await.unwrap();
+    running.records(3).await;
+    let lines = running.stop().await.lines();
+    assert_eq!(lines, ["r public.b {1} null->{1}", "r public.b {2} null->{2}", "c public.a {2} null->{2}"]);
+}
+
+#[tokio::test]
 async fn i11_that_new_tables_cannot_be_looked_for_or_published_is_told_of_and_tried_again() {
     let Some(server) = server(&[]).await else { return };
     let warnings = Warnings::collect();
