@@ -281,6 +281,10 @@ impl Options {
                 added.push(place);
             }
         }
+        let is_twice = |&place: &usize| fields[..place].iter().any(|other: &Field| other.name == fields[place].name);
+        if let Some(twice) = (row.fields().len()..fields.len()).find(is_twice) {
+            return Err(misfit(&format!("add the field {}, which is there already, to an event of schema", fields[twice].name), envelope));
+        }
         let find_header = |reference: &Reference| reference.find(envelope).map(|(place, schema)| (reference.name.clone(), schema, place));
         let route = match &self.route {
             None => None,

@@ -10,7 +10,7 @@ use tailwater_api::envelope::Operation;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::relational_config::RelationalConfig;
 use tokio_postgres::Row;
-use tokio_postgres::types::PgLsn;
+use tokio_postgres::types::{PgLsn, Type};
 
 use crate::connect::{SqlConnection, sql_error};
 use crate::lsn::Lsn;
@@ -398,7 +398,8 @@ pub(crate) const FIRST_OID_OF_USERS: u32 = 16_384;
 /// SQL for the text of a value of this type, as its type writes it and the log has it (I7). A cast to text may be a function of the
 /// type's owner, who lets it say something else.
 pub(crate) fn as_text(value: &str, type_oid: u32) -> String {
-    if type_oid < FIRST_OID_OF_USERS {
+    // The cast of char(n) leaves its blanks out.
+    if type_oid < FIRST_OID_OF_USERS && type_oid != Type::BPCHAR.oid() {
         format!("{value}::text")
     } else {
         format!("CASE WHEN {value} IS DISTINCT FROM NULL THEN format('%s', {value}) END")

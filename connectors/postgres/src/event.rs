@@ -91,8 +91,8 @@ impl Blocks {
             None => (Value::Null, Value::Null),
         };
         let xid = place.xid.map_or(Value::Null, |xid| Value::Int64(xid.into()));
-        let lsn = if is_beside { Value::Null } else { lsn_value(place.lsn) };
-        let source = self.blocks.block(moment, [schema, table, xid, lsn, self.xmin.clone(), origin, origin_lsn]);
+        let (lsn, xmin) = if is_beside { (Value::Null, Value::Null) } else { (lsn_value(place.lsn), self.xmin.clone()) };
+        let source = self.blocks.block(moment, [schema, table, xid, lsn, xmin, origin, origin_lsn]);
         EventMoment { source, transaction: None, timestamp_ns: now }
     }
 }

@@ -89,6 +89,8 @@ pub(super) enum Codec {
     OidVector,
     /// The text of a type without a mapping, as the octets that it consists of
     Opaque(BinaryMode),
+    /// The same of a geometric type, with numbers as Java writes them
+    Figure(BinaryMode),
     /// Values for which Debezium's schema has no place at all
     Lost,
     /// The text of a type that is known no more
@@ -230,7 +232,7 @@ impl ColumnCodec {
 impl Codec {
     fn supports_binary(&self) -> bool {
         match self {
-            Self::OnlyText | Self::Opaque(_) | Self::Dropped => false,
+            Self::OnlyText | Self::Opaque(_) | Self::Figure(_) | Self::Dropped => false,
             Self::Array { element, .. } => element.supports_binary(),
             _ => true,
         }
@@ -301,6 +303,7 @@ impl Codec {
             Self::Int2Vector => array::of_blank_separated_text(&Self::Int16, raw, output),
             Self::OidVector => array::of_blank_separated_text(&Self::Oid, raw, output),
             Self::Opaque(mode) => octet_string::bytea(raw, *mode, output),
+            Self::Figure(mode) => octet_string::bytea((&geometry::text_of_java(octets)).into(), *mode, output),
             Self::Lost => Ok(output.lose(Value::Null)),
             Self::Dropped => text(raw.to_bytes()).map(|text| output.lose(text)),
             Self::Array { element, delimiter } => array::of_text(element, *delimiter, raw, output),
@@ -326,7 +329,7 @@ impl Codec {
                 Some(1) => text(raw.part(&octets[1..]).to_bytes()),
                 Some(_) | None => Err(Fault::Unreadable),
             },
-            Self::OnlyText | Self::Opaque(_) | Self::Dropped => Err(Fault::OnlyText),
+            Self::OnlyText | Self::Opaque(_) | Self::Figure(_) | Self::Dropped => Err(Fault::OnlyText),
             Self::Character => octet_string::character(raw, output),
             Self::Uuid => octet_string::uuid(exact(octets)?, output),
             Self::Network => network::address(octets, output),

@@ -6,6 +6,7 @@
 
 use bytes::{BufMut, Bytes};
 use tailwater_api::Value;
+use tailwater_kit::number_text::write_double;
 
 use super::codec::{Fault, Output, parse};
 use super::octet_string;
@@ -31,6 +32,20 @@ pub(super) fn point_of_text(raw: &[u8], output: &mut Output<'_>) -> Result<Value
     let inner = raw.strip_prefix(b"(").and_then(|rest| rest.strip_suffix(b")")).ok_or(Fault::Unreadable)?;
     let comma = memchr::memchr(b',', inner).ok_or(Fault::Unreadable)?;
     Ok(point(parse(&inner[..comma])?, parse(&inner[comma + 1..])?, output))
+}
+
+/// The text of a figure (`<(1.5,2),3>`) with its numbers as Java writes them (`<(1.5,2.0),3.0>`): Debezium has it from the driver, which
+/// reads and writes it.
+pub(super) fn text_of_java(text: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(2 * text.len());
+    let is_of_number = |octet: &u8| matches!(octet, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e');
+    for part in text.chunk_by(|one, two| is_of_number(one) && is_of_number(two)) {
+        match parse::<f64>(part) {
+            Ok(number) => write_double(number, &mut out),
+            Err(_) => out.extend_from_slice(part),
+        }
+    }
+    out.into()
 }
 
 fn point(x: f64, y: f64, output: &mut Output<'_>) -> Value {

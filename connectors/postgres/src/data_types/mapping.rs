@@ -30,7 +30,7 @@ impl Mapping {
 
 /// The mapping of a column's type; `None` where values of the type are left out.
 pub(super) fn of_column(types: &TypeCatalog, oid: u32, modifier: i32) -> Option<Mapping> {
-    of_type(types, oid, modifier, DEEPEST).or_else(|| types.options().include_unknown.then(|| opaque(types.options())))
+    of_type(types, oid, modifier, DEEPEST).or_else(|| types.options().include_unknown.then(|| opaque(types.options(), types.row(oid))))
 }
 
 fn of_type(types: &TypeCatalog, oid: u32, modifier: i32, depth: usize) -> Option<Mapping> {
@@ -70,17 +70,20 @@ fn of_array(types: &TypeCatalog, array: &TypeRow, modifier: i32, depth: usize) -
         || element.is_some_and(|row| row.kind == 'd');
     let mapping = of_type(types, array.element, modifier, depth - 1)
         .filter(|mapping| !is_left_out && !matches!(mapping.codec, Codec::Array { .. } | Codec::Int2Vector | Codec::OidVector))
-        .or_else(|| options.include_unknown.then(|| opaque(options)))?;
+        .or_else(|| options.include_unknown.then(|| opaque(options, element)))?;
     let is_required = element.is_some_and(|row| row.kind == 'e' || row.name == "tsvector")
-        || matches!(mapping.codec, Codec::Opaque(_) | Codec::DoubleVector | Codec::FloatVector | Codec::SparseVector);
+        || matches!(mapping.codec, Codec::Opaque(_) | Codec::Figure(_) | Codec::DoubleVector | Codec::FloatVector | Codec::SparseVector);
     let items = mapping.schema.with_optional(!is_required).build();
     let codec = Codec::Array { element: Box::new(mapping.codec), delimiter: array.delimiter };
     Some(Mapping::of(codec, Schema::of(Kind::Array(items)), DefaultRule::None))
 }
 
 /// A type without a mapping, as the octets of its text.
-fn opaque(options: &TypeOptions) -> Mapping {
-    Mapping::of(Codec::Opaque(options.binary), octets(options), DefaultRule::None)
+fn opaque(options: &TypeOptions, row: Option<&TypeRow>) -> Mapping {
+    let figures = ["line", "lseg", "box", "path", "polygon", "circle"];
+    let is_figure = row.is_some_and(|row| row.namespace == "pg_catalog" && figures.contains(&row.name.as_str()));
+    let codec = if is_figure { Codec::Figure(options.binary) } else { Codec::Opaque(options.binary) };
+    Mapping::of(codec, octets(options), DefaultRule::None)
 }
 
 fn octets(options: &TypeOptions) -> SchemaBuilder {

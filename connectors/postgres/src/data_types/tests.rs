@@ -352,6 +352,19 @@ fn types_without_a_mapping_are_their_text_where_that_is_asked_for() {
 }
 
 #[test]
+fn figures_without_a_mapping_have_their_numbers_as_java_writes_them() {
+    let figures = [
+        ("<(1.5,2),3>", "<(1.5,2.0),3.0>"),
+        ("{1,-2.5,-0}", "{1.0,-2.5,-0.0}"),
+        ("[(1e-07,2),(3,4e+20)]", "[(1.0E-7,2.0),(3.0,4.0E20)]"),
+        ("((-Infinity,NaN),(Infinity,1234567890123))", "((-Infinity,NaN),(Infinity,1.234567890123E12))"),
+    ];
+    for (text, expected) in figures {
+        assert_eq!(&geometry::text_of_java(text.as_bytes())[..], expected.as_bytes());
+    }
+}
+
+#[test]
 fn labels_that_an_enum_has_not_are_told() {
     let codec = array("mood", -1);
     assert!(codec.has_labels() && !column("text", -1, None).has_labels());
