@@ -235,7 +235,9 @@ pub(crate) async fn ensure(
                             warn!(publication = %name, "{refusal}");
                         }
                         refusals.insert(statement, refusal);
-                        first.get_or_insert(error);
+                        if first.as_ref().is_none_or(|first| !may_pass(first) && may_pass(&error)) {
+                            first = Some(error);
+                        }
                     }
                     Err(error) => return Err(error),
                 }
@@ -254,7 +256,10 @@ pub(crate) async fn ensure(
 
 /// Why nothing can be followed, where the server refused to publish what is captured. What may pass is tried again.
 fn nothing_published(refusal: Error) -> Error {
-    if may_pass(&refusal) { Error::new(ErrorKind::Restarting, "bring the publication in order").because(refusal) } else { refusal }
+    if !may_pass(&refusal) {
+        return refusal;
+    }
+    Error::new(ErrorKind::Restarting, "bring the publication in order").because(refusal).planned()
 }
 
 /// Whether the server may take the statement the next time: a table was locked or dropped, or somebody else changed the publication.

@@ -2,8 +2,10 @@
 //!
 //! Rows are told apart by the key of their table (`keys`). So a table whose log does not tell that key cannot be read so, nor one whose
 //! records have another key and do not hold the values of it as they are, because they are masked; nor can one without a key, unless a
-//! signal names a column in its place or the configuration names a key for its records. The key of a record is not masked, but hashed where
-//! that is asked for, and hashes tell rows apart as well.
+//! signal names a column in its place or the configuration names a key for its records. The keys of records are hashed where
+//! that is asked for, and not masked otherwise. What is hashed must not be shown by how far the reading is, so it is not read so.
+
+use tailwater_kit::column_rules::ColumnRule;
 
 use crate::catalog::TableDefinition;
 use crate::config::PostgresConfig;
@@ -14,20 +16,29 @@ pub(super) fn is_told_by_key(config: &PostgresConfig, table: &TableDefinition) -
     let relational = &config.relational;
     let is_told = match table.identity {
         ReplicaIdentity::Index => table.key.iter().all(|column| table.identity_columns.contains(column)),
-        // Where there is no identity the server refuses updates and deletes of what it publishes: there are none to be told.
-        ReplicaIdentity::Default | ReplicaIdentity::Nothing | ReplicaIdentity::Full => true,
+        ReplicaIdentity::Full => true,
+        // Where there is no identity the server refuses updates and deletes of what it publishes: there are none to be told. Of a
+        // partitioned table it looks at the identities of the leaves.
+        ReplicaIdentity::Default => table.has_primary_key || !table.partitioned,
+        ReplicaIdentity::Nothing => !table.partitioned,
     };
     if !is_told && !table.key.is_empty() {
         return Err(format!("its replica identity does not tell its key; ALTER TABLE {} REPLICA IDENTITY FULL;", table.quoted()));
     }
     let name = table.full_name();
     let configured = table.configured_key(relational);
-    let is_of_record = configured.as_ref().is_none_or(|configured| *configured == table.key);
+    let key = if table.key.is_empty() { configured.as_deref().unwrap_or_default() } else { &table.key };
+    let is_of_record = configured.as_ref().is_none_or(|configured| configured == key);
     let is_hidden = |column: &String| {
         let column = format!("{name}.{column}");
-        relational.column_rules.of(&column).is_some() || !relational.columns.accepts(&column)
+        match relational.column_rules.of(&column) {
+            Some(ColumnRule::Hash(_)) => true,
+            // Where the record has another key, only the row can have it.
+            Some(ColumnRule::Mask(_) | ColumnRule::Truncate(_)) => !is_of_record,
+            None => !is_of_record && !relational.columns.accepts(&column),
+        }
     };
-    if !is_of_record && table.key.iter().any(is_hidden) {
+    if key.iter().any(is_hidden) {
         return Err("its records do not hold the values of its key; take a blocking snapshot".to_owned());
     }
     Ok(())

@@ -681,6 +681,14 @@ async fn i10_a_table_of_somebody_else_stops_no_start_where_all_others_were_made_
     client.batch_execute("DROP TABLE orders; CREATE TABLE orders (id int PRIMARY KEY)").await.unwrap();
     let (result, log) = running.ended().await;
     assert!(result.unwrap_err().is_planned());
+
+    // Nor does it where they are locked, which may pass.
+    let other = server.connect("postgres").await.unwrap();
+    other.batch_execute("BEGIN; LOCK TABLE orders IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
+    let (result, log) = start(&config, log).ended().await;
+    let error = result.unwrap_err();
+    assert!(error.is_planned() && error.to_string().contains("lock timeout"), "{error}");
+    other.batch_execute("COMMIT").await.unwrap();
     let mut running = start(&config, log);
     running.meanwhile(eventually(&client, "SELECT count(*) = 1 FROM pg_publication_tables")).await;
     running.meanwhile(eventually(&client, ACTIVE)).await;
