@@ -2,8 +2,8 @@
 //!
 //! Rows are told apart by the key of their table (`keys`). So a table whose log does not tell that key cannot be read so, nor one whose
 //! records have another key and do not hold the values of it as they are, because they are masked; nor can one without a key, unless a
-//! signal names a column in its place or the configuration names a key for its records. The keys of records are hashed where
-//! that is asked for, and not masked otherwise. What is hashed must not be shown by how far the reading is, so it is not read so.
+//! signal names a column in its place or the configuration names a key for its records. The keys of records are hashed where that is
+//! asked for, and not masked otherwise. What is hashed must not be shown by how far the reading is, so it is not read so.
 
 use tailwater_kit::column_rules::ColumnRule;
 
@@ -39,7 +39,7 @@ pub(super) fn is_told_by_key(config: &PostgresConfig, table: &TableDefinition) -
         }
     };
     if key.iter().any(is_hidden) {
-        return Err("its records do not hold the values of its key; take a blocking snapshot".to_owned());
+        return Err("its key is hashed, or its records do not hold the values of it as they are; take a blocking snapshot".to_owned());
     }
     Ok(())
 }

@@ -38,3 +38,4 @@ mod two_phase;
 mod unpublished;
 mod values;
 mod warnings;
+mod withheld;
