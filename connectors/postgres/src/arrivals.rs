@@ -71,16 +71,14 @@ struct Known {
     is_logged: bool,
 }
 
-/// What a look has seen.
-struct Seen<'a> {
-    definitions: &'a [TableDefinition],
-    publication: &'a Publication,
+/// What a look has seen, all of it at one moment.
+struct Seen {
+    definitions: Vec<TableDefinition>,
+    publication: Publication,
     /// The partitions that were not made as such
-    attached: &'a HashSet<u32>,
+    attached: HashSet<u32>,
     /// The tables whose rows stand in another file than that of their birth, as where they were unlogged then
-    rewritten: &'a HashSet<u32>,
-    /// The statements that the server refuses now, and why, where that is news
-    refused: &'a HashMap<String, Option<String>>,
+    rewritten: HashSet<u32>,
 }
 
 /// Looks for tables that come.
@@ -249,9 +247,27 @@ impl Arrivals {
 
     async fn look(&mut self, sql: &SqlConnection) -> Result<Found> {
         // What changes behind this is seen by the next look, whatever this one finds.
+        let Some(seen) = sql.in_one_snapshot(self.see(sql)).await? else { return Ok(Found::Nothing) };
+        let (refused, is_due) = self.refused_statements(sql, &seen).await?;
+        // A table that was locked may be one that this role may not publish.
+        let is_told = |statement: &String, why: &String| self.refused.get(statement) == Some(why);
+        let told = |(statement, why): (&String, &String)| (statement.clone(), (!is_told(statement, why)).then(|| why.clone()));
+        let found = self.judge(&seen, &refused.iter().map(told).collect());
+        let named = seen.publication.named;
+        if named.operations != self.named.operations {
+            warn_about_operations(&self.config, &self.facts, Some(&self.named), &named);
+        }
+        self.known = known(&seen.definitions);
+        self.named = named;
+        (self.refused, self.is_due) = (refused, is_due);
+        Ok(found)
+    }
+
+    /// What is there now, if anything is to be judged.
+    async fn see(&self, sql: &SqlConnection) -> Result<Option<Seen>> {
         let Some(named) = Named::load(sql, &self.facts, &self.config.publication).await? else {
             // The server refuses to go on without it, and says so.
-            return Ok(Found::Nothing);
+            return Ok(None);
         };
         // The tables that have definitions: others are never known, and would be news to each look. The row of a system column is written
         // with the table and never changed.
@@ -270,47 +286,22 @@ impl Arrivals {
             // A name may be owed since a table took it.
             self.config.captures(schema, name) && (self.known.get(&oid) != Some(&listed) || self.owed.borrow().contains(&listed.name))
         });
-        let is_news = is_news || named != self.named;
-        if !is_news && !self.is_due {
-            return Ok(Found::Nothing);
+        if !is_news && named == self.named && !self.is_due {
+            return Ok(None);
         }
-        let mut definitions = TableDefinition::load(sql, None).await?;
-        // Of one that came in between it is not known how it was made.
-        let listed: HashSet<u32> = rows.iter().map(|row| row.get(0)).collect();
-        definitions.retain(|table| listed.contains(&table.oid));
-        let Some(publication) = Publication::load(sql, &self.facts, &self.config.publication).await? else {
-            return Ok(Found::Nothing);
-        };
-        let attached: HashSet<u32> = rows.iter().filter(|row| row.get(4)).map(|row| row.get(0)).collect();
-        let is_rewritten = |row: &&Row| row.get::<_, Option<bool>>(6).unwrap_or(false);
-        let rewritten: HashSet<u32> = rows.iter().filter(is_rewritten).map(|row| row.get(0)).collect();
-        let (refused, is_due) = self.refused_statements(sql, &definitions, &publication).await?;
-        // A table that was locked may be one that this role may not publish.
-        let is_told = |statement: &String, why: &String| self.refused.get(statement) == Some(why);
-        let told = |(statement, why): (&String, &String)| (statement.clone(), (!is_told(statement, why)).then(|| why.clone()));
-        let news = refused.iter().map(told).collect();
-        let (definitions, publication) = (&definitions, &publication);
-        let found = self.judge(&Seen { definitions, publication, attached: &attached, rewritten: &rewritten, refused: &news });
-        if named.operations != self.named.operations {
-            warn_about_operations(&self.config, &self.facts, Some(&self.named), &named);
-        }
-        self.known = known(definitions);
-        self.named = named;
-        (self.refused, self.is_due) = (refused, is_due);
-        Ok(found)
+        let definitions = TableDefinition::load(sql, None).await?;
+        let Some(publication) = Publication::load(sql, &self.facts, &self.config.publication).await? else { return Ok(None) };
+        let is_rewritten = |row: &Row| row.get::<_, Option<bool>>(6).unwrap_or(false);
+        let those = |are: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| are(row)).map(|row| row.get(0)).collect();
+        Ok(Some(Seen { definitions, publication, attached: those(&|row| row.get(4)), rewritten: those(&is_rewritten) }))
     }
 
     /// The statements by which the publication would be brought in order and which the server refuses, as with tables of somebody else
     /// that pass the filters; and why. A start would run into the same. Says, too, whether some are to be tried again, for tables that
     /// somebody has locked.
-    async fn refused_statements(
-        &self,
-        sql: &SqlConnection,
-        definitions: &[TableDefinition],
-        publication: &Publication,
-    ) -> Result<(HashMap<String, String>, bool)> {
+    async fn refused_statements(&self, sql: &SqlConnection, seen: &Seen) -> Result<(HashMap<String, String>, bool)> {
         let (mut refused, mut is_due) = (HashMap::new(), false);
-        if let Ok(Step::Run(statements)) = plan(&self.config, &self.facts, Some(publication), definitions) {
+        if let Ok(Step::Run(statements)) = plan(&self.config, &self.facts, Some(&seen.publication), &seen.definitions) {
             for statement in statements {
                 match rehearse(sql, &self.config, std::slice::from_ref(&statement)).await {
                     Ok(()) => {}
@@ -326,26 +317,28 @@ impl Arrivals {
         Ok((refused, is_due))
     }
 
-    /// What follows from what a look has seen.
-    fn judge(&mut self, seen: &Seen<'_>) -> Found {
-        let captured = captured(&self.config, seen.definitions);
-        let to_read = tables_to_read(&self.config, Some(seen.publication), &captured);
-        let unpublished = unpublished(&self.config, seen.publication, seen.definitions);
+    /// What follows from what a look has seen, and from the statements that the server refuses now: each with why, where that is news.
+    fn judge(&mut self, seen: &Seen, refused: &HashMap<String, Option<String>>) -> Found {
+        let captured = captured(&self.config, &seen.definitions);
+        let to_read = tables_to_read(&self.config, Some(&seen.publication), &captured);
+        let unpublished = unpublished(&self.config, &seen.publication, &seen.definitions);
         self.remember_left(&unpublished);
-        let mut lost = Untold { messages: self.added_again(seen.publication, &captured), attached: Vec::new() };
-        lost.messages.extend(self.detached(seen.publication, &captured));
+        let mut lost = Untold { messages: self.added_again(&seen.publication, &captured), attached: Vec::new() };
+        lost.messages.extend(self.detached(&seen.publication, &captured));
         self.look_for_attached(seen, &captured, &mut lost);
         // A start finds these, too.
         let mut untold = Vec::new();
-        let mended = self.publication_to_mend(seen, &mut untold);
+        let mended = self.publication_to_mend(seen, refused, &mut untold);
         let reads = mended.is_ok() && self.config.snapshot.reads_new_tables;
         let owed = if mended.is_ok() { self.owed_table(&to_read) } else { None };
         let restart = mended.ok().flatten().or(owed).or_else(|| self.published_since(seen, &captured, &to_read, reads, &mut untold));
         if let Some(why) = restart {
             return Found::Restart { why, untold: lost };
         }
-        let news = unpublished.iter().filter(|table| !self.unpublished.contains(&table.oid));
-        untold.extend(news.map(|table| unpublished_advice(&self.config, &self.facts, seen.publication, seen.definitions, table)));
+        // What mends one that was unlogged may leave it unpublished.
+        let is_known = |table: &&&TableDefinition| self.known.get(&table.oid).is_none_or(|known| known.is_logged == table.logged);
+        let news = unpublished.iter().filter(|table| !(self.unpublished.contains(&table.oid) && is_known(table)));
+        untold.extend(news.map(|table| unpublished_advice(&self.config, &self.facts, &seen.publication, &seen.definitions, table)));
         self.unpublished = unpublished.iter().map(|table| table.oid).collect();
         self.published = captured.iter().map(|table| table.oid).filter(|oid| !self.unpublished.contains(oid)).collect();
         // Where no start is possible, a table that one would read is judged again when one is.
@@ -378,15 +371,20 @@ impl Arrivals {
     ///
     /// # Errors
     /// A start would be refused, and the other tables with it (I10): none is to be made, for whatever reason.
-    fn publication_to_mend(&self, seen: &Seen<'_>, untold: &mut Vec<String>) -> Result<Option<String>, StartRefused> {
-        match plan(&self.config, &self.facts, Some(seen.publication), seen.definitions) {
+    fn publication_to_mend(
+        &self,
+        seen: &Seen,
+        refused: &HashMap<String, Option<String>>,
+        untold: &mut Vec<String>,
+    ) -> Result<Option<String>, StartRefused> {
+        match plan(&self.config, &self.facts, Some(&seen.publication), &seen.definitions) {
             Ok(Step::Nothing) => Ok(None),
-            Ok(Step::Run(statements)) if statements.iter().all(|statement| seen.refused.contains_key(statement)) => {
-                untold.extend(seen.refused.values().flatten().cloned());
+            Ok(Step::Run(statements)) if statements.iter().all(|statement| refused.contains_key(statement)) => {
+                untold.extend(refused.values().flatten().cloned());
                 Ok(None)
             }
             Ok(Step::Run(mut statements)) => {
-                statements.retain(|statement| !seen.refused.contains_key(statement));
+                statements.retain(|statement| !refused.contains_key(statement));
                 let reads =
                     if self.config.snapshot.reads_new_tables { "" } else { " (rows from before are read with snapshot.new.tables=read)" };
                 let is_taken = |table: &TableDefinition| {
@@ -423,7 +421,7 @@ impl Arrivals {
     /// keeps it for the next one.
     fn published_since(
         &self,
-        seen: &Seen<'_>,
+        seen: &Seen,
         captured: &[&TableDefinition],
         to_read: &[TableDefinition],
         reads: bool,
@@ -431,12 +429,12 @@ impl Arrivals {
     ) -> Option<String> {
         let was_unlogged = |oid: &u32| self.known.get(oid).is_some_and(|known| !known.is_logged);
         let unlogged = self.unpublished.iter().copied().filter(was_unlogged).collect();
-        let logged_again = published_by_now(seen.publication, captured, &unlogged);
+        let logged_again = published_by_now(&seen.publication, captured, &unlogged);
         // What is attached to a root that was published before is asked for by itself.
         let is_news = |table: &&TableDefinition| {
             !table.partitioned || seen.publication.named != self.named || logged_again.iter().any(|other| other.oid == table.oid)
         };
-        for table in published_by_now(seen.publication, captured, &self.unpublished).into_iter().filter(is_news) {
+        for table in published_by_now(&seen.publication, captured, &self.unpublished).into_iter().filter(is_news) {
             if reads && to_read.iter().any(|other| other.oid == table.oid) {
                 return Some(format!(
                     "rows under the name {} were not published, and are by now; the connector starts again to read what changed until then",
@@ -471,8 +469,8 @@ impl Arrivals {
     }
 
     /// Why a start would read a table that came with rows, if it would.
-    fn table_with_rows(&mut self, seen: &Seen<'_>, to_read: &[TableDefinition], untold: &mut Vec<String>) -> Option<String> {
-        let publication = seen.publication;
+    fn table_with_rows(&mut self, seen: &Seen, to_read: &[TableDefinition], untold: &mut Vec<String>) -> Option<String> {
+        let publication = &seen.publication;
         // I10: a table that nobody publishes is told of, and read when somebody does.
         for table in to_read.iter().filter(|table| !self.unpublished.contains(&table.oid)) {
             // Where the publication changed, too, it may have been made before that.
@@ -528,7 +526,7 @@ impl Arrivals {
     }
 
     /// The partitions that came with rows under the name of a root.
-    fn look_for_attached(&self, seen: &Seen<'_>, captured: &[&TableDefinition], lost: &mut Untold) {
+    fn look_for_attached(&self, seen: &Seen, captured: &[&TableDefinition], lost: &mut Untold) {
         for table in captured.iter().filter(|table| self.is_attached_since(seen, table)) {
             let root = |oid: &u32| captured.iter().find(|root| root.oid == *oid && seen.publication.table(root.oid).is_some());
             let Some(root) = table.ancestors.iter().find_map(root) else { continue };
@@ -547,7 +545,7 @@ impl Arrivals {
         }
     }
 
-    fn is_attached_since(&self, seen: &Seen<'_>, table: &TableDefinition) -> bool {
+    fn is_attached_since(&self, seen: &Seen, table: &TableDefinition) -> bool {
         // A leaf that was unlogged when it was made came with rows, too.
         let came_with_rows = || seen.attached.contains(&table.oid) || seen.rewritten.contains(&table.oid) && !table.ancestors.is_empty();
         self.known.get(&table.oid).map_or_else(came_with_rows, |known| !known.is_partition)

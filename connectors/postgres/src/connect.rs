@@ -166,6 +166,15 @@ impl SqlConnection {
         Ok(())
     }
 
+    /// What `read` reads on this connection, all of it as of one moment.
+    pub(crate) async fn in_one_snapshot<T>(&self, read: impl Future<Output = Result<T>>) -> Result<T> {
+        let run = async |statement| self.batch_execute(statement).await.map_err(|error| sql_error("read the catalog at one moment", error));
+        run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+        let read = read.await;
+        let ended = run("ROLLBACK").await;
+        read.and_then(|read| ended.map(|()| read))
+    }
+
     /// Reads the types of the database.
     pub(crate) async fn load_types(&self, options: TypeOptions) -> Result<TypeCatalog> {
         let rows = self.query(TypeCatalog::QUERY, &[]).await.map_err(|error| sql_error("read the types of the database", error))?;

@@ -64,20 +64,20 @@ fn arrivals(entries: &[(&str, &str)], publication: &Publication, tables: &[Table
     .expect("it looks")
 }
 
+/// Of these, `attached` were not made as partitions.
+fn seen(definitions: &[TableDefinition], publication: &Publication, attached: &[u32]) -> Seen {
+    let (definitions, publication) = (definitions.to_vec(), publication.clone());
+    Seen { definitions, publication, attached: attached.iter().copied().collect(), rewritten: HashSet::new() }
+}
+
 impl Arrivals {
     fn sees(&mut self, definitions: &[TableDefinition], publication: &Publication) -> Found {
-        self.judge(&Seen { definitions, publication, attached: &HashSet::new(), rewritten: &HashSet::new(), refused: &HashMap::new() })
+        self.judge(&seen(definitions, publication, &[]), &HashMap::new())
     }
 
     /// `attached` was not made as a partition.
     fn sees_attached(&mut self, definitions: &[TableDefinition], publication: &Publication, attached: u32) -> Found {
-        self.judge(&Seen {
-            definitions,
-            publication,
-            attached: &HashSet::from([attached]),
-            rewritten: &HashSet::new(),
-            refused: &HashMap::new(),
-        })
+        self.judge(&seen(definitions, publication, &[attached]), &HashMap::new())
     }
 }
 
@@ -212,26 +212,13 @@ fn a_table_that_the_role_may_not_publish_is_told_of_and_keeps_no_other_back() {
     let refused = HashMap::from([(statement, Some("must be owner of table b".to_owned()))]);
     let mut arrivals = arrivals(&[FILTERED], &publication, &[table(1, "a", &[])]);
     let strange = [table(1, "a", &[]), table(2, "b", &[])];
-    let found = arrivals.judge(&Seen {
-        definitions: &strange,
-        publication: &publication,
-        attached: &HashSet::new(),
-        rewritten: &HashSet::new(),
-        refused: &refused,
-    });
+    let found = arrivals.judge(&seen(&strange, &publication, &[]), &refused);
     let Found::Untold(Untold { messages, .. }) = found else { panic!("nothing was found") };
     assert!(messages.len() == 2 && messages[0] == "must be owner of table b", "{messages:?}");
     assert!(messages[1].contains("does not publish the table public.b"), "{messages:?}");
     let further = [strange.as_slice(), &[table(3, "c", &[])]].concat();
-    let Found::Restart { why, .. } = arrivals.judge(&Seen {
-        definitions: &further,
-        publication: &publication,
-        attached: &HashSet::new(),
-        rewritten: &HashSet::new(),
-        refused: &refused,
-    }) else {
-        panic!("nothing")
-    };
+    let found = arrivals.judge(&seen(&further, &publication, &[]), &refused);
+    let Found::Restart { why, .. } = found else { panic!("{found:?}") };
     assert!(why.contains(r#"ADD TABLE "public"."c""#) && !why.contains(r#""b""#), "{why}");
 }
 
@@ -381,6 +368,18 @@ fn a_table_of_which_the_log_does_not_tell_for_a_while_is_told_of_then_and_read_a
 }
 
 #[test]
+fn i11_a_table_that_is_logged_again_and_still_not_published_is_told_of() {
+    let none = published(false, &[], &[]);
+    let of = |logged| [TableDefinition { logged, ..table(1, "a", &[]) }];
+    let mut told = arrivals(&[("publication.autocreate.mode", "disabled")], &none, &of(false));
+    assert_eq!(told.sees(&of(false), &none), Found::Nothing, "the start told of it");
+    let Found::Untold(Untold { messages, .. }) = told.sees(&of(true), &none) else { panic!("nothing was found") };
+    assert!(messages.len() == 1 && messages[0].contains("does not publish the table public.a"), "{messages:?}");
+    told.known = known(&of(true));
+    assert_eq!(told.sees(&of(true), &none), Found::Nothing, "told once");
+}
+
+#[test]
 fn what_no_start_would_find_is_told_and_asked_for_also_where_a_start_follows() {
     let publication = published(false, &[1], &[1]);
     let root = [FILTERED, READ, ("publish.via.partition.root", "true")];
@@ -414,12 +413,11 @@ fn a_new_table_that_was_unlogged_first_is_read() {
     let all = published(true, &[], &[1, 2]);
     let mut reading = arrivals(&[READ], &all, &[table(1, "a", &[])]);
     let definitions = &[table(1, "a", &[]), table(2, "b", &[])];
-    let (none, rewritten) = (HashSet::new(), HashSet::from([2]));
-    let seen = Seen { definitions, publication: &all, attached: &none, rewritten: &rewritten, refused: &HashMap::new() };
-    let Found::Restart { why, .. } = reading.judge(&seen) else { panic!("nothing was found") };
+    let seen = Seen { rewritten: HashSet::from([2]), ..seen(definitions, &all, &[]) };
+    let Found::Restart { why, .. } = reading.judge(&seen, &HashMap::new()) else { panic!("nothing was found") };
     assert!(why.contains("public.b"), "{why}");
     let mut told = arrivals(&[], &all, &definitions[..1]);
-    let Found::Untold(Untold { messages, .. }) = told.judge(&seen) else { panic!("nothing was found") };
+    let Found::Untold(Untold { messages, .. }) = told.judge(&seen, &HashMap::new()) else { panic!("nothing was found") };
     assert!(messages.len() == 1 && messages[0].contains(r"data-collections public\.b"), "{messages:?}");
 }
 
@@ -430,9 +428,7 @@ fn i10_a_new_table_that_this_role_may_not_publish_is_told_of_and_read_once_someb
     let mut reading = arrivals(&[READ, FILTERED], &before, &tables[..1]);
     let statement = r#"ALTER PUBLICATION "dbz_publication" ADD TABLE "public"."b";"#;
     let refused = HashMap::from([(statement.to_owned(), Some("must be owner of table b".to_owned()))]);
-    let (attached, rewritten) = (HashSet::new(), HashSet::new());
-    let seen = Seen { definitions: &tables, publication: &before, attached: &attached, rewritten: &rewritten, refused: &refused };
-    let found = reading.judge(&seen);
+    let found = reading.judge(&seen(&tables, &before, &[]), &refused);
     let Found::Untold(Untold { messages, .. }) = found else { panic!("{found:?}") };
     assert!(messages.iter().any(|message| message.contains("must be owner")), "{messages:?}");
     reading.known = known(&tables);

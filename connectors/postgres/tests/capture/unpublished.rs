@@ -500,6 +500,26 @@ async fn i11_a_table_that_is_unlogged_for_a_while_is_told_of_and_read_anew_where
 }
 
 #[tokio::test]
+async fn what_a_look_sees_of_tables_and_of_the_publication_is_of_one_moment() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = with_table(&server).await;
+    client.batch_execute("DROP PUBLICATION shop; CREATE PUBLICATION shop FOR ALL TABLES").await.unwrap();
+    let mut running = started(&server, &client, &[WATERMARK, NONE], Log::default()).await;
+    let toggled = async {
+        for number in 0..60 {
+            client.batch_execute(if number % 2 == 0 { "ALTER TABLE t SET UNLOGGED" } else { "ALTER TABLE t SET LOGGED" }).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(number * 7 % 50)).await;
+        }
+    };
+    running.meanwhile(toggled).await;
+    running.stop().await;
+    // The publication holds whatever is logged.
+    assert_eq!(warnings.with(&["does not publish"]), [""; 0]);
+    assert!(!warnings.with(&["is unlogged"]).is_empty(), "{:#?}", warnings.with(&[]));
+}
+
+#[tokio::test]
 async fn i11_a_table_that_somebody_takes_out_of_the_publication_and_adds_again_is_told_of() {
     let Some(server) = server(&[]).await else { return };
     let warnings = Warnings::collect();

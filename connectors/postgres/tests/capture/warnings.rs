@@ -50,7 +50,7 @@ impl Warnings {
     pub(crate) async fn told(&self, words: &[&str]) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while self.with(words).is_empty() {
-            assert!(tokio::time::Instant::now() < deadline, "never told: {words:?}");
+            assert!(tokio::time::Instant::now() < deadline, "never told: {words:?}, only {:#?}", self.with(&[]));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
