@@ -51,7 +51,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_postgres::Row;
 use tracing::{info, warn};
 
-use crate::catalog::{Named, Publication, ServerFacts, TableDefinition, quote_text};
+use crate::catalog::{IS_TABLE, Named, Publication, ServerFacts, TableDefinition};
 use crate::chunks::can_be_chunked;
 use crate::config::PostgresConfig;
 use crate::connect::{SqlConnection, SqlSession, sql_error};
@@ -198,7 +198,7 @@ impl Arrivals {
         let captured = captured(config, definitions);
         let unpublished = publication.map(|publication| unpublished(config, publication, definitions)).unwrap_or_default();
         let unpublished: HashSet<u32> = unpublished.iter().map(|table| table.oid).collect();
-        let to_read = tables_to_read(config, publication, &captured);
+        let to_read = tables_to_read(config, publication, definitions);
         (!config.table_refresh_interval.is_zero()).then(|| Self {
             config: config.clone(),
             facts: facts.clone(),
@@ -269,17 +269,18 @@ impl Arrivals {
             // The server refuses to go on without it, and says so.
             return Ok(None);
         };
-        // The tables that have definitions: others are never known, and would be news to each look. The row of a system column is written
-        // with the table and never changed.
-        let query = "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition, \
-                     coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false), \
-                     c.relpersistence = 'p', c.relkind = 'r' AND pg_relation_filenode(c.oid) <> c.oid \
-                     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid' \
-                     LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition \
-                     WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
-                     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\\_temp\\_%'";
-        let rows = sql.query(query, &[]).await.map_err(|error| sql_error("look for new tables", error))?;
+        // Tables without a definition are never known, and would be news to each look. The row of a system column is written with the table
+        // and never changed.
+        let query = format!(
+            "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition,
+                    coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false),
+                    c.relpersistence = 'p', c.relkind = 'r' AND pg_relation_filenode(c.oid) <> c.oid
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid'
+             LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
+             WHERE {IS_TABLE}"
+        );
+        let rows = sql.query(&query, &[]).await.map_err(|error| sql_error("look for new tables", error))?;
         let is_news = rows.iter().any(|row| {
             let (oid, schema, name): (u32, &str, &str) = (row.get(0), row.get(1), row.get(2));
             let listed = Known { name: format!("{schema}.{name}"), is_partition: row.get(3), is_logged: row.get(5) };
@@ -320,7 +321,7 @@ impl Arrivals {
     /// What follows from what a look has seen, and from the statements that the server refuses now: each with why, where that is news.
     fn judge(&mut self, seen: &Seen, refused: &HashMap<String, Option<String>>) -> Found {
         let captured = captured(&self.config, &seen.definitions);
-        let to_read = tables_to_read(&self.config, Some(&seen.publication), &captured);
+        let to_read = tables_to_read(&self.config, Some(&seen.publication), &seen.definitions);
         let unpublished = unpublished(&self.config, &seen.publication, &seen.definitions);
         self.remember_left(&unpublished);
         let mut lost = Untold { messages: self.added_again(&seen.publication, &captured), attached: Vec::new() };
@@ -530,12 +531,7 @@ impl Arrivals {
         for table in captured.iter().filter(|table| self.is_attached_since(seen, table)) {
             let root = |oid: &u32| captured.iter().find(|root| root.oid == *oid && seen.publication.table(root.oid).is_some());
             let Some(root) = table.ancestors.iter().find_map(root) else { continue };
-            let name = quote_text(&table.quoted());
-            let condition = if table.partitioned {
-                format!("tableoid IN (SELECT relid FROM pg_partition_tree({name}))")
-            } else {
-                format!("tableoid = {name}::regclass")
-            };
+            let condition = table.condition_of_part();
             let partition = Attached { oid: table.oid, partition: table.full_name(), root: root.full_name(), condition };
             if self.config.snapshot.reads_new_tables && can_be_chunked(&self.config, root) {
                 lost.attached.push(partition);

@@ -131,15 +131,17 @@ LEFT JOIN LATERAL (
               SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS u(attnum)
               JOIN pg_attribute ua ON ua.attrelid = i.indrelid AND ua.attnum = u.attnum WHERE NOT ua.attnotnull)))
     ORDER BY i.indisprimary DESC, ic.relname LIMIT 1) k ON true
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\\_temp\\_%'
-  AND ($1::oid IS NULL OR c.oid = $1)
-ORDER BY n.nspname, c.relname, a.attnum";
+WHERE ($1::oid IS NULL OR c.oid = $1) AND ";
+
+/// SQL for whether the relation `c` of the namespace `n` is a table that has a definition: all but those of the server and temporary ones.
+pub(crate) const IS_TABLE: &str = "c.relkind IN ('r', 'p') AND c.relpersistence <> 't' \
+     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND n.nspname NOT LIKE 'pg\\_temp\\_%'";
 
 impl TableDefinition {
     /// All tables of the database, or the one with this oid.
     pub(crate) async fn load(sql: &SqlConnection, oid: Option<u32>) -> Result<Vec<Self>> {
-        let rows = sql.query(TABLES, &[&oid]).await.map_err(|error| sql_error("read the definitions of the tables", error))?;
+        let query = format!("{TABLES}{IS_TABLE} ORDER BY n.nspname, c.relname, a.attnum");
+        let rows = sql.query(&query, &[&oid]).await.map_err(|error| sql_error("read the definitions of the tables", error))?;
         let mut tables: Vec<Self> = Vec::new();
         for row in &rows {
             let oid: u32 = row.get(0);
@@ -151,6 +153,16 @@ impl TableDefinition {
             }
         }
         Ok(tables)
+    }
+
+    /// Which rows of the partitioned tables that it is a part of are its own, as SQL.
+    pub(crate) fn condition_of_part(&self) -> String {
+        let name = quote_text(&self.quoted());
+        if self.partitioned {
+            format!("tableoid IN (SELECT relid FROM pg_partition_tree({name}))")
+        } else {
+            format!("tableoid = {name}::regclass")
+        }
     }
 
     fn of_row(row: &Row) -> Self {

@@ -29,12 +29,14 @@ pub(crate) struct TableRequest {
     pub(crate) blocking: bool,
     pub(crate) condition: Option<String>,
     pub(crate) surrogate: Option<String>,
+    /// The partitioned table by whose name the signal asks for it
+    pub(crate) root: Option<String>,
 }
 
 impl TableRequest {
     /// For a table that the snapshot at the start could not read in chunks to its end.
     pub(crate) fn of_initial_snapshot(order: u64) -> Self {
-        Self { signal: INITIAL.to_owned(), order, blocking: true, condition: None, surrogate: None }
+        Self { signal: INITIAL.to_owned(), order, blocking: true, condition: None, surrogate: None, root: None }
     }
 
     /// Whether the snapshot at the start asks for it.
@@ -57,6 +59,7 @@ impl TableRequest {
             blocking: offset.get("blocking").and_then(Value::as_bool).ok_or(())?,
             condition: text("condition")?,
             surrogate: text("surrogate")?,
+            root: text("root")?,
         }))
     }
 
@@ -69,7 +72,7 @@ impl TableRequest {
     pub(crate) fn put(&self, offset: &mut JsonMap) {
         offset.insert("order".into(), self.order.into());
         offset.insert("blocking".into(), self.blocking.into());
-        for (name, text) in [("condition", &self.condition), ("surrogate", &self.surrogate)] {
+        for (name, text) in [("condition", &self.condition), ("surrogate", &self.surrogate), ("root", &self.root)] {
             if let Some(text) = text {
                 offset.insert(name.into(), text.clone().into());
             }

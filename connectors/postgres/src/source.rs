@@ -46,7 +46,7 @@ use crate::table_states::{
 use crate::truncation::truncations;
 use crate::{identity, probe, publication, servers, truncation};
 
-pub(crate) use captured::{captured, is_readable, unlogged, unlogged_mend, unreadable_advice};
+pub(crate) use captured::{captured, captured_alone, is_readable, unlogged, unlogged_mend, unreadable_advice};
 use captured::{warn_about_idle_keys, warn_about_unlogged, warn_about_untold_keys};
 pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
@@ -319,7 +319,7 @@ impl Run {
                 let anchor = temporary_anchor(&self.config, &self.sql).await?;
                 self.settle_unpublished(context, &mut completed, true).await?;
                 let captured = captured(&self.config, &self.definitions);
-                let mut successors = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+                let mut successors = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
                 successors.retain(|table| self.is_successor(table) && !is_complete(&completed, table));
                 self.outdated.retain(|table| !self.owed.contains(table));
                 self.outdated.extend(truncation::told(&self.config, &captured, &successors));
@@ -334,7 +334,7 @@ impl Run {
                 state.extend(self.owed.drain(..).map(|table| table_removal(&server, &table)));
                 state.append(&mut self.unpublished_state(context.state()));
                 let captured = captured(&self.config, &self.definitions);
-                let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+                let tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
                 self.outdated = if was_captured { truncation::told(&self.config, &captured, &tables) } else { Vec::new() };
                 state.extend(self.outdated.iter().map(|table| outdated(&server, table)));
                 let chunked: Vec<_> = tables.iter().filter(|table| is_chunked(&self.config, table)).collect();
@@ -355,8 +355,7 @@ impl Run {
                 (position, Vec::new(), anchor)
             }
         };
-        let captured = captured(&self.config, &self.definitions);
-        let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+        let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
         let reading = |name: &str| self.reading.iter().any(|table| table.name == name && table.request.is_none());
         let is_known = |table: &TableDefinition| {
             let name = table.full_name();
@@ -390,8 +389,7 @@ impl Run {
     async fn read_without_slot(&mut self, context: &mut SourceContext) -> Result<()> {
         // No slot, no log to come back to.
         let position = self.new_position(None, self.facts.end, SnapshotProgress::Running).await?;
-        let captured = captured(&self.config, &self.definitions);
-        let tables = tables_to_read(&self.config, None, &captured);
+        let tables = tables_to_read(&self.config, None, &self.definitions);
         let figures = SnapshotFigures::begin(context.metrics());
         let snapshot = Snapshot {
             config: &self.config,

@@ -22,6 +22,7 @@
 //! us and with the server's keepalives, at most once a second, stored before it is confirmed.
 
 mod changes;
+mod chosen;
 mod isolation;
 mod rest;
 mod signals;

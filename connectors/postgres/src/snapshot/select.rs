@@ -1,5 +1,7 @@
 //! Which tables a snapshot reads, and the statement that reads one.
 
+use std::collections::HashSet;
+
 use tailwater_kit::relational_config::TableOrder;
 
 use super::work::Pages;
@@ -7,6 +9,7 @@ use crate::catalog::{Publication, TableDefinition, as_text, quote_identifier};
 use crate::config::PostgresConfig;
 use crate::data_types::{ColumnCodec, Format};
 use crate::relation::TablePlan;
+use crate::source::{captured, captured_alone};
 
 /// Binary where both sides know it; other types are cast to text.
 pub(crate) fn copy_format(codec: &ColumnCodec) -> Format {
@@ -70,27 +73,34 @@ impl Select {
     }
 }
 
-/// The tables that a snapshot reads, in its order: those to capture, where `snapshot.include.collection.list` names
-/// them, and of a partitioned table either the root or the leaves, as it is published.
+/// The tables that a snapshot reads, in its order: those to capture, where `snapshot.include.collection.list` names them or a
+/// partitioned table that they are a part of. Of such a one either the root is read or its leaves are, as it is published, or as it is
+/// captured.
 pub(crate) fn tables_to_read(
     config: &PostgresConfig,
     publication: Option<&Publication>,
-    captured: &[&TableDefinition],
+    definitions: &[TableDefinition],
 ) -> Vec<TableDefinition> {
     let relational = &config.relational;
+    let captured = captured(config, definitions);
+    let alone = captured_alone(config, definitions);
     let by_root = |table: &TableDefinition| match publication {
         Some(publication) => publication.table(table.oid).is_some(),
         None => config.publish_via_root,
     };
+    let roots = || captured.iter().filter(|table| table.partitioned);
+    let read_as_one: HashSet<u32> = roots().filter(|root| by_root(root) || alone.contains(&root.oid)).map(|root| root.oid).collect();
+    let is_named = |table: &TableDefinition| relational.snapshot_tables.matches(&table.full_name());
+    let named_roots: HashSet<u32> = roots().filter(|root| is_named(root)).map(|root| root.oid).collect();
     let read = |table: &TableDefinition| {
-        let covered = table.ancestors.iter().any(|oid| captured.iter().any(|other| other.oid == *oid && by_root(other)));
+        let is_part_of = |roots: &HashSet<u32>| table.ancestors.iter().any(|oid| roots.contains(oid));
         let named = if relational.snapshot_tables.is_empty() {
             // As Debezium does: the table is captured for its signals, and those that are there are of the past.
             !config.is_signal_table(&table.schema, &table.name)
         } else {
-            relational.snapshot_tables.matches(&table.full_name())
+            is_named(table) || is_part_of(&named_roots)
         };
-        named && if table.partitioned { by_root(table) && !covered } else { !covered }
+        named && !is_part_of(&read_as_one) && (!table.partitioned || read_as_one.contains(&table.oid))
     };
     let mut tables: Vec<TableDefinition> = captured.iter().filter(|table| read(table)).map(|table| (*table).clone()).collect();
     match relational.snapshot_order {

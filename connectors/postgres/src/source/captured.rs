@@ -1,5 +1,7 @@
 //! Which tables are captured, and what the start says of those that are not captured as the configuration has it.
 
+use std::collections::HashSet;
+
 use tailwater_kit::filters::expression_of;
 use tracing::warn;
 
@@ -10,6 +12,17 @@ use crate::identity;
 /// The tables that the configuration captures.
 pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefinition]) -> Vec<&'a TableDefinition> {
     definitions.iter().filter(|table| table.logged && config.captures(&table.schema, &table.name)).collect()
+}
+
+/// The partitioned tables that it captures without any of their leaves, by their oids: the rows have no other names. One that is empty of
+/// leaves is none of them yet.
+pub(crate) fn captured_alone(config: &PostgresConfig, definitions: &[TableDefinition]) -> HashSet<u32> {
+    let leaves = || definitions.iter().filter(|table| !table.partitioned);
+    let captured_leaves = leaves().filter(|leaf| config.captures(&leaf.schema, &leaf.name));
+    let with_captured_leaves: HashSet<u32> = captured_leaves.flat_map(|leaf| leaf.ancestors.iter().copied()).collect();
+    let with_leaves: HashSet<u32> = leaves().flat_map(|leaf| leaf.ancestors.iter().copied()).collect();
+    let captured = captured(config, definitions).into_iter().map(|table| table.oid);
+    captured.filter(|oid| with_leaves.contains(oid) && !with_captured_leaves.contains(oid)).collect()
 }
 
 /// Those that pass its filters and of which the log does not tell.

@@ -58,7 +58,7 @@ impl Run {
 
         let mut definitions = Definitions::new(&self.config, &self.blocks, context.state());
         if let Some(definitions) = &mut definitions {
-            let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+            let tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
             let batch = definitions.tell_new(&self.plans, &self.blocks, self.publication.as_ref(), &tables, &position);
             if !batch.records.is_empty() {
                 let reservation = context.reserve(batch.weight()).await;

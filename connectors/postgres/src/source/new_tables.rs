@@ -26,7 +26,7 @@ use crate::truncation::{self, truncations};
 impl Run {
     /// The tables that are there, to be followed without having been read.
     pub(super) fn read_by_nobody(&self) -> Vec<CompletedTable> {
-        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
         let unread = |table: &TableDefinition| CompletedTable {
             name: table.full_name(),
             oid: Some(table.oid),
@@ -72,7 +72,7 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
-        let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let mut tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
         let from_birth = |table: &TableDefinition| self.publication.as_ref().is_some_and(|known| is_published_from_birth(known, table));
         tables.retain(|table| {
             let name = table.full_name();

@@ -40,7 +40,7 @@ impl Run {
         let captured = captured(&self.config, &self.definitions);
         let is_superseded = |table: &mut ReadingTable| table.request.is_none() && table.is_superseded(&captured);
         self.superseded = self.reading.extract_if(.., is_superseded).collect();
-        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured);
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
         for former in &self.superseded {
             let successors = tables.iter().filter(|table| former.is_superseded_by(table) && !is_complete(completed, table));
             let names = successors.map(TableDefinition::full_name).collect::<Vec<_>>().join(", ");
@@ -73,7 +73,7 @@ impl Run {
         let complete: Vec<_> = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).collect();
         let is_running = stored.is_some_and(|position| position.snapshot == SnapshotProgress::Running);
         let reads = self.config.snapshot.read == SnapshotWhen::Always || is_running || self.config.snapshot.reads_new_tables;
-        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
         for table in tables.iter().filter(|table| !reads && complete.iter().any(|former| former.name == table.full_name())) {
             warn!("{}", replaced_advice(table));
         }
@@ -107,7 +107,7 @@ impl Run {
 
     /// Warns of tables that have the names of complete ones and are not read, and then takes them for these, so that one start does (I11).
     pub(super) async fn tell_of_replaced(&self, context: &mut SourceContext, completed: &mut [CompletedTable]) -> Result<()> {
-        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
         let is_reading = |table: &TableDefinition| self.reading.iter().any(|reading| reading.oid == table.oid && reading.request.is_none());
         let server = &self.config.relational.topic_prefix;
         // What this run has read it has read under the name that it had then.
@@ -127,7 +127,7 @@ impl Run {
 
     /// Forgets the superseded tables whose successors are read. Not before, or a crash would forget that they have to be.
     pub(super) async fn forget_superseded(&mut self, context: &mut SourceContext, completed: &[CompletedTable]) -> Result<()> {
-        let tables = tables_to_read(&self.config, self.publication.as_ref(), &captured(&self.config, &self.definitions));
+        let tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);
         let is_read = |former: &ReadingTable| tables.iter().all(|table| !former.is_superseded_by(table) || is_complete(completed, table));
         // That of a name which another table has is overwritten by now.
         let has_state = |former: &ReadingTable| !completed.iter().any(|done| done.name == former.name);

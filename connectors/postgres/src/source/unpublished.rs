@@ -29,7 +29,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
 use tracing::{info, warn};
 
-use super::captured::unlogged_advice;
+use super::captured::{captured_alone, unlogged_advice};
 use super::succession::is_complete;
 use super::{Run, captured, send_state, unlogged};
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
@@ -48,7 +48,9 @@ pub(crate) fn unpublished<'a>(
     definitions: &'a [TableDefinition],
 ) -> Vec<&'a TableDefinition> {
     let captured = captured(config, definitions);
-    let is_unpublished = |table: &&&TableDefinition| !table.partitioned && published_as(publication, &captured, table).is_none();
+    let alone = captured_alone(config, definitions);
+    let has_rows = |table: &TableDefinition| !table.partitioned || alone.contains(&table.oid);
+    let is_unpublished = |table: &&&TableDefinition| has_rows(table) && published_as(publication, &captured, table).is_none();
     captured.iter().filter(is_unpublished).copied().chain(unlogged(config, definitions)).collect()
 }
 
@@ -101,8 +103,20 @@ pub(crate) fn unpublished_advice(
             )
         }
         None => {
-            let statement = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted());
-            (format!("does not publish the table {}", table.full_name()), where_it_runs(facts, &statement))
+            let named = &publication.named;
+            let is_named = publication.all_tables || named.tables.contains_key(&table.oid) || named.schemas.contains_key(&table.schema_oid);
+            let add = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted());
+            let by_root = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
+            match (table.partitioned && is_named, table.partitioned && !named.by_root) {
+                (true, _) => (
+                    format!("publishes rows of the table {} under the names of its partitions, which are not captured", table.full_name()),
+                    format!("capture the partitions with table.include.list, or {}", where_it_runs(facts, &by_root)),
+                ),
+                (false, true) => {
+                    (format!("does not publish the table {}", table.full_name()), where_it_runs(facts, &format!("{add} {by_root}")))
+                }
+                (false, false) => (format!("does not publish the table {}", table.full_name()), where_it_runs(facts, &add)),
+            }
         }
     };
     format!(
@@ -229,7 +243,7 @@ impl Run {
         let server = &self.config.relational.topic_prefix;
         let captured = captured(&self.config, &self.definitions);
         let before = self.known_unpublished(context.state()).iter().map(|table| table.oid).collect();
-        let to_read = tables_to_read(&self.config, Some(publication), &captured);
+        let to_read = tables_to_read(&self.config, Some(publication), &self.definitions);
         let reads_new_tables = self.config.snapshot.reads_new_tables && self.knows_tables(context.state(), completed);
         let mut state = Vec::new();
         for table in published_by_now(publication, &captured, &before) {

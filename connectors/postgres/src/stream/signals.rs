@@ -12,22 +12,32 @@ use bytestring::ByteString;
 use tailwater_api::signal::{Signal, SignalRequest};
 use tailwater_api::{Error, ErrorKind, Result, Value};
 use tailwater_kit::envelope::Change;
-use tailwater_kit::filters::NameList;
 use tailwater_kit::notification::Happening;
 use tailwater_kit::signals::{ExecuteSnapshot, Request, StopSnapshot};
 use tracing::{info, warn};
 
 use super::Streaming;
+use super::chosen::{Chosen, choose, how_parts_are_read};
 use super::rest::load_publication;
-use crate::catalog::{Publication, TableDefinition};
-use crate::config::PostgresConfig;
+use crate::catalog::TableDefinition;
 use crate::request::{TableRequest, pause};
-use crate::snapshot::tables_to_read;
-use crate::source::captured;
 use crate::table_states::ReadingTable;
 
 /// What no table has for an oid (PostgreSQL's `InvalidOid`).
 const NO_TABLE: u32 = 0;
+
+const DOING: &str = "begin the snapshot";
+
+/// A table that a signal asks for, or a name that no table has.
+#[derive(Default)]
+struct Asked {
+    /// Place of its name in the signal
+    place: usize,
+    name: String,
+    oid: u32,
+    condition: Option<String>,
+    root: Option<String>,
+}
 
 impl Streaming<'_> {
     /// Takes the row that a change wrote into the signalling table. Only inserted rows are signals.
@@ -84,7 +94,6 @@ impl Streaming<'_> {
     }
 
     async fn execute(&mut self, id: &str, snapshot: &ExecuteSnapshot, xid: Option<u32>) -> Result<Result<()>> {
-        let refused = |kind, cause: String| Ok(Err(Error::new(kind, "begin the snapshot").because(cause)));
         let is_known = self.chunks.requests().chain(self.blocking.requests()).any(|request| request.signal == id);
         if is_known {
             info!(signal = id, "the snapshot of this id is under way already");
@@ -100,14 +109,15 @@ impl Streaming<'_> {
             loaded => loaded?,
         };
         let definitions = TableDefinition::load(session, None).await?;
-        let mut tables = chosen(self.config, &publication, &definitions, &snapshot.tables);
+        let mut tables = choose(self.config, &publication, &definitions, snapshot);
         if snapshot.blocking {
             // As Debezium does: what the table holds are signals of the past.
-            tables.retain(|table| !self.config.is_signal_table(&table.schema, &table.name));
+            tables.retain(|Chosen { table, .. }| !self.config.is_signal_table(&table.schema, &table.name));
         }
-        let names: Vec<String> = tables.iter().map(TableDefinition::full_name).collect();
+        let names: Vec<String> = tables.iter().flat_map(|table| table.names.iter().cloned()).collect();
         let unknown: Vec<(usize, &str)> = snapshot.tables.without_match(&names).collect();
-        if names.is_empty() {
+        let parts = how_parts_are_read(self.config, &publication, &definitions, snapshot);
+        if tables.is_empty() {
             let unknown: Vec<&str> = unknown.iter().map(|(_, name)| *name).collect();
             if snapshot.blocking {
                 self.tell_of_blocking(Happening::Started, &[]);
@@ -116,34 +126,17 @@ impl Streaming<'_> {
             } else {
                 self.tell_of_missing(id, &unknown);
             }
-            return refused(ErrorKind::Missing, format!("no captured table matches {}", unknown.join(", ")));
+            let missing = Error::new(ErrorKind::Missing, DOING).because(format!("no captured table matches {}", unknown.join(", ")));
+            return Ok(Err(if parts.is_empty() { missing } else { missing.mend(parts.join("; ")) }));
         }
         for (_, name) in &unknown {
             warn!(signal = id, "no captured table matches {name}");
         }
-        if let Some(name) = names.iter().find(|name| self.plans.drops_changes_of(name) && snapshot.condition(name).is_some()) {
-            return refused(ErrorKind::Misconfigured, format!("the table {name} is errored and is read whole, without a condition"));
-        }
-        let mut asked_for: Vec<(usize, String, u32)> =
-            tables.iter().zip(names).map(|(table, name)| (snapshot.tables.place(&name), name, table.oid)).collect();
-        if !snapshot.blocking {
-            // They are told of in their turn.
-            asked_for.extend(unknown.into_iter().map(|(place, name)| (place, name.to_owned(), NO_TABLE)));
-            asked_for.sort_by_key(|(place, ..)| *place);
-        }
-        let reading = |(order, (_, name, oid)): (u64, (usize, String, u32))| {
-            let request = TableRequest {
-                signal: id.to_owned(),
-                order,
-                // An errored table is always read while the log rests (`isolation`).
-                blocking: snapshot.blocking || self.plans.drops_changes_of(&name),
-                // As Debezium does: an empty text narrows nothing down, other than in a blocking snapshot, whose statement it is.
-                condition: snapshot.condition(&name).filter(|condition| snapshot.blocking || !condition.is_empty()).map(str::to_owned),
-                surrogate: snapshot.surrogate_key.clone(),
-            };
-            ReadingTable { name, oid, rows: 0, range: None, request: Some(request) }
+        parts.iter().for_each(|part| warn!(signal = id, "{part}"));
+        let tables = match self.asked_for(id, snapshot, &tables, &unknown) {
+            Ok(tables) => tables,
+            Err(cause) => return Ok(Err(Error::new(ErrorKind::Misconfigured, DOING).because(cause))),
         };
-        let tables: Vec<ReadingTable> = (self.next_order()..).zip(asked_for).map(reading).collect();
         let server = &self.config.relational.topic_prefix;
         self.batch.state.extend(tables.iter().map(|table| table.change(server)));
         let names = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(",");
@@ -157,6 +150,58 @@ impl Streaming<'_> {
         }
         self.moved = true;
         Ok(Ok(()))
+    }
+
+    /// What is to be read, one after another: the chosen tables, and in their turn the names that no table has, for which the signal is
+    /// told so.
+    ///
+    /// # Errors
+    /// Why nothing is read.
+    fn asked_for(
+        &self,
+        id: &str,
+        snapshot: &ExecuteSnapshot,
+        tables: &[Chosen],
+        unknown: &[(usize, &str)],
+    ) -> Result<Vec<ReadingTable>, String> {
+        let mut asked_for = Vec::new();
+        for chosen in tables {
+            let name = chosen.names[0].clone();
+            let condition = match chosen.condition(snapshot) {
+                Ok(condition) => condition.map(str::to_owned),
+                Err(root) => {
+                    return Err(format!("the rows of {root} are read as those of its partitions, and its statement reads all: name these"));
+                }
+            };
+            if condition.is_some() && self.plans.drops_changes_of(&name) {
+                return Err(format!("the table {name} is errored and is read whole, without a condition"));
+            }
+            let (place, root) = (chosen.place(snapshot), chosen.root(snapshot).cloned());
+            asked_for.push(Asked { place, name, oid: chosen.table.oid, condition, root });
+        }
+        if !snapshot.blocking {
+            // They are told of in their turn.
+            asked_for.extend(unknown.iter().map(|(place, name)| Asked {
+                place: *place,
+                name: (*name).to_owned(),
+                oid: NO_TABLE,
+                ..Asked::default()
+            }));
+            asked_for.sort_by_key(|asked| asked.place);
+        }
+        let reading = |(order, Asked { name, oid, condition, root, .. })| {
+            let request = TableRequest {
+                signal: id.to_owned(),
+                order,
+                // An errored table is always read while the log rests (`isolation`).
+                blocking: snapshot.blocking || self.plans.drops_changes_of(&name),
+                condition,
+                surrogate: snapshot.surrogate_key.clone(),
+                root,
+            };
+            ReadingTable { name, oid, rows: 0, range: None, request: Some(request) }
+        };
+        Ok((self.next_order()..).zip(asked_for).map(reading).collect())
     }
 
     /// The place behind all tables that signals asked for.
@@ -240,18 +285,8 @@ impl Streaming<'_> {
 pub(super) fn ends(stop: &StopSnapshot, table: &ReadingTable, is_errored: bool) -> bool {
     // An errored table is read while the log rests, whichever of the two was asked for (`isolation`).
     let is_of_type = stop.blocking.is_none_or(|blocking| blocking == table.is_blocking() || is_errored);
-    is_of_type && stop.names(&table.name)
-}
-
-/// The tables that a signal names, in the order in which it names them.
-fn chosen(config: &PostgresConfig, publication: &Publication, definitions: &[TableDefinition], names: &NameList) -> Vec<TableDefinition> {
-    let mut config = config.clone();
-    config.relational.snapshot_tables = names.clone();
-    let mut captured = captured(&config, definitions);
-    captured.retain(|table| config.relational.tables.accepts(&table.schema, &table.name));
-    let mut tables = tables_to_read(&config, Some(publication), &captured);
-    tables.sort_by_cached_key(|table| names.place(&table.full_name()));
-    tables
+    let root = table.request.as_ref().and_then(|request| request.root.as_ref());
+    is_of_type && (stop.names(&table.name) || root.is_some_and(|root| stop.names(root)))
 }
 
 /// The signal in a row: its first three columns, whatever they are called.

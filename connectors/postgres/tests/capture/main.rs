@@ -18,6 +18,7 @@ mod isolation;
 mod keys;
 mod origins;
 mod own_keys;
+mod partitions;
 mod positions;
 mod publications;
 mod reads;

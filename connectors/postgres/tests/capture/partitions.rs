@@ -1,0 +1,132 @@
+//! Partitioned tables: under which names their rows are told, and what signals and filters mean by these.
+
+use tailwater_api::ErrorKind;
+use tailwater_testkit::PostgresServer;
+use tokio_postgres::Client;
+
+use crate::harness::{Log, config, eventually, server, start};
+use crate::signals::{NO_DATA, answered, is_asked_for, is_read, is_streaming, request};
+use crate::warnings::Warnings;
+
+const TABLES: &str = "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id);
+     CREATE TABLE low PARTITION OF root FOR VALUES FROM (0) TO (10);
+     CREATE TABLE middle PARTITION OF root FOR VALUES FROM (10) TO (30) PARTITION BY RANGE (id);
+     CREATE TABLE high PARTITION OF middle FOR VALUES FROM (10) TO (20); CREATE TABLE top PARTITION OF middle DEFAULT;
+     INSERT INTO root VALUES (1), (11), (21)";
+const ALONE: (&str, &str) = ("table.include.list", r"public\.root");
+
+async fn with_tables(server: &PostgresServer) -> Client {
+    let client = server.connect("postgres").await.unwrap();
+    client.batch_execute(TABLES).await.unwrap();
+    client
+}
+
+fn reads(log: &Log) -> Vec<String> {
+    let mut reads: Vec<_> = log.lines().into_iter().filter(|line| line.starts_with("r ")).collect();
+    reads.sort();
+    reads
+}
+
+fn of_root(ids: &[u32]) -> Vec<String> {
+    let mut reads: Vec<_> = ids.iter().map(|id| format!("r public.root {{{id}}} null->{{{id}}}")).collect();
+    reads.sort();
+    reads
+}
+
+#[tokio::test]
+async fn i11_a_root_that_is_captured_without_its_leaves_is_read_and_told_of_and_read_anew_once_its_changes_come() {
+    for strategy in ["consistent", "watermark"] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let client = with_tables(&server).await;
+        let entries = [ALONE, ("snapshot.strategy", strategy), ("snapshot.new.tables", "read"), ("table.refresh.interval.ms", "100")];
+        let config = config(&server, &entries);
+        let mut running = start(&config, Log::default());
+        running.until(|log| reads(log).len() == 3).await;
+        running.meanwhile(is_streaming(&client)).await;
+        let advice = ["table public.root under the names of its partitions", "SET (publish_via_partition_root = true);"];
+        assert_eq!((warnings.with(&advice).len(), reads(&running.log)), (1, of_root(&[1, 11, 21])));
+        client.batch_execute("INSERT INTO root VALUES (2); ALTER PUBLICATION shop SET (publish_via_partition_root = true)").await.unwrap();
+        let (result, log) = running.ended().await;
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
+        eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+        let mut running = start(&config, log);
+        running.until(|log| reads(log).len() == 7).await;
+        running.meanwhile(is_streaming(&client)).await;
+        client.batch_execute("INSERT INTO root VALUES (12)").await.unwrap();
+        running.until(|log| log.lines().iter().any(|line| line == "c public.root {12} null->{12}")).await;
+        let mut expected = [of_root(&[1, 11, 21]), of_root(&[1, 11, 2, 21])].concat();
+        expected.sort();
+        assert_eq!(reads(&running.stop().await), expected);
+        assert_eq!(warnings.with(&advice).len(), 1, "{strategy}");
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_is_captured_without_its_leaves_is_read_where_nothing_is_followed() {
+    let Some(server) = server(&[]).await else { return };
+    let _client = with_tables(&server).await;
+    let (result, log) = start(&config(&server, &[ALONE, ("snapshot.mode", "initial_only")]), Log::default()).ended().await;
+    result.unwrap();
+    assert_eq!(reads(&log), of_root(&[1, 11, 21]));
+}
+
+#[tokio::test]
+async fn the_name_of_a_root_chooses_its_leaves_where_these_are_published() {
+    let Some(server) = server(&[]).await else { return };
+    let _client = with_tables(&server).await;
+    let entries = [("snapshot.include.collection.list", r"public\.middle"), ("snapshot.strategy", "consistent")];
+    let mut running = start(&config(&server, &entries), Log::default());
+    running.until(|log| reads(log).len() == 2).await;
+    assert_eq!(reads(&running.stop().await), ["r public.high {11} null->{11}", "r public.top {21} null->{21}"]);
+}
+
+#[tokio::test]
+async fn a_signal_for_a_root_reads_its_leaves_with_its_condition_and_one_that_stops_it_ends_them() {
+    let Some(server) = server(&[]).await else { return };
+    let client = with_tables(&server).await;
+    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    running.meanwhile(is_streaming(&client)).await;
+    let blocking = r#"{"type": "blocking", "data-collections": ["public.root"],
+                       "additional-conditions": [{"data-collection": "public.root", "filter": "SELECT * FROM root"}]}"#;
+    let answer = request(&running, "execute-snapshot", blocking).await;
+    let error = answered(&mut running, answer).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Misconfigured && error.to_string().contains("as those of its partitions"), "{error}");
+    let narrowed = r#"{"data-collections": ["public.root"],
+                       "additional-conditions": [{"data-collection": "public.root", "filter": "id > 1"}]}"#;
+    let answer = request(&running, "execute-snapshot", narrowed).await;
+    answered(&mut running, answer).await.unwrap();
+    running.until(is_read).await;
+    assert_eq!(reads(&running.log), ["r public.high {11} null->{11}", "r public.top {21} null->{21}"]);
+    let slow = r#"{"data-collections": ["public.root"],
+                   "additional-conditions": [{"data-collection": "public.root", "filter": "pg_sleep(600) IS NOT NULL"}]}"#;
+    for (kind, data) in [("execute-snapshot", slow), ("stop-snapshot", r#"{"data-collections": ["public.root"]}"#)] {
+        let answer = request(&running, kind, data).await;
+        answered(&mut running, answer).await.unwrap();
+        assert_eq!(is_asked_for(&running.log), kind == "execute-snapshot");
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_signal_for_a_leaf_whose_rows_stand_under_the_name_of_its_root_is_told_how_to_read_them() {
+    let Some(server) = server(&[]).await else { return };
+    let client = with_tables(&server).await;
+    let mut running = start(&config(&server, &[NO_DATA, ("publish.via.partition.root", "true")]), Log::default());
+    running.meanwhile(is_streaming(&client)).await;
+    for (name, condition) in [
+        ("low", r#"tableoid = '"public"."low"'::regclass"#),
+        ("middle", r#"tableoid IN (SELECT relid FROM pg_partition_tree('"public"."middle"'))"#),
+    ] {
+        let answer = request(&running, "execute-snapshot", &format!(r#"{{"data-collections": ["public.{name}"]}}"#)).await;
+        let error = answered(&mut running, answer).await.unwrap_err();
+        let remedy = format!(r"signal execute-snapshot with data-collections public\.root and the additional condition {condition}");
+        assert!(error.kind() == ErrorKind::Missing && error.remedy().is_some_and(|told| told.contains(&remedy)), "{error}");
+        let condition = serde_json::json!({"data-collections": [r"public\.root"],
+            "additional-conditions": [{"data-collection": r"public\.root", "filter": condition}]});
+        let answer = request(&running, "execute-snapshot", &condition.to_string()).await;
+        answered(&mut running, answer).await.unwrap();
+        running.until(|log| !is_asked_for(log)).await;
+    }
+    assert_eq!(reads(&running.stop().await), of_root(&[1, 11, 21]));
+}
