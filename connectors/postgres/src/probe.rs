@@ -11,7 +11,7 @@ use crate::identity;
 use crate::publication::{self, Step, left_out_operations};
 use crate::replication::ReplicationConnection;
 use crate::restart::{Offer, usable_slot};
-use crate::source::{captured, check_server, unlogged, unlogged_mend};
+use crate::source::{captured, check_server, unlogged, unlogged_mend, unpublished, unpublished_advice};
 use crate::{servers, slot};
 
 /// Connects and looks.
@@ -72,7 +72,15 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
     };
     let existing = Publication::load(sql, &facts, &config.publication).await?;
     match publication::plan(config, &facts, existing.as_ref(), &definitions) {
-        Ok(Step::Nothing) => {}
+        Ok(Step::Nothing) => {
+            for publication in &existing {
+                let unpublished = unpublished(config, publication, &definitions);
+                for table in unpublished.into_iter().filter(|table| table.logged) {
+                    let advice = unpublished_advice(config, &facts, publication, &definitions, table);
+                    report.note(Some("publication.name"), advice, None);
+                }
+            }
+        }
         Ok(Step::Run(statements)) => {
             report.note(Some("publication.name"), format!("on start, this is run: {}", statements.join(" ")), None);
             match publication::rehearse(sql, config, &statements).await {

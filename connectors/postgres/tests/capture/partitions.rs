@@ -1,6 +1,8 @@
 //! Partitioned tables: under which names their rows are told, and what signals and filters mean by these.
 
 use tailwater_api::ErrorKind;
+use tailwater_api::source::SourceConnector;
+use tailwater_postgres::PostgresConnector;
 use tailwater_testkit::PostgresServer;
 use tokio_postgres::Client;
 
@@ -46,6 +48,8 @@ async fn i11_a_root_that_is_captured_without_its_leaves_is_read_and_told_of_and_
         running.meanwhile(is_streaming(&client)).await;
         let advice = ["table public.root under the names of its partitions", "SET (publish_via_partition_root = true);"];
         assert_eq!((warnings.with(&advice).len(), reads(&running.log)), (1, of_root(&[1, 11, 21])));
+        let report = PostgresConnector::probe(&config).await;
+        assert!(report.is_ready() && advice.iter().all(|words| format!("{report:?}").contains(words)), "{report:?}");
         client.batch_execute("INSERT INTO root VALUES (2); ALTER PUBLICATION shop SET (publish_via_partition_root = true)").await.unwrap();
         let (result, log) = running.ended().await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
