@@ -48,7 +48,6 @@ use tailwater_api::state::StateChange;
 use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
 use tokio::sync::{mpsc, watch};
-use tokio_postgres::Row;
 use tracing::{info, warn};
 
 use crate::catalog::{IS_TABLE, Named, Publication, ServerFacts, TableDefinition};
@@ -58,7 +57,8 @@ use crate::connect::{SqlConnection, SqlSession, sql_error};
 use crate::publication::{Step, may_pass, plan, refusal, rehearse, warn_about_operations};
 use crate::snapshot::tables_to_read;
 use crate::source::{
-    captured, is_readable, published_advice, published_by_now, replaced_advice, unpublished, unpublished_advice, unreadable_advice,
+    captured, is_readable, published_advice, published_by_now, renamed_advice, replaced_advice, unpublished, unpublished_advice,
+    unreadable_advice,
 };
 use crate::table_states::UnpublishedTable;
 
@@ -87,6 +87,8 @@ pub(crate) struct Arrivals {
     facts: ServerFacts,
     /// All tables of the database at the last look
     known: HashMap<u32, Known>,
+    /// The partitioned tables above each partition then, the nearest first
+    parts: HashMap<u32, Vec<u32>>,
     /// What the publication named then
     named: Named,
     /// Tables whose rows the log or a read has told, or will tell
@@ -203,6 +205,7 @@ impl Arrivals {
             config: config.clone(),
             facts: facts.clone(),
             known: known(definitions),
+            parts: parts(definitions),
             named: publication.map(|publication| publication.named.clone()).unwrap_or_default(),
             told: to_read.iter().map(|table| table.oid).collect(),
             names: to_read.iter().map(|table| (table.full_name(), table.oid)).collect(),
@@ -258,6 +261,7 @@ impl Arrivals {
             warn_about_operations(&self.config, &self.facts, Some(&self.named), &named);
         }
         self.known = known(&seen.definitions);
+        self.parts = parts(&seen.definitions);
         self.named = named;
         (self.refused, self.is_due) = (refused, is_due);
         Ok(found)
@@ -274,7 +278,7 @@ impl Arrivals {
         let query = format!(
             "SELECT c.oid, n.nspname::text, c.relname::text, c.relispartition,
                     coalesce(c.relispartition AND (i.xmin <> a.xmin OR i.cmin::text::int8 > a.cmin::text::int8 + 3), false),
-                    c.relpersistence = 'p', c.relkind = 'r' AND pg_relation_filenode(c.oid) <> c.oid
+                    c.relpersistence = 'p', c.relkind = 'r' AND c.relfilenode <> c.oid
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'tableoid'
              LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND c.relispartition
@@ -284,17 +288,20 @@ impl Arrivals {
         let is_news = rows.iter().any(|row| {
             let (oid, schema, name): (u32, &str, &str) = (row.get(0), row.get(1), row.get(2));
             let listed = Known { name: format!("{schema}.{name}"), is_partition: row.get(3), is_logged: row.get(5) };
+            let known = self.known.get(&oid);
+            // Rows of a partition may stand under the name of a root, whatever its own.
+            let is_or_was_partition = listed.is_partition || known.is_some_and(|known| known.is_partition);
             // A name may be owed since a table took it.
-            self.config.captures(schema, name) && (self.known.get(&oid) != Some(&listed) || self.owed.borrow().contains(&listed.name))
+            (is_or_was_partition || self.config.captures(schema, name))
+                && (known != Some(&listed) || self.owed.borrow().contains(&listed.name))
         });
         if !is_news && named == self.named && !self.is_due {
             return Ok(None);
         }
         let definitions = TableDefinition::load(sql, None).await?;
         let Some(publication) = Publication::load(sql, &self.facts, &self.config.publication).await? else { return Ok(None) };
-        let is_rewritten = |row: &Row| row.get::<_, Option<bool>>(6).unwrap_or(false);
-        let those = |are: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| are(row)).map(|row| row.get(0)).collect();
-        Ok(Some(Seen { definitions, publication, attached: those(&|row| row.get(4)), rewritten: those(&is_rewritten) }))
+        let those = |column: usize| rows.iter().filter(|row| row.get(column)).map(|row| row.get(0)).collect();
+        Ok(Some(Seen { definitions, publication, attached: those(4), rewritten: those(6) }))
     }
 
     /// The statements by which the publication would be brought in order and which the server refuses, as with tables of somebody else
@@ -325,7 +332,7 @@ impl Arrivals {
         let unpublished = unpublished(&self.config, &seen.publication, &seen.definitions);
         self.remember_left(&unpublished);
         let mut lost = Untold { messages: self.added_again(&seen.publication, &captured), attached: Vec::new() };
-        lost.messages.extend(self.detached(&seen.publication, &captured));
+        lost.messages.extend(self.detached(seen, &captured));
         self.look_for_attached(seen, &captured, &mut lost);
         // A start finds these, too.
         let mut untold = Vec::new();
@@ -342,6 +349,14 @@ impl Arrivals {
         untold.extend(news.map(|table| unpublished_advice(&self.config, &self.facts, &seen.publication, &seen.definitions, table)));
         self.unpublished = unpublished.iter().map(|table| table.oid).collect();
         self.published = captured.iter().map(|table| table.oid).filter(|oid| !self.unpublished.contains(oid)).collect();
+        if seen.publication.named.by_root != self.named.by_root {
+            // I11: of what was told under a name that rows have again nobody knows what went on meanwhile.
+            self.told.retain(|oid| to_read.iter().any(|table| table.oid == *oid));
+            let is_renamed = |table: &&TableDefinition| !self.told.contains(&table.oid) && !self.unpublished.contains(&table.oid);
+            if !self.config.snapshot.reads_new_tables {
+                untold.extend(to_read.iter().filter(is_renamed).map(renamed_advice));
+            }
+        }
         // Where no start is possible, a table that one would read is judged again when one is.
         let with_rows =
             if reads || !self.config.snapshot.reads_new_tables { self.table_with_rows(seen, &to_read, &mut untold) } else { None };
@@ -512,23 +527,30 @@ impl Arrivals {
     }
 
     /// What to say of partitions whose rows stay under the name of a root that they have no more.
-    fn detached(&self, publication: &Publication, captured: &[&TableDefinition]) -> Vec<String> {
-        let was_partition =
-            |table: &&&TableDefinition| table.ancestors.is_empty() && self.known.get(&table.oid).is_some_and(|known| known.is_partition);
-        let advice = |table: &&TableDefinition| {
-            let published = if publication.table(table.oid).is_some() { ". Its changes come under its own name from now on" } else { "" };
+    fn detached(&self, seen: &Seen, captured: &[&TableDefinition]) -> Vec<String> {
+        let former_root = |table: &TableDefinition| {
+            let former = self.parts.get(&table.oid).filter(|former| former.first() != table.ancestors.first())?;
+            let is_left = |root: &&&TableDefinition| former.contains(&root.oid) && !table.ancestors.contains(&root.oid);
+            captured.iter().find(|root| is_left(root) && seen.publication.table(root.oid).is_some())
+        };
+        let detached = seen.definitions.iter().filter_map(|table| Some((table, former_root(table)?)));
+        let advice = |(table, root): (&TableDefinition, &&TableDefinition)| {
+            let is_published = captured.iter().any(|other| other.oid == table.oid) && seen.publication.table(table.oid).is_some();
+            let published = if is_published { ". Its changes come under its own name from now on" } else { "" };
             format!(
-                "the table {} was detached: the rows that it holds are told under the name of its former root, and nothing says there that \
+                "the table {} was detached: the rows that it holds are told under the name of its former root {}, and nothing says there that \
                  they went{published}",
-                table.full_name()
+                table.full_name(),
+                root.full_name()
             )
         };
-        if self.config.publish_via_root { captured.iter().filter(was_partition).map(advice).collect() } else { Vec::new() }
+        detached.map(advice).collect()
     }
 
     /// The partitions that came with rows under the name of a root.
     fn look_for_attached(&self, seen: &Seen, captured: &[&TableDefinition], lost: &mut Untold) {
-        for table in captured.iter().filter(|table| self.is_attached_since(seen, table)) {
+        // Whatever their own names: the filters count for that of the root.
+        for table in seen.definitions.iter().filter(|table| table.logged && self.is_attached_since(seen, table)) {
             let root = |oid: &u32| captured.iter().find(|root| root.oid == *oid && seen.publication.table(root.oid).is_some());
             let Some(root) = table.ancestors.iter().find_map(root) else { continue };
             let condition = table.condition_of_part();
@@ -553,6 +575,11 @@ fn known(definitions: &[TableDefinition]) -> HashMap<u32, Known> {
         (table.oid, Known { name: table.full_name(), is_partition: !table.ancestors.is_empty(), is_logged: table.logged })
     };
     definitions.iter().map(of).collect()
+}
+
+fn parts(definitions: &[TableDefinition]) -> HashMap<u32, Vec<u32>> {
+    let partitions = definitions.iter().filter(|table| !table.ancestors.is_empty());
+    partitions.map(|table| (table.oid, table.ancestors.clone())).collect()
 }
 
 /// Whether the log holds all rows of a table that was made after the publication.

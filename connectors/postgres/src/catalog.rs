@@ -105,10 +105,15 @@ pub(crate) struct TableDefinition {
 // whoever has locked it (I10). The expression of a generated column names some, and nobody asks for it.
 // Functions that are asked about an oid answer null where the table is gone since the query began.
 // An index that is partial, over an expression or over nullable columns identifies no row, so it makes no key.
+// Roots are looked up in the catalog, since functions answer as of now and not as of the snapshot.
 const TABLES: &str = "
+WITH RECURSIVE up (leaf, root, level) AS (
+    SELECT i.inhrelid, i.inhparent, 1 FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid AND p.relispartition
+    UNION ALL SELECT up.leaf, i.inhparent, up.level + 1 FROM up JOIN pg_inherits i ON i.inhrelid = up.root
+), above (leaf, roots) AS (SELECT leaf, array_agg(root ORDER BY level) FROM up GROUP BY leaf)
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistence = 'p', c.relreplident::text,
        coalesce(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'), false), c.reltuples,
-       CASE WHEN c.relispartition THEN array(SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid) ELSE '{}'::oid[] END,
+       coalesce(above.roots, '{}'::oid[]),
        coalesce(k.primary_key, false), coalesce(k.columns, '{}'::text[]),
        a.attname::text, a.atttypid, a.atttypmod,
        a.attnotnull OR (SELECT t.typtype = 'd' AND t.typnotnull FROM pg_type t WHERE t.oid = a.atttypid), CASE a.attgenerated WHEN '' THEN pg_get_expr(d.adbin, 0) END,
@@ -119,6 +124,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relpersistenc
        row_security_active(c.oid), n.oid
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN above ON above.leaf = c.oid
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
 LEFT JOIN LATERAL (
@@ -324,9 +330,12 @@ fn published_tables(server_version: u32) -> String {
               ) AS own (is_named)
               CROSS JOIN LATERAL (
                   SELECT c.relispartition AND NOT p.puballtables AND EXISTS (
-                      SELECT FROM pg_partition_ancestors(c.oid) JOIN pg_class root ON root.oid = relid
-                      WHERE relid <> c.oid AND (EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = relid)
-                                                OR EXISTS (SELECT FROM {schemas} n WHERE n.pnpubid = p.oid AND n.pnnspid = root.relnamespace)))
+                      WITH RECURSIVE up (relid) AS (
+                          SELECT inhparent FROM pg_inherits WHERE inhrelid = c.oid
+                          UNION ALL SELECT inhparent FROM up JOIN pg_inherits ON inhrelid = relid)
+                      SELECT FROM up JOIN pg_class root ON root.oid = relid
+                      WHERE EXISTS (SELECT FROM pg_publication_rel WHERE prpubid = p.oid AND prrelid = relid)
+                            OR EXISTS (SELECT FROM {schemas} n WHERE n.pnpubid = p.oid AND n.pnnspid = root.relnamespace))
               ) AS above (is_named)
          WHERE c.relkind IN ('r', 'p')
            AND CASE WHEN p.pubviaroot THEN own.is_named AND NOT (above.is_named OR p.puballtables AND c.relispartition)

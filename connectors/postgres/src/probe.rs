@@ -73,7 +73,7 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
     let existing = Publication::load(sql, &facts, &config.publication).await?;
     match publication::plan(config, &facts, existing.as_ref(), &definitions) {
         Ok(Step::Nothing) => {
-            for publication in &existing {
+            if let Some(publication) = &existing {
                 let unpublished = unpublished(config, publication, &definitions);
                 for table in unpublished.into_iter().filter(|table| table.logged) {
                     let advice = unpublished_advice(config, &facts, publication, &definitions, table);

@@ -9,6 +9,7 @@
 //! | `blocking` | `true` where the log rests while it is read |
 //! | `condition` | what its rows are narrowed down by: a condition, or with `blocking` a whole statement |
 //! | `surrogate` | the column whose order the chunks follow, in place of the key |
+//! | `roots` | the names of the captured partitioned tables that it is a part of |
 //!
 //! That snapshots rest is `{"server": …, "tailwater.snapshots": "paused"}`.
 
@@ -29,14 +30,14 @@ pub(crate) struct TableRequest {
     pub(crate) blocking: bool,
     pub(crate) condition: Option<String>,
     pub(crate) surrogate: Option<String>,
-    /// The partitioned table by whose name the signal asks for it
-    pub(crate) root: Option<String>,
+    /// The partitioned tables that it is a part of; a signal may end it by their names.
+    pub(crate) roots: Vec<String>,
 }
 
 impl TableRequest {
     /// For a table that the snapshot at the start could not read in chunks to its end.
     pub(crate) fn of_initial_snapshot(order: u64) -> Self {
-        Self { signal: INITIAL.to_owned(), order, blocking: true, condition: None, surrogate: None, root: None }
+        Self { signal: INITIAL.to_owned(), order, blocking: true, condition: None, surrogate: None, roots: Vec::new() }
     }
 
     /// Whether the snapshot at the start asks for it.
@@ -59,7 +60,10 @@ impl TableRequest {
             blocking: offset.get("blocking").and_then(Value::as_bool).ok_or(())?,
             condition: text("condition")?,
             surrogate: text("surrogate")?,
-            root: text("root")?,
+            roots: match offset.get("roots") {
+                None => Vec::new(),
+                Some(roots) => serde_json::from_value(roots.clone()).map_err(|_| ())?,
+            },
         }))
     }
 
@@ -72,10 +76,13 @@ impl TableRequest {
     pub(crate) fn put(&self, offset: &mut JsonMap) {
         offset.insert("order".into(), self.order.into());
         offset.insert("blocking".into(), self.blocking.into());
-        for (name, text) in [("condition", &self.condition), ("surrogate", &self.surrogate), ("root", &self.root)] {
+        for (name, text) in [("condition", &self.condition), ("surrogate", &self.surrogate)] {
             if let Some(text) = text {
                 offset.insert(name.into(), text.clone().into());
             }
+        }
+        if !self.roots.is_empty() {
+            offset.insert("roots".into(), self.roots.clone().into());
         }
     }
 }

@@ -52,8 +52,8 @@ pub(crate) use plug_in::Protocol;
 pub(crate) use requirements::check_server;
 use succession::is_complete;
 pub(crate) use succession::{owed_advice, replaced_advice};
-pub(crate) use unpublished::{published_advice, published_by_now, unpublished, unpublished_advice};
-use unpublished::{remember_lost, warn_about_unpublished};
+pub(crate) use unpublished::{published_advice, published_by_now, renamed_advice, unpublished, unpublished_advice};
+use unpublished::{remember_lost, warn_about_further_leaves, warn_about_unpublished};
 
 /// The PostgreSQL source.
 #[derive(Clone, Copy, Debug, Default)]
@@ -159,6 +159,8 @@ impl Run {
             warn_about_unpublished(&config, &facts, &published, &definitions, |_| true);
             warn_about_untold_keys(&config, &captured);
             (publication, refused) = (Some(published), told);
+        } else {
+            warn_about_further_leaves(&config, &definitions);
         }
         let mut session = SqlSession::new(config.clone());
         let types = session.load_types().await?;

@@ -345,8 +345,9 @@ mod tests {
         };
         let begun = ReadingTable { name: "public.b".into(), oid: 8, rows: 5, range: Some(range), request: None };
         let asked_for = |signal: &str, order, condition: Option<&str>| {
+            let roots = condition.iter().map(|_| "public.root".to_owned()).collect();
             let (signal, condition) = (signal.to_owned(), condition.map(str::to_owned));
-            let request = TableRequest { signal, order, blocking: false, condition, surrogate: None, root: None };
+            let request = TableRequest { signal, order, blocking: false, condition, surrogate: None, roots };
             ReadingTable { request: Some(request), ..begun.clone() }
         };
         let (first, second) = (asked_for("s2", 1, None), asked_for("s1", 2, Some("x > 1")));

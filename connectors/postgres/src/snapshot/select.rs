@@ -89,7 +89,9 @@ pub(crate) fn tables_to_read(
         None => config.publish_via_root,
     };
     let roots = || captured.iter().filter(|table| table.partitioned);
-    let read_as_one: HashSet<u32> = roots().filter(|root| by_root(root) || alone.contains(&root.oid)).map(|root| root.oid).collect();
+    let above_told: HashSet<u32> = roots().filter(|root| by_root(root)).flat_map(|root| root.ancestors.iter().copied()).collect();
+    let is_read_as_one = |root: &TableDefinition| by_root(root) || alone.contains(&root.oid) && !above_told.contains(&root.oid);
+    let read_as_one: HashSet<u32> = roots().filter(|root| is_read_as_one(root)).map(|root| root.oid).collect();
     let is_named = |table: &TableDefinition| relational.snapshot_tables.matches(&table.full_name());
     let named_roots: HashSet<u32> = roots().filter(|root| is_named(root)).map(|root| root.oid).collect();
     let read = |table: &TableDefinition| {

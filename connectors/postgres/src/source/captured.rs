@@ -14,15 +14,22 @@ pub(crate) fn captured<'a>(config: &PostgresConfig, definitions: &'a [TableDefin
     definitions.iter().filter(|table| table.logged && config.captures(&table.schema, &table.name)).collect()
 }
 
-/// The partitioned tables that it captures without any of their leaves, by their oids: the rows have no other names. One that is empty of
-/// leaves is none of them yet.
+/// The partitioned tables that it captures and of which it captures no leaf, by their oids: the rows have no other names. One that is
+/// empty of leaves is none of them yet.
 pub(crate) fn captured_alone(config: &PostgresConfig, definitions: &[TableDefinition]) -> HashSet<u32> {
-    let leaves = || definitions.iter().filter(|table| !table.partitioned);
-    let captured_leaves = leaves().filter(|leaf| config.captures(&leaf.schema, &leaf.name));
+    let leaves = definitions.iter().filter(|table| !table.partitioned);
+    let captured_leaves = leaves.filter(|leaf| config.captures(&leaf.schema, &leaf.name));
     let with_captured_leaves: HashSet<u32> = captured_leaves.flat_map(|leaf| leaf.ancestors.iter().copied()).collect();
-    let with_leaves: HashSet<u32> = leaves().flat_map(|leaf| leaf.ancestors.iter().copied()).collect();
-    let captured = captured(config, definitions).into_iter().map(|table| table.oid);
-    captured.filter(|oid| with_leaves.contains(oid) && !with_captured_leaves.contains(oid)).collect()
+    let mut alone = with_further_leaves(config, definitions);
+    alone.retain(|oid| !with_captured_leaves.contains(oid));
+    alone
+}
+
+/// The partitioned tables that it captures without all of their leaves, by their oids.
+pub(crate) fn with_further_leaves(config: &PostgresConfig, definitions: &[TableDefinition]) -> HashSet<u32> {
+    let leaves = definitions.iter().filter(|table| !table.partitioned && !config.captures(&table.schema, &table.name));
+    let above: HashSet<u32> = leaves.flat_map(|leaf| leaf.ancestors.iter().copied()).collect();
+    captured(config, definitions).into_iter().map(|table| table.oid).filter(|oid| above.contains(oid)).collect()
 }
 
 /// Those that pass its filters and of which the log does not tell.

@@ -20,7 +20,7 @@ use crate::lsn::Lsn;
 use crate::position::Position;
 use crate::replication::is_out_of_slots;
 use crate::snapshot::{PublishedSoFar, Snapshot, tables_to_read, temporary_anchor};
-use crate::table_states::{CompletedTable, ReadingTable, are_tables_known, tables_known};
+use crate::table_states::{CompletedTable, ReadingTable, are_tables_known, outdated_tables, tables_known};
 use crate::truncation::{self, truncations};
 
 impl Run {
@@ -37,10 +37,12 @@ impl Run {
         tables.iter().map(unread).collect()
     }
 
-    /// Whether a captured table without a state came later than the others.
-    pub(super) fn knows_tables(&self, state: &SourceState, completed: &[CompletedTable]) -> bool {
+    /// Whether a captured table without a state came later than the others, which may all be left out by now.
+    pub(super) fn knows_tables(&self, state: &SourceState) -> bool {
+        let server = &self.config.relational.topic_prefix;
         let is_reading = self.reading.iter().any(|table| table.request.is_none());
-        !completed.is_empty() || is_reading || self.owes_rows() || are_tables_known(state, &self.config.relational.topic_prefix)
+        let were_complete = || !CompletedTable::load_all(state, server).is_empty() || !outdated_tables(state, server).is_empty();
+        is_reading || self.owes_rows() || were_complete() || are_tables_known(state, server)
     }
 
     /// Reads the tables that came since the last run. Returns all tables that are complete then. A position that was taken over, or
@@ -52,7 +54,7 @@ impl Run {
         completed: Vec<CompletedTable>,
     ) -> Result<Vec<CompletedTable>> {
         let server = self.config.relational.topic_prefix.clone();
-        if !self.knows_tables(context.state(), &completed) {
+        if !self.knows_tables(context.state()) {
             let mut completed = self.read_by_nobody();
             completed.retain(|table| !self.errored.iter().any(|errored| errored.name == table.name));
             let mut state = vec![tables_known(&server, position.resume)];

@@ -15,12 +15,15 @@
 //! - A table that takes the name of a *complete* one is read where `snapshot.new.tables` says so and the publication does not tell of it
 //!   from its birth. Otherwise the start that finds it warns, and `arrivals` does.
 
+use std::collections::HashSet;
+
 use tailwater_api::Result;
 use tailwater_api::source::SourceContext;
 use tailwater_api::state::SourceState;
 use tailwater_kit::filters::expression_of;
 use tracing::warn;
 
+use super::unpublished::told_elsewhere;
 use super::{Run, captured, send_state};
 use crate::catalog::TableDefinition;
 use crate::config::SnapshotWhen;
@@ -53,8 +56,9 @@ impl Run {
         }
     }
 
-    /// Forgets the tables that the filters leave out by now, under whatever name. From here on no record tells of their changes, so
-    /// one that comes back is read anew, if it is read.
+    /// Forgets the tables that the filters leave out by now, under whatever name, and those whose rows are told under other names, since
+    /// `publish_via_partition_root` changed. From here on no record tells of their changes, so one that comes back is read anew, if it is
+    /// read.
     pub(super) async fn forget_left_out(
         &mut self,
         context: &mut SourceContext,
@@ -70,7 +74,11 @@ impl Run {
         let is_left_out =
             |oid: Option<u32>, name: &str| left_out.iter().any(|(other, full_name)| oid.map_or(full_name == name, |oid| oid == *other));
         let server = self.config.relational.topic_prefix.clone();
-        let complete: Vec<_> = completed.extract_if(.., |table| is_left_out(table.oid, &table.name)).collect();
+        let elsewhere = self.publication.iter().flat_map(|publication| told_elsewhere(&self.config, publication, &self.definitions));
+        let elsewhere: HashSet<u32> = elsewhere.map(|table| table.oid).collect();
+        let is_elsewhere = |oid: Option<u32>| oid.is_some_and(|oid| elsewhere.contains(&oid));
+        let is_not_told = |table: &mut CompletedTable| is_left_out(table.oid, &table.name) || is_elsewhere(table.oid);
+        let complete: Vec<_> = completed.extract_if(.., is_not_told).collect();
         let is_running = stored.is_some_and(|position| position.snapshot == SnapshotProgress::Running);
         let reads = self.config.snapshot.read == SnapshotWhen::Always || is_running || self.config.snapshot.reads_new_tables;
         let tables = tables_to_read(&self.config, self.publication.as_ref(), &self.definitions);

@@ -29,7 +29,7 @@ use tailwater_api::{Error, ErrorKind, Result};
 use tailwater_kit::filters::expression_of;
 use tracing::{info, warn};
 
-use super::captured::{captured_alone, unlogged_advice};
+use super::captured::{captured_alone, unlogged_advice, with_further_leaves};
 use super::succession::is_complete;
 use super::{Run, captured, send_state, unlogged};
 use crate::catalog::{Publication, ServerFacts, TableDefinition, quote_identifier};
@@ -48,8 +48,8 @@ pub(crate) fn unpublished<'a>(
     definitions: &'a [TableDefinition],
 ) -> Vec<&'a TableDefinition> {
     let captured = captured(config, definitions);
-    let alone = captured_alone(config, definitions);
-    let has_rows = |table: &TableDefinition| !table.partitioned || alone.contains(&table.oid);
+    let with_further_leaves = with_further_leaves(config, definitions);
+    let has_rows = |table: &TableDefinition| !table.partitioned || with_further_leaves.contains(&table.oid);
     let is_unpublished = |table: &&&TableDefinition| has_rows(table) && published_as(publication, &captured, table).is_none();
     captured.iter().filter(is_unpublished).copied().chain(unlogged(config, definitions)).collect()
 }
@@ -79,6 +79,22 @@ fn published_as<'a>(
     Some(table).filter(is_published).or_else(|| table.ancestors.iter().find_map(root))
 }
 
+/// The captured tables whose rows are published under other captured names: those of their roots, or of their leaves.
+pub(super) fn told_elsewhere<'a>(
+    config: &PostgresConfig,
+    publication: &Publication,
+    definitions: &'a [TableDefinition],
+) -> Vec<&'a TableDefinition> {
+    let captured = captured(config, definitions);
+    let is_published = |table: &TableDefinition| publication.table(table.oid).is_some();
+    let published = captured.iter().filter(|table| is_published(table));
+    let above_published: HashSet<u32> = published.flat_map(|table| table.ancestors.iter().copied()).collect();
+    let is_elsewhere = |table: &TableDefinition| {
+        if table.partitioned { above_published.contains(&table.oid) } else { published_as(publication, &captured, table).is_some() }
+    };
+    captured.iter().filter(|table| !is_published(table) && is_elsewhere(table)).copied().collect()
+}
+
 /// What to say of such a table.
 pub(crate) fn unpublished_advice(
     config: &PostgresConfig,
@@ -102,21 +118,10 @@ pub(crate) fn unpublished_advice(
                 format!("capture {root} with table.include.list, or {statement}"),
             )
         }
+        None if table.partitioned => rows_of_further_leaves(config, facts, publication, definitions, table),
         None => {
-            let named = &publication.named;
-            let is_named = publication.all_tables || named.tables.contains_key(&table.oid) || named.schemas.contains_key(&table.schema_oid);
-            let add = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted());
-            let by_root = format!("ALTER PUBLICATION {name} SET (publish_via_partition_root = true);");
-            match (table.partitioned && is_named, table.partitioned && !named.by_root) {
-                (true, _) => (
-                    format!("publishes rows of the table {} under the names of its partitions, which are not captured", table.full_name()),
-                    format!("capture the partitions with table.include.list, or {}", where_it_runs(facts, &by_root)),
-                ),
-                (false, true) => {
-                    (format!("does not publish the table {}", table.full_name()), where_it_runs(facts, &format!("{add} {by_root}")))
-                }
-                (false, false) => (format!("does not publish the table {}", table.full_name()), where_it_runs(facts, &add)),
-            }
+            let statement = format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted());
+            (format!("does not publish the table {}", table.full_name()), where_it_runs(facts, &statement))
         }
     };
     format!(
@@ -125,6 +130,56 @@ pub(crate) fn unpublished_advice(
         config.publication,
         expression_of(&table.full_name())
     )
+}
+
+/// How the publication leaves out rows of a partitioned table of which not all leaves are captured, and what mends it.
+fn rows_of_further_leaves(
+    config: &PostgresConfig,
+    facts: &ServerFacts,
+    publication: &Publication,
+    definitions: &[TableDefinition],
+    table: &TableDefinition,
+) -> (String, String) {
+    let is_named = |table: &TableDefinition| {
+        let named = &publication.named;
+        publication.all_tables || named.tables.contains_key(&table.oid) || named.schemas.contains_key(&table.schema_oid)
+    };
+    // Under whose name the rows would come.
+    let above = |root: &&TableDefinition| table.ancestors.contains(&root.oid) && is_named(root);
+    let top = definitions.iter().filter(above).min_by_key(|root| root.ancestors.len());
+    let is_told_elsewhere = |part: &TableDefinition| {
+        part.ancestors.contains(&table.oid) && !config.captures(&part.schema, &part.name) && publication.table(part.oid).is_some()
+    };
+    let how = if definitions.iter().any(is_told_elsewhere) {
+        format!("publishes rows of the table {} under the names of partitions that are not captured", table.full_name())
+    } else {
+        format!("does not publish the table {}", table.full_name())
+    };
+    let name = quote_identifier(&config.publication);
+    let add = (top.is_none() && !is_named(table)).then(|| format!("ALTER PUBLICATION {name} ADD TABLE {};", table.quoted()));
+    let by_root = "SET (publish_via_partition_root = true); which holds for all its partitioned tables";
+    let by_root = (!publication.named.by_root).then(|| format!("ALTER PUBLICATION {name} {by_root}"));
+    let statements = where_it_runs(facts, &add.into_iter().chain(by_root).collect::<Vec<_>>().join(" "));
+    let top = top.map(|root| format!("{} in its place and ", root.full_name())).unwrap_or_default();
+    let mend = format!(
+        "capture the partitions with table.include.list, or {top}{statements}, or leave the table out with table.exclude.list where these \
+         rows are not wanted;"
+    );
+    (how, mend)
+}
+
+/// Warns of rows of partitioned tables that have no captured name, where nothing is followed.
+pub(super) fn warn_about_further_leaves(config: &PostgresConfig, definitions: &[TableDefinition]) {
+    let (further, alone) = (with_further_leaves(config, definitions), captured_alone(config, definitions));
+    let is_cut = |table: &&TableDefinition| further.contains(&table.oid) && !alone.contains(&table.oid) && !config.publish_via_root;
+    for table in definitions.iter().filter(is_cut) {
+        warn!(
+            table = %table.full_name(),
+            "rows of {} that are in partitions which are not captured are not read. To mend it: capture these with table.include.list, or set \
+             publish.via.partition.root=true",
+            table.full_name()
+        );
+    }
 }
 
 /// Warns of those that are news and could be published at once.
@@ -145,6 +200,16 @@ pub(crate) fn published_advice(table: &TableDefinition) -> String {
     format!(
         "rows under the name {} were not published for some time, and are by now: what changed until then is in no record. To mend it: \
          signal execute-snapshot with data-collections {}",
+        table.full_name(),
+        expression_of(&table.full_name())
+    )
+}
+
+/// What to say of a table under whose name its rows are told by now, and that nobody reads.
+pub(crate) fn renamed_advice(table: &TableDefinition) -> String {
+    format!(
+        "rows stand under the name {} since publish_via_partition_root of the publication changed: what was told of them before stands under \
+         other names. To mend it: signal execute-snapshot with data-collections {}",
         table.full_name(),
         expression_of(&table.full_name())
     )
@@ -244,7 +309,7 @@ impl Run {
         let captured = captured(&self.config, &self.definitions);
         let before = self.known_unpublished(context.state()).iter().map(|table| table.oid).collect();
         let to_read = tables_to_read(&self.config, Some(publication), &self.definitions);
-        let reads_new_tables = self.config.snapshot.reads_new_tables && self.knows_tables(context.state(), completed);
+        let reads_new_tables = self.config.snapshot.reads_new_tables && self.knows_tables(context.state());
         let mut state = Vec::new();
         for table in published_by_now(publication, &captured, &before) {
             let name = table.full_name();

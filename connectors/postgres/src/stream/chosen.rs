@@ -16,7 +16,7 @@ use crate::snapshot::tables_to_read;
 /// A table that is to be read.
 pub(super) struct Chosen {
     pub(super) table: TableDefinition,
-    /// Its own name, and behind it those of the partitioned tables that it is a part of
+    /// Its own name, and behind it those of the captured partitioned tables that it is a part of
     pub(super) names: Vec<String>,
 }
 
@@ -24,11 +24,6 @@ impl Chosen {
     /// Place of the first name of the signal's that chooses it.
     pub(super) fn place(&self, snapshot: &ExecuteSnapshot) -> usize {
         self.names.iter().map(|name| snapshot.tables.place(name)).min().unwrap_or(usize::MAX)
-    }
-
-    /// The name by which the signal chooses it, where that is not its own.
-    pub(super) fn root(&self, snapshot: &ExecuteSnapshot) -> Option<&String> {
-        if snapshot.tables.matches(&self.names[0]) { None } else { self.names.iter().find(|name| snapshot.tables.matches(name)) }
     }
 
     /// What its rows are narrowed down by.
@@ -56,7 +51,8 @@ pub(super) fn choose(
     config.relational.snapshot_tables = snapshot.tables.clone();
     let by_oid: HashMap<u32, &TableDefinition> = definitions.iter().map(|table| (table.oid, table)).collect();
     let chosen = |table: TableDefinition| {
-        let above = table.ancestors.iter().filter_map(|oid| by_oid.get(oid)).map(|root| root.full_name());
+        let above = table.ancestors.iter().filter_map(|oid| by_oid.get(oid)).filter(|root| config.captures(&root.schema, &root.name));
+        let above = above.map(|root| root.full_name());
         let names = std::iter::once(table.full_name()).chain(above).collect();
         Chosen { table, names }
     };
@@ -67,12 +63,13 @@ pub(super) fn choose(
     tables
 }
 
-/// How the rows of partitions are read that the signal names and that stand under the name of a root.
+/// How the rows of partitions are read that the signal names and that stand under the name of a root, which may be errored.
 pub(super) fn how_parts_are_read(
     config: &PostgresConfig,
     publication: &Publication,
     definitions: &[TableDefinition],
     snapshot: &ExecuteSnapshot,
+    is_errored: impl Fn(&str) -> bool,
 ) -> Vec<String> {
     let is_named = |table: &&TableDefinition| snapshot.tables.matches(&table.full_name());
     let root = |oid: &u32| {
@@ -83,12 +80,17 @@ pub(super) fn how_parts_are_read(
     };
     let parts = definitions.iter().filter(is_named).filter_map(|table| Some((table, table.ancestors.iter().find_map(root)?)));
     let how = |(table, root): (&TableDefinition, &TableDefinition)| {
+        let (name, condition) = (root.full_name(), table.condition_of_part());
+        // As the signal is to have it; an errored table is read whole.
+        let narrowed = match snapshot.blocking {
+            _ if is_errored(&name) => String::new(),
+            true => format!(" and the additional condition SELECT * FROM {} WHERE {condition}", root.quoted()),
+            false => format!(" and the additional condition {condition}"),
+        };
         format!(
-            "the rows of {} stand under the name {1}: signal execute-snapshot with data-collections {2} and the additional condition {3}",
+            "the rows of {} stand under the name {name}: signal execute-snapshot with data-collections {}{narrowed}",
             table.full_name(),
-            root.full_name(),
-            expression_of(&root.full_name()),
-            table.condition_of_part()
+            expression_of(&name)
         )
     };
     parts.filter(|(_, root)| !is_named(root)).map(how).collect()

@@ -36,7 +36,7 @@ struct Asked {
     name: String,
     oid: u32,
     condition: Option<String>,
-    root: Option<String>,
+    roots: Vec<String>,
 }
 
 impl Streaming<'_> {
@@ -104,11 +104,14 @@ impl Streaming<'_> {
             // It may have made the tables itself, and published them.
             session.await_visibility(xid).await?;
         }
-        let publication = match load_publication(self.config, &self.facts, session).await {
+        let load = async {
+            let publication = load_publication(self.config, &self.facts, session).await?;
+            Ok((publication, TableDefinition::load(session, None).await?))
+        };
+        let (publication, definitions) = match session.in_one_snapshot(load).await {
             Err(error) if error.kind() == ErrorKind::Missing => return Ok(Err(error)),
             loaded => loaded?,
         };
-        let definitions = TableDefinition::load(session, None).await?;
         let mut tables = choose(self.config, &publication, &definitions, snapshot);
         if snapshot.blocking {
             // As Debezium does: what the table holds are signals of the past.
@@ -116,7 +119,8 @@ impl Streaming<'_> {
         }
         let names: Vec<String> = tables.iter().flat_map(|table| table.names.iter().cloned()).collect();
         let unknown: Vec<(usize, &str)> = snapshot.tables.without_match(&names).collect();
-        let parts = how_parts_are_read(self.config, &publication, &definitions, snapshot);
+        let is_errored = |name: &str| self.plans.drops_changes_of(name);
+        let parts = how_parts_are_read(self.config, &publication, &definitions, snapshot, is_errored);
         if tables.is_empty() {
             let unknown: Vec<&str> = unknown.iter().map(|(_, name)| *name).collect();
             if snapshot.blocking {
@@ -176,8 +180,8 @@ impl Streaming<'_> {
             if condition.is_some() && self.plans.drops_changes_of(&name) {
                 return Err(format!("the table {name} is errored and is read whole, without a condition"));
             }
-            let (place, root) = (chosen.place(snapshot), chosen.root(snapshot).cloned());
-            asked_for.push(Asked { place, name, oid: chosen.table.oid, condition, root });
+            let roots = chosen.names[1..].to_vec();
+            asked_for.push(Asked { place: chosen.place(snapshot), name, oid: chosen.table.oid, condition, roots });
         }
         if !snapshot.blocking {
             // They are told of in their turn.
@@ -189,7 +193,7 @@ impl Streaming<'_> {
             }));
             asked_for.sort_by_key(|asked| asked.place);
         }
-        let reading = |(order, Asked { name, oid, condition, root, .. })| {
+        let reading = |(order, Asked { name, oid, condition, roots, .. })| {
             let request = TableRequest {
                 signal: id.to_owned(),
                 order,
@@ -197,7 +201,7 @@ impl Streaming<'_> {
                 blocking: snapshot.blocking || self.plans.drops_changes_of(&name),
                 condition,
                 surrogate: snapshot.surrogate_key.clone(),
-                root,
+                roots,
             };
             ReadingTable { name, oid, rows: 0, range: None, request: Some(request) }
         };
@@ -285,8 +289,8 @@ impl Streaming<'_> {
 pub(super) fn ends(stop: &StopSnapshot, table: &ReadingTable, is_errored: bool) -> bool {
     // An errored table is read while the log rests, whichever of the two was asked for (`isolation`).
     let is_of_type = stop.blocking.is_none_or(|blocking| blocking == table.is_blocking() || is_errored);
-    let root = table.request.as_ref().and_then(|request| request.root.as_ref());
-    is_of_type && (stop.names(&table.name) || root.is_some_and(|root| stop.names(root)))
+    let is_part_of_named = || table.request.as_ref().is_some_and(|request| request.roots.iter().any(|root| stop.names(root)));
+    is_of_type && (stop.names(&table.name) || is_part_of_named())
 }
 
 /// The signal in a row: its first three columns, whatever they are called.

@@ -46,7 +46,7 @@ async fn i11_a_root_that_is_captured_without_its_leaves_is_read_and_told_of_and_
         let mut running = start(&config, Log::default());
         running.until(|log| reads(log).len() == 3).await;
         running.meanwhile(is_streaming(&client)).await;
-        let advice = ["table public.root under the names of its partitions", "SET (publish_via_partition_root = true);"];
+        let advice = ["publishes rows of the table public.root under the names of partitions", "SET (publish_via_partition_root = true);"];
         assert_eq!((warnings.with(&advice).len(), reads(&running.log)), (1, of_root(&[1, 11, 21])));
         let report = PostgresConnector::probe(&config).await;
         assert!(report.is_ready() && advice.iter().all(|words| format!("{report:?}").contains(words)), "{report:?}");
@@ -76,6 +76,113 @@ async fn a_root_that_is_captured_without_its_leaves_is_read_where_nothing_is_fol
 }
 
 #[tokio::test]
+async fn i11_rows_of_leaves_that_the_filters_leave_out_are_told_of_also_where_one_that_they_do_not_makes_the_root_no_table_of_its_own() {
+    for mode in ["initial", "initial_only"] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let _client = with_tables(&server).await;
+        let entries = [("table.include.list", r"public\.root,public\.low"), ("snapshot.mode", mode)];
+        let mut running = start(&config(&server, &entries), Log::default());
+        running.until(|log| !reads(log).is_empty()).await;
+        assert_eq!(reads(&running.log), ["r public.low {1} null->{1}"], "{mode}");
+        assert_eq!(
+            warnings.with(&["rows of", "public.root", "table.include.list", "partition_root"]).len(),
+            usize::from(mode == "initial")
+        );
+        assert_eq!(warnings.with(&["rows of public.root", "are not read"]).len(), usize::from(mode != "initial"));
+    }
+}
+
+#[tokio::test]
+async fn t141_rows_of_a_published_part_of_a_root_are_read_under_its_name() {
+    for strategy in ["consistent", "watermark"] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let client = with_tables(&server).await;
+        let publication = "CREATE PUBLICATION shop FOR TABLE middle WITH (publish_via_partition_root = true)";
+        client.batch_execute(publication).await.unwrap();
+        let tables = ("table.include.list", r"public\.root,public\.middle");
+        let entries = [tables, ("snapshot.strategy", strategy), ("publication.autocreate.mode", "disabled")];
+        let mut running = start(&config(&server, &entries), Log::default());
+        running.until(|log| reads(log).len() == 2).await;
+        running.meanwhile(is_streaming(&client)).await;
+        client.batch_execute("DELETE FROM root WHERE id = 11").await.unwrap();
+        running.until(|log| log.lines().iter().any(|line| line.starts_with("d public.middle {11}"))).await;
+        assert_eq!(reads(&running.stop().await), ["r public.middle {11} null->{11}", "r public.middle {21} null->{21}"]);
+        assert_eq!(
+            warnings.with(&["does not publish the table public.root", r#"ADD TABLE "public"."root""#]).len(),
+            1,
+            "{:#?}",
+            warnings.with(&[])
+        );
+    }
+}
+
+#[tokio::test]
+async fn i11_names_under_which_rows_are_told_again_are_read_anew_or_told_of() {
+    for reads in ["read", "none"] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let client = with_tables(&server).await;
+        let entries = [("snapshot.new.tables", reads), ("table.refresh.interval.ms", "100"), ("snapshot.strategy", "watermark")];
+        let config = config(&server, &entries);
+        let mut running = start(&config, Log::default());
+        running.until(|log| reads_of(log, "low") == 1 && reads_of(log, "high") == 1 && reads_of(log, "top") == 1).await;
+        running.meanwhile(is_streaming(&client)).await;
+        for (by_root, changed, name, expected) in [
+            (true, "DELETE FROM root WHERE id = 11", "root", 2),
+            (false, "INSERT INTO root VALUES (2)", "low", 3),
+            (true, "INSERT INTO root VALUES (12)", "root", 6),
+        ] {
+            client.batch_execute(&format!("ALTER PUBLICATION shop SET (publish_via_partition_root = {by_root}); {changed}")).await.unwrap();
+            if reads == "read" {
+                let (result, log) = running.ended().await;
+                assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
+                eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+                running = start(&config, log);
+                running.until(|log| reads_of(log, name) == expected).await;
+                running.meanwhile(is_streaming(&client)).await;
+            } else {
+                let words = format!(r"data-collections public\.{name}");
+                running.meanwhile(warnings.told(&["rows stand under the name", &words])).await;
+                drop(warnings.take());
+            }
+        }
+        running.stop().await;
+    }
+}
+
+fn reads_of(log: &Log, table: &str) -> usize {
+    let read = format!("r public.{table} ");
+    log.lines().iter().filter(|line| line.starts_with(&read)).count()
+}
+
+#[tokio::test]
+async fn the_remedy_for_a_part_of_a_root_that_the_publication_names_is_to_capture_that() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = with_tables(&server).await;
+    let mut running = start(&config(&server, &[NO_DATA, ("table.include.list", r"public\.middle")]), Log::default());
+    running.meanwhile(is_streaming(&client)).await;
+    assert_eq!(warnings.with(&["rows of the table public.middle", "or public.root in its place and ALTER PUBLICATION"]).len(), 1);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_root_that_is_not_captured_chooses_nothing() {
+    let Some(server) = server(&[]).await else { return };
+    let warnings = Warnings::collect();
+    let client = with_tables(&server).await;
+    let mut running = start(&config(&server, &[NO_DATA, ("table.include.list", r"public\.(low|high|top)")]), Log::default());
+    running.meanwhile(is_streaming(&client)).await;
+    let answer = request(&running, "execute-snapshot", r#"{"data-collections": ["public.low", "public.root"]}"#).await;
+    answered(&mut running, answer).await.unwrap();
+    running.until(is_read).await;
+    assert_eq!(reads(&running.stop().await), ["r public.low {1} null->{1}"]);
+    assert_eq!(warnings.with(&["no captured table matches public.root"]).len(), 1);
+}
+
+#[tokio::test]
 async fn the_name_of_a_root_chooses_its_leaves_where_these_are_published() {
     let Some(server) = server(&[]).await else { return };
     let _client = with_tables(&server).await;
@@ -89,7 +196,8 @@ async fn the_name_of_a_root_chooses_its_leaves_where_these_are_published() {
 async fn a_signal_for_a_root_reads_its_leaves_with_its_condition_and_one_that_stops_it_ends_them() {
     let Some(server) = server(&[]).await else { return };
     let client = with_tables(&server).await;
-    let mut running = start(&config(&server, &[NO_DATA]), Log::default());
+    let config = config(&server, &[NO_DATA]);
+    let mut running = start(&config, Log::default());
     running.meanwhile(is_streaming(&client)).await;
     let blocking = r#"{"type": "blocking", "data-collections": ["public.root"],
                        "additional-conditions": [{"data-collection": "public.root", "filter": "SELECT * FROM root"}]}"#;
@@ -102,12 +210,24 @@ async fn a_signal_for_a_root_reads_its_leaves_with_its_condition_and_one_that_st
     answered(&mut running, answer).await.unwrap();
     running.until(is_read).await;
     assert_eq!(reads(&running.log), ["r public.high {11} null->{11}", "r public.top {21} null->{21}"]);
-    let slow = r#"{"data-collections": ["public.root"],
-                   "additional-conditions": [{"data-collection": "public.root", "filter": "pg_sleep(600) IS NOT NULL"}]}"#;
-    for (kind, data) in [("execute-snapshot", slow), ("stop-snapshot", r#"{"data-collections": ["public.root"]}"#)] {
-        let answer = request(&running, kind, data).await;
+    let slow = r#"{"data-collections": ["public..*"],
+                   "additional-conditions": [{"data-collection": "public..*", "filter": "pg_sleep(600) IS NOT NULL"}]}"#;
+    let resting = r#"{"type": "blocking", "data-collections": ["public.root"],
+                      "additional-conditions": [{"data-collection": "public.low", "filter": "SELECT id FROM low, pg_sleep(600)"}]}"#;
+    for (read, stopped, left) in [(slow, "root", 0), (slow, "middle", 1), (resting, "root", 0)] {
+        let answer = request(&running, "execute-snapshot", read).await;
         answered(&mut running, answer).await.unwrap();
-        assert_eq!(is_asked_for(&running.log), kind == "execute-snapshot");
+        let log = running.crash().await;
+        eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+        running = start(&config, log);
+        let sleeps = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
+        running.meanwhile(eventually(&client, sleeps)).await;
+        for (stopped, left) in [(format!(r#"{{"data-collections": ["public.{stopped}"]}}"#), left), (String::new(), 0)] {
+            let answer = request(&running, "stop-snapshot", &stopped).await;
+            let answer = answered(&mut running, answer).await;
+            let asked_for = running.log.state.iter().filter(|(partition, _)| partition.contains_key("tailwater.signal")).count();
+            assert_eq!(asked_for, left, "{read} {stopped}: {answer:?}");
+        }
     }
     running.stop().await;
 }

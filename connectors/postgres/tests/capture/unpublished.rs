@@ -504,11 +504,17 @@ async fn what_a_look_sees_of_tables_and_of_the_publication_is_of_one_moment() {
     let Some(server) = server(&[]).await else { return };
     let warnings = Warnings::collect();
     let client = with_table(&server).await;
-    client.batch_execute("DROP PUBLICATION shop; CREATE PUBLICATION shop FOR ALL TABLES").await.unwrap();
+    let tables = "DROP PUBLICATION shop; CREATE PUBLICATION shop FOR ALL TABLES WITH (publish_via_partition_root = true);
+                  CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE leaf PARTITION OF root DEFAULT";
+    client.batch_execute(tables).await.unwrap();
     let mut running = started(&server, &client, &[WATERMARK, NONE], Log::default()).await;
     let toggled = async {
         for number in 0..60 {
-            client.batch_execute(if number % 2 == 0 { "ALTER TABLE t SET UNLOGGED" } else { "ALTER TABLE t SET LOGGED" }).await.unwrap();
+            let changed = match number % 2 {
+                0 => "ALTER TABLE t SET UNLOGGED; ALTER TABLE root DETACH PARTITION leaf",
+                _ => "ALTER TABLE t SET LOGGED; ALTER TABLE root ATTACH PARTITION leaf DEFAULT",
+            };
+            client.batch_execute(changed).await.unwrap();
             tokio::time::sleep(Duration::from_millis(number * 7 % 50)).await;
         }
     };

@@ -46,6 +46,11 @@ impl Warnings {
         lines.iter().filter(|line| words.iter().all(|word| line.contains(word))).cloned().collect()
     }
 
+    /// What was told until now, which is not looked at again.
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lines.lock().expect("nobody panics with it"))
+    }
+
     /// Waits for a warning that holds all of these words.
     pub(crate) async fn told(&self, words: &[&str]) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
