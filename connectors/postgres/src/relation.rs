@@ -347,7 +347,7 @@ impl TablePlan {
         let mut values = self.nulls();
         self.each(tuple, |column, value| {
             let value = match value {
-                TupleValue::Null => Value::Null,
+                TupleValue::Null => self.null(column)?,
                 TupleValue::Unchanged => {
                     column.put(Value::Unchanged, &mut values);
                     // I8: known from the before image, or unchanged and unknown.
@@ -377,7 +377,7 @@ impl TablePlan {
             let value = match value {
                 // I8: the server writes null for what is outside the identity.
                 TupleValue::Null if !whole && !column.in_identity => Value::NotInIdentity,
-                TupleValue::Null => Value::Null,
+                TupleValue::Null => self.null(column)?,
                 TupleValue::Unchanged => Value::Unchanged,
                 TupleValue::Text(octets) => self.decode(column, Format::Text, octets, arena)?,
                 TupleValue::Binary(octets) => self.decode(column, Format::Binary, octets, arena)?,
@@ -411,6 +411,10 @@ impl TablePlan {
 
     fn decode(&self, column: &PlannedColumn, format: Format, octets: BufferSlice<'_>, arena: &mut BytesMut) -> Result<Value> {
         column.codec.decode(format, octets, arena).map_err(|error| error.scoped(Scope::Table(self.full_name.clone())))
+    }
+
+    fn null(&self, column: &PlannedColumn) -> Result<Value> {
+        column.codec.null().map_err(|error| error.scoped(Scope::Table(self.full_name.clone())))
     }
 
     fn key(&self, values: &[Value]) -> Value {
@@ -469,8 +473,8 @@ impl<'a> KeptColumn<'a> {
             return None;
         }
         let (oid, modifier) = (column.type_oid, column.type_modifier);
-        // Where the catalog knows the column no more, nothing is known but that it may be null.
-        let definition = definition.filter(|definition| definition.type_oid == oid);
+        // Where the catalog knows the column no more, nothing is known but that it may be null. What it says of one that has another type by
+        // now counts, as with Debezium.
         let not_null = definition.is_some_and(|definition| definition.not_null);
         let default = definition.and_then(|definition| definition.default.as_deref());
         let codec = match context.types.column(oid, modifier, !not_null, default) {

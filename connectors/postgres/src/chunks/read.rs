@@ -29,7 +29,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt, pin_mut};
 use tailwater_api::source::{ByteBudget, Reservation};
-use tailwater_api::{Error, ErrorKind, Result, Scope, Value};
+use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tailwater_kit::envelope::Change;
 use tailwater_kit::pace::Pace;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -294,7 +294,7 @@ impl TableRead {
                 let mut formats = formats.iter();
                 let change = plan.read(|_, codec| match (fields.next_field(), formats.next()) {
                     (Some(field), Some(format)) => codec.decode(*format, &field, &mut arena),
-                    (Some(_) | None, _) => Ok(Value::Null),
+                    (Some(_) | None, _) => codec.null(),
                 })?;
                 let key = fields.rest();
                 let is_tied = order.has_ties && piece.last_key == key;

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::{BufMut, Bytes, BytesMut};
 use bytestring::ByteString;
 use tailwater_api::{Error, ErrorKind, Result, Schema, Value};
+use tailwater_kit::stand_in::not_in_identity;
 
 use super::numeric::{self, Number};
 use super::{BinaryMode, Format, HstoreMode, array, geometry, hstore, network, octet_string, temporal, vector};
@@ -172,8 +173,8 @@ impl ColumnCodec {
         self.codec.supports_binary()
     }
 
-    /// How many values so far had no room in the schema and were written as null or as the nearest value, or as text because their
-    /// type is gone.
+    /// How many values so far had no room in the schema and were written as null, as the default or as the nearest value, or as text
+    /// because their type is gone.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
@@ -212,6 +213,9 @@ impl ColumnCodec {
                 return Err(self.refusal());
             }
         }
+        if matches!(decoded, Ok(Value::Null)) && !self.schema.is_optional() {
+            return Ok(not_in_identity(&self.schema));
+        }
         decoded.map_err(|fault| {
             scratch.clear();
             let doing = format!("decode a value for {}", self.codec.description());
@@ -220,6 +224,19 @@ impl ColumnCodec {
                 Fault::OnlyText => Error::new(ErrorKind::Unsupported, doing).because("its binary form is not read"),
             }
         })
+    }
+
+    /// What stands for a null. The schema of a column that is `NOT NULL` by now has no room for one, which an older row may hold: Debezium
+    /// writes the default then, or else the zero of the type. That is counted as lost.
+    ///
+    /// # Errors
+    /// `unsupported`, where the configuration asks to fail then.
+    pub fn null(&self) -> Result<Value> {
+        if self.schema.is_optional() {
+            return Ok(Value::Null);
+        }
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        if self.refuses_loss { Err(self.refusal()) } else { Ok(not_in_identity(&self.schema)) }
     }
 
     fn refusal(&self) -> Error {

@@ -52,7 +52,11 @@ pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value
         DefaultRule::Decimal { .. } => Some("0"),
         DefaultRule::Zero(text) => Some(text),
     };
-    let mut text = if is_function(expression) { zero?.to_owned() } else { literal(expression)? };
+    let mut text = if is_function(expression) { zero?.to_owned() } else { of_retyped(literal(expression)?, expression, &mapping.codec) };
+    if mapping.codec == Codec::Boolean && text != "true" {
+        // As Debezium does with the text of a former type.
+        "false".clone_into(&mut text);
+    }
     if matches!(mapping.codec, Codec::NumericText | Codec::NumericDouble) && !is_number(&text) {
         return None; // NaN, or an infinity
     }
@@ -67,6 +71,27 @@ pub(super) fn default_value(mapping: &Mapping, expression: &str) -> Option<Value
     let value = mapping.codec.decode(Format::Text, (&Bytes::from(text)).into(), &mut output).ok()?;
     // A default of null is none.
     (!output.lost && !value.is_null()).then_some(value)
+}
+
+/// The literal in the form of the column's type. The catalog keeps that of a former type where the cast to the new one is implicit: a
+/// date is its midnight then, and of a timestamp the day counts.
+fn of_retyped(literal: String, expression: &str, codec: &Codec) -> String {
+    let day = || literal.strip_suffix(" BC").map_or((&*literal, ""), |literal| (literal, " BC"));
+    let is_finite = literal.starts_with(|letter: char| letter.is_ascii_digit());
+    match codec {
+        Codec::Timestamp | Codec::MicroTimestamp | Codec::NanoTimestamp | Codec::IsoTimestamp | Codec::ZonedTimestamp { .. }
+            if is_finite && expression.ends_with("'::date") =>
+        {
+            let zone = if matches!(codec, Codec::ZonedTimestamp { .. }) { "+00" } else { "" };
+            let (day, era) = day();
+            format!("{day} 00:00:00{zone}{era}")
+        }
+        Codec::Date | Codec::IsoDate if is_finite && expression.contains("'::timestamp") => {
+            let (moment, era) = day();
+            format!("{}{era}", moment.split(' ').next().unwrap_or(moment))
+        }
+        _ => literal,
+    }
 }
 
 /// A call and nothing else: `now()`, `nextval('s'::regclass)`, `public."Next"()`.

@@ -413,6 +413,20 @@ fn values_of_a_type_that_nobody_knows_any_more_are_their_text_and_counted() {
 }
 
 #[test]
+fn what_a_required_column_has_no_room_for_is_its_default_or_zero_and_counted() {
+    let required = |name: &str, modifier, default| catalog(TypeOptions::default()).column(oid(name), modifier, false, default).unwrap();
+    let (number, text, nan) = (required("int4", -1, Some("7")), required("text", -1, None), required("numeric", modifier(5, 2), None));
+    assert_eq!((number.null().unwrap(), number.lost()), (Value::Int32(7), 1));
+    assert_eq!((text.null().unwrap(), text.lost()), ("".into(), 1));
+    assert_eq!((read(&nan, "NaN"), nan.lost()), (Value::Bytes(Bytes::from_static(&[0])), 1));
+    let optional = column("int4", -1, Some("7"));
+    assert_eq!((optional.null().unwrap(), optional.lost()), (Value::Null, 0));
+    let refusing = catalog(TypeOptions { refuse_loss: true, ..TypeOptions::default() });
+    let refusing = refusing.column(oid("int4"), -1, false, None).unwrap();
+    assert_eq!(refusing.null().unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+#[test]
 fn vectors_of_the_catalog_are_arrays_of_integers() {
     let (int2, oids) = (column("int2vector", -1, None), column("oidvector", -1, None));
     assert_eq!(read(&int2, "1 -2"), Value::Array(Box::new([Value::Int16(1), Value::Int16(-2)])));
@@ -521,6 +535,14 @@ fn defaults_are_those_of_the_recorded_case() {
         ("text", -1, "'a'::public.\"My-Type (1)\"", Some("a".into())),
         ("text", -1, "'a'::public.\"My-Type", None),
         ("int4", -1, "'no number'::integer", None),
+        // Those of a former type
+        ("bool", -1, "'no'::text", Some(Value::Boolean(false))),
+        ("timestamp", -1, "'2024-01-02'::date", Some(Value::Int64(1_704_153_600_000_000))),
+        ("timestamp", 3, "'2024-01-02'::date", Some(Value::Int64(1_704_153_600_000))),
+        ("timestamp", -1, "'2024-01-02 BC'::date", Some(Value::Int64(-126_006_796_800_000_000))),
+        ("timestamptz", -1, "'2024-01-02'::date", Some("2024-01-02T00:00:00.000000Z".into())),
+        ("date", -1, "'2024-01-02 03:04:05'::timestamp without time zone", Some(Value::Int32(19_724))),
+        ("date", -1, "'2024-01-02 03:04:05+00'::timestamp with time zone", Some(Value::Int32(19_724))),
     ];
     for (name, modifier, expression, expected) in cases {
         assert_eq!(column(name, modifier, Some(expression)).schema().default(), expected.as_ref(), "{name} {expression}");

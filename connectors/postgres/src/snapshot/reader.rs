@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use futures_util::{StreamExt, pin_mut};
 use tailwater_api::record::Record;
 use tailwater_api::source::{ByteBudget, Reservation};
-use tailwater_api::{Error, ErrorKind, Result, Scope, Value};
+use tailwater_api::{Error, ErrorKind, Result, Scope};
 use tailwater_kit::pace::Pace;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tracing::warn;
@@ -218,7 +218,7 @@ impl Reader {
                 let mut formats = formats.iter();
                 let change = plan.read(|_, codec| match (fields.next_field(), formats.next()) {
                     (Some(field), Some(format)) => codec.decode(*format, &field, &mut arena),
-                    (Some(_) | None, _) => Ok(Value::Null),
+                    (Some(_) | None, _) => codec.null(),
                 })?;
                 let moment = self.blocks.moment(&self.place, plan.schema_value.clone(), plan.table_value.clone(), batch.now, &mut arena);
                 plan.events.records(change, moment, |record| {
