@@ -171,7 +171,7 @@ impl SqlConnection {
         let run = async |statement| self.batch_execute(statement).await.map_err(|error| sql_error("read the catalog at one moment", error));
         run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
         let read = read.await;
-        let ended = run("ROLLBACK").await;
+        let ended = run("COMMIT").await;
         read.and_then(|read| ended.map(|()| read))
     }
 
