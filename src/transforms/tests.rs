@@ -205,14 +205,23 @@ fn a_header_lists_columns_to_leave_out() {
 }
 
 #[test]
-fn nulls_become_defaults_unless_told_otherwise() {
-    let change = || vec![Change::Create { key: key(1), after: row(1, Value::Null, "x") }];
-    let unwrap = |replace: &str| {
-        let entries = [("transforms", "u"), ("transforms.u.type", UNWRAP), ("transforms.u.replace.null.with.default", replace)];
-        let record = table().records(change().remove(0)).remove(0);
+fn rewrite_makes_defaults_of_nulls_unless_told_otherwise() {
+    let unwrap = |mode: &str, replace: &str| {
+        let entries = [
+            ("transforms", "u"),
+            ("transforms.u.type", UNWRAP),
+            ("transforms.u.delete.tombstone.handling.mode", mode),
+            ("transforms.u.replace.null.with.default", replace),
+        ];
+        let record = table().records(Change::Create { key: key(1), after: row(1, Value::Null, "x") }).remove(0);
         chain(&entries).0.apply(record).unwrap().unwrap().value.value.as_struct().unwrap()[1].clone()
     };
-    assert_eq!((unwrap("true"), unwrap("false")), (Value::text("d"), Value::Null));
+    for mode in ["rewrite", "rewrite-with-tombstone"] {
+        assert_eq!((unwrap(mode, "true"), unwrap(mode, "false")), (Value::text("d"), Value::Null), "{mode}");
+    }
+    for mode in ["drop", "tombstone", "delete-to-tombstone"] {
+        assert_eq!(unwrap(mode, "true"), Value::Null, "{mode}");
+    }
 }
 
 /// I8

@@ -57,7 +57,7 @@ pub(super) const FIELDS: &[ConfigField] = &[
         "Whether only optional columns are left out, so that schemas stay compatible.",
     )
     .default("true"),
-    ConfigField::new("replace.null.with.default", FieldType::Boolean, "Whether a null becomes the column's default.").default("true"),
+    ConfigField::new("replace.null.with.default", FieldType::Boolean, "Whether rewrite makes of a null the column's default.").default("true"),
 ];
 
 /// What becomes of a delete.
@@ -294,6 +294,8 @@ impl Options {
                 None => return Err(misfit(&format!("route by field {name}, which is not there, an event of schema"), envelope)),
             },
         };
+        // Debezium replaces nulls as a side effect of adding __deleted, in the other modes they stay.
+        let replaces = self.replace_null && self.handling.deletes == Deletes::Rewrite;
         let default = |(index, field): (usize, &Field)| field.schema.default().map(|default| (index, default.clone()));
         Ok(Plan {
             before: envelope.field("before").map(|(index, _)| index),
@@ -302,7 +304,7 @@ impl Options {
             extended: row.rebuild().kind(Kind::Struct(fields.into())).with_optional(false).without_default().build(),
             added,
             headers: self.headers.iter().filter_map(find_header).collect(),
-            defaults: if self.replace_null { row.fields().iter().enumerate().filter_map(default).collect() } else { Vec::new() },
+            defaults: if replaces { row.fields().iter().enumerate().filter_map(default).collect() } else { Vec::new() },
             route,
         })
     }
