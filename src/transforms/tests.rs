@@ -30,11 +30,19 @@ struct Table {
 }
 
 fn table() -> Table {
+    table_with_destination(Schema::of(Kind::String).build())
+}
+
+/// The same with another schema of `dest`.
+fn table_with_destination(destination: Arc<Schema>) -> Table {
     let text = Schema::of(Kind::String).build();
-    let source = SourceBlocks::new("test.Source", "1", "postgresql", "s", vec![Field::new("table", text.clone())]);
+    let source = SourceBlocks::new("test.Source", "1", "postgresql", "s", vec![Field::new("table", text)]);
     let id = Field::new("id", Schema::of(Kind::Int32).build());
-    let row =
-        vec![id.clone(), Field::new("v", Schema::of(Kind::String).optional().default(Value::text("d")).build()), Field::new("dest", text)];
+    let row = vec![
+        id.clone(),
+        Field::new("v", Schema::of(Kind::String).optional().default(Value::text("d")).build()),
+        Field::new("dest", destination),
+    ];
     let schemas = EnvelopeSchemas::new("s.t", Some(vec![id]), row, source.schema());
     Table { events: ChangeEvents::new("s.t".into(), schemas, Headers::default(), true), source }
 }
@@ -169,6 +177,36 @@ fn a_column_names_the_topic_and_the_tombstone_stays() {
         unwrapped(&options, vec![create(), whole(), delete()]).into_iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
     assert_eq!(topics, ["there", "gone", "s.t", "s.t", "s.t"]);
     assert_eq!(unwrapped(&[("route.by.field", "dest")], vec![whole()]), ["gone null"]);
+}
+
+#[test]
+fn rewrite_routes_by_defaults_of_nulls_but_deletes_by_what_they_say() {
+    let topics = |mode: &str, replace: &str| {
+        let options = [("route.by.field", "v"), (MODE, mode), ("replace.null.with.default", replace)];
+        let create = Change::Create { key: key(1), after: row(1, Value::Null, "x") };
+        let gone = Change::Delete { key: key(1), before: row(1, Value::Null, "x") };
+        let lines = unwrapped(&options, vec![create, gone, delete()]);
+        lines.into_iter().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(topics("rewrite", "true"), ["d", "s.t", "s.t"]);
+    assert_eq!(topics("rewrite", "false"), ["s.t", "s.t", "s.t"]);
+    assert_eq!(topics("tombstone", "true"), ["s.t", "s.t", "s.t"]);
+}
+
+#[test]
+fn a_delete_goes_to_the_topic_that_the_default_of_a_required_column_names() {
+    let table = table_with_destination(Schema::of(Kind::String).default(Value::text("usual")).build());
+    for mode in ["tombstone", "delete-to-tombstone", "rewrite"] {
+        let mut chain = chain(&[
+            ("transforms", "u"),
+            ("transforms.u.type", UNWRAP),
+            ("transforms.u.route.by.field", "dest"),
+            ("transforms.u.delete.tombstone.handling.mode", mode),
+        ])
+        .0;
+        let record = chain.apply(table.records(delete()).remove(0)).unwrap().unwrap();
+        assert_eq!(&*record.topic, "usual", "{mode}");
+    }
 }
 
 #[test]

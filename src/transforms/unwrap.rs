@@ -27,6 +27,7 @@ use tailwater_api::envelope::{Envelope, Operation};
 use tailwater_api::record::{Header, Record, SchemaAndValue};
 use tailwater_api::{Error, ErrorKind, Field, Kind, Result, Schema, SchemaId, Scope, Value};
 use tailwater_kit::schema_cache::SchemaCache;
+use tailwater_kit::stand_in;
 
 use super::Transform;
 
@@ -57,7 +58,8 @@ pub(super) const FIELDS: &[ConfigField] = &[
         "Whether only optional columns are left out, so that schemas stay compatible.",
     )
     .default("true"),
-    ConfigField::new("replace.null.with.default", FieldType::Boolean, "Whether rewrite makes of a null the column's default.").default("true"),
+    ConfigField::new("replace.null.with.default", FieldType::Boolean, "Whether rewrite makes of a null the column's default.")
+        .default("true"),
 ];
 
 /// What becomes of a delete.
@@ -245,16 +247,23 @@ impl ExtractNewRecordState {
         // They may be columns of the row.
         let added: Vec<Value> = plan.added.iter().map(|place| place.value(&event)).collect();
         let row_place = if is_delete { plan.before } else { Some(plan.after) };
-        let row = row_place.map(|place| std::mem::take(&mut event[place])).unwrap_or_default();
+        let mut row = row_place.map(|place| std::mem::take(&mut event[place])).unwrap_or_default();
         if is_delete && options.handling.deletes == Deletes::Drop {
             return Ok(None);
         }
-        if let Some(topic) = plan.route.and_then(|index| topic_in(&row, index)) {
+        // A delete is routed by the row as it was, every other change by the row that is written.
+        if !is_delete {
+            plan.replace_nulls(&mut row);
+        }
+        if let Some(topic) = plan.topic_in(&row) {
             record.topic = topic;
+        }
+        if is_delete {
+            plan.replace_nulls(&mut row);
         }
         match (row, options.handling.deletes) {
             (Value::Struct(row), deletes) if !is_delete || deletes == Deletes::Rewrite => {
-                let row = plan.extend(row, (deletes == Deletes::Rewrite).then_some(is_delete), added);
+                let row = Plan::extend(row, (deletes == Deletes::Rewrite).then_some(is_delete), added);
                 record.value = SchemaAndValue::new(plan.extended.clone(), row);
                 if let Some(dropped) = dropped {
                     dropped.apply(&mut record)?;
@@ -332,25 +341,36 @@ impl Plan {
             .map(|(name, schema, place)| Header { name: name.clone(), value: SchemaAndValue::new(schema.clone(), place.value(event)) })
     }
 
-    /// The row with defaults for nulls and with the added fields. What is not known stays unknown (I8).
-    fn extend(&self, row: Box<[Value]>, deleted: Option<bool>, added: Vec<Value>) -> Value {
-        let mut row = row.into_vec();
+    /// Puts defaults in the place of nulls. What is not known stays unknown (I8).
+    fn replace_nulls(&self, row: &mut Value) {
+        let Value::Struct(row) = row else { return };
         for (index, default) in &self.defaults {
             if row[*index].is_null() {
                 row[*index] = default.clone();
             }
         }
+    }
+
+    /// The row with the added fields.
+    fn extend(row: Box<[Value]>, deleted: Option<bool>, added: Vec<Value>) -> Value {
+        let mut row = row.into_vec();
         row.reserve_exact(usize::from(deleted.is_some()) + added.len());
         row.extend(deleted.map(|deleted| Value::text(if deleted { "true" } else { "false" })));
         row.extend(added);
         Value::Struct(row.into())
     }
-}
 
-/// The topic that a row names; none where the text is blank, null or unknown.
-fn topic_in(row: &Value, index: usize) -> Option<Arc<str>> {
-    let name = row.as_struct()?.get(index)?.as_text()?;
-    (!name.trim().is_empty()).then(|| name.into())
+    /// The topic that a row names; none where the text is blank, null or unchanged. A column that is not in the identity
+    /// names the topic that its stand-in does, so that all records of a key go where its column's default sends them.
+    fn topic_in(&self, row: &Value) -> Option<Arc<str>> {
+        let index = self.route?;
+        let name = match row.as_struct()?.get(index)? {
+            Value::NotInIdentity => stand_in::not_in_identity(&self.row.fields()[index].schema),
+            name => name.clone(),
+        };
+        let name = name.as_text()?;
+        (!name.trim().is_empty()).then(|| name.into())
+    }
 }
 
 /// The columns that a header of the record lists are left out.
