@@ -157,6 +157,17 @@ fn metadata_is_added_where_it_is_found() {
 }
 
 #[test]
+fn references_are_taken_apart_as_debezium_does() {
+    let fields = ("add.fields", "op:,source.table.more,after.id.:n,ts_ms.");
+    let added = r#""__op":"c","__source_table":"t","__n":1,"__ts_ms":7"#;
+    assert_eq!(unwrapped(&[fields], vec![create()]), [format!(r#"s.t {{"id":1,"v":"a","dest":"there",{added}}}"#)]);
+    for text in [":", ".", ":y", ".x", "op::x", "a:b:c"] {
+        let config = [("transforms", "u"), ("transforms.u.type", UNWRAP), ("transforms.u.add.headers", text)];
+        assert_eq!(faults(&config).len(), 1, "{text}");
+    }
+}
+
+#[test]
 fn added_headers_stand_behind_the_others_and_on_tombstones_with_the_operation_again() {
     let options = [(MODE, "rewrite-with-tombstone"), ("add.headers", "op:operation,source.table,snapshot"), ("add.headers.prefix", "cdc.")];
     let lines = unwrapped(&options, vec![delete()]);

@@ -146,12 +146,13 @@ impl Place {
 
 impl Reference {
     /// Debezium looks up a name without a parent in the event, the transaction or the source, whichever is known to have it.
+    /// It takes colons and dots at an end for nothing, and leaves out what comes behind the second name.
     fn parse(text: &str, prefix: &str) -> Result<Self, String> {
-        let mut parts = text.split(':');
+        let mut parts = text.trim_end_matches(':').split(':');
         let (path, new_name) = (parts.next().unwrap_or_default(), parts.next());
-        let mut names = path.split('.');
+        let mut names = path.trim_end_matches('.').split('.');
         let (first, second) = (names.next().unwrap_or_default(), names.next());
-        if first.is_empty() || second == Some("") || new_name == Some("") || names.next().is_some() || parts.next().is_some() {
+        if first.is_empty() || parts.next().is_some() {
             return Err(format!("has {text:?}, which is not FIELD, STRUCT.FIELD or either with :NAME"));
         }
         let (parent, field) = match second {
