@@ -304,7 +304,8 @@ impl CloudEventsConverter {
                 None => schema.rebuild().name(name).build(),
             })
         };
-        if !self.metadata.data_schema_name {
+        // Where no header is, Debezium names the schema as usual, other than with an id or a type.
+        if !self.metadata.data_schema_name || headers.last("dataSchemaName").is_none() {
             let schema = self.schemas.get(schema.id(), || build(format!("io.debezium.connector.{connector}.Data")))?;
             return Ok(Arc::clone(schema));
         }

@@ -237,6 +237,21 @@ fn what_is_no_change_event_is_json_and_a_missing_header_is_an_error() {
 }
 
 #[test]
+fn the_schema_of_the_data_has_its_usual_name_where_no_header_names_it() {
+    let without_name = headers_of_an_event().into_iter().filter(|(name, _)| *name != "dataSchemaName").collect::<Vec<_>>();
+    let by_list = ("value.converter.metadata.source", "header");
+    let by_switch = ("value.converter.metadata.source", "header,dataSchemaName:generate");
+    for (source, enabled) in [(by_list, "false"), (by_switch, "true")] {
+        let options = [("value.converter", CLOUD_EVENTS), source, ("value.converter.schema.data.name.source.header.enable", enabled)];
+        let mut converters = converters(&options, &[]);
+        let unnamed = text(converters.convert(&small_record(&without_name)).unwrap().value);
+        assert!(unnamed.contains(r#""name":"io.debezium.connector.postgresql.Data""#), "{unnamed}");
+        let named = text(converters.convert(&small_record(&headers_of_an_event())).unwrap().value);
+        assert!(named.contains(r#""name":"Order""#), "{named}");
+    }
+}
+
+#[test]
 fn what_cloud_events_cannot_be_is_a_fault() {
     let prefix = "value.converter";
     let one = |key: &str, value: &str| faults(&[(prefix, CLOUD_EVENTS), (&format!("{prefix}.{key}"), value)]).join("\n");
