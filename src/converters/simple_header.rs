@@ -1,7 +1,7 @@
 //! `org.apache.kafka.connect.storage.SimpleHeaderConverter`: text that Connect's `Values` reads back.
 //!
 //! A text stands as it is, but in quotes inside of lists, maps and structs; bytes are base64; structs are written like maps,
-//! `{"id":1}`; a null struct field as its default, where it has one. A null header has no bytes.
+//! `{"id":1}`; a null struct field as its default, where it has one, also one that is not in the identity. A null header has no bytes.
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tailwater_api::record::{Headers, SchemaAndValue};
 use tailwater_api::{Kind, Result, Schema, Value};
 use tailwater_kit::number_text::{write_decimal, write_double, write_float};
-use tailwater_kit::stand_in::{DECIMAL, Placeholder};
+use tailwater_kit::stand_in::{DECIMAL, Placeholder, not_in_identity};
 
 use super::string::{element_schema, entry_schemas, scale, separate};
 use super::{Converter, instant, known};
@@ -129,6 +129,11 @@ impl SimpleHeaderConverter {
                     separate(index, b",", out);
                     self.write_value(None, &Value::from(&*field.name), true, out);
                     out.push(b':');
+                    // What is not in the identity is written as a null is; what is unchanged would pass for a value (I8).
+                    let value = match value {
+                        Value::NotInIdentity => &not_in_identity(&field.schema),
+                        value => value,
+                    };
                     let value = if value.is_null() { field.schema.default().unwrap_or(value) } else { value };
                     self.write_value(Some(&field.schema), value, true, out);
                 }

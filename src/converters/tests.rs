@@ -119,6 +119,19 @@ fn headers_are_text_that_connect_reads_back() {
 }
 
 #[test]
+fn fields_of_headers_that_the_log_does_not_tell_are_defaults_but_unchanged_ones_are_not() {
+    let with_default = |kind: Kind, default: Value| Schema::of(kind).optional().default(default).build();
+    let fields = vec![
+        Field::new("a", with_default(Kind::String, "d".into())),
+        Field::new("b", schema(Kind::String)),
+        Field::new("c", with_default(Kind::Int32, Value::Int32(7))),
+        Field::new("d", with_default(Kind::Int32, Value::Int32(7))),
+    ];
+    let row = Value::Struct(Box::new([Value::NotInIdentity, Value::NotInIdentity, Value::Null, Value::Unchanged]));
+    assert_eq!(header("h", Schema::structure(fields).build(), row), r#"{"a":"d","b":null,"c":7,"d":null}"#);
+}
+
+#[test]
 fn bytes_pass_as_they_are_and_nothing_else_does() {
     let mut record = record();
     let mut bytes = converters(&[("value.converter", "org.apache.kafka.connect.converters.ByteArrayConverter")], &[]);
