@@ -157,6 +157,12 @@ fn metadata_is_added_where_it_is_found() {
 }
 
 #[test]
+fn prefixes_keep_their_blanks() {
+    let options = [("add.fields", "op"), ("add.fields.prefix", " f "), ("add.headers", "op"), ("add.headers.prefix", " h ")];
+    assert_eq!(unwrapped(&options, vec![create()]), [r#"s.t  h op=c {"id":1,"v":"a","dest":"there"," f op":"c"}"#]);
+}
+
+#[test]
 fn references_are_taken_apart_as_debezium_does() {
     let fields = ("add.fields", "op:,source.table.more,after.id.:n,ts_ms.");
     let added = r#""__op":"c","__source_table":"t","__n":1,"__ts_ms":7"#;

@@ -362,7 +362,7 @@ impl Plan {
     }
 
     /// The topic that a row names; none where the text is blank, null or unchanged. A column that is not in the identity
-    /// names the topic that its stand-in does, so that all records of a key go where its column's default sends them.
+    /// names the topic that its stand-in does: what the delete says of it, as records leave.
     fn topic_in(&self, row: &Value) -> Option<Arc<str>> {
         let index = self.route?;
         let name = match row.as_struct()?.get(index)? {
@@ -440,7 +440,7 @@ fn misfit(doing: &str, schema: &Schema) -> Error {
 }
 
 fn read_references(reader: &mut ConfigReader<'_>, key: &str, prefix_key: &str) -> Option<Vec<Reference>> {
-    let prefix = reader.text(prefix_key);
+    let prefix = reader.raw_text(prefix_key);
     let mut references = Vec::new();
     let mut whole = true;
     for text in reader.list(key) {

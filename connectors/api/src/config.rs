@@ -340,8 +340,12 @@ impl<'a> ConfigReader<'a> {
     /// The text of `key`, of its old names, or its default; `None` where none of them is there.
     #[must_use]
     pub fn given(&self, key: &str) -> Option<&'a str> {
+        self.untrimmed(key).map(str::trim)
+    }
+
+    fn untrimmed(&self, key: &str) -> Option<&'a str> {
         let field = self.declared(key);
-        self.values.get(key).or_else(|| self.old_names(key).find_map(|old| self.values.get(old))).or(field.default).map(str::trim)
+        self.values.get(key).or_else(|| self.old_names(key).find_map(|old| self.values.get(old))).or(field.default)
     }
 
     /// Whether `key` itself or one of its old names was written down by the user.
@@ -361,6 +365,12 @@ impl<'a> ConfigReader<'a> {
     #[must_use]
     pub fn text(&self, key: &str) -> String {
         self.given(key).unwrap_or_default().to_owned()
+    }
+
+    /// Text with the blanks at its ends, for what is written into records as it is; empty where absent.
+    #[must_use]
+    pub fn raw_text(&self, key: &str) -> String {
+        self.untrimmed(key).unwrap_or_default().to_owned()
     }
 
     /// Text, if it is there and not empty.
@@ -497,6 +507,14 @@ mod tests {
         let (config, report) = read_config::<Example>(&values(&[("database.server.name", "shop")])).unwrap();
         assert_eq!((config.prefix.as_str(), config.retries), ("shop", 6));
         assert_eq!(report.notes.len(), 1);
+    }
+
+    #[test]
+    fn raw_texts_keep_their_blanks() {
+        let values = values(&[("topic.prefix", " a b ")]);
+        let reader = ConfigReader::new(Example::FIELDS, &values);
+        assert_eq!((reader.text("topic.prefix").as_str(), reader.raw_text("topic.prefix").as_str()), ("a b", " a b "));
+        assert_eq!((reader.raw_text("retries").as_str(), reader.raw_text("mode").as_str()), ("6", ""));
     }
 
     #[test]

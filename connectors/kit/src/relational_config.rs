@@ -229,7 +229,7 @@ impl RelationalConfig {
             skips_operations_explicitly: reader.is_set("skipped.operations"),
             tombstones_on_delete: reader.boolean("tombstones.on.delete"),
             extended_headers: reader.boolean("extended.headers.enabled"),
-            unavailable_value_placeholder: reader.text("unavailable.value.placeholder"),
+            unavailable_value_placeholder: reader.raw_text("unavailable.value.placeholder"),
             snapshot_tables: NameList::parse(&reader.text("snapshot.include.collection.list")).unwrap_or_default(),
             snapshot_selects,
             snapshot_order: reader.choice(
@@ -256,7 +256,10 @@ impl RelationalConfig {
 
 #[cfg(test)]
 mod tests {
+    use tailwater_api::config::ConfigValues;
+
     use super::*;
+    use crate::relational_fields::RELATIONAL_FIELDS;
 
     #[test]
     fn operations_are_a_list_of_letters_or_none() {
@@ -266,5 +269,12 @@ mod tests {
         assert!(!SkippedOperations::parse("none").unwrap().contains(Operation::Truncate));
         assert!(SkippedOperations::parse("c,x").is_err());
         assert!(SkippedOperations::parse("none,c").is_err());
+    }
+
+    #[test]
+    fn the_placeholder_keeps_its_blanks() {
+        let values: ConfigValues = [("unavailable.value.placeholder", " x ")].into_iter().collect();
+        let config = RelationalConfig::read(&mut ConfigReader::new(&[RELATIONAL_FIELDS], &values));
+        assert_eq!(config.unavailable_value_placeholder, " x ");
     }
 }
