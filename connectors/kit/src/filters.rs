@@ -16,7 +16,31 @@ const BEHIND: &str = ")$";
 
 /// One list of expressions.
 #[derive(Clone, Debug, Default)]
-pub struct NameList(Vec<Regex>);
+pub struct NameList(Vec<Name>);
+
+#[derive(Clone, Debug)]
+struct Name {
+    /// As the list has it
+    text: String,
+    expression: Regex,
+    /// The table that the text names, where names are understood beside expressions
+    plain: Option<String>,
+}
+
+impl Name {
+    fn compile(before: &str, text: &str) -> Result<Self, String> {
+        Ok(Self { text: text.to_owned(), expression: compile(before, text)?, plain: None })
+    }
+
+    /// An expression that backtracks without end counts as not matching.
+    fn is_matched_by(&self, name: &str) -> bool {
+        self.expression.is_match(name).unwrap_or(false)
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.is_matched_by(name) || self.plain.as_deref() == Some(name)
+    }
+}
 
 impl NameList {
     /// Compiles the expressions of `text`.
@@ -32,7 +56,7 @@ impl NameList {
     /// # Errors
     /// As of [`NameList::parse`].
     pub fn of(expressions: &[String]) -> Result<Self, String> {
-        expressions.iter().map(|expression| whole_name(expression)).collect::<Result<_, _>>().map(Self)
+        expressions.iter().map(|expression| Name::compile(BEFORE, expression)).collect::<Result<_, _>>().map(Self)
     }
 
     /// Compiles `expressions` so that they match names as they are written, where upper and lower case differ.
@@ -40,31 +64,42 @@ impl NameList {
     /// # Errors
     /// As of [`NameList::parse`].
     pub fn exact(expressions: &[String]) -> Result<Self, String> {
-        expressions.iter().map(|expression| compile(BEFORE_EXACT, expression)).collect::<Result<_, _>>().map(Self)
+        expressions.iter().map(|expression| Name::compile(BEFORE_EXACT, expression)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// With each text understood as the name of a table, too, which may stand in quotes.
+    #[must_use]
+    pub fn or_names(mut self) -> Self {
+        for name in &mut self.0 {
+            name.plain = Some(plain_table_name(&name.text));
+        }
+        self
     }
 
     /// Whether one of the expressions matches the whole of `name`. An expression that backtracks without end counts
     /// as not matching.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        self.0.iter().any(|expression| expression.is_match(name).unwrap_or(false))
+        self.0.iter().any(|known| known.is(name))
+    }
+
+    /// The text that names the table where no expression matches its name.
+    #[must_use]
+    pub fn text_of_name(&self, name: &str) -> Option<&str> {
+        let is_matched = self.0.iter().any(|known| known.is_matched_by(name));
+        self.0.iter().find(|known| !is_matched && known.is(name)).map(|known| known.text.as_str())
     }
 
     /// Place of the first expression that matches the whole of `name`; behind all of them where none does.
     #[must_use]
     pub fn place(&self, name: &str) -> usize {
-        let matching = self.0.iter().position(|expression| expression.is_match(name).unwrap_or(false));
-        matching.unwrap_or(self.0.len())
+        self.0.iter().position(|known| known.is(name)).unwrap_or(self.0.len())
     }
 
     /// The expressions that match none of `names`, each with its place.
     pub fn without_match(&self, names: &[String]) -> impl Iterator<Item = (usize, &str)> {
-        let unmatched = |(_, expression): &(usize, &Regex)| !names.iter().any(|name| expression.is_match(name).unwrap_or(false));
-        self.0.iter().enumerate().filter(unmatched).map(|(place, expression)| {
-            let text = expression.as_str();
-            let own = text.strip_prefix(BEFORE).or_else(|| text.strip_prefix(BEFORE_EXACT));
-            (place, own.and_then(|text| text.strip_suffix(BEHIND)).unwrap_or(text))
-        })
+        let unmatched = |(_, known): &(usize, &Name)| !names.iter().any(|name| known.is(name));
+        self.0.iter().enumerate().filter(unmatched).map(|(place, known)| (place, known.text.as_str()))
     }
 
     /// Whether there is no expression at all.
@@ -87,6 +122,29 @@ pub fn whole_name(expression: &str) -> Result<Regex, String> {
 pub fn expression_of(name: &str) -> String {
     let is_special = |character: char| character.is_ascii_punctuation() && character != '_';
     name.chars().flat_map(|character| is_special(character).then_some('\\').into_iter().chain([character])).collect()
+}
+
+/// The name of a table as `schema.table`, of one that may have its parts in quotes (`"my schema".orders`), as Debezium reads names: within
+/// quotes two of them stand for one.
+#[must_use]
+pub fn plain_table_name(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.trim().chars().peekable();
+    let mut begins = true;
+    while let Some(character) = characters.next() {
+        if begins && matches!(character, '"' | '\'' | '`') {
+            while let Some(quoted) = characters.next() {
+                if quoted == character && characters.next_if_eq(&character).is_none() {
+                    break;
+                }
+                plain.push(quoted);
+            }
+        } else {
+            plain.push(character);
+        }
+        begins = character == '.';
+    }
+    plain
 }
 
 fn compile(before: &str, expression: &str) -> Result<Regex, String> {
@@ -249,6 +307,35 @@ mod tests {
             let list = NameList::exact(&[expression_of(name)]).unwrap();
             assert!(list.matches(name) && !list.matches(&name.replace('.', "x")) && !list.matches(&format!("{name}x")), "{name}");
         }
+    }
+
+    #[test]
+    fn quotes_of_names_are_taken_away() {
+        for (text, plain) in [
+            ("public.orders", "public.orders"),
+            (r#""S.x"."T.y""#, "S.x.T.y"),
+            (r#" public."my orders" "#, "public.my orders"),
+            (r#""public".Orders"#, "public.Orders"),
+            (r#"a."b""c""#, r#"a.b"c"#),
+            ("`a`.'b'", "a.b"),
+            (r#"a.b"c"#, r#"a.b"c"#),
+            (r#"a."b"#, "a.b"),
+            ("", ""),
+        ] {
+            assert_eq!(plain_table_name(text), plain, "{text}");
+        }
+    }
+
+    #[test]
+    fn names_in_quotes_are_found_where_they_are_understood() {
+        let list = NameList::exact(&[r#"public."my orders""#.to_owned(), r"public\.t.*".to_owned()]).unwrap();
+        assert!(!list.matches("public.my orders"));
+        let list = list.or_names();
+        assert!(list.matches("public.my orders") && list.matches("public.things") && !list.matches("public.My orders"));
+        assert_eq!((list.place("public.things"), list.place("public.my orders"), list.place("other")), (1, 0, 2));
+        assert_eq!(list.text_of_name("public.my orders"), Some(r#"public."my orders""#));
+        assert_eq!(list.text_of_name("public.things"), None);
+        assert_eq!(list.without_match(&["public.my orders".to_owned()]).collect::<Vec<_>>(), [(1, r"public\.t.*")]);
     }
 
     #[test]

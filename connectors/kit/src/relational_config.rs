@@ -4,7 +4,7 @@ use tailwater_api::config::{ConfigReader, split_list};
 use tailwater_api::envelope::Operation;
 
 use crate::column_rules::ColumnRules;
-use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter};
+use crate::filters::{KeyColumns, NameFilter, NameList, TableFilter, plain_table_name};
 use crate::guardrail::Guardrail;
 use crate::heartbeat::HeartbeatOptions;
 use crate::name_adjustment::NameAdjustment;
@@ -184,7 +184,7 @@ impl RelationalConfig {
             let statement =
                 reader.family("snapshot.select.statement.overrides.").find(|(name, _)| *name == table).map(|(_, text)| text.to_owned());
             match statement {
-                Some(statement) => snapshot_selects.push((table, statement)),
+                Some(statement) => snapshot_selects.push((plain_table_name(&table), statement)),
                 // As Debezium does.
                 None => reader.note(&key, "is missing, so the table is read whole, though snapshot.select.statement.overrides names it"),
             }

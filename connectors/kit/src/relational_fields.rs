@@ -151,7 +151,7 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("false"),
     ConfigField::new("transaction.metadata.factory", Class, "").effect(JAVA_CLASS),
     ConfigField::new("sourceinfo.struct.maker", Class, "").effect(JAVA_CLASS),
-    ConfigField::new("signal.data.collection", Text, "Table whose rows are signals: schema.table with the columns id, type and data."),
+    ConfigField::new("signal.data.collection", Text, "Table whose rows are signals: schema.table, each in double quotes or not, with the columns id, type and data."),
     ConfigField::new("signal.enabled.channels", List, "Where signals come from beside the REST API: source (the table), kafka, file.")
         .default("source")
         .validator(validate_signal_channels),

@@ -146,8 +146,8 @@ impl PostgresConfig {
 
     /// Whether the table's rows are signals; as with Debezium, it is captured whatever the filters say.
     pub(crate) fn is_signal_table(&self, schema: &str, table: &str) -> bool {
-        let name = self.relational.signals.table.as_deref().and_then(|name| name.split_once('.'));
-        name.is_some_and(|name| name == (schema, table))
+        let behind_schema = self.relational.signals.table.as_deref().and_then(|name| name.strip_prefix(schema));
+        behind_schema.and_then(|name| name.strip_prefix('.')) == Some(table)
     }
 }
 
@@ -362,6 +362,21 @@ mod tests {
     use tailwater_api::config::{ConfigValues, read_config};
 
     use super::*;
+
+    #[test]
+    fn the_signalling_table_may_be_named_in_quotes() {
+        let of = |name: &str| {
+            let entries = [("topic.prefix", "shop"), ("database.hostname", "h"), ("database.user", "u"), ("database.dbname", "d")];
+            let values: ConfigValues = entries.into_iter().chain([("signal.data.collection", name)]).collect();
+            read_config::<PostgresConfig>(&values).map(|(config, _)| config).unwrap_or_else(|report| panic!("{report:?}"))
+        };
+        for name in ["public.Sig", r#""public"."Sig""#, r#"public."Sig""#, r#""public".Sig"#] {
+            let config = of(name);
+            assert!(config.is_signal_table("public", "Sig") && !config.is_signal_table("public", "sig"), "{name}");
+        }
+        assert!(of(r#""S.x"."my signals""#).is_signal_table("S.x", "my signals"));
+        assert!(!of("public.sig").is_signal_table("public", "s") && !of("public.sig").is_signal_table("pub", "sig"));
+    }
 
     #[test]
     fn i10_our_own_files_isolate_tables_unless_they_say_otherwise_and_configurations_of_connect_stop() {

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::file;
+use crate::filters::plain_table_name;
 
 /// `signal.*`
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl SignalOptions {
             }
         }
         Self {
-            table: reader.optional_text("signal.data.collection").filter(|_| has("source")),
+            table: reader.optional_text("signal.data.collection").filter(|_| has("source")).map(|name| plain_table_name(&name)),
             file: has("file").then(|| PathBuf::from(reader.text("signal.file"))),
             poll_interval: reader.milliseconds("signal.poll.interval.ms"),
         }

@@ -8,7 +8,8 @@
 //! | `log` | `{"message": TEXT}` |
 //!
 //! An expression matches the whole name of a table, as those of the filters do; with an incremental snapshot upper and lower case
-//! differ. Of the types of snapshots to take `incremental` is the default; with it a filter is a condition, with `blocking` a whole
+//! differ. A name may stand in double quotes: of an incremental snapshot and of one to stop each part as SQL has it
+//! (`public."my orders"`), of a blocking one both or none. Of the types of snapshots to take `incremental` is the default; with it a filter is a condition, with `blocking` a whole
 //! statement. Debezium can stop an incremental snapshot only.
 //!
 //! A member that is not known is refused: whoever mistypes `additional-conditions` would read the whole table. A signal that
@@ -19,7 +20,7 @@ use serde_json::{Map, Value};
 use tailwater_api::signal::Signal;
 use tailwater_api::{Error, ErrorKind, Result};
 
-use crate::filters::{NameList, whole_name};
+use crate::filters::{NameList, plain_table_name, whole_name};
 
 pub mod channels;
 mod file;
@@ -49,9 +50,17 @@ pub struct ExecuteSnapshot {
     /// The tables' names
     pub tables: NameList,
     /// What single tables are narrowed down by
-    conditions: Vec<(Regex, String)>,
+    conditions: Vec<Condition>,
     /// Column whose order the chunks follow, in place of the key
     pub surrogate_key: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Condition {
+    tables: Regex,
+    /// The table, where `tables` is a name
+    name: String,
+    filter: String,
 }
 
 /// Which snapshots are to be given up.
@@ -75,8 +84,11 @@ impl ExecuteSnapshot {
     /// What the table of this name is narrowed down by.
     #[must_use]
     pub fn condition(&self, table: &str) -> Option<&str> {
-        let matching = self.conditions.iter().find(|(tables, _)| tables.is_match(table).unwrap_or(false));
-        matching.map(|(_, filter)| filter.as_str())
+        // As Debezium does: a table that no expression matches goes by what the signal calls it.
+        let called = self.tables.text_of_name(table).unwrap_or(table);
+        let is_meant =
+            |condition: &&Condition| condition.tables.is_match(called).unwrap_or(false) || self.blocking && condition.name == table;
+        self.conditions.iter().find(is_meant).map(|condition| condition.filter.as_str())
     }
 }
 
@@ -117,7 +129,7 @@ fn execute(mut data: Data) -> Result<Request, String> {
     if blocking && surrogate_key.is_some() {
         return Err("surrogate-key has no meaning with a blocking snapshot".to_owned());
     }
-    let tables = if blocking { NameList::of(&tables)? } else { NameList::exact(&tables)? };
+    let tables = if blocking { NameList::of(&tables)? } else { NameList::exact(&tables)?.or_names() };
     Ok(Request::Execute(ExecuteSnapshot { blocking, tables, conditions, surrogate_key }))
 }
 
@@ -125,7 +137,7 @@ fn stop(mut data: Data) -> Result<Request, String> {
     let blocking = data.is_blocking()?;
     let tables = data.texts("data-collections")?.unwrap_or_default();
     data.finish("type, data-collections")?;
-    Ok(Request::Stop(StopSnapshot { blocking, tables: NameList::of(&tables)? }))
+    Ok(Request::Stop(StopSnapshot { blocking, tables: NameList::of(&tables)?.or_names() }))
 }
 
 fn log(mut data: Data) -> Result<Request, String> {
@@ -200,7 +212,7 @@ impl Data {
         }
     }
 
-    fn conditions(&mut self) -> Result<Vec<(Regex, String)>, String> {
+    fn conditions(&mut self) -> Result<Vec<Condition>, String> {
         let wrong = || "additional-conditions is no list of {\"data-collection\", \"filter\"}".to_owned();
         let entries = match self.take("additional-conditions") {
             None => return Ok(Vec::new()),
@@ -212,7 +224,7 @@ impl Data {
             let mut entry = Self(members);
             let (Some(table), Some(filter)) = (entry.text("data-collection")?, entry.text("filter")?) else { return Err(wrong()) };
             entry.finish("data-collection, filter")?;
-            Ok((whole_name(&table)?, filter))
+            Ok(Condition { tables: whole_name(&table)?, name: plain_table_name(&table), filter })
         };
         entries.into_iter().map(condition).collect()
     }
@@ -264,6 +276,24 @@ mod tests {
         assert_eq!(narrowed.condition("public.b"), Some("y"));
         assert_eq!(narrowed.condition("public.c"), None);
         assert_eq!(narrowed.surrogate_key.as_deref(), Some("n"));
+    }
+
+    #[test]
+    fn names_may_stand_in_quotes() {
+        let incremental = execute(
+            r#"{"data-collections": ["\"public\".\"Q q\"", "public.t"], "additional-conditions": [
+                {"data-collection": "\"public\".\"Q q\"", "filter": "x"}, {"data-collection": "\"public\".\"t\"", "filter": "y"}]}"#,
+        );
+        assert!(incremental.tables.matches("public.Q q") && !incremental.tables.matches("public.q q"));
+        assert_eq!((incremental.condition("public.Q q"), incremental.condition("public.t")), (Some("x"), None));
+        let blocking = execute(
+            r#"{"type": "blocking", "data-collections": ["\"public\".\"Q q\""],
+                "additional-conditions": [{"data-collection": "public.\"Q q\"", "filter": "x"}]}"#,
+        );
+        assert!(blocking.tables.matches(r#""public"."Q q""#) && !blocking.tables.matches("public.Q q"));
+        assert_eq!(blocking.condition("public.Q q"), Some("x"));
+        let Ok(Request::Stop(stop)) = parse("stop-snapshot", r#"{"data-collections": ["public.\"Q q\""]}"#) else { panic!() };
+        assert!(stop.names("public.Q q") && !stop.names("public.t"));
     }
 
     #[test]

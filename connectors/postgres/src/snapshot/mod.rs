@@ -50,7 +50,7 @@ use tokio::task::JoinSet;
 use self::lock::{Locked, lock};
 use self::publish::Publisher;
 use self::reader::{Reader, Transactions, begin, rollback};
-pub(crate) use self::select::{copy_format, tables_to_read};
+pub(crate) use self::select::{copy_format, is_named_by, tables_to_read};
 use self::work::Work;
 use crate::catalog::{Publication, TableDefinition};
 use crate::config::PostgresConfig;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use tailwater_kit::filters::NameList;
 use tailwater_kit::relational_config::TableOrder;
 
 use super::work::Pages;
@@ -73,6 +74,11 @@ impl Select {
     }
 }
 
+/// Whether the list of tables to read names the table. As with Debezium, its name in double quotes is one of its names.
+pub(crate) fn is_named_by(list: &NameList, table: &TableDefinition) -> bool {
+    list.matches(&table.full_name()) || list.matches(&table.quoted())
+}
+
 /// The tables that a snapshot reads, in its order: those to capture, where `snapshot.include.collection.list` names them or a
 /// partitioned table that they are a part of. Of such a one either the root is read or its leaves are, as it is published, or as it is
 /// captured.
@@ -92,7 +98,7 @@ pub(crate) fn tables_to_read(
     let above_told: HashSet<u32> = roots().filter(|root| by_root(root)).flat_map(|root| root.ancestors.iter().copied()).collect();
     let is_read_as_one = |root: &TableDefinition| by_root(root) || alone.contains(&root.oid) && !above_told.contains(&root.oid);
     let read_as_one: HashSet<u32> = roots().filter(|root| is_read_as_one(root)).map(|root| root.oid).collect();
-    let is_named = |table: &TableDefinition| relational.snapshot_tables.matches(&table.full_name());
+    let is_named = |table: &TableDefinition| is_named_by(&relational.snapshot_tables, table);
     let named_roots: HashSet<u32> = roots().filter(|root| is_named(root)).map(|root| root.oid).collect();
     let read = |table: &TableDefinition| {
         let is_part_of = |roots: &HashSet<u32>| table.ancestors.iter().any(|oid| roots.contains(oid));

@@ -11,19 +11,26 @@ use tailwater_kit::signals::ExecuteSnapshot;
 
 use crate::catalog::{Publication, TableDefinition};
 use crate::config::PostgresConfig;
-use crate::snapshot::tables_to_read;
+use crate::snapshot::{is_named_by, tables_to_read};
 
 /// A table that is to be read.
 pub(super) struct Chosen {
     pub(super) table: TableDefinition,
     /// Its own name, and behind it those of the captured partitioned tables that it is a part of
     pub(super) names: Vec<String>,
+    /// The same in double quotes
+    pub(super) quoted: Vec<String>,
 }
 
 impl Chosen {
     /// Place of the first name of the signal's that chooses it.
     pub(super) fn place(&self, snapshot: &ExecuteSnapshot) -> usize {
-        self.names.iter().map(|name| snapshot.tables.place(name)).min().unwrap_or(usize::MAX)
+        self.spellings().map(|name| snapshot.tables.place(name)).min().unwrap_or(usize::MAX)
+    }
+
+    /// All that may stand for it in a signal.
+    pub(super) fn spellings(&self) -> impl Iterator<Item = &String> {
+        self.names.iter().chain(&self.quoted)
     }
 
     /// What its rows are narrowed down by.
@@ -52,9 +59,10 @@ pub(super) fn choose(
     let by_oid: HashMap<u32, &TableDefinition> = definitions.iter().map(|table| (table.oid, table)).collect();
     let chosen = |table: TableDefinition| {
         let above = table.ancestors.iter().filter_map(|oid| by_oid.get(oid)).filter(|root| config.captures(&root.schema, &root.name));
-        let above = above.map(|root| root.full_name());
-        let names = std::iter::once(table.full_name()).chain(above).collect();
-        Chosen { table, names }
+        let named: Vec<&TableDefinition> = std::iter::once(&table).chain(above.copied()).collect();
+        let names = named.iter().map(|table| table.full_name()).collect();
+        let quoted = named.iter().map(|table| table.quoted()).collect();
+        Chosen { table, names, quoted }
     };
     let tables = tables_to_read(&config, Some(publication), definitions).into_iter();
     let tables = tables.filter(|table| config.relational.tables.accepts(&table.schema, &table.name));
@@ -71,7 +79,7 @@ pub(super) fn how_parts_are_read(
     snapshot: &ExecuteSnapshot,
     is_errored: impl Fn(&str) -> bool,
 ) -> Vec<String> {
-    let is_named = |table: &&TableDefinition| snapshot.tables.matches(&table.full_name());
+    let is_named = |table: &&TableDefinition| is_named_by(&snapshot.tables, table);
     let root = |oid: &u32| {
         let is_told = |root: &&TableDefinition| {
             root.oid == *oid && config.relational.tables.accepts(&root.schema, &root.name) && publication.table(root.oid).is_some()

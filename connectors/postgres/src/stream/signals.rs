@@ -117,7 +117,7 @@ impl Streaming<'_> {
             // As Debezium does: what the table holds are signals of the past.
             tables.retain(|Chosen { table, .. }| !self.config.is_signal_table(&table.schema, &table.name));
         }
-        let names: Vec<String> = tables.iter().flat_map(|table| table.names.iter().cloned()).collect();
+        let names: Vec<String> = tables.iter().flat_map(Chosen::spellings).cloned().collect();
         let unknown: Vec<(usize, &str)> = snapshot.tables.without_match(&names).collect();
         let is_errored = |name: &str| self.plans.drops_changes_of(name);
         let parts = how_parts_are_read(self.config, &publication, &definitions, snapshot, is_errored);
