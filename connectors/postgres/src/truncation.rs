@@ -49,7 +49,7 @@ pub(crate) fn told_in_any_case(config: &PostgresConfig, captured: &[&TableDefini
     let topic = |table: &TableDefinition| config.relational.topics.of(&table.schema, &table.name).name;
     let mut sharing: HashMap<String, u32> = HashMap::new();
     captured.iter().for_each(|table| *sharing.entry(topic(table)).or_default() += 1);
-    let is_read_whole = |name: &str| !config.relational.snapshot_selects.iter().any(|(table, _)| table.eq_ignore_ascii_case(name));
+    let is_read_whole = |name: &str| !config.relational.snapshot_selects.iter().any(|(table, _)| table == name);
     let (told, untold): (Vec<TableDefinition>, Vec<_>) = anew
         .iter()
         .cloned()

@@ -53,5 +53,5 @@ pub(crate) fn can_be_chunked(config: &PostgresConfig, table: &TableDefinition) -
 pub(crate) fn is_chunked(config: &PostgresConfig, table: &TableDefinition) -> bool {
     config.snapshot.in_chunks
         && can_be_chunked(config, table)
-        && !config.relational.snapshot_selects.iter().any(|(selected, _)| selected.eq_ignore_ascii_case(&table.full_name()))
+        && !config.relational.snapshot_selects.iter().any(|(selected, _)| *selected == table.full_name())
 }

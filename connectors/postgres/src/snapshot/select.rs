@@ -32,7 +32,7 @@ impl Select {
     pub(super) fn new(config: &PostgresConfig, table: &TableDefinition, plan: &TablePlan) -> Self {
         let name = table.full_name();
         let mut statements = config.relational.snapshot_selects.iter();
-        let statement = statements.find(|(table, _)| table.eq_ignore_ascii_case(&name)).map(|(_, statement)| statement);
+        let statement = statements.find(|(table, _)| *table == name).map(|(_, statement)| statement);
         let columns: Vec<String> = plan
             .shape
             .columns
