@@ -90,10 +90,7 @@ impl ColumnRules {
         let mut rules = Vec::new();
         // In the order in which they count.
         let families: [(&str, RuleParser); 3] = [
-            ("column.truncate.to.", |rest| match characters(rest)? {
-                0 => Err("must leave at least one character".to_owned()),
-                count => Ok(ColumnRule::Truncate(count)),
-            }),
+            ("column.truncate.to.", |rest| characters(rest).map(ColumnRule::Truncate)),
             ("column.mask.with.", |rest| characters(rest).map(ColumnRule::Mask)),
             ("column.mask.hash.", |rest| ColumnHash::parse(rest).map(ColumnRule::Hash)),
         ];
@@ -320,6 +317,9 @@ mod tests {
         {
             assert_eq!(written("column.truncate.to.4.chars", None, text.into()), cut.into());
         }
+        assert_eq!(written("column.truncate.to.0.chars", None, "abc".into()), "".into());
+        assert_eq!(written("column.truncate.to.0.chars", None, Value::Null), Value::Null);
+        assert!(rule("column.truncate.to.0.chars").can_change(1));
     }
 
     #[test]
@@ -388,7 +388,8 @@ mod tests {
 
     #[test]
     fn keys_that_say_nothing_are_faults() {
-        for key in ["column.mask.with.five.chars", "column.truncate.to.0.chars", "column.mask.hash.CRC.with.salt.s", "column.mask.hash.MD5"]
+        for key in
+            ["column.mask.with.five.chars", "column.truncate.to.-1.chars", "column.mask.hash.CRC.with.salt.s", "column.mask.hash.MD5"]
         {
             assert_eq!(read(key).1, [key]);
         }
