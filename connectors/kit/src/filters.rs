@@ -1,12 +1,13 @@
 //! Which tables and columns are captured, by Debezium's lists of regular expressions.
 //!
 //! A list holds expressions separated by commas (`\,` is a comma inside one), each matched against the *whole*
-//! name, without regard to case: `public.orders` or `public.orders.note`. Only one of an include list and its exclude
-//! list may be given. No list captures everything. The dialect is Java's as far as `fancy-regex` knows it, which
-//! includes look-around and back-references.
+//! name, without regard to the case of ASCII letters: `public.orders` or `public.orders.note`. Only one of an include list and its
+//! exclude list may be given. No list captures everything. The dialect is Java's ([`java_regex`](crate::java_regex)).
 
 use fancy_regex::Regex;
 use tailwater_api::config::{ConfigReader, split_list};
+
+use crate::java_regex;
 
 /// What makes an expression match a whole name, without regard to case.
 const BEFORE: &str = "(?i)^(?:";
@@ -148,7 +149,10 @@ pub fn plain_table_name(text: &str) -> String {
 }
 
 fn compile(before: &str, expression: &str) -> Result<Regex, String> {
-    Regex::new(&format!("{before}{expression}{BEHIND}"))
+    let own = java_regex::translate(expression).map_err(|error| format!("holds {expression:?}, which {error}"))?;
+    // A comment, as the flag x allows it, ends with its line; elsewhere a line break would stand for itself.
+    Regex::new(&format!("{before}{own}{BEHIND}"))
+        .or_else(|error| Regex::new(&format!("{before}{own}\n{BEHIND}")).map_err(|_| error))
         .map_err(|error| format!("holds {expression:?}, which is no regular expression: {error}"))
 }
 
@@ -347,6 +351,24 @@ mod tests {
         for name in ["public.orders2", "my.public.orders", "shop.c", "xxx", "publicXorders"] {
             assert!(!list.matches(name), "{name}");
         }
+    }
+
+    #[test]
+    fn expressions_are_those_of_java() {
+        for (expression, name, other) in [
+            (r"public\.users_\d+", "public.users_2024", "public.users_٢٣"),
+            (r"app_\p{Alnum}\.\p{Alpha}+", "app_1.tab", "app_1.t-1"),
+            (r"\Qapp_1.t-1\E", "APP_1.t-1", "app_1xt-1"),
+            (r"public\.\Qt^{}\E", "public.t^{}", "public.t"),
+            (r"(?x) app_1 \. tab # comment", "app_1.tab", "app_1 . tab"),
+            ("äs.öt", "äS.öT", "ÄS.Öt"),
+        ] {
+            let list = NameList::parse(expression).unwrap();
+            assert!(list.matches(name) && !list.matches(other), "{expression}");
+            assert_eq!(list.without_match(&[]).collect::<Vec<_>>(), [(0, expression)]);
+        }
+        assert!(!NameList::exact(&["public.ORDERS".to_owned()]).unwrap().matches("public.orders"));
+        assert!(validate_name_list(r"public\.\y").unwrap_err().contains("unknown escape"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Both know look-around, back references, named groups and possessive quantifiers. Translated is what is written alike and
 //! means something else: `\d \w \s \b` are ASCII, `\h \v \H \V` are blanks and line ends, `\Q…\E` quotes, `\uXXXX` and `\0n` are
-//! characters, `\p{Alpha}` and its like are ASCII, `\<` is a plain `<`, and `--` and `~~` in a class are characters.
+//! characters, `\p{Alpha}` and its like are ASCII, `\<` is a plain `<`, and `--` and `~~` in a class are characters. Without the flag
+//! `u`, the flag `i` is about ASCII letters only; within a class, other letters are alike nonetheless.
 //! What has no counterpart, such as the flags `U` and `d` or `\p{javaLowerCase}`, is refused.
 
 use std::iter::Peekable;
@@ -132,13 +133,18 @@ const ASCII_CLASSES: &[(&str, &str)] = &[
     ("Space", "space"),
 ];
 
-fn translate(expression: &str) -> Result<String, String> {
+/// The expression in the engine's syntax.
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub(crate) fn translate(expression: &str) -> Result<String, String> {
     let mut out = String::with_capacity(expression.len() + 8);
     let mut characters = expression.chars().peekable();
     let mut classes = 0;
+    let mut folding = Folding::Ascii;
     while let Some(character) = characters.next() {
         match character {
-            '\\' => escape(&mut characters, classes > 0, &mut out)?,
+            '\\' => escape(&mut characters, if classes > 0 { Folding::Engine } else { folding }, classes > 0, &mut out)?,
             '[' => {
                 classes += 1;
                 out.push('[');
@@ -159,15 +165,35 @@ fn translate(expression: &str) -> Result<String, String> {
                 out.push(character);
             }
             ':' if classes > 0 => out.push_str(r"\:"),
-            '(' if classes == 0 && characters.peek() == Some(&'?') => group(&mut characters, &mut out)?,
+            '(' if classes == 0 && characters.peek() == Some(&'?') => group(&mut characters, &mut folding, &mut out)?,
+            other if classes == 0 && !other.is_ascii() => out.push_str(&folding.of(other)),
             other => out.push(other),
         }
     }
     Ok(out)
 }
 
+/// Which letters are alike in upper and lower case where case is ignored.
+#[derive(Clone, Copy)]
+enum Folding {
+    /// Those of ASCII: other characters are taken out of the flag
+    Ascii,
+    /// As the engine has it
+    Engine,
+}
+
+impl Folding {
+    /// The character as an expression of its own.
+    fn of(self, character: char) -> String {
+        match self {
+            Self::Ascii if !character.is_ascii() => format!("(?-i:{character})"),
+            Self::Ascii | Self::Engine => literal(character),
+        }
+    }
+}
+
 /// The part of a group up to its kind; the flags of Java that the engine reads otherwise.
-fn group(characters: &mut Peekable<Chars<'_>>, out: &mut String) -> Result<(), String> {
+fn group(characters: &mut Peekable<Chars<'_>>, folding: &mut Folding, out: &mut String) -> Result<(), String> {
     out.push_str("(?");
     characters.next();
     let mut flags = String::new();
@@ -177,13 +203,16 @@ fn group(characters: &mut Peekable<Chars<'_>>, out: &mut String) -> Result<(), S
     if let Some(flag) = flags.chars().find(|flag| matches!(flag, 'U' | 'd')) {
         return Err(format!("uses the flag {flag}, which is not supported"));
     }
-    // Case is compared by Unicode anyway.
+    if flags.split('-').next().is_some_and(|set| set.contains('u')) {
+        *folding = Folding::Engine;
+    }
+    // The engine compares case by Unicode.
     let kept: String = flags.chars().filter(|flag| *flag != 'u').collect();
     out.push_str(kept.strip_suffix('-').unwrap_or(&kept));
     Ok(())
 }
 
-fn escape(characters: &mut Peekable<Chars<'_>>, in_class: bool, out: &mut String) -> Result<(), String> {
+fn escape(characters: &mut Peekable<Chars<'_>>, folding: Folding, in_class: bool, out: &mut String) -> Result<(), String> {
     let escaped = characters.next().ok_or("ends in a backslash")?;
     let class = |members: &str, negated: bool| match (negated, in_class) {
         (false, true) => members.to_owned(),
@@ -222,14 +251,14 @@ fn escape(characters: &mut Peekable<Chars<'_>>, in_class: bool, out: &mut String
                     break;
                 }
             }
-            quoted.chars().map(literal).collect()
+            quoted.chars().map(|character| folding.of(character)).collect()
         }
         'E' => String::new(),
         'p' | 'P' => property(characters, escaped == 'P', in_class)?,
         // Word boundaries, anchors, back references and control characters are the same.
         'b' | 'B' | 'A' | 'z' | 'Z' | 'G' | 'k' | 'R' | 'X' | 't' | 'n' | 'r' | 'f' | 'a' | 'x' | '1'..='9' => format!("\\{escaped}"),
         other if other.is_ascii_alphabetic() => return Err(format!(r"has the unknown escape \{other}")),
-        other => literal(other),
+        other => folding.of(other),
     };
     out.push_str(&text);
     Ok(())
@@ -303,6 +332,16 @@ mod tests {
         assert!(matches(r"\h\_\-\<", " _-<"));
         assert!(matches(r"(?iu)SHOP", "shop"));
         assert!(matches(r"[\[\]:]+", "[:]"));
+    }
+
+    #[test]
+    fn without_the_flag_u_case_is_ignored_of_ascii_letters_only() {
+        for (expression, text) in [("(?i)straße", "STRAßE"), ("(?iu)ä", "Ä"), (r"(?i)a\QöB\E+", "Aöb"), ("(?i)ü+x?", "üüX")] {
+            assert!(matches(expression, text), "{expression}");
+        }
+        for (expression, text) in [("(?i)ä", "Ä"), (r"(?i)\Qöa\E", "Öa"), (r"(?i)\ü", "Ü"), ("(?i)(?:имя)", "ИМЯ")] {
+            assert!(!matches(expression, text), "{expression}");
+        }
     }
 
     #[test]
