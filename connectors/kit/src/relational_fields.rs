@@ -25,8 +25,8 @@ const MASKED: Effect = Effect::Never("secrets are never shown");
 pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("topic.prefix", Text, "Namespace of the topics, of the schemas and of the stored position.")
         .required()
-        .validator(validate_topic_prefix),
-    ConfigField::new("database.server.name", Text, "").effect(Effect::OldNameOf("topic.prefix")).validator(validate_topic_prefix),
+        .validator(validate_topic_name),
+    ConfigField::new("database.server.name", Text, "").effect(Effect::OldNameOf("topic.prefix")).validator(validate_topic_name),
     // What is captured
     list("table.include.list", "Tables to capture: regular expressions on schema.table.").importance(Importance::High),
     list("table.exclude.list", "Tables not to capture: regular expressions on schema.table."),
@@ -184,13 +184,16 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
     ConfigField::new("heartbeat.action.query", Text, "Statement run with each heartbeat."),
     ConfigField::new("heartbeat.topics.prefix", Text, "").effect(Effect::OldNameOf("topic.heartbeat.prefix")),
     ConfigField::new("topic.heartbeat.prefix", Text, "What the topic of heartbeats begins with; the topic prefix follows.")
-        .default("__debezium-heartbeat"),
+        .default("__debezium-heartbeat")
+        .validator(validate_topic_name),
     ConfigField::new("topic.heartbeat.name", Text, "The whole name of the topic of heartbeats."),
     ConfigField::new("extended.headers.enabled", Boolean, "Whether records name their connector and task in headers.").default("true"),
     // Names of topics
     ConfigField::new("topic.naming.strategy", Class, "How topics are named: one of Debezium's classes.").validator(validate_strategy),
-    ConfigField::new("topic.delimiter", Text, "What joins the parts of a topic's name.").default("."),
-    ConfigField::new("topic.transaction", Text, "The topic of transactions, behind the topic prefix.").default("transaction"),
+    ConfigField::new("topic.delimiter", Text, "What joins the parts of a topic's name.").default(".").validator(validate_topic_name),
+    ConfigField::new("topic.transaction", Text, "The topic of transactions, behind the topic prefix.")
+        .default("transaction")
+        .validator(validate_topic_name),
     ConfigField::new("topic.regex", Text, "What a topic's name has to match to be replaced, with a naming strategy by expression."),
     ConfigField::new("topic.replacement", Text, "What such a name is replaced by; $1 is the first group."),
     ConfigField::new("topic.key.enforce.uniqueness", Boolean, "Whether keys then say in a further field which table a row is of.")
@@ -291,7 +294,7 @@ fn validate_threads(value: &str) -> Result<(), String> {
     if value.parse::<usize>().is_ok_and(|threads| (1..=64).contains(&threads)) { Ok(()) } else { Err("must be 1 to 64".into()) }
 }
 
-fn validate_topic_prefix(value: &str) -> Result<(), String> {
+fn validate_topic_name(value: &str) -> Result<(), String> {
     let allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
     if value.is_empty() {
         Err("must not be empty".into())
@@ -325,6 +328,19 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_names_of_topics_have_no_other_characters_than_kafka_allows() {
+        for key in ["topic.prefix", "topic.delimiter", "topic.transaction", "topic.heartbeat.prefix"] {
+            let field = RELATIONAL_FIELDS.iter().find(|field| field.name == key).unwrap();
+            for valid in [".", "_", "-", "..", "tx-log", "__a.B9"] {
+                assert_eq!(field.check(valid), Ok(()), "{key}");
+            }
+            for wrong in ["a b", "x/y", "${database}.tx", "", "ä"] {
+                assert!(field.check(wrong).is_err(), "{key} {wrong:?}");
+            }
+        }
+    }
+
+    #[test]
     fn no_key_is_declared_twice() {
         let mut names: Vec<_> = RELATIONAL_FIELDS.iter().map(|field| field.name).collect();
         names.sort_unstable();
@@ -351,8 +367,8 @@ mod tests {
 
     #[test]
     fn a_prefix_holds_what_topics_may_hold() {
-        assert!(validate_topic_prefix("user-db.v1_x").is_ok());
-        assert!(validate_topic_prefix("bad prefix").is_err());
-        assert!(validate_topic_prefix("").is_err());
+        assert!(validate_topic_name("user-db.v1_x").is_ok());
+        assert!(validate_topic_name("bad prefix").is_err());
+        assert!(validate_topic_name("").is_err());
     }
 }
