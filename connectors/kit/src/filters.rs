@@ -253,7 +253,8 @@ impl KeyColumns {
         for entry in text.split(';').map(str::trim).filter(|entry| !entry.is_empty()) {
             let wrong = || format!("holds {entry:?}; write TABLES:COLUMN,COLUMN with entries separated by semicolons");
             let (tables, columns) = entry.rsplit_once(':').ok_or_else(wrong)?;
-            let (tables, columns) = (tables.trim(), split_list(columns));
+            // As Debezium does: a blank before the colon is a part of the expression.
+            let columns = split_list(columns);
             if columns.is_empty() {
                 return Err(wrong());
             }
@@ -417,6 +418,9 @@ mod tests {
         assert_eq!(of("customers").unwrap(), ["region", "id"]);
         assert_eq!(of("web_events").unwrap(), ["kind"]);
         assert_eq!(of("orders"), None);
+        let blanks = |text: &str| KeyColumns::parse(text).unwrap().of("public", "t", &["id", "v"]);
+        assert_eq!(blanks(" public.t: v , id ;").unwrap(), ["v", "id"]);
+        assert_eq!(blanks("public.t :v"), None);
         assert!(KeyColumns::parse("customers").is_err());
         assert!(KeyColumns::parse("customers:").is_err());
         assert!(KeyColumns::parse("customers:(").is_err());
