@@ -182,7 +182,7 @@ pub const RELATIONAL_FIELDS: &[ConfigField] = &[
         .default("0")
         .validator(not_negative),
     ConfigField::new("heartbeat.action.query", Text, "Statement run with each heartbeat."),
-    ConfigField::new("heartbeat.topics.prefix", Text, "").effect(Effect::OldNameOf("topic.heartbeat.prefix")),
+    ConfigField::new("heartbeat.topics.prefix", Text, "").effect(Effect::Never("topic.heartbeat.prefix says it")),
     ConfigField::new("topic.heartbeat.prefix", Text, "What the topic of heartbeats begins with; the topic prefix follows.")
         .default("__debezium-heartbeat")
         .validator(validate_topic_name),
