@@ -2,7 +2,7 @@
 //!
 //! A list holds expressions separated by commas (`\,` is a comma inside one), each matched against the *whole*
 //! name, without regard to the case of ASCII letters: `public.orders` or `public.orders.note`. Only one of an include list and its
-//! exclude list may be given. No list captures everything. The dialect is Java's ([`java_regex`](crate::java_regex)).
+//! exclude list may be given. No list captures everything. The dialect is Java's ([`java_regex`]).
 
 use fancy_regex::Regex;
 use tailwater_api::config::{ConfigReader, split_list};
