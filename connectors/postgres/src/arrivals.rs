@@ -32,6 +32,8 @@
 //! | attached to a root under whose name its rows go | stays | read in chunks, or told of with the signal that does |
 //! | attached to a root by which it is published | stays | read, or told of with the signal that does |
 //! | operations that the publication publishes no more, or again | stays | told of with the statement, and what the log lacks |
+//! | tables under whose names rows stand, since `publish_via_partition_root` changed | stays | read anew, or told of with the signal that does |
+//! | a leaf that the filters leave out, below a root that is published by its leaves | stays | told of with the statement, as at a start |
 //! | detached from a root under whose name its rows went | is extended where tables are published one by one | told of |
 //!
 //! A partition that was made as one has no rows from before; one that was made and attached since the last look may. The catalog

@@ -72,6 +72,7 @@ async fn look(config: &PostgresConfig, sql: &SqlConnection, report: &mut ProbeRe
     };
     let existing = Publication::load(sql, &facts, &config.publication).await?;
     match publication::plan(config, &facts, existing.as_ref(), &definitions) {
+        // What a start runs publishes the tables that are missing.
         Ok(Step::Nothing) => {
             if let Some(publication) = &existing {
                 let unpublished = unpublished(config, publication, &definitions);

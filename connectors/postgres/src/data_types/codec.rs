@@ -214,7 +214,8 @@ impl ColumnCodec {
             }
         }
         if matches!(decoded, Ok(Value::Null)) && !self.schema.is_optional() {
-            return Ok(not_in_identity(&self.schema));
+            // I11: counted once.
+            return if output.lost { Ok(not_in_identity(&self.schema)) } else { self.null() };
         }
         decoded.map_err(|fault| {
             scratch.clear();

@@ -419,6 +419,8 @@ fn what_a_required_column_has_no_room_for_is_its_default_or_zero_and_counted() {
     assert_eq!((number.null().unwrap(), number.lost()), (Value::Int32(7), 1));
     assert_eq!((text.null().unwrap(), text.lost()), ("".into(), 1));
     assert_eq!((read(&nan, "NaN"), nan.lost()), (Value::Bytes(Bytes::from_static(&[0])), 1));
+    let bit = required("bit", 1, None);
+    assert_eq!((read(&bit, ""), bit.lost()), (Value::Boolean(false), 1));
     let optional = column("int4", -1, Some("7"));
     assert_eq!((optional.null().unwrap(), optional.lost()), (Value::Null, 0));
     let refusing = catalog(TypeOptions { refuse_loss: true, ..TypeOptions::default() });

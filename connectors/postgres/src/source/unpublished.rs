@@ -1,9 +1,10 @@
 //! Tables that pass the filters and of which the log does not tell: the publication does not hold them, or they are unlogged.
 //!
-//! A table that is not published is read with the others, and nothing of it is followed; of an unlogged one, not even that. When somebody publishes
-//! it, or has it logged, its changes come from then on, and
-//! what changed between its read and that moment stands in no record. Neither the log nor the catalog tells of that later, so the state
-//! does (I11): such a table is *unpublished* there, by its oid, before a read of it can be complete.
+//! A table that is not published is read with the others, and nothing of it is followed; of an unlogged one, not even that. When somebody
+//! publishes it, or has it logged, its changes come from then on, and what changed between its read and that moment stands in no record.
+//! Neither the log nor the catalog tells of that later, so the state does (I11): such a table is *unpublished* there, by its oid, before a
+//! read of it can be complete. So is a partitioned table that is published by its leaves, of which the filters leave out some: it is read
+//! under its own name where they leave out all.
 //!
 //! A start that finds an unpublished table published settles that, and then the state forgets it:
 //!
@@ -13,6 +14,9 @@
 //!   repeats what is owed until the table is complete, and nothing behind that.
 //! - Otherwise a warning names the signal that reads it. It comes before the state forgets: a crash between them warns twice. So it is
 //!   with an errored table, which only a signal reads.
+//!
+//! A table whose rows are published under another captured name, that of its root or those of its leaves, is none of these. What was
+//! complete of it is forgotten (`succession`), so that it is read anew where its name comes back.
 //!
 //! Rows of a partition whose root is published, or to which it was attached meanwhile, stand under the name of the root, and so that is
 //! read, or told of. A new beginning reads all tables, and settles whatever was unpublished. While the log is followed, `arrivals` looks

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::chunks::{release_commits, stall_commits};
-use crate::harness::{Log, config, eventually, line, server, show, start};
+use crate::harness::{Log, config, eventually, server, show, start};
 use crate::warnings::Warnings;
 
 const READ: (&str, &str) = ("snapshot.new.tables", "read");
@@ -414,48 +414,6 @@ async fn i11_a_table_made_while_the_first_slot_waits_for_open_transactions_has_e
         assert_eq!(told, expected.map(|(code, id)| format!("{code} public.made {{{id}}} null->{{{id}}}")), "{entries:?}");
         eventually(&client, INACTIVE).await;
         client.batch_execute(&format!("SELECT pg_drop_replication_slot('{name}'); DROP PUBLICATION {name}")).await.unwrap();
-    }
-}
-
-#[tokio::test]
-async fn rows_of_a_partition_that_is_attached_to_a_root_appear_once_under_its_name() {
-    for tables in [r"public\.(root|one|two|three|three_leaf)", r"public\.root"] {
-        let Some(server) = server(&[]).await else { return };
-        let warnings = Warnings::collect();
-        let client = server.connect("postgres").await.unwrap();
-        client
-            .batch_execute(
-                "CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
-             CREATE TABLE one PARTITION OF root FOR VALUES FROM (0) TO (100); INSERT INTO root VALUES (1, 'a');
-             CREATE TABLE two (id int PRIMARY KEY, v text); INSERT INTO two SELECT i, 'b' FROM generate_series(100, 104) i;
-             CREATE TABLE three (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
-             CREATE TABLE three_leaf PARTITION OF three FOR VALUES FROM (200) TO (300); INSERT INTO three VALUES (200, 'c')",
-            )
-            .await
-            .unwrap();
-        let keys = [READ, SOON, ("publish.via.partition.root", "true"), ("table.include.list", tables)];
-        let mut running = start(&config(&server, &keys), Log::default());
-        running.records(if tables == r"public\.root" { 1 } else { 7 }).await;
-        tokio::select! {
-            () = running.until(|_| false) => {}
-            () = eventually(&client, ACTIVE) => {}
-        }
-        let before = running.log.records.len();
-        for (partition, from, to) in [("two", 100, 200), ("three", 200, 300)] {
-            let attach = format!("ALTER TABLE root ATTACH PARTITION {partition} FOR VALUES FROM ({from}) TO ({to})");
-            client.batch_execute(&attach).await.unwrap();
-        }
-        running.until(|log| log.records.len() >= before + 6).await;
-        client.batch_execute("UPDATE root SET v = 'new' WHERE id IN (1, 100, 200)").await.unwrap();
-        running.until(|log| of_table(log, "public.root").iter().filter(|line| line.starts_with('u')).count() == 3).await;
-        client.batch_execute("ALTER TABLE root DETACH PARTITION two").await.unwrap();
-        running.meanwhile(warnings.told(&["public.two was detached", "the name of its former root public.root"])).await;
-        let log = running.stop().await;
-        let mut read: Vec<_> = log.records[before..].iter().map(line).filter(|line| line.starts_with('r')).collect();
-        read.sort();
-        let row = |id: i32, v: &str| format!("r public.root {{{id}}} null->{{{id},{v}}}");
-        let expected: Vec<_> = (100..105).map(|id| row(id, "b")).chain([row(200, "c")]).collect();
-        assert_eq!(read, expected, "{tables}");
     }
 }
 

@@ -6,7 +6,7 @@ use tailwater_postgres::PostgresConnector;
 use tailwater_testkit::PostgresServer;
 use tokio_postgres::Client;
 
-use crate::harness::{Log, config, eventually, server, start};
+use crate::harness::{Log, config, eventually, line, server, start};
 use crate::signals::{NO_DATA, answered, is_asked_for, is_read, is_streaming, request};
 use crate::warnings::Warnings;
 
@@ -15,6 +15,8 @@ const TABLES: &str = "CREATE TABLE root (id int PRIMARY KEY) PARTITION BY RANGE 
      CREATE TABLE middle PARTITION OF root FOR VALUES FROM (10) TO (30) PARTITION BY RANGE (id);
      CREATE TABLE high PARTITION OF middle FOR VALUES FROM (10) TO (20); CREATE TABLE top PARTITION OF middle DEFAULT;
      INSERT INTO root VALUES (1), (11), (21)";
+const INACTIVE: &str = "SELECT NOT bool_or(active) FROM pg_replication_slots";
+const SOON: (&str, &str) = ("table.refresh.interval.ms", "100");
 const ALONE: (&str, &str) = ("table.include.list", r"public\.root");
 
 async fn with_tables(server: &PostgresServer) -> Client {
@@ -41,7 +43,7 @@ async fn i11_a_root_that_is_captured_without_its_leaves_is_read_and_told_of_and_
         let Some(server) = server(&[]).await else { return };
         let warnings = Warnings::collect();
         let client = with_tables(&server).await;
-        let entries = [ALONE, ("snapshot.strategy", strategy), ("snapshot.new.tables", "read"), ("table.refresh.interval.ms", "100")];
+        let entries = [ALONE, ("snapshot.strategy", strategy), ("snapshot.new.tables", "read"), SOON];
         let config = config(&server, &entries);
         let mut running = start(&config, Log::default());
         running.until(|log| reads(log).len() == 3).await;
@@ -53,7 +55,7 @@ async fn i11_a_root_that_is_captured_without_its_leaves_is_read_and_told_of_and_
         client.batch_execute("INSERT INTO root VALUES (2); ALTER PUBLICATION shop SET (publish_via_partition_root = true)").await.unwrap();
         let (result, log) = running.ended().await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
-        eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+        eventually(&client, INACTIVE).await;
         let mut running = start(&config, log);
         running.until(|log| reads(log).len() == 7).await;
         running.meanwhile(is_streaming(&client)).await;
@@ -124,7 +126,7 @@ async fn i11_names_under_which_rows_are_told_again_are_read_anew_or_told_of() {
         let Some(server) = server(&[]).await else { return };
         let warnings = Warnings::collect();
         let client = with_tables(&server).await;
-        let entries = [("snapshot.new.tables", reads), ("table.refresh.interval.ms", "100"), ("snapshot.strategy", "watermark")];
+        let entries = [("snapshot.new.tables", reads), SOON, ("snapshot.strategy", "watermark")];
         let config = config(&server, &entries);
         let mut running = start(&config, Log::default());
         running.until(|log| reads_of(log, "low") == 1 && reads_of(log, "high") == 1 && reads_of(log, "top") == 1).await;
@@ -138,14 +140,14 @@ async fn i11_names_under_which_rows_are_told_again_are_read_anew_or_told_of() {
             if reads == "read" {
                 let (result, log) = running.ended().await;
                 assert_eq!(result.unwrap_err().kind(), ErrorKind::Restarting);
-                eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+                eventually(&client, INACTIVE).await;
                 running = start(&config, log);
                 running.until(|log| reads_of(log, name) == expected).await;
                 running.meanwhile(is_streaming(&client)).await;
             } else {
                 let words = format!(r"data-collections public\.{name}");
                 running.meanwhile(warnings.told(&["rows stand under the name", &words])).await;
-                drop(warnings.take());
+                warnings.forget();
             }
         }
         running.stop().await;
@@ -218,7 +220,7 @@ async fn a_signal_for_a_root_reads_its_leaves_with_its_condition_and_one_that_st
         let answer = request(&running, "execute-snapshot", read).await;
         answered(&mut running, answer).await.unwrap();
         let log = running.crash().await;
-        eventually(&client, "SELECT NOT bool_or(active) FROM pg_replication_slots").await;
+        eventually(&client, INACTIVE).await;
         running = start(&config, log);
         let sleeps = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep')";
         running.meanwhile(eventually(&client, sleeps)).await;
@@ -253,4 +255,43 @@ async fn a_signal_for_a_leaf_whose_rows_stand_under_the_name_of_its_root_is_told
         running.until(|log| !is_asked_for(log)).await;
     }
     assert_eq!(reads(&running.stop().await), of_root(&[1, 11, 21]));
+}
+
+#[tokio::test]
+async fn rows_of_a_partition_that_is_attached_to_a_root_appear_once_under_its_name() {
+    for tables in [r"public\.(root|one|two|three|three_leaf)", r"public\.root"] {
+        let Some(server) = server(&[]).await else { return };
+        let warnings = Warnings::collect();
+        let client = server.connect("postgres").await.unwrap();
+        client
+            .batch_execute(
+                "CREATE TABLE root (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE one PARTITION OF root FOR VALUES FROM (0) TO (100); INSERT INTO root VALUES (1, 'a');
+             CREATE TABLE two (id int PRIMARY KEY, v text); INSERT INTO two SELECT i, 'b' FROM generate_series(100, 104) i;
+             CREATE TABLE three (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+             CREATE TABLE three_leaf PARTITION OF three FOR VALUES FROM (200) TO (300); INSERT INTO three VALUES (200, 'c')",
+            )
+            .await
+            .unwrap();
+        let keys = [("snapshot.new.tables", "read"), SOON, ("publish.via.partition.root", "true"), ("table.include.list", tables)];
+        let mut running = start(&config(&server, &keys), Log::default());
+        running.records(if tables == r"public\.root" { 1 } else { 7 }).await;
+        running.meanwhile(is_streaming(&client)).await;
+        let before = running.log.records.len();
+        for (partition, from, to) in [("two", 100, 200), ("three", 200, 300)] {
+            let attach = format!("ALTER TABLE root ATTACH PARTITION {partition} FOR VALUES FROM ({from}) TO ({to})");
+            client.batch_execute(&attach).await.unwrap();
+        }
+        running.until(|log| log.records.len() >= before + 6).await;
+        client.batch_execute("UPDATE root SET v = 'new' WHERE id IN (1, 100, 200)").await.unwrap();
+        running.until(|log| log.lines().iter().filter(|line| line.starts_with("u public.root ")).count() == 3).await;
+        client.batch_execute("ALTER TABLE root DETACH PARTITION two").await.unwrap();
+        running.meanwhile(warnings.told(&["public.two was detached", "the name of its former root public.root"])).await;
+        let log = running.stop().await;
+        let mut read: Vec<_> = log.records[before..].iter().map(line).filter(|line| line.starts_with('r')).collect();
+        read.sort();
+        let row = |id: i32, v: &str| format!("r public.root {{{id}}} null->{{{id},{v}}}");
+        let expected: Vec<_> = (100..105).map(|id| row(id, "b")).chain([row(200, "c")]).collect();
+        assert_eq!(read, expected, "{tables}");
+    }
 }
